@@ -1,0 +1,121 @@
+//! Everything that the controller can ask for, as one closed enum. The daemon's `control/effects` performs it with one
+//! `match`; the simulator with another.
+
+use crate::ids::{IncidentId, PathId, TargetId, UnitId, VmId};
+use crate::plan::RoutePlan;
+use crate::time::Instant;
+
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Give this plan to every worker.
+    Publish(RoutePlan),
+    /// Send QMP `stop`, to this instance only.
+    Stop { vm: VmId, instance: u64 },
+    /// Send QMP `cont`, to this instance only.
+    Continue { vm: VmId, instance: u64 },
+    /// Append to the journal.
+    Record(JournalEntry),
+    /// Answer the operator's command.
+    Answer { ticket: u64, result: Result<String, CommandError> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommandError {
+    /// It makes no sense in the present state; in words, with what to do instead.
+    Conflict(String),
+    /// It cannot be done here; in words.
+    Unsupported(String),
+}
+
+/// One line of the journal: a decision or an observation, with everything needed to explain it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalEntry {
+    pub at: Instant,
+    pub incident: Option<IncidentId>,
+    pub kind: JournalKind,
+    pub subject: Subject,
+    /// In words, with the numbers.
+    pub reason: String,
+    /// What ends it, where it is a hold, a suspend or a migration.
+    pub until: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    Host,
+    Target(TargetId),
+    Path(PathId),
+    Unit(UnitId),
+    Vm(VmId),
+}
+
+/// The closed list of what a journal speaks of. Shown in kebab case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JournalKind {
+    PathDown,
+    PathUp,
+    /// It has stayed good long enough: the failure is corrected.
+    PathRepaired,
+    /// Traffic is back on it.
+    Failback,
+    PathDisabled,
+    PathEnabled,
+    AccessChanged,
+    LinkDown,
+    LinkUp,
+    /// The first lost request completed over another path.
+    FailedOver,
+    NoPath,
+    VmHeld,
+    VmReleased,
+    VmSuspending,
+    VmSuspended,
+    VmResuming,
+    VmResumed,
+    VmFailing,
+    /// The policy wants something that cannot be done; the reason says why.
+    PolicyBlocked,
+    /// A reservation is not met and nothing may be shed for it.
+    ReservationLost,
+    ReservationMet,
+    VmManaged,
+    VmUnmanaged,
+    IncidentOpened,
+    IncidentClosed,
+    Reloaded,
+}
+
+impl JournalKind {
+    /// The word in journals, API and docs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PathDown => "path-down",
+            Self::PathUp => "path-up",
+            Self::PathRepaired => "path-repaired",
+            Self::Failback => "failback",
+            Self::PathDisabled => "path-disabled",
+            Self::PathEnabled => "path-enabled",
+            Self::AccessChanged => "access-changed",
+            Self::LinkDown => "link-down",
+            Self::LinkUp => "link-up",
+            Self::FailedOver => "failed-over",
+            Self::NoPath => "no-path",
+            Self::VmHeld => "vm-held",
+            Self::VmReleased => "vm-released",
+            Self::VmSuspending => "vm-suspending",
+            Self::VmSuspended => "vm-suspended",
+            Self::VmResuming => "vm-resuming",
+            Self::VmResumed => "vm-resumed",
+            Self::VmFailing => "vm-failing",
+            Self::PolicyBlocked => "policy-blocked",
+            Self::ReservationLost => "reservation-lost",
+            Self::ReservationMet => "reservation-met",
+            Self::VmManaged => "vm-managed",
+            Self::VmUnmanaged => "vm-unmanaged",
+            Self::IncidentOpened => "incident-opened",
+            Self::IncidentClosed => "incident-closed",
+            Self::Reloaded => "reloaded",
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! Everything that can happen to a host, as one closed enum: what [`crate::controller::Controller`] is told.
+
+use crate::ids::{PathId, TargetId, UnitId, VmId};
+use crate::plan::Health;
+use crate::spec::{Access, Spec};
+use crate::time::{Duration, Instant};
+use std::fmt;
+use std::sync::Arc;
+
+#[derive(Clone, Debug)]
+pub enum Event {
+    Link(LinkReport),
+    Hypervisor { vm: VmId, report: HypervisorReport },
+    /// Sent by each worker a few times a second.
+    Load(LoadReport),
+    /// A change that an operator asked for. The answer is an [`crate::effect::Effect::Answer`] with the same ticket.
+    Command { ticket: u64, command: Command },
+    /// A new configuration, already rebased on the present one (the same names keep their ids).
+    Reload(Arc<Spec>),
+    /// The time that the controller asked to be woken at has come, or simply some time has passed.
+    Tick,
+}
+
+/// A *link* is one path's way to one unit: its connections to that export. A path is up while one of its links is.
+#[derive(Clone, Debug)]
+pub struct LinkReport {
+    pub path: PathId,
+    pub unit: UnitId,
+    pub at: Instant,
+    pub change: LinkChange,
+}
+
+#[derive(Clone, Debug)]
+pub enum LinkChange {
+    /// The first connection is established and the unit's identity is checked.
+    Up,
+    /// The last connection is dead and reaped, or an attempt to connect failed. Repeated when the fault changes.
+    Down { fault: Fault, requests_outstanding: u32 },
+    /// The first request that was lost with this link has completed over another path, `after` the loss was seen.
+    FailedOver { to: PathId, after: Duration },
+}
+
+/// Why a link is down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The peer reset the connection.
+    Reset,
+    /// The peer closed the connection.
+    Closed,
+    /// Nobody listens there, or the address cannot be reached; the system's own words.
+    Refused(String),
+    /// Sent data goes unacknowledged: the network swallows it.
+    Blackhole { unacked_for: Duration, retransmits: u32 },
+    /// The network acknowledges but the target has answered nothing for the whole ping budget.
+    Hang { silent_for: Duration },
+    /// A connection could not be set up in time.
+    ConnectTimeout,
+    /// The target broke the protocol; in words.
+    Protocol(String),
+    /// What answers there is not the unit; in words.
+    Identity(String),
+    /// The target says that the unit does not exist.
+    UnitGone(String),
+    /// The target is shutting down.
+    ShuttingDown,
+    /// The operator disabled the path.
+    Disabled,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reset => write!(f, "connection reset by the target"),
+            Self::Closed => write!(f, "connection closed by the target"),
+            Self::Refused(why) => write!(f, "cannot connect: {why}"),
+            Self::Blackhole { unacked_for, retransmits } => write!(
+                f,
+                "network blackhole: nothing acknowledged for {} ms, {retransmits} retransmits",
+                unacked_for.as_millis()
+            ),
+            Self::Hang { silent_for } => {
+                write!(f, "target answers nothing: silent for {:.1} s, ping included", silent_for.as_secs_f64())
+            }
+            Self::ConnectTimeout => write!(f, "no answer while connecting"),
+            Self::Protocol(why) => write!(f, "protocol error: {why}"),
+            Self::Identity(why) => write!(f, "not this unit: {why}"),
+            Self::UnitGone(why) => write!(f, "the target has no such unit: {why}"),
+            Self::ShuttingDown => write!(f, "the target is shutting down"),
+            Self::Disabled => write!(f, "disabled by the operator"),
+        }
+    }
+}
+
+/// What a hypervisor's monitor says of one VM. The daemon maps QMP onto it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HypervisorReport {
+    /// The monitor is connected. `instance` tells one hypervisor process from the next under the same socket.
+    Connected { instance: u64, state: RunState, stops_on_error: StopsOnError },
+    /// The monitor is gone or was never there; in words.
+    Lost { why: String },
+    /// The run state changed, or was asked for.
+    State(RunState),
+    /// A `stop` or `cont` was answered with an error; in words.
+    Refused { why: String },
+}
+
+/// Whether every disk of the VM has `werror=stop,rerror=stop`, so that an EIO stops the VM instead of reaching the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopsOnError {
+    Yes,
+    No,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunState {
+    Running,
+    /// Stopped by a `stop` command.
+    Paused,
+    /// Stopped by itself on an I/O error.
+    IoError,
+    /// `prelaunch`, `postmigrate`, `shutdown`, …: not ours to stop or continue.
+    Other,
+}
+
+/// What the data plane measured since its last report.
+#[derive(Clone, Debug, Default)]
+pub struct LoadReport {
+    pub interval: Duration,
+    /// By `VmId`.
+    pub vms: Vec<VmLoad>,
+    /// By `PathId`.
+    pub paths: Vec<PathLoad>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct VmLoad {
+    /// Completed in the interval.
+    pub bytes_completed: u64,
+    pub requests_completed: u64,
+    /// Part of the interval (0 to 1) in which requests waited for room on a path, not for the VM's own limit.
+    pub backlogged: f64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PathLoad {
+    pub bytes_completed: u64,
+    /// Part of the interval (0 to 1) in which the path's window was full.
+    pub saturated: f64,
+}
+
+/// What an operator may ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    DisablePath(PathId),
+    EnablePath(PathId),
+    SetAccess(PathId, Access),
+    SuspendVm(VmId),
+    ResumeVm(VmId),
+    Failback(TargetId),
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Marginal => "marginal",
+            Self::Down => "down",
+            Self::Disabled => "disabled",
+        })
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Optimized => "optimized",
+            Self::NonOptimized => "non-optimized",
+        })
+    }
+}

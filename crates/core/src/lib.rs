@@ -1,0 +1,16 @@
+//! What should happen: every decision of vmpath, and nothing that could act on it.
+//!
+//! Pure. No I/O, no clock, no randomness, no threads: `now` is an argument, so the same code runs in the daemon and,
+//! under a virtual clock, in the simulator. Two owners drive it and share nothing but [`plan::RoutePlan`]: the control
+//! owner drives [`controller::Controller`], each data-plane worker drives a [`router::Router`].
+//!
+//! It does not know sockets, protocols, QMP, JSON or files; the daemon translates.
+#![forbid(unsafe_code)]
+
+pub mod effect;
+pub mod event;
+pub mod ids;
+pub mod plan;
+pub mod spec;
+pub mod time;
+pub mod view;

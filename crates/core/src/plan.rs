@@ -1,0 +1,65 @@
+//! What the control owner tells the data plane: one immutable snapshot, swapped in whole.
+//!
+//! A worker that still routes by an older plan is harmless: a plan only ranks and forbids. Whether a connection may
+//! carry a request is the worker's own knowledge, and the rules of exactly-once, quarantine and flush are kept by the
+//! router whatever the plan says.
+
+use crate::ids::IncidentId;
+use crate::spec::{Access, Spec};
+use std::sync::Arc;
+
+#[derive(Clone, Debug)]
+pub struct RoutePlan {
+    /// Grows by one with each plan.
+    pub generation: u64,
+    pub spec: Arc<Spec>,
+    /// By `PathId`.
+    pub paths: Vec<PathRoute>,
+    /// By `VmId`.
+    pub vms: Vec<VmRoute>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathRoute {
+    pub health: Health,
+    pub access: Access,
+    /// Traffic belongs here. False from a failure until failback: then the path is a standby, used when no other is.
+    pub preferred: bool,
+}
+
+/// A path's state, as shown to operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Health {
+    Up,
+    /// Works, but is sick or has not been good for long enough: used last, not never.
+    Marginal,
+    Down,
+    /// Taken out by the operator.
+    Disabled,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmRoute {
+    pub gate: Gate,
+}
+
+/// Whether a VM's requests may be routed at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Gate {
+    /// Routed as paths, scheduler and quarantine allow.
+    Open,
+    /// Kept queued, nothing is dispatched; what is in flight on live paths finishes.
+    Hold(GateReason),
+    /// What is in flight on live paths finishes; what is queued or arrives is answered EIO, because the hypervisor
+    /// stops the VM on it (`werror=stop,rerror=stop`), keeps the request and repeats it on `cont`.
+    Bounce(GateReason),
+    /// The policy chose to fail: queued and new requests are answered EIO to the guest.
+    Fail(GateReason),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GateReason {
+    pub incident: Option<IncidentId>,
+    /// In words, with the numbers: shown to the operator as it is.
+    pub text: String,
+}

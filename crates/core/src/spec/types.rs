@@ -1,0 +1,284 @@
+//! The shapes of a [`Spec`]. Built only by the parser, so that holding one is proof that it is consistent.
+
+use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId};
+use crate::time::Duration;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// The whole configuration of one host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    pub host: HostSpec,
+    pub targets: Vec<TargetSpec>,
+    pub paths: Vec<PathSpec>,
+    pub units: Vec<UnitSpec>,
+    pub vms: Vec<VmSpec>,
+    pub disks: Vec<DiskSpec>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostSpec {
+    pub name: String,
+    /// Unix socket of the HTTP API. Default `/run/vmpath/vmpath.sock`.
+    pub api_socket: PathBuf,
+    /// Members may change things through the API, besides root. Default `vmpath`.
+    pub admin_group: String,
+    pub shed_when: ShedWhen,
+    /// How long a reservation must have gone unmet before `shed_when = "unmet"` sheds. Default 1 s.
+    pub shed_after: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetSpec {
+    pub name: String,
+    pub failback: Failback,
+    /// Longest time after a connection's death in which the target may still execute what it carried. Default 5 s.
+    pub quiesce: Duration,
+    /// Silence with something outstanding that makes a connection dead. Default 5 s.
+    pub ping_budget: Duration,
+    /// How long a repaired path must stay good before it counts again; doubles with every relapse. Default 1 s.
+    pub repair_after: Duration,
+    pub write_cache: WriteCache,
+    /// Connections per path and unit, if the export allows several. Default 2.
+    pub connections: u8,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct PathSpec {
+    pub target: TargetId,
+    pub name: String,
+    pub url: PathUrl,
+    pub capacity: Option<ByteRate>,
+    pub access: Access,
+    /// Bytes in flight that this host allows itself on the path. Default: 20 ms of `capacity`, else 4 MiB.
+    pub window_bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathUrl {
+    /// `nbd://ADDRESS:PORT[/EXPORT]`. The address is literal: a path must not depend on a name server.
+    Nbd { address: SocketAddr, export: Option<String> },
+    /// `nbd+unix:///[EXPORT]?socket=PATH`
+    NbdUnix { socket: PathBuf, export: Option<String> },
+}
+
+/// A storage unit that some disk uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitSpec {
+    pub target: TargetId,
+    pub name: String,
+    /// The NBD export asked for when the path's URL names none. Default: the unit's name.
+    pub export: String,
+    /// Take exports that cannot be told apart (blank) for one unit without proof.
+    pub assume_same: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct VmSpec {
+    pub name: String,
+    /// Larger is more important. Default 100.
+    pub priority: u32,
+    /// Weight against other VMs for what no reservation claims. Default 1000.
+    pub shares: u32,
+    pub reservation: Option<ByteRate>,
+    pub limit: Option<ByteRate>,
+    pub limit_iops: Option<u64>,
+    /// QEMU's QMP socket. Without it the VM is unmanaged: its I/O is served, it cannot be suspended.
+    pub qmp: Option<PathBuf>,
+    pub on_path_loss: OnPathLoss,
+    pub when: When,
+    pub on_no_path: OnNoPath,
+    pub may_suspend: bool,
+    pub may_migrate: bool,
+    pub resume: ResumeOn,
+    /// Paths that this VM must not use.
+    pub avoid_paths: Vec<PathId>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSpec {
+    pub vm: VmId,
+    pub name: String,
+    pub unit: UnitId,
+    pub nbd_socket: Option<PathBuf>,
+    pub nbd_tcp: Option<SocketAddr>,
+}
+
+/// Bytes per second, more than zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteRate(pub u64);
+
+impl fmt::Display for ByteRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = self.0 as f64 / f64::from(1 << 20);
+        if mib >= 1.0 { write!(f, "{mib:.1} MiB/s") } else { write!(f, "{:.1} KiB/s", self.0 as f64 / 1024.0) }
+    }
+}
+
+/// A path's access state, in ANA/ALUA's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Access {
+    Optimized,
+    NonOptimized,
+}
+
+/// When traffic returns to a repaired path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failback {
+    Immediate,
+    Manual,
+    After(Duration),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteCache {
+    /// A flush on any path covers the unit (arrays; one server behind several portals).
+    SurvivesPathLoss,
+    /// Every write is sent with FUA.
+    Volatile,
+}
+
+/// What happens to a VM when one of its paths fails while others are up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnPathLoss {
+    Failover,
+    Suspend,
+    Migrate,
+    FailoverSuspend,
+    FailoverMigrate,
+}
+
+/// Whether `on_path_loss` applies always or only if a running VM on the same paths has a higher priority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    Always,
+    Outranked,
+}
+
+/// What happens to a VM when no path is left: hold for a bounded time, then the rungs in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnNoPath {
+    pub hold: Duration,
+    /// At least one; the next is tried when the one before is impossible.
+    pub then: Vec<NoPathAction>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPathAction {
+    Suspend,
+    Migrate,
+    Fail,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResumeOn {
+    /// The failed path is up and has stayed up.
+    Repair,
+    /// Traffic is back on the failed path.
+    Failback,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShedWhen {
+    /// A reservation has really gone unmet for `shed_after`.
+    Unmet,
+    /// The reservations' sum does not fit what is left.
+    Reserved,
+}
+
+impl Spec {
+    #[must_use]
+    pub fn target(&self, id: TargetId) -> &TargetSpec {
+        &self.targets[id.index()]
+    }
+
+    #[must_use]
+    pub fn path(&self, id: PathId) -> &PathSpec {
+        &self.paths[id.index()]
+    }
+
+    #[must_use]
+    pub fn unit(&self, id: UnitId) -> &UnitSpec {
+        &self.units[id.index()]
+    }
+
+    #[must_use]
+    pub fn vm(&self, id: VmId) -> &VmSpec {
+        &self.vms[id.index()]
+    }
+
+    #[must_use]
+    pub fn disk(&self, id: DiskId) -> &DiskSpec {
+        &self.disks[id.index()]
+    }
+
+    /// `target/path`, the name by which operators call a path.
+    #[must_use]
+    pub fn path_name(&self, id: PathId) -> String {
+        let path = self.path(id);
+        format!("{}/{}", self.target(path.target).name, path.name)
+    }
+
+    /// `target/unit`.
+    #[must_use]
+    pub fn unit_name(&self, id: UnitId) -> String {
+        let unit = self.unit(id);
+        format!("{}/{}", self.target(unit.target).name, unit.name)
+    }
+
+    pub fn path_ids(&self) -> impl Iterator<Item = PathId> + use<> {
+        (0..self.paths.len()).map(PathId::at)
+    }
+
+    pub fn unit_ids(&self) -> impl Iterator<Item = UnitId> + use<> {
+        (0..self.units.len()).map(UnitId::at)
+    }
+
+    pub fn vm_ids(&self) -> impl Iterator<Item = VmId> + use<> {
+        (0..self.vms.len()).map(VmId::at)
+    }
+
+    pub fn disk_ids(&self) -> impl Iterator<Item = DiskId> + use<> {
+        (0..self.disks.len()).map(DiskId::at)
+    }
+
+    /// The paths that lead to a unit: its target's.
+    pub fn paths_of_unit(&self, unit: UnitId) -> impl Iterator<Item = PathId> + '_ {
+        let target = self.unit(unit).target;
+        self.path_ids().filter(move |p| self.path(*p).target == target)
+    }
+
+    pub fn disks_of_vm(&self, vm: VmId) -> impl Iterator<Item = DiskId> + '_ {
+        self.disk_ids().filter(move |d| self.disk(*d).vm == vm)
+    }
+
+    /// The units of a VM's disks.
+    pub fn units_of_vm(&self, vm: VmId) -> impl Iterator<Item = UnitId> + '_ {
+        self.disks_of_vm(vm).map(|d| self.disk(d).unit)
+    }
+
+    /// The paths that a VM may use: those of its units' targets, less the ones it avoids.
+    pub fn paths_of_vm(&self, vm: VmId) -> impl Iterator<Item = PathId> + '_ {
+        self.path_ids().filter(move |p| {
+            !self.vm(vm).avoid_paths.contains(p)
+                && self.units_of_vm(vm).any(|u| self.unit(u).target == self.path(*p).target)
+        })
+    }
+
+    #[must_use]
+    pub fn vm_by_name(&self, name: &str) -> Option<VmId> {
+        self.vm_ids().find(|id| self.vm(*id).name == name)
+    }
+
+    #[must_use]
+    pub fn target_by_name(&self, name: &str) -> Option<TargetId> {
+        self.targets.iter().position(|t| t.name == name).map(TargetId::at)
+    }
+
+    /// Looks up `target/path`.
+    #[must_use]
+    pub fn path_by_name(&self, name: &str) -> Option<PathId> {
+        self.path_ids().find(|id| self.path_name(*id) == name)
+    }
+}

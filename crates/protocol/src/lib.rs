@@ -1,0 +1,1 @@
+//! vmpath wire protocols.
