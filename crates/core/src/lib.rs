@@ -11,6 +11,13 @@ pub mod effect;
 pub mod event;
 pub mod ids;
 pub mod plan;
+pub mod router;
+pub mod schedule;
+pub mod select;
+pub mod volume;
 pub mod spec;
 pub mod time;
 pub mod view;
+
+#[cfg(test)]
+mod testing;

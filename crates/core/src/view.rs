@@ -186,6 +186,8 @@ pub enum HoldReason {
     Quarantine,
     /// The target was short of resources; it is retried after a pause.
     RetryLater,
+    /// Its range is being compared between two paths, to prove that both lead to the same unit.
+    Identity,
 }
 
 impl HoldReason {
@@ -198,6 +200,7 @@ impl HoldReason {
             Self::Window => "window",
             Self::Quarantine => "quarantine",
             Self::RetryLater => "retry-later",
+            Self::Identity => "identity-check",
         }
     }
 }

@@ -1,1 +1,58 @@
-fn main() {}
+//! How we work on vmpath: `cargo xtask tidy|prepush|test|e2e`.
+
+mod check;
+mod e2e;
+mod packages;
+mod step;
+mod tally;
+mod tidy;
+mod unit;
+
+use anyhow::{Context, Result};
+use check::Extent;
+use clap::{Parser, Subcommand};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "How we work on vmpath")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Check the rules of style that a machine can check
+    Tidy,
+    /// Tidy, formatting, clippy and all unit and integration tests: before each push
+    Prepush,
+    /// Everything: what prepush does, the demo, and real guests on real storage. Installs the Debian packages that it
+    /// lacks if it may, and otherwise says how. What cannot run is counted and named
+    Test,
+}
+
+fn main() -> Result<ExitCode> {
+    let arguments = Arguments::parse();
+    let root = root()?;
+    let well = match arguments.task {
+        Task::Tidy => tidy::run(&root)?,
+        Task::Prepush => check::run(&root, Extent::Prepush)?,
+        Task::Test => check::run(&root, Extent::Everything)?,
+    };
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The folder of the workspace: the nearest one above with this very file in it.
+fn root() -> Result<PathBuf> {
+    let here = std::env::current_dir()?;
+    let root = here.ancestors().find(|folder| folder.join(tidy::LIST).exists());
+    Ok(root.context("run it inside the vmpath workspace")?.to_path_buf())
+}
+
+/// Cargo in the workspace.
+fn cargo(root: &Path) -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(root).env("CARGO_TERM_COLOR", "never");
+    command
+}

@@ -1,0 +1,213 @@
+//! The end of an attempt: answered by the target, or lost with its connection. One verdict decides what follows.
+
+use super::{Action, Client, ConnectionKey, ConnectionStatus, Durability, End, Entry, Place, Router};
+use super::{Request, RequestKey, Stage, Support, UnknownCookie};
+use crate::ids::PathId;
+use crate::plan::Gate;
+use crate::spec::WriteCache;
+use crate::time::{Duration, Instant};
+use crate::volume::Answered;
+use crate::volume::verdict::{
+    Alternatives, AttemptFault, Outcome, Presence, TargetError, Verdict, verdict,
+};
+
+/// Pause before a request is repeated to a target that was short of resources.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
+impl Router {
+    /// The attempt in flight under a cookie, if it is on that connection.
+    #[must_use]
+    pub fn attempt(&self, connection: ConnectionKey, cookie: u64) -> Option<Request> {
+        self.find(connection, cookie).map(|key| self.entry(key).attempt())
+    }
+
+    fn find(&self, on: ConnectionKey, named: u64) -> Option<RequestKey> {
+        let key = (named & 0xff_ffff) as RequestKey;
+        match self.requests.get(key as usize)?.place {
+            Place::InFlight { connection, cookie, .. } if connection == on && cookie == named => Some(key),
+            Place::InFlight { .. } | Place::Queued | Place::Parked(_) | Place::Delayed(_) => None,
+        }
+    }
+
+    /// The target has answered an attempt.
+    ///
+    /// # Errors
+    /// [`UnknownCookie`] if no such attempt is in flight on the connection: nothing is changed.
+    pub fn reply(
+        &mut self,
+        connection: ConnectionKey,
+        cookie: u64,
+        result: Result<(), TargetError>,
+        now: Instant,
+    ) -> Result<(), UnknownCookie> {
+        let key = self.find(connection, cookie).ok_or(UnknownCookie)?;
+        let path = self.connections[connection.0 as usize].path;
+        self.end_attempt(key, connection, now, AttemptEnd::Answered);
+        let attempt = self.entry(key).attempt();
+        if attempt.operation.changes_data() {
+            let unit = self.entry(key).unit;
+            let answered = if result.is_ok() { Answered::Written } else { Answered::Refused };
+            self.units[unit.index()].volume.answered(key, answered);
+            if !self.units[unit.index()].parked.is_empty() {
+                self.unpark(unit, now);
+            }
+        }
+        match result {
+            Ok(()) => self.succeeded(key, connection, now),
+            Err(error) => {
+                self.paths[path.index()].errors += 1;
+                self.entry_mut(key).tried.push(path);
+                self.judge(key, AttemptFault::Target(error), Outcome::Harmless, now);
+            }
+        }
+        Ok(())
+    }
+
+    fn succeeded(&mut self, key: RequestKey, connection: ConnectionKey, now: Instant) {
+        let (path, traits) = {
+            let c = &self.connections[connection.0 as usize];
+            (c.path, c.traits)
+        };
+        let cache = self.plan.spec.target(self.plan.spec.path(path).target).write_cache;
+        let entry = self.entry_mut(key);
+        let must_be_stable = entry.request.durability == Durability::Stable || cache == WriteCache::Volatile;
+        if entry.stage == Stage::Whole
+            && entry.request.operation.changes_data()
+            && must_be_stable
+            && traits.fua == Support::No
+            && traits.flush == Support::Yes
+        {
+            entry.stage = Stage::FlushAfterWrite;
+            self.enqueue(key, End::Front, now);
+            return;
+        }
+        if let Some((from, at)) = entry.lost
+            && from != path
+        {
+            let unit = entry.unit;
+            let losses = &mut self.units[unit.index()].losses;
+            if let Some(known) = losses.iter().position(|(p, _)| *p == from) {
+                losses.swap_remove(known);
+                self.actions.push(Action::FailedOver { unit, from, to: path, after: now.since(at) });
+            }
+        }
+        self.finish(key, Ok(()));
+    }
+
+    /// A connection is dead: every attempt on it ends here.
+    pub(super) fn lose_all(&mut self, dead: ConnectionKey, unsent: &[u64], now: Instant) {
+        let on_it = |e: &Entry| matches!(e.place, Place::InFlight { connection, .. } if connection == dead);
+        let mut keys: Vec<_> =
+            self.requests.iter().filter(|(_, e)| on_it(e)).map(|(k, _)| k as RequestKey).collect();
+        // Requeued at the front one by one: the youngest first keeps their order.
+        keys.sort_by_key(|key| std::cmp::Reverse(cookie_of(self.entry(*key))));
+        let (path, unit) = {
+            let c = &self.connections[dead.0 as usize];
+            (c.path, c.unit)
+        };
+        let quiesce = self.plan.spec.target(self.plan.spec.path(path).target).quiesce;
+        if !keys.is_empty() && !self.units[unit.index()].losses.iter().any(|(p, _)| *p == path) {
+            self.units[unit.index()].losses.push((path, now));
+        }
+        // First all ranges go into quarantine, then requests are judged: none may slip between two lost ones.
+        for key in &keys {
+            let sent = !unsent.contains(&cookie_of(self.entry(*key)));
+            self.end_attempt(*key, dead, now, AttemptEnd::Lost);
+            let attempt = self.entry(*key).attempt();
+            let volume = &mut self.units[unit.index()].volume;
+            if attempt.operation.changes_data() {
+                if sent {
+                    volume.lost(*key, attempt.extent(), now + quiesce);
+                } else {
+                    volume.unsent(*key);
+                }
+            }
+            let entry = self.entry_mut(*key);
+            entry.lost.get_or_insert((path, now));
+        }
+        for key in keys {
+            let outcome = if self.entry(key).attempt().operation.changes_data() {
+                Outcome::Unknown
+            } else {
+                Outcome::Harmless
+            };
+            self.judge(key, AttemptFault::ConnectionLost, outcome, now);
+        }
+        if !self.units[unit.index()].parked.is_empty() {
+            self.unpark(unit, now);
+        }
+    }
+
+    /// Takes the attempt off its connection, path and VM.
+    fn end_attempt(&mut self, key: RequestKey, connection: ConnectionKey, now: Instant, end: AttemptEnd) {
+        let entry = &mut self.requests[key as usize];
+        let since = match entry.place {
+            Place::InFlight { since, .. } => since,
+            Place::Queued | Place::Parked(_) | Place::Delayed(_) => now,
+        };
+        entry.place = Place::Queued;
+        let cost = entry.attempt().cost();
+        self.lanes[entry.vm.index()].in_flight -= 1;
+        let connection = &mut self.connections[connection.0 as usize];
+        connection.in_flight -= 1;
+        connection.in_flight_bytes -= cost.device_bytes();
+        let load = &mut self.paths[connection.path.index()];
+        match end {
+            AttemptEnd::Answered => load.answered(cost, now.since(since), now),
+            AttemptEnd::Lost => load.lost(cost.device_bytes(), now),
+        }
+    }
+
+    /// What becomes of a request whose attempt has failed. It is in no queue when this is called.
+    fn judge(&mut self, key: RequestKey, fault: AttemptFault, outcome: Outcome, now: Instant) {
+        let left = Alternatives { untried_path: self.untried_path(key), busy_count: self.entry(key).busy_count };
+        let vm = self.entry(key).vm;
+        if self.entry(key).client == Client::Gone {
+            self.finish(key, Err(TargetError::ShuttingDown));
+            return;
+        }
+        match verdict(fault, outcome, left) {
+            Verdict::Fail(error) => self.finish(key, Err(error)),
+            Verdict::Retry | Verdict::RetryQuarantined => {
+                self.lanes[vm.index()].counters.retried_requests += 1;
+                if let Gate::Bounce(_) | Gate::Fail(_) = self.gate(vm) {
+                    self.finish(key, Err(TargetError::Io));
+                } else {
+                    self.enqueue(key, End::Front, now);
+                }
+            }
+            Verdict::RetryLater => {
+                let entry = self.entry_mut(key);
+                entry.busy_count += 1;
+                entry.tried.clear();
+                entry.place = Place::Delayed(now + BUSY_PAUSE);
+                self.delayed.push(key);
+            }
+        }
+    }
+
+    fn untried_path(&self, key: RequestKey) -> Presence {
+        let entry = self.entry(key);
+        let avoid = &self.plan.spec.vm(entry.vm).avoid_paths;
+        let fresh = |path: PathId| !entry.tried.contains(&path) && !avoid.contains(&path);
+        let open = self.units[entry.unit.index()].connections.iter().any(|k| {
+            let c = &self.connections[k.0 as usize];
+            c.status == ConnectionStatus::Open && fresh(c.path)
+        });
+        if open { Presence::Present } else { Presence::Absent }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum AttemptEnd {
+    Answered,
+    Lost,
+}
+
+fn cookie_of(entry: &Entry) -> u64 {
+    match entry.place {
+        Place::InFlight { cookie, .. } => cookie,
+        Place::Queued | Place::Parked(_) | Place::Delayed(_) => 0,
+    }
+}
+

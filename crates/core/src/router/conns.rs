@@ -1,0 +1,64 @@
+//! Connections as the router knows them: up, closing, dead; and the sampling of a unit for an identity check.
+
+use super::{Connection, ConnectionKey, ConnectionStatus, Extent, Router, Traits};
+use crate::ids::{PathId, UnitId};
+use crate::time::Instant;
+
+impl Router {
+    /// A connection is established and what answers there has been checked to be the unit.
+    pub fn connection_up(&mut self, path: PathId, unit: UnitId, traits: Traits) -> ConnectionKey {
+        let connection =
+            Connection { path, unit, traits, status: ConnectionStatus::Open, in_flight: 0, in_flight_bytes: 0 };
+        let key = ConnectionKey(u32::try_from(self.connections.insert(connection)).expect("fewer connections"));
+        self.units[unit.index()].connections.push(key);
+        key
+    }
+
+    /// No more requests on it. What it carries stays in flight until it is dead.
+    pub fn connection_closing(&mut self, key: ConnectionKey) {
+        let connection = &mut self.connections[key.0 as usize];
+        connection.status = ConnectionStatus::Closing;
+        let unit = &mut self.units[connection.unit.index()];
+        unit.connections.retain(|k| *k != key);
+    }
+
+    /// Its socket is closed and every submission on it reaped: only now may what it carried go elsewhere.
+    /// `unsent` names the attempts of which not one byte was given to the socket.
+    pub fn connection_dead(&mut self, key: ConnectionKey, unsent: &[u64], now: Instant) {
+        self.connection_closing(key);
+        self.lose_all(key, unsent, now);
+        let connection = self.connections.remove(key.0 as usize);
+        let unit = &mut self.units[connection.unit.index()];
+        if unit.data_connection == Some(key) {
+            unit.data_connection = None;
+        }
+    }
+
+    /// Requests in flight on it.
+    #[must_use]
+    pub fn in_flight_on(&self, key: ConnectionKey) -> u32 {
+        self.connections[key.0 as usize].in_flight
+    }
+
+    /// Holds writes to the ranges of a unit while two paths are compared; returns those that can be compared.
+    pub fn begin_sampling(&mut self, unit: UnitId, ranges: &[Extent]) -> Vec<Extent> {
+        self.units[unit.index()].volume.begin_sampling(ranges)
+    }
+
+    /// Every write to the sampled ranges has been answered.
+    #[must_use]
+    pub fn sampling_is_quiet(&self, unit: UnitId) -> bool {
+        self.units[unit.index()].volume.sampling_is_quiet()
+    }
+
+    /// A write to a sampled range was lost meanwhile: start again.
+    #[must_use]
+    pub fn sampling_is_spoilt(&self, unit: UnitId) -> bool {
+        self.units[unit.index()].volume.sampling_is_spoilt()
+    }
+
+    pub fn end_sampling(&mut self, unit: UnitId, now: Instant) {
+        self.units[unit.index()].volume.end_sampling();
+        self.unpark(unit, now);
+    }
+}

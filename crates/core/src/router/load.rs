@@ -1,0 +1,154 @@
+//! Measured load: per path what is pending, how long it takes and how fast it goes; per VM what was done and starved.
+
+use super::Router;
+use crate::event::{LoadReport, PathLoad as PathReport, VmLoad};
+use crate::schedule::Cost;
+use crate::spec::PathSpec;
+use crate::time::{Duration, Instant};
+
+/// Believed of a path before anything is known of it.
+const RATE_UNKNOWN: u64 = 100 << 20;
+/// A rate is re-estimated after this much busy time.
+const RATE_SAMPLE: Duration = Duration::from_millis(50);
+
+#[derive(Clone, Debug)]
+pub(super) struct PathLoad {
+    pub(super) pending_bytes: u64,
+    pub(super) pending_requests: u32,
+    pub(super) window: u64,
+    pub(super) errors: u64,
+    pub(super) completed_requests: u64,
+    pub(super) completed_bytes: u64,
+    pub(super) service_time: Duration,
+    capacity: Option<u64>,
+    measured_rate: Option<u64>,
+    /// Device bytes answered in `busy`, since the last estimate.
+    sample_bytes: u64,
+    sample_busy: Duration,
+    busy_since: Option<Instant>,
+    saturated_since: Option<Instant>,
+    saturated: Duration,
+}
+
+impl PathLoad {
+    pub(super) fn new(path: &PathSpec) -> Self {
+        Self {
+            pending_bytes: 0,
+            pending_requests: 0,
+            window: path.window_bytes,
+            errors: 0,
+            completed_requests: 0,
+            completed_bytes: 0,
+            service_time: Duration::ZERO,
+            capacity: path.capacity.map(|c| c.0),
+            measured_rate: None,
+            sample_bytes: 0,
+            sample_busy: Duration::ZERO,
+            busy_since: None,
+            saturated_since: None,
+            saturated: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn configure(&mut self, path: &PathSpec) {
+        self.window = path.window_bytes;
+        self.capacity = path.capacity.map(|c| c.0);
+    }
+
+    /// Device bytes per second that the selector reckons with.
+    pub(super) fn rate(&self) -> u64 {
+        self.measured_rate.or(self.capacity).unwrap_or(RATE_UNKNOWN)
+    }
+
+    pub(super) fn dispatched(&mut self, device_bytes: u64, now: Instant) {
+        self.pending_bytes += device_bytes;
+        self.pending_requests += 1;
+        self.busy_since.get_or_insert(now);
+    }
+
+    pub(super) fn answered(&mut self, cost: Cost, took: Duration, now: Instant) {
+        self.completed_requests += 1;
+        self.completed_bytes += cost.bytes;
+        self.sample_bytes += cost.device_bytes();
+        self.service_time = if self.service_time.is_zero() { took } else { (self.service_time * 7 + took) / 8 };
+        self.ended(cost.device_bytes(), now);
+        if self.sample_busy >= RATE_SAMPLE {
+            let rate = u128::from(self.sample_bytes) * 1_000_000_000 / self.sample_busy.as_nanos();
+            let rate = u64::try_from(rate).unwrap_or(u64::MAX).max(1);
+            self.measured_rate = Some(self.measured_rate.map_or(rate, |r| r / 4 * 3 + rate / 4));
+            self.sample_bytes = 0;
+            self.sample_busy = Duration::ZERO;
+        }
+    }
+
+    pub(super) fn lost(&mut self, device_bytes: u64, now: Instant) {
+        self.ended(device_bytes, now);
+        // What was measured while the path was dying says nothing of the path repaired.
+        self.measured_rate = None;
+        self.sample_bytes = 0;
+        self.sample_busy = Duration::ZERO;
+    }
+
+    fn ended(&mut self, device_bytes: u64, now: Instant) {
+        self.pending_bytes -= device_bytes;
+        self.pending_requests -= 1;
+        if let Some(since) = self.busy_since {
+            self.sample_busy += now.since(since);
+        }
+        self.busy_since = (self.pending_requests > 0).then_some(now);
+        if let Some(since) = self.saturated_since.take() {
+            self.saturated += now.since(since);
+        }
+    }
+
+    /// A request found the window full.
+    pub(super) fn saturated(&mut self, now: Instant) {
+        self.saturated_since.get_or_insert(now);
+    }
+}
+
+/// Where the counters stood at the last report.
+#[derive(Clone, Debug)]
+pub(super) struct ReportMark {
+    at: Instant,
+    vms: Vec<(u64, u64, Duration)>,
+    paths: Vec<(u64, Duration)>,
+}
+
+impl ReportMark {
+    pub(super) fn new(at: Instant) -> Self {
+        Self { at, vms: Vec::new(), paths: Vec::new() }
+    }
+}
+
+impl Router {
+    /// What was done since the last call.
+    pub fn load_report(&mut self, now: Instant) -> LoadReport {
+        let interval = now.since(self.last_report.at);
+        let part = |d: Duration| (d.as_secs_f64() / interval.as_secs_f64().max(1e-9)).min(1.0);
+        let mut mark = ReportMark::new(now);
+        let mut report = LoadReport { interval, ..LoadReport::default() };
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let starved = lane.counters.starved + lane.starved_since.map_or(Duration::ZERO, |s| now.since(s));
+            let total = (lane.counters.completed_bytes, lane.counters.completed_requests, starved);
+            let before = self.last_report.vms.get(index).copied().unwrap_or_default();
+            report.vms.push(VmLoad {
+                bytes_completed: total.0 - before.0,
+                requests_completed: total.1 - before.1,
+                backlogged: part(total.2.saturating_sub(before.2)),
+            });
+            mark.vms.push(total);
+        }
+        for (index, path) in self.paths.iter().enumerate() {
+            let saturated = path.saturated + path.saturated_since.map_or(Duration::ZERO, |s| now.since(s));
+            let before = self.last_report.paths.get(index).copied().unwrap_or_default();
+            report.paths.push(PathReport {
+                bytes_completed: path.completed_bytes - before.0,
+                saturated: part(saturated.saturating_sub(before.1)),
+            });
+            mark.paths.push((path.completed_bytes, saturated));
+        }
+        self.last_report = mark;
+        report
+    }
+}

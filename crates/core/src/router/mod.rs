@@ -1,0 +1,486 @@
+//! The routing of every request of one data-plane worker: *whether*, and *over which path*.
+//!
+//! A request is in exactly one place (queued, parked, delayed or in flight) until it is completed, exactly once. The
+//! worker tells what happened (submitted, replied, a connection up or dead) and performs the [`Action`]s that come out.
+//! Pure, so that the whole data path runs under seeded failures with a virtual clock. Rejected: routing inside the I/O
+//! loop, where no test reaches the orders of events that matter. It does not know sockets, payloads, NBD or clients.
+
+mod attempt;
+mod conns;
+mod dispatch;
+mod load;
+mod show;
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
+
+use crate::ids::{DiskId, PathId, UnitId, VmId};
+use crate::plan::{Gate, RoutePlan};
+use crate::schedule::{Cost, Scheduler};
+use crate::select::Candidate;
+use crate::time::{Duration, Instant};
+use crate::view::HoldReason;
+use crate::volume::verdict::TargetError;
+pub use crate::volume::{Extent, RequestKey};
+use crate::volume::{Clearance, Volume};
+use load::PathLoad;
+use slab::Slab;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// A connection's place in the router. Valid from [`Router::connection_up`] until [`Router::connection_dead`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionKey(pub u32);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Read,
+    Write,
+    /// Discard.
+    Trim,
+    WriteZeroes(ZeroMode),
+    Flush,
+}
+
+/// Whether zeroing may deallocate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ZeroMode {
+    MayPunchHoles,
+    KeepAllocated,
+}
+
+impl Operation {
+    /// Could it take effect late, as a ghost?
+    #[must_use]
+    pub const fn changes_data(self) -> bool {
+        match self {
+            Self::Write | Self::Trim | Self::WriteZeroes(_) => true,
+            Self::Read | Self::Flush => false,
+        }
+    }
+}
+
+/// When a write may be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// When the target has it.
+    Volatile,
+    /// When it is on stable storage (NBD FUA).
+    Stable,
+}
+
+/// What a guest asks. `token` is the worker's own name for it, given back in actions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub disk: DiskId,
+    pub token: u32,
+    pub operation: Operation,
+    /// Bytes from the start of the unit; checked against its size by the front end.
+    pub offset: u64,
+    pub length: u32,
+    pub durability: Durability,
+}
+
+impl Request {
+    #[must_use]
+    pub fn extent(&self) -> Extent {
+        self.offset..self.offset + u64::from(self.length)
+    }
+
+    fn cost(&self) -> Cost {
+        let moved = match self.operation {
+            Operation::Read | Operation::Write => u64::from(self.length),
+            Operation::Trim | Operation::WriteZeroes(_) | Operation::Flush => 0,
+        };
+        Cost { bytes: moved }
+    }
+}
+
+/// What the target's export allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Traits {
+    pub sharing: Sharing,
+    pub fua: Support,
+    pub flush: Support,
+}
+
+/// NBD's multi-conn: whether what one connection has flushed is seen and covered by the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    ManyConnections,
+    /// One connection for data at a time.
+    OneConnection,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Support {
+    Yes,
+    No,
+}
+
+/// What the worker is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send it. `cookie` is unique for each attempt.
+    Dispatch { connection: ConnectionKey, cookie: u64, request: Request },
+    /// Answer the client. The token is free afterwards.
+    Complete { token: u32, result: Result<(), TargetError> },
+    /// For the record: the first request lost with a link has completed over another path.
+    FailedOver { unit: UnitId, from: PathId, to: PathId, after: Duration },
+}
+
+/// A reply that names no attempt in flight on that connection: the target breaks the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownCookie;
+
+/// Where a request is. There is no other place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// In its disk's queue.
+    Queued,
+    /// Waits for a fence, an overlapping write or an identity check of its unit.
+    Parked(HoldReason),
+    /// Waits out a target that was short of resources.
+    Delayed(Instant),
+    InFlight { connection: ConnectionKey, cookie: u64, since: Instant },
+}
+
+/// What an attempt does. A durable write to a target without FUA is a write and then a flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Whole,
+    FlushAfterWrite,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Charge {
+    Due,
+    Paid,
+}
+
+/// Whether anybody waits for the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Client {
+    Waiting,
+    Gone,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    request: Request,
+    vm: VmId,
+    unit: UnitId,
+    place: Place,
+    stage: Stage,
+    charge: Charge,
+    client: Client,
+    submitted: Instant,
+    /// Paths on which an attempt failed. Empty, and without an allocation, nearly always.
+    tried: Vec<PathId>,
+    busy_count: u32,
+    /// The first connection it was lost with.
+    lost: Option<(PathId, Instant)>,
+}
+
+impl Entry {
+    /// What is sent now.
+    fn attempt(&self) -> Request {
+        match self.stage {
+            Stage::Whole => self.request,
+            Stage::FlushAfterWrite => {
+                Request { operation: Operation::Flush, offset: 0, length: 0, ..self.request }
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Connection {
+    path: PathId,
+    unit: UnitId,
+    traits: Traits,
+    status: ConnectionStatus,
+    in_flight: u32,
+    in_flight_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ConnectionStatus {
+    Open,
+    /// No more dispatch; waits to be reaped.
+    Closing,
+}
+
+#[derive(Clone, Debug, Default)]
+struct UnitState {
+    volume: Volume,
+    connections: Vec<ConnectionKey>,
+    /// The one that carries data, where only one may.
+    data_connection: Option<ConnectionKey>,
+    parked: Vec<RequestKey>,
+    /// Paths lost with requests on them, none of which has completed elsewhere yet.
+    losses: Vec<(PathId, Instant)>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Lane {
+    /// One queue for each disk of the VM, so that a disk without a path does not block the others.
+    queues: Vec<(DiskId, VecDeque<RequestKey>)>,
+    next_queue: usize,
+    queued: u32,
+    in_flight: u32,
+    blocked: Option<HoldReason>,
+    /// Since when requests wait for room on a path.
+    starved_since: Option<Instant>,
+    counters: LaneCounters,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct LaneCounters {
+    completed_requests: u64,
+    completed_bytes: u64,
+    failed_requests: u64,
+    retried_requests: u64,
+    starved: Duration,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Router {
+    plan: Arc<RoutePlan>,
+    scheduler: Scheduler,
+    requests: Slab<Entry>,
+    connections: Slab<Connection>,
+    units: Vec<UnitState>,
+    lanes: Vec<Lane>,
+    paths: Vec<PathLoad>,
+    delayed: Vec<RequestKey>,
+    actions: Vec<Action>,
+    attempts: u64,
+    /// Reused by the selector.
+    candidates: Vec<(ConnectionKey, Candidate)>,
+    last_report: load::ReportMark,
+}
+
+impl Router {
+    #[must_use]
+    pub fn new(plan: Arc<RoutePlan>, now: Instant) -> Self {
+        let spec = &plan.spec;
+        let lane = |vm| Lane {
+            queues: spec.disks_of_vm(vm).map(|disk| (disk, VecDeque::new())).collect(),
+            ..Lane::default()
+        };
+        Self {
+            scheduler: Scheduler::new(&spec.vms),
+            requests: Slab::new(),
+            connections: Slab::new(),
+            units: vec![UnitState::default(); spec.units.len()],
+            lanes: spec.vm_ids().map(lane).collect(),
+            paths: spec.paths.iter().map(PathLoad::new).collect(),
+            delayed: Vec::new(),
+            actions: Vec::new(),
+            attempts: 0,
+            candidates: Vec::new(),
+            last_report: load::ReportMark::new(now),
+            plan,
+        }
+    }
+
+    /// Takes over a newer plan.
+    pub fn plan(&mut self, plan: Arc<RoutePlan>, now: Instant) {
+        self.plan = plan;
+        self.scheduler.configure(&self.plan.spec.vms);
+        for (load, path) in self.paths.iter_mut().zip(&self.plan.spec.paths) {
+            load.configure(path);
+        }
+        for vm in self.plan.spec.vm_ids() {
+            if let Gate::Bounce(_) | Gate::Fail(_) = self.gate(vm) {
+                self.answer_waiting(vm, now);
+            }
+        }
+    }
+
+    /// Takes a request over; it will be completed exactly once, unless its client goes first.
+    pub fn submit(&mut self, request: Request, now: Instant) -> RequestKey {
+        let disk = self.plan.spec.disk(request.disk);
+        let (vm, unit) = (disk.vm, disk.unit);
+        let entry = Entry {
+            request,
+            vm,
+            unit,
+            place: Place::Queued,
+            stage: Stage::Whole,
+            charge: Charge::Due,
+            client: Client::Waiting,
+            submitted: now,
+            tried: Vec::new(),
+            busy_count: 0,
+            lost: None,
+        };
+        let key = self.requests.insert(entry) as RequestKey;
+        match self.gate(vm) {
+            Gate::Bounce(_) | Gate::Fail(_) => self.finish(key, Err(TargetError::Io)),
+            Gate::Open | Gate::Hold(_) => self.enqueue(key, End::Back, now),
+        }
+        key
+    }
+
+    /// The client that waited for it is gone: what waits is dropped, what is in flight ends unheard. Its completion
+    /// comes all the same, so that the worker can let go of the payload.
+    pub fn abandon(&mut self, key: RequestKey) {
+        match self.requests[key as usize].place {
+            Place::InFlight { .. } => self.requests[key as usize].client = Client::Gone,
+            Place::Queued | Place::Parked(_) | Place::Delayed(_) => {
+                self.take_out(key);
+                self.finish(key, Err(TargetError::ShuttingDown));
+            }
+        }
+    }
+
+    /// Decides everything that can be decided now. Returns when to call again if nothing happens before.
+    pub fn poll(&mut self, now: Instant) -> Instant {
+        self.release_fences(now);
+        self.release_delayed(now);
+        let limit_wake = self.dispatch_all(now);
+        let fences = self.units.iter().filter_map(|u| u.volume.next_fence());
+        let delays = self.delayed.iter().map(|key| match self.requests[*key as usize].place {
+            Place::Delayed(until) => until,
+            Place::Queued | Place::Parked(_) | Place::InFlight { .. } => now,
+        });
+        fences.chain(delays).chain(limit_wake).min().unwrap_or(Instant::FAR_FUTURE)
+    }
+
+    /// The actions decided since the last call, in order.
+    pub fn take_actions(&mut self, into: &mut Vec<Action>) {
+        into.append(&mut self.actions);
+    }
+
+    fn gate(&self, vm: VmId) -> &Gate {
+        &self.plan.vms[vm.index()].gate
+    }
+
+    fn entry(&self, key: RequestKey) -> &Entry {
+        &self.requests[key as usize]
+    }
+
+    fn entry_mut(&mut self, key: RequestKey) -> &mut Entry {
+        &mut self.requests[key as usize]
+    }
+
+    fn enqueue(&mut self, key: RequestKey, end: End, now: Instant) {
+        let entry = self.entry_mut(key);
+        entry.place = Place::Queued;
+        let (vm, disk) = (entry.vm, entry.request.disk);
+        let lane = &mut self.lanes[vm.index()];
+        let queue = lane.queues.iter_mut().find(|(d, _)| *d == disk).expect("a VM's lane has all its disks");
+        match end {
+            End::Front => queue.1.push_front(key),
+            End::Back => queue.1.push_back(key),
+        }
+        lane.queued += 1;
+        self.scheduler.backlogged(vm.index(), now);
+    }
+
+    /// Takes a request that waits out of where it waits.
+    fn take_out(&mut self, key: RequestKey) {
+        let (vm, unit, disk, place) = {
+            let e = self.entry(key);
+            (e.vm, e.unit, e.request.disk, e.place)
+        };
+        match place {
+            Place::Queued => {
+                let lane = &mut self.lanes[vm.index()];
+                for (_, queue) in lane.queues.iter_mut().filter(|(d, _)| *d == disk) {
+                    queue.retain(|k| *k != key);
+                }
+                lane.queued -= 1;
+                if lane.queued == 0 {
+                    self.scheduler.idle(vm.index());
+                }
+            }
+            Place::Parked(_) => self.units[unit.index()].parked.retain(|k| *k != key),
+            Place::Delayed(_) => self.delayed.retain(|k| *k != key),
+            Place::InFlight { .. } => unreachable!("what is in flight does not wait"),
+        }
+    }
+
+    /// Answers everything of the VM that waits with an error; what is in flight goes on.
+    fn answer_waiting(&mut self, vm: VmId, _now: Instant) {
+        let waits = |e: &Entry| e.vm == vm && !matches!(e.place, Place::InFlight { .. });
+        let keys: Vec<_> = self.requests.iter().filter(|(_, e)| waits(e)).map(|(k, _)| k as RequestKey).collect();
+        for key in keys {
+            self.take_out(key);
+            self.finish(key, Err(TargetError::Io));
+        }
+    }
+
+    /// The one place where a request ends.
+    fn finish(&mut self, key: RequestKey, result: Result<(), TargetError>) {
+        let entry = self.requests.remove(key as usize);
+        if entry.request.operation.changes_data() && result.is_err() {
+            self.units[entry.unit.index()].volume.given_up(key);
+        }
+        let counters = &mut self.lanes[entry.vm.index()].counters;
+        match result {
+            Ok(()) => {
+                counters.completed_requests += 1;
+                counters.completed_bytes += entry.request.cost().bytes;
+            }
+            Err(_) if entry.client == Client::Gone => {}
+            Err(_) => counters.failed_requests += 1,
+        }
+        self.actions.push(Action::Complete { token: entry.request.token, result });
+    }
+
+    fn park(&mut self, key: RequestKey, reason: HoldReason) {
+        let entry = self.entry_mut(key);
+        entry.place = Place::Parked(reason);
+        let unit = entry.unit;
+        self.units[unit.index()].parked.push(key);
+    }
+
+    /// Something that parked requests of the unit may have waited for has happened: they queue again.
+    fn unpark(&mut self, unit: UnitId, now: Instant) {
+        // Requeued at the front one by one, so last first keeps their order.
+        let parked = std::mem::take(&mut self.units[unit.index()].parked);
+        for key in parked.into_iter().rev() {
+            self.enqueue(key, End::Front, now);
+        }
+    }
+
+    fn release_fences(&mut self, now: Instant) {
+        for index in 0..self.units.len() {
+            if self.units[index].volume.expire(now) {
+                self.unpark(UnitId::at(index), now);
+            }
+        }
+    }
+
+    fn release_delayed(&mut self, now: Instant) {
+        let due = |r: &Slab<Entry>, key: RequestKey| {
+            matches!(r[key as usize].place, Place::Delayed(until) if until <= now)
+        };
+        while let Some(at) = self.delayed.iter().position(|key| due(&self.requests, *key)) {
+            let key = self.delayed.remove(at);
+            self.enqueue(key, End::Front, now);
+        }
+    }
+
+    fn clearance(&self, key: RequestKey) -> Clearance {
+        let entry = self.entry(key);
+        let attempt = entry.attempt();
+        if attempt.operation.changes_data() {
+            self.units[entry.unit.index()].volume.clearance(key, &attempt.extent())
+        } else {
+            Clearance::Go
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Front,
+    Back,
+}

@@ -1,0 +1,255 @@
+//! Whether the values fit together: names exist and are unique, one writer per unit, every disk has a path.
+//!
+//! Invariant: a [`RawConfig`] that passes here, together with [`super::check_places`], makes a consistent spec; each
+//! fault names the other place too. Rejected: trusting the operator with two VMs on one unit; that is how disks die.
+//! It does not know sockets and addresses (see `check_places`), nor anything outside the files.
+
+use super::fault::{At, Place, Problem, Report, did_you_mean};
+use super::limits::{DISKS_MAX, PATHS_MAX, PATHS_PER_TARGET_MAX, TARGETS_MAX, UNIT_OPTIONS_MAX, VMS_MAX};
+use super::quantity::rate_text;
+use super::raw::{NamePair, RawConfig, RawTarget, RawVm};
+use super::types::{ByteRate, NoPathAction, OnPathLoss, When};
+use std::collections::BTreeMap;
+
+pub(super) fn all(report: &mut Report<'_>, config: &RawConfig) {
+    sizes(report, config);
+    unique_names(report, config);
+    for target in &config.targets {
+        paths_of(report, target);
+    }
+    disks(report, config);
+    for vm in &config.vms {
+        avoided_paths(report, config, vm);
+        rates(report, vm);
+        abilities(report, vm);
+    }
+    reservations_fit(report, config);
+    unused_units(report, config);
+}
+
+pub(super) fn target_named<'c>(config: &'c RawConfig, name: &str) -> Option<&'c RawTarget> {
+    config.targets.iter().find(|t| t.name.as_ref().is_some_and(|n| n.it == name))
+}
+
+fn sizes(report: &mut Report<'_>, config: &RawConfig) {
+    let mut bounded = |what: &str, max: usize, over: Option<Place>| {
+        if let Some(at) = over {
+            report.fault(at, Problem::new(format!("this is one {what} too many: {max} are the most")));
+        }
+    };
+    let targets = &config.targets;
+    bounded("target", TARGETS_MAX, targets.iter().map(|t| t.at).nth(TARGETS_MAX));
+    bounded("path", PATHS_MAX, targets.iter().flat_map(|t| &t.paths).map(|p| p.at).nth(PATHS_MAX));
+    for target in targets {
+        let over = target.paths.get(PATHS_PER_TARGET_MAX).map(|p| p.at);
+        bounded("path of one target", PATHS_PER_TARGET_MAX, over);
+    }
+    let units = targets.iter().flat_map(|t| t.units.iter().map(|_| t.at));
+    bounded("unit", UNIT_OPTIONS_MAX, units.clone().nth(UNIT_OPTIONS_MAX));
+    bounded("VM", VMS_MAX, config.vms.iter().map(|v| v.at).nth(VMS_MAX));
+    bounded("disk", DISKS_MAX, config.vms.iter().flat_map(|v| &v.disks).map(|d| d.at).nth(DISKS_MAX));
+}
+
+fn unique_names(report: &mut Report<'_>, config: &RawConfig) {
+    unique(report, "target", config.targets.iter().filter_map(|t| t.name.as_ref()));
+    unique(report, "vm", config.vms.iter().filter_map(|v| v.name.as_ref()));
+    for target in &config.targets {
+        unique(report, "path of this target", target.paths.iter().filter_map(|p| p.name.as_ref()));
+        unique(report, "unit of this target", target.units.iter().filter_map(|u| u.name.as_ref()));
+    }
+    for vm in &config.vms {
+        unique(report, "disk of this vm", vm.disks.iter().filter_map(|d| d.name.as_ref()));
+    }
+}
+
+fn unique<'c>(report: &mut Report<'_>, kind: &str, names: impl Iterator<Item = &'c At<String>>) {
+    let mut seen: BTreeMap<&str, Place> = BTreeMap::new();
+    for name in names {
+        if let Some(first) = seen.get(name.it.as_str()) {
+            let message = format!("another {kind} is named {:?}; first at {}", name.it, report.refer(*first, name.at));
+            report.fault(name.at, Problem::new(message));
+        } else {
+            seen.insert(&name.it, name.at);
+        }
+    }
+}
+
+fn paths_of(report: &mut Report<'_>, target: &RawTarget) {
+    match target.paths.as_slice() {
+        [] => {
+            let problem = Problem::new(format!("target {} has no path", target.label()));
+            report.fault(target.at, problem.hint("add [[target.path]] with a name and a url below it"));
+        }
+        [_] => {
+            let message = format!("target {} has one path only: nothing to fail over to", target.label());
+            report.warn(target.at, Problem::new(message));
+        }
+        _ => {}
+    }
+}
+
+/// Each disk names a unit that can exist, and no two disks the same one.
+fn disks(report: &mut Report<'_>, config: &RawConfig) {
+    let mut writers: BTreeMap<&NamePair, (Place, String)> = BTreeMap::new();
+    for vm in &config.vms {
+        for disk in &vm.disks {
+            let Some(unit) = &disk.unit else { continue };
+            unit_exists(report, config, unit);
+            if let Some((first, writer)) = writers.get(&unit.it) {
+                let place = report.refer(*first, unit.at);
+                let message = format!("unit {} is already disk {writer}; first at {place}", unit.it);
+                let hint = "a unit has one writer: two would destroy each other's data";
+                report.fault(unit.at, Problem::new(message).hint(hint));
+            } else {
+                let name = disk.name.as_ref().map_or("?", |n| n.it.as_str());
+                writers.insert(&unit.it, (unit.at, format!("{}/{name}", vm.label())));
+            }
+        }
+        if vm.disks.is_empty() {
+            let message = format!("vm {} has no disk: nothing of it runs over vmpath", vm.label());
+            report.warn(vm.at, Problem::new(message));
+        }
+    }
+}
+
+fn unit_exists(report: &mut Report<'_>, config: &RawConfig, unit: &At<NamePair>) {
+    let Some(target) = target_named(config, &unit.it.target) else {
+        no_such_target(report, config, unit);
+        return;
+    };
+    let named = || target.units.iter().filter_map(|u| u.name.as_ref()).map(|n| n.it.as_str());
+    let all_named = target.units.iter().all(|u| u.name.is_some());
+    if target.units.is_empty() || !all_named || named().any(|name| name == unit.it.name) {
+        return;
+    }
+    let message = format!("target {} lists its units, and {:?} is not among them", unit.it.target, unit.it.name);
+    let near = did_you_mean(&unit.it.name, named());
+    let hint = near.unwrap_or_else(|| "add a [[target.unit]], or list no unit at all".to_owned());
+    report.fault(unit.at, Problem::new(message).hint(hint));
+}
+
+fn no_such_target(report: &mut Report<'_>, config: &RawConfig, pair: &At<NamePair>) {
+    if config.targets.iter().any(|t| t.name.is_none()) {
+        return; // that target's name has a fault of its own, and may be the one that is meant
+    }
+    let known = config.targets.iter().filter_map(|t| t.name.as_ref()).map(|n| n.it.as_str());
+    let problem = Problem::new(format!("no target is named {:?}", pair.it.target));
+    report.fault(pair.at, problem.maybe_hint(did_you_mean(&pair.it.target, known)));
+}
+
+fn avoided_paths(report: &mut Report<'_>, config: &RawConfig, vm: &RawVm) {
+    let Some(avoided) = &vm.avoid_paths else { return };
+    let mut seen: Vec<&NamePair> = Vec::new();
+    for path in &avoided.it {
+        if seen.contains(&&path.it) {
+            report.fault(path.at, Problem::new(format!("path {} stands there twice", path.it)));
+        }
+        seen.push(&path.it);
+        path_exists(report, config, path);
+        let used = vm.disks.iter().any(|d| d.unit.as_ref().is_none_or(|u| u.it.target == path.it.target));
+        if !used {
+            let message = format!("vm {} has no disk on {}: this has no effect", vm.label(), path.it.target);
+            report.warn(path.at, Problem::new(message));
+        }
+    }
+    for disk in &vm.disks {
+        let Some(target) = disk.unit.as_ref().and_then(|u| target_named(config, &u.it.target)) else { continue };
+        let is_avoided = |name: &str| avoided.it.iter().any(|p| p.it.target == target.label() && p.it.name == name);
+        let all = target.paths.iter().all(|p| p.name.as_ref().is_some_and(|n| is_avoided(&n.it)));
+        if all && !target.paths.is_empty() {
+            let disk = disk.name.as_ref().map_or("?", |n| n.it.as_str());
+            let message = format!("avoid_paths leaves disk {disk} without a path: all of {} are in it", target.label());
+            report.fault(avoided.at, Problem::new(message));
+        }
+    }
+}
+
+fn path_exists(report: &mut Report<'_>, config: &RawConfig, path: &At<NamePair>) {
+    let Some(target) = target_named(config, &path.it.target) else {
+        no_such_target(report, config, path);
+        return;
+    };
+    let named = || target.paths.iter().filter_map(|p| p.name.as_ref()).map(|n| n.it.as_str());
+    let all_named = target.paths.iter().all(|p| p.name.is_some());
+    if all_named && !named().any(|name| name == path.it.name) {
+        let message = format!("target {} has no path named {:?}", path.it.target, path.it.name);
+        report.fault(path.at, Problem::new(message).maybe_hint(did_you_mean(&path.it.name, named())));
+    }
+}
+
+fn rates(report: &mut Report<'_>, vm: &RawVm) {
+    if let (Some(reservation), Some(limit)) = (&vm.reservation, &vm.limit)
+        && reservation.it > limit.it
+    {
+        let (floor, ceiling) = (rate_text(reservation.it), rate_text(limit.it));
+        let place = report.refer(limit.at, reservation.at);
+        let message = format!("reservation: {floor} is above the limit of {ceiling} at {place}");
+        report.fault(reservation.at, Problem::new(message));
+    }
+}
+
+/// Policies that the VM or this version cannot carry out. They are no faults: the VM's data is safe either way.
+fn abilities(report: &mut Report<'_>, vm: &RawVm) {
+    const NO_HOST: &str = "no other host is configured";
+    let name = vm.label();
+    let unmanaged = "without qmp it cannot be suspended, only held";
+    if let Some(loss) = &vm.on_path_loss {
+        match loss.it {
+            OnPathLoss::Migrate | OnPathLoss::FailoverMigrate => {
+                report.warn(loss.at, Problem::new(format!("{NO_HOST}: vm {name} stays where it is")));
+            }
+            OnPathLoss::Suspend | OnPathLoss::FailoverSuspend if vm.qmp.is_none() => {
+                report.warn(loss.at, Problem::new(format!("vm {name}: {unmanaged}")));
+            }
+            OnPathLoss::Failover | OnPathLoss::Suspend | OnPathLoss::FailoverSuspend => {}
+        }
+    }
+    if let Some(ladder) = &vm.on_no_path {
+        if ladder.it.then.contains(&NoPathAction::Migrate) {
+            report.warn(ladder.at, Problem::new(format!("{NO_HOST}: vm {name} does not migrate, the next step comes")));
+        }
+        if ladder.it.then.contains(&NoPathAction::Suspend) && vm.qmp.is_none() {
+            report.warn(ladder.at, Problem::new(format!("vm {name}: {unmanaged}")));
+        }
+    }
+    if let Some(may) = vm.may_suspend.as_ref().filter(|may| may.it && vm.qmp.is_none()) {
+        report.warn(may.at, Problem::new(format!("vm {name}: {unmanaged}")));
+    }
+    let only_failover = vm.on_path_loss.as_ref().is_none_or(|loss| loss.it == OnPathLoss::Failover);
+    if let Some(when) = vm.when.as_ref().filter(|when| when.it == When::Outranked && only_failover) {
+        let message = "when: on_path_loss is \"failover\", which needs no condition: this has no effect";
+        report.warn(when.at, Problem::new(message));
+    }
+}
+
+/// Whether the promises can be kept at least while every path is up.
+fn reservations_fit(report: &mut Report<'_>, config: &RawConfig) {
+    for target in &config.targets {
+        let capacity: Option<u64> =
+            target.paths.iter().map(|p| p.capacity.map(|c| c.0)).try_fold(0_u64, |sum, c| Some(sum + c?));
+        let Some(capacity) = capacity.filter(|c| *c > 0) else { continue };
+        let uses_only = |vm: &&RawVm| {
+            let on_target = |unit: &At<NamePair>| unit.it.target == target.label();
+            !vm.disks.is_empty() && vm.disks.iter().all(|d| d.unit.as_ref().is_some_and(on_target))
+        };
+        let reserved: u64 =
+            config.vms.iter().filter(uses_only).filter_map(|vm| vm.reservation.as_ref()).map(|r| r.it.0).sum();
+        if reserved > capacity {
+            let (reserved, capacity) = (rate_text(ByteRate(reserved)), rate_text(ByteRate(capacity)));
+            let message = format!("reservations of {reserved} lie on target {}, and all its paths together carry {capacity}", target.label());
+            report.warn(target.at, Problem::new(message).hint("even with every path up some VM goes without"));
+        }
+    }
+}
+
+fn unused_units(report: &mut Report<'_>, config: &RawConfig) {
+    for target in &config.targets {
+        for name in target.units.iter().filter_map(|u| u.name.as_ref()) {
+            let mut units = config.vms.iter().flat_map(|v| &v.disks).filter_map(|d| d.unit.as_ref());
+            if !units.any(|u| u.it.target == target.label() && u.it.name == name.it) {
+                let message = format!("no disk uses unit {}/{}", target.label(), name.it);
+                report.warn(name.at, Problem::new(message));
+            }
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! How much a configuration may ask for. Each bound with its reason.
+
+use super::types::ByteRate;
+use crate::time::Duration;
+
+/// Far above any real configuration; keeps a wrong file (a disk image, say) from filling memory.
+pub(super) const SOURCE_BYTES_MAX: usize = 4 << 20;
+
+/// Ids are 16 bits wide, and the plan that workers swap in is copied as a whole: tables stay small.
+pub const TARGETS_MAX: usize = 256;
+pub const PATHS_MAX: usize = 1024;
+/// A unit's paths are looked through for every request.
+pub const PATHS_PER_TARGET_MAX: usize = 32;
+/// Every unit has one disk and one front end with threads and buffers of its own.
+pub const DISKS_MAX: usize = 4096;
+pub const VMS_MAX: usize = 1024;
+/// Options of units that no disk uses count too.
+pub(super) const UNIT_OPTIONS_MAX: usize = 4096;
+
+/// A listening socket or port per disk, plus connections of each path and unit: descriptors are finite.
+pub(super) const CONNECTIONS_MAX: u64 = 16;
+pub(super) const CONNECTIONS_DEFAULT: u8 = 2;
+
+pub(super) const PRIORITY_MAX: u64 = 1_000_000;
+pub(super) const PRIORITY_DEFAULT: u32 = 100;
+/// The ratio of two shares stays exact in the scheduler's fixed point.
+pub(super) const SHARES_MAX: u64 = 100_000;
+pub(super) const SHARES_LOW: u32 = 500;
+pub(super) const SHARES_NORMAL: u32 = 1000;
+pub(super) const SHARES_HIGH: u32 = 2000;
+
+/// Below this not even one request of a file system's block size would pass in a second.
+pub(super) const LIMIT_MIN: ByteRate = ByteRate(4 << 10);
+/// Above any device; keeps sums of rates far from overflow.
+pub(super) const RATE_MAX: ByteRate = ByteRate(1 << 40);
+pub(super) const IOPS_MAX: u64 = 100_000_000;
+
+/// Smaller, and an ordinary request would not fit at all.
+pub(super) const WINDOW_MIN: u64 = 64 << 10;
+pub(super) const WINDOW_MAX: u64 = 1 << 30;
+pub(super) const WINDOW_WITHOUT_CAPACITY: u64 = 4 << 20;
+/// What a path may owe of its capacity: enough to keep it busy, little enough that the queue is here and not there.
+pub(super) const WINDOW_OF_CAPACITY: Duration = Duration::from_millis(20);
+
+/// Shorter than this, and an answer that is merely late counts as lost.
+pub(super) const REACTION_MIN: Duration = Duration::from_millis(100);
+pub(super) const REACTION_MAX: Duration = Duration::from_secs(600);
+pub(super) const PATIENCE_MAX: Duration = Duration::from_secs(3600);
+pub(super) const QUIESCE_DEFAULT: Duration = Duration::from_secs(5);
+pub(super) const PING_BUDGET_DEFAULT: Duration = Duration::from_secs(5);
+pub(super) const REPAIR_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+pub(super) const SHED_AFTER_DEFAULT: Duration = Duration::from_secs(1);
+pub(super) const HOLD_DEFAULT: Duration = Duration::from_secs(60);

@@ -1,0 +1,236 @@
+//! Which keys there are: from TOML tables to [`RawConfig`].
+//!
+//! Invariant: one function per table, and each key is named exactly once, here. `docs/config.md` describes the same
+//! keys. Rejected: derive macros; the keys are few, and every one deserves its own words when it is wrong.
+//! It does not know defaults, and does not compare one value with another.
+
+use super::fault::{At, Problem, Report, shown};
+use super::limits::{
+    CONNECTIONS_MAX, IOPS_MAX, LIMIT_MIN, PATIENCE_MAX, PRIORITY_MAX, RATE_MAX, REACTION_MAX, REACTION_MIN,
+    SHARES_HIGH, SHARES_LOW, SHARES_MAX, SHARES_NORMAL, WINDOW_MAX, WINDOW_MIN,
+};
+use super::quantity::{parse_rate, parse_size, rate_text, size_text};
+use super::raw::{NamePair, RawConfig, RawDisk, RawHost, RawPath, RawTarget, RawUnit, RawVm};
+use super::table::{Found, Table};
+use super::types::{Access, ByteRate, OnPathLoss, ResumeOn, ShedWhen, When, WriteCache};
+use super::{url, words};
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// Adds what one source says.
+pub(super) fn source(report: &mut Report<'_>, root: &Found<'_>, config: &mut RawConfig) {
+    let mut table = Table::new(report, "the file", root);
+    let host = table.table("host");
+    let targets = table.tables("target", "[[target]]");
+    let vms = table.tables("vm", "[[vm]]");
+    table.finish();
+    if let Some(found) = host {
+        let second = self::host(report, &found);
+        match &config.host {
+            Some(first) => {
+                let message = format!("[host] may stand only once; first at {}", report.refer(first.at, second.at));
+                report.fault(second.at, Problem::new(message));
+            }
+            None => config.host = Some(second),
+        }
+    }
+    config.targets.extend(targets.iter().map(|found| target(report, found)));
+    config.vms.extend(vms.iter().map(|found| vm(report, found)));
+}
+
+fn host(report: &mut Report<'_>, found: &Found<'_>) -> RawHost {
+    let mut t = Table::new(report, "[host]", found);
+    let host = RawHost {
+        at: found.at,
+        name: plain(t.parsed("name", words::name)),
+        api_socket: t.parsed("api_socket", url::socket_path),
+        admin_group: plain(t.parsed("admin_group", words::name)),
+        shed_when: plain(t.word("shed_when", &[("unmet", ShedWhen::Unmet), ("reserved", ShedWhen::Reserved)])),
+        shed_after: plain(t.quantity("shed_after", |s| words::duration_within(s, REACTION_MIN, PATIENCE_MAX))),
+    };
+    t.finish();
+    host
+}
+
+fn target(report: &mut Report<'_>, found: &Found<'_>) -> RawTarget {
+    const CACHES: [(&str, WriteCache); 2] =
+        [("survives-path-loss", WriteCache::SurvivesPathLoss), ("volatile", WriteCache::Volatile)];
+    let reaction = |s: &str| words::duration_within(s, REACTION_MIN, REACTION_MAX);
+    let mut t = Table::new(report, "[[target]]", found);
+    t.require("name", "write name = \"san0\"");
+    let mut target = RawTarget {
+        at: found.at,
+        name: t.parsed("name", words::name),
+        failback: plain(t.parsed("failback", words::failback)),
+        quiesce: plain(t.quantity("quiesce", reaction)),
+        ping_budget: plain(t.quantity("ping_budget", reaction)),
+        repair_after: plain(
+            t.quantity("repair_after", |s| words::duration_within(s, REACTION_MIN, PATIENCE_MAX)),
+        ),
+        write_cache: plain(t.word("write_cache", &CACHES)),
+        connections: plain(t.integer("connections", 1..=CONNECTIONS_MAX)).and_then(|n| u8::try_from(n).ok()),
+        paths: Vec::new(),
+        units: Vec::new(),
+    };
+    let paths = t.tables("path", "[[target.path]]");
+    let units = t.tables("unit", "[[target.unit]]");
+    t.finish();
+    target.paths = paths.iter().map(|found| path(report, found)).collect();
+    target.units = units.iter().map(|found| unit(report, found)).collect();
+    target
+}
+
+fn path(report: &mut Report<'_>, found: &Found<'_>) -> RawPath {
+    const ACCESS: [(&str, Access); 2] =
+        [("optimized", Access::Optimized), ("non-optimized", Access::NonOptimized)];
+    let mut t = Table::new(report, "[[target.path]]", found);
+    t.require("name", "write name = \"a\"");
+    t.require("url", "write url = \"nbd://10.0.1.5:10809\"");
+    let path = RawPath {
+        at: found.at,
+        name: t.parsed("name", words::name),
+        url: t.parsed("url", url::parse),
+        capacity: plain(t.quantity("capacity", rate)),
+        access: plain(t.word("access", &ACCESS)),
+        window_bytes: plain(t.quantity("window", window)),
+    };
+    t.finish();
+    path
+}
+
+fn unit(report: &mut Report<'_>, found: &Found<'_>) -> RawUnit {
+    let mut t = Table::new(report, "[[target.unit]]", found);
+    t.require("name", "write name = \"db1-root\"");
+    let unit = RawUnit {
+        name: t.parsed("name", words::name),
+        export: plain(t.parsed("export", url::export_name)),
+        assume_same: plain(t.flag("assume_same")),
+    };
+    t.finish();
+    unit
+}
+
+fn vm(report: &mut Report<'_>, found: &Found<'_>) -> RawVm {
+    const LOSS: [(&str, OnPathLoss); 5] = [
+        ("failover", OnPathLoss::Failover),
+        ("suspend", OnPathLoss::Suspend),
+        ("migrate", OnPathLoss::Migrate),
+        ("failover+suspend", OnPathLoss::FailoverSuspend),
+        ("failover+migrate", OnPathLoss::FailoverMigrate),
+    ];
+    let mut t = Table::new(report, "[[vm]]", found);
+    t.require("name", "write name = \"db1\"");
+    t.not_yet("libvirt", "use qmp = \"/PATH\", the socket of QEMU's -qmp option");
+    let avoid_paths = avoid_paths(&mut t);
+    let mut vm = RawVm {
+        at: found.at,
+        name: t.parsed("name", words::name),
+        priority: plain(t.integer("priority", 0..=PRIORITY_MAX)).and_then(|n| u32::try_from(n).ok()),
+        shares: plain(t.number_or_text("shares", shares_number, shares_word)),
+        reservation: t.quantity("reservation", rate),
+        limit: t.quantity("limit", limit),
+        limit_iops: plain(t.integer("limit_iops", 1..=IOPS_MAX)),
+        qmp: t.parsed("qmp", url::socket_path),
+        on_path_loss: t.word("on_path_loss", &LOSS),
+        when: t.word("when", &[("always", When::Always), ("outranked", When::Outranked)]),
+        on_no_path: t.parsed("on_no_path", words::on_no_path),
+        may_suspend: t.flag("may_suspend"),
+        may_migrate: t.flag("may_migrate"),
+        resume: plain(t.word("resume", &[("repair", ResumeOn::Repair), ("failback", ResumeOn::Failback)])),
+        avoid_paths,
+        disks: Vec::new(),
+    };
+    let disks = t.tables("disk", "[[vm.disk]]");
+    t.finish();
+    vm.disks = disks.iter().map(|found| disk(report, found)).collect();
+    vm
+}
+
+fn avoid_paths(t: &mut Table<'_, '_, '_>) -> Option<At<Vec<At<NamePair>>>> {
+    let texts = t.texts("avoid_paths")?;
+    let mut paths = Vec::new();
+    for text in texts.it {
+        match pair(&text.it) {
+            Ok(it) => paths.push(At { at: text.at, it }),
+            Err(problem) => t.report.value_fault(text.at, problem),
+        }
+    }
+    Some(At { at: texts.at, it: paths })
+}
+
+fn disk(report: &mut Report<'_>, found: &Found<'_>) -> RawDisk {
+    let mut t = Table::new(report, "[[vm.disk]]", found);
+    t.require("name", "write name = \"vda\"");
+    t.require("unit", "write unit = \"TARGET/UNIT\": the storage unit that this disk is");
+    t.not_yet("vhost_user", "use nbd = \"/PATH\", a socket for QEMU's NBD client");
+    if !["nbd", "nbd_tcp", "vhost_user"].iter().any(|front_end| t.has(front_end)) {
+        t.require("nbd", "write nbd = \"/run/vmpath/db1-vda.sock\", where the VM attaches the disk (or nbd_tcp)");
+    }
+    let disk = RawDisk {
+        at: found.at,
+        name: t.parsed("name", words::name),
+        unit: t.parsed("unit", pair),
+        nbd: t.parsed("nbd", url::socket_path),
+        nbd_tcp: t.number_or_text("nbd_tcp", loopback_port, listen_address),
+    };
+    t.finish();
+    disk
+}
+
+fn plain<T>(found: Option<At<T>>) -> Option<T> {
+    found.map(|f| f.it)
+}
+
+fn pair(text: &str) -> Result<NamePair, Problem> {
+    words::pair(text).map(|(target, name)| NamePair { target, name })
+}
+
+fn rate(text: &str) -> Result<ByteRate, Problem> {
+    let rate = parse_rate(text)?;
+    if rate > RATE_MAX {
+        return Err(Problem::new(format!("{} is more than {}", shown(text), rate_text(RATE_MAX))));
+    }
+    Ok(rate)
+}
+
+fn limit(text: &str) -> Result<ByteRate, Problem> {
+    let limit = rate(text)?;
+    if limit < LIMIT_MIN {
+        let least = rate_text(LIMIT_MIN);
+        let message = format!("{} is too little for even one request of 4 KiB a second", shown(text));
+        return Err(Problem::new(message).hint(format!("the least is {least}")));
+    }
+    Ok(limit)
+}
+
+fn window(text: &str) -> Result<u64, Problem> {
+    let bytes = parse_size(text)?;
+    if (WINDOW_MIN..=WINDOW_MAX).contains(&bytes) {
+        return Ok(bytes);
+    }
+    let (low, high) = (size_text(WINDOW_MIN), size_text(WINDOW_MAX));
+    Err(Problem::new(format!("{} is not from {low} to {high}", shown(text))))
+}
+
+fn shares_number(number: Option<u64>) -> Result<u32, Problem> {
+    let in_range = number.filter(|n| (1..=SHARES_MAX).contains(n)).and_then(|n| u32::try_from(n).ok());
+    in_range.ok_or_else(|| Problem::new(format!("shares go from 1 to {SHARES_MAX}")))
+}
+
+fn shares_word(word: &str) -> Result<u32, Problem> {
+    super::table::one_of(word, &[("low", SHARES_LOW), ("normal", SHARES_NORMAL), ("high", SHARES_HIGH)])
+}
+
+fn loopback_port(number: Option<u64>) -> Result<SocketAddr, Problem> {
+    let port = number.and_then(|n| u16::try_from(n).ok()).filter(|port| *port != 0);
+    port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        .ok_or_else(|| Problem::new("a port is a number from 1 to 65535"))
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, Problem> {
+    let problem = |p: Problem| match p.hint {
+        Some(_) => p,
+        None => p.hint("write a port (10810, on loopback) or \"ADDRESS:PORT\""),
+    };
+    url::socket_address(text, None).map_err(problem)
+}
+

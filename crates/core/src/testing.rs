@@ -1,0 +1,79 @@
+//! Specs for tests, built by hand: one target `san0` with paths a, b, … and a disk per VM.
+
+use crate::ids::{PathId, TargetId, UnitId, VmId};
+use crate::spec::{
+    Access, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSpec, PathUrl, ResumeOn, ShedWhen,
+    Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
+};
+use crate::time::Duration;
+use std::path::PathBuf;
+
+pub(crate) fn vm(name: &str) -> VmSpec {
+    VmSpec {
+        name: name.into(),
+        priority: 100,
+        shares: 1000,
+        reservation: None,
+        limit: None,
+        limit_iops: None,
+        qmp: Some(PathBuf::from(format!("/run/{name}.qmp"))),
+        on_path_loss: OnPathLoss::Failover,
+        when: When::Always,
+        on_no_path: OnNoPath { hold: Duration::from_secs(60), then: vec![NoPathAction::Suspend] },
+        may_suspend: false,
+        may_migrate: true,
+        resume: ResumeOn::Repair,
+        avoid_paths: Vec::<PathId>::new(),
+    }
+}
+
+pub(crate) fn target(name: &str) -> TargetSpec {
+    TargetSpec {
+        name: name.into(),
+        failback: Failback::Immediate,
+        quiesce: Duration::from_secs(5),
+        ping_budget: Duration::from_secs(5),
+        repair_after: Duration::from_secs(1),
+        write_cache: WriteCache::SurvivesPathLoss,
+        connections: 2,
+    }
+}
+
+/// One target with `paths` paths; each VM has one disk on a unit of its own.
+pub(crate) fn spec(paths: usize, vms: Vec<VmSpec>) -> Spec {
+    let path = |i: usize| PathSpec {
+        target: TargetId(0),
+        name: char::from(b'a' + u8::try_from(i).unwrap()).to_string(),
+        url: PathUrl::Nbd { address: ([127, 0, 0, 1], 10809 + u16::try_from(i).unwrap()).into(), export: None },
+        capacity: None,
+        access: Access::Optimized,
+        window_bytes: 1 << 20,
+    };
+    let unit = |vm: &VmSpec| UnitSpec {
+        target: TargetId(0),
+        name: format!("{}-root", vm.name),
+        export: format!("{}-root", vm.name),
+        assume_same: false,
+    };
+    let disk = |i: usize| DiskSpec {
+        vm: VmId::at(i),
+        name: "vda".into(),
+        unit: UnitId::at(i),
+        nbd_socket: Some(PathBuf::from(format!("/run/{i}.nbd"))),
+        nbd_tcp: None,
+    };
+    Spec {
+        host: HostSpec {
+            name: "kvm1".into(),
+            api_socket: PathBuf::from("/run/vmpath/vmpath.sock"),
+            admin_group: "vmpath".into(),
+            shed_when: ShedWhen::Unmet,
+            shed_after: Duration::from_secs(1),
+        },
+        targets: vec![target("san0")],
+        paths: (0..paths).map(path).collect(),
+        units: vms.iter().map(unit).collect(),
+        disks: (0..vms.len()).map(disk).collect(),
+        vms,
+    }
+}

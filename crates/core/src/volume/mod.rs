@@ -1,0 +1,207 @@
+//! One unit's writes: which ranges are in flight, which are in quarantine, and whether a write may go.
+//!
+//! Rule: a write whose outcome on a lost path is unknown keeps its range in quarantine until the fence. It may itself be
+//! resent at once; nothing different that overlaps it is dispatched before. A resend waits for overlapping writes in
+//! flight elsewhere, so that the last value is the ghost's; of several lost writes that overlap, one is resent and the
+//! rest wait. Rejected: waiting for the fence with everything, which would freeze the guest for the quiesce bound.
+//! It does not know paths, VMs or payloads.
+
+pub mod verdict;
+
+use crate::time::Instant;
+use crate::view::HoldReason;
+use std::ops::Range;
+
+/// The router's key of a request.
+pub type RequestKey = u32;
+
+/// Bytes of a unit.
+pub type Extent = Range<u64>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Quarantine {
+    range: Extent,
+    /// The fence: after this, what was lost can no longer take effect.
+    until: Instant,
+    resend: Resend,
+}
+
+/// ```text
+/// Candidate ──dispatched again──▶ Chosen ──succeeded──▶ Settled
+///     ▲                             │
+///     └────lost again (new fence)───┘        any ──failed to the guest──▶ Nobody
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resend {
+    /// The lost request waits to be sent again.
+    Candidate(RequestKey),
+    /// It is in flight again.
+    Chosen(RequestKey),
+    /// Its resend succeeded: the ghost would write what is there already.
+    Settled,
+    /// It failed to the guest, or its client left: the ghost would write something nobody waits for.
+    Nobody,
+}
+
+/// Whether a write-like request may be dispatched now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clearance {
+    Go,
+    Wait(HoldReason),
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Volume {
+    in_flight: Vec<(RequestKey, Extent)>,
+    quarantines: Vec<Quarantine>,
+    /// Ranges being compared between two paths; writes to them wait.
+    sampled: Vec<Extent>,
+}
+
+fn overlap(a: &Extent, b: &Extent) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+impl Volume {
+    /// May the write-like request `key` on `range` go?
+    #[must_use]
+    pub fn clearance(&self, key: RequestKey, range: &Extent) -> Clearance {
+        if self.sampled.iter().any(|s| overlap(s, range)) {
+            return Clearance::Wait(HoldReason::Identity);
+        }
+        if self.quarantines.is_empty() {
+            return Clearance::Go;
+        }
+        let mut is_resend = false;
+        for q in self.quarantines.iter().filter(|q| overlap(&q.range, range)) {
+            match q.resend {
+                Resend::Candidate(owner) if owner == key => is_resend = true,
+                // Both are lost and unanswered: whichever goes first is the one that is resent.
+                Resend::Candidate(_) => {}
+                Resend::Chosen(_) | Resend::Settled | Resend::Nobody => {
+                    return Clearance::Wait(HoldReason::Quarantine);
+                }
+            }
+        }
+        let meets_candidates = self.quarantines.iter().any(|q| overlap(&q.range, range));
+        if meets_candidates && !is_resend {
+            return Clearance::Wait(HoldReason::Quarantine);
+        }
+        if is_resend && self.in_flight.iter().any(|(_, other)| overlap(other, range)) {
+            return Clearance::Wait(HoldReason::Quarantine);
+        }
+        Clearance::Go
+    }
+
+    /// The write-like request has been handed to a connection.
+    pub fn dispatched(&mut self, key: RequestKey, range: Extent) {
+        for q in &mut self.quarantines {
+            if q.resend == Resend::Candidate(key) {
+                q.resend = Resend::Chosen(key);
+            }
+        }
+        self.in_flight.push((key, range));
+    }
+
+    /// The target has answered it, with success or an error: this attempt is over.
+    pub fn answered(&mut self, key: RequestKey, result: Answered) {
+        self.remove(key);
+        for q in &mut self.quarantines {
+            if q.resend == Resend::Chosen(key) {
+                q.resend = match result {
+                    Answered::Written => Resend::Settled,
+                    Answered::Refused => Resend::Candidate(key),
+                };
+            }
+        }
+    }
+
+    /// Its connection died before it was sent.
+    pub fn unsent(&mut self, key: RequestKey) {
+        self.answered(key, Answered::Refused);
+    }
+
+    /// Its connection died with it; `until` is the fence.
+    pub fn lost(&mut self, key: RequestKey, range: Extent, until: Instant) {
+        self.remove(key);
+        // A resend of the same bytes: one quarantine with the later fence says it all.
+        if let Some(q) = self.quarantines.iter_mut().find(|q| q.resend == Resend::Chosen(key)) {
+            q.until = q.until.max(until);
+            q.resend = Resend::Candidate(key);
+            return;
+        }
+        self.quarantines.push(Quarantine { range, until, resend: Resend::Candidate(key) });
+    }
+
+    /// The request ends without having succeeded; what it left in quarantine stays there.
+    pub fn given_up(&mut self, key: RequestKey) {
+        for q in &mut self.quarantines {
+            if matches!(q.resend, Resend::Candidate(owner) | Resend::Chosen(owner) if owner == key) {
+                q.resend = Resend::Nobody;
+            }
+        }
+    }
+
+    /// Drops quarantines whose fence has come. True if any did.
+    pub fn expire(&mut self, now: Instant) -> bool {
+        let before = self.quarantines.len();
+        self.quarantines.retain(|q| q.until > now);
+        self.quarantines.len() != before
+    }
+
+    #[must_use]
+    pub fn next_fence(&self) -> Option<Instant> {
+        self.quarantines.iter().map(|q| q.until).min()
+    }
+
+    #[must_use]
+    pub fn last_fence(&self) -> Option<Instant> {
+        self.quarantines.iter().map(|q| q.until).max()
+    }
+
+    /// Ranges in quarantine, and their bytes.
+    #[must_use]
+    pub fn quarantined(&self) -> (u32, u64) {
+        let bytes = self.quarantines.iter().map(|q| q.range.end - q.range.start).sum();
+        (u32::try_from(self.quarantines.len()).unwrap_or(u32::MAX), bytes)
+    }
+
+    /// Holds writes to the ranges while two paths are compared, less those whose content is not settled.
+    pub fn begin_sampling(&mut self, ranges: &[Extent]) -> Vec<Extent> {
+        let usable = |r: &&Extent| !self.quarantines.iter().any(|q| overlap(&q.range, r));
+        self.sampled = ranges.iter().filter(usable).cloned().collect();
+        self.sampled.clone()
+    }
+
+    /// Whether every write to the sampled ranges has been answered.
+    #[must_use]
+    pub fn sampling_is_quiet(&self) -> bool {
+        !self.in_flight.iter().any(|(_, range)| self.sampled.iter().any(|s| overlap(s, range)))
+    }
+
+    /// A write to a sampled range has been lost meanwhile: the comparison would prove nothing.
+    #[must_use]
+    pub fn sampling_is_spoilt(&self) -> bool {
+        self.quarantines.iter().any(|q| self.sampled.iter().any(|s| overlap(s, &q.range)))
+    }
+
+    pub fn end_sampling(&mut self) {
+        self.sampled.clear();
+    }
+
+    fn remove(&mut self, key: RequestKey) {
+        if let Some(at) = self.in_flight.iter().position(|(k, _)| *k == key) {
+            self.in_flight.swap_remove(at);
+        }
+    }
+}
+
+/// How a target ended an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    Written,
+    Refused,
+}
+
+#[cfg(test)]
+mod tests;

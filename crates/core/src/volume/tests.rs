@@ -1,0 +1,85 @@
+use super::*;
+
+const FENCE: Instant = Instant::from_millis(5000);
+const WAIT: Clearance = Clearance::Wait(HoldReason::Quarantine);
+
+fn lose(volume: &mut Volume, key: RequestKey, range: Extent) {
+    volume.dispatched(key, range.clone());
+    volume.lost(key, range, FENCE);
+}
+
+#[test]
+fn only_the_lost_write_itself_may_touch_its_range_before_the_fence() {
+    let mut v = Volume::default();
+    lose(&mut v, 1, 0..4096);
+    assert_eq!(v.clearance(2, &(0..4096)), WAIT);
+    assert_eq!(v.clearance(2, &(4000..5000)), WAIT);
+    assert_eq!(v.clearance(2, &(4096..8192)), Clearance::Go);
+    assert_eq!(v.clearance(1, &(0..4096)), Clearance::Go);
+    v.dispatched(1, 0..4096);
+    v.answered(1, Answered::Written);
+    assert_eq!(v.clearance(2, &(0..4096)), WAIT, "acknowledged, but the ghost is still out there");
+    assert!(!v.expire(FENCE - crate::time::Duration::from_millis(1)));
+    assert!(v.expire(FENCE));
+    assert_eq!(v.clearance(2, &(0..4096)), Clearance::Go);
+}
+
+#[test]
+fn a_resend_waits_for_overlapping_writes_in_flight_elsewhere() {
+    let mut v = Volume::default();
+    v.dispatched(2, 0..8192);
+    lose(&mut v, 1, 0..4096);
+    assert_eq!(v.clearance(1, &(0..4096)), WAIT);
+    v.answered(2, Answered::Written);
+    assert_eq!(v.clearance(1, &(0..4096)), Clearance::Go);
+}
+
+#[test]
+fn of_several_lost_writes_that_overlap_one_is_resent() {
+    let mut v = Volume::default();
+    v.dispatched(2, 2048..6144);
+    lose(&mut v, 1, 0..4096);
+    v.lost(2, 2048..6144, FENCE);
+    assert_eq!(v.clearance(1, &(0..4096)), Clearance::Go);
+    v.dispatched(1, 0..4096);
+    assert_eq!(v.clearance(2, &(2048..6144)), WAIT);
+    v.answered(1, Answered::Written);
+    assert_eq!(v.clearance(2, &(2048..6144)), WAIT, "until the fence");
+    v.expire(FENCE);
+    assert_eq!(v.clearance(2, &(2048..6144)), Clearance::Go);
+}
+
+#[test]
+fn a_write_that_failed_to_the_guest_stays_quarantined() {
+    let mut v = Volume::default();
+    lose(&mut v, 1, 0..4096);
+    v.given_up(1);
+    assert_eq!(v.clearance(1, &(0..4096)), WAIT, "the key may be another request's by now");
+    assert_eq!(v.quarantined(), (1, 4096));
+}
+
+#[test]
+fn a_resend_that_is_lost_too_moves_the_fence() {
+    let mut v = Volume::default();
+    lose(&mut v, 1, 0..4096);
+    v.dispatched(1, 0..4096);
+    let later = Instant::from_millis(9000);
+    v.lost(1, 0..4096, later);
+    assert!(!v.expire(FENCE));
+    assert_eq!(v.last_fence(), Some(later));
+    assert_eq!(v.clearance(1, &(0..4096)), Clearance::Go);
+}
+
+#[test]
+fn writes_to_sampled_ranges_wait_and_unsettled_ranges_are_not_sampled() {
+    let mut v = Volume::default();
+    lose(&mut v, 1, 0..4096);
+    v.dispatched(3, 65536..69632);
+    assert_eq!(v.begin_sampling(&[0..65536, 65536..131_072]), vec![65536..131_072]);
+    assert!(!v.sampling_is_quiet());
+    v.answered(3, Answered::Written);
+    assert!(v.sampling_is_quiet());
+    assert_eq!(v.clearance(4, &(70000..70001)), Clearance::Wait(HoldReason::Identity));
+    v.end_sampling();
+    assert_eq!(v.clearance(4, &(70000..70001)), Clearance::Go);
+}

@@ -1,0 +1,118 @@
+//! The one classifier of failures: from what went wrong to what becomes of the request.
+//!
+//! An error that belongs to the command never fails a path; a lost connection never fails a command. Rejected: deciding
+//! at each place where an error shows up, which is how requests get lost.
+
+/// What went wrong with one attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttemptFault {
+    /// The connection died with the request on it.
+    ConnectionLost,
+    /// The target answered with an error; it is finished with the attempt.
+    Target(TargetError),
+}
+
+/// A target's error, whatever its protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TargetError {
+    /// The target could not do the I/O (NBD EIO): a medium error, or trouble behind this one portal.
+    Io,
+    /// Short of resources (ENOMEM): try again.
+    Busy,
+    NoSpace,
+    /// The request is refused as such (EINVAL, EPERM, EOVERFLOW, ENOTSUP): the same everywhere.
+    Invalid,
+    NotPermitted,
+    /// This portal is going away (ESHUTDOWN).
+    ShuttingDown,
+}
+
+/// Whether the attempt may have changed the unit, or may yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A read or flush, or a request that never left this host.
+    Harmless,
+    /// A write, discard or zero that may be executed now, later or never.
+    Unknown,
+}
+
+/// What is left to try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alternatives {
+    /// Another path with a live connection has not been tried by this request.
+    pub untried_path: Presence,
+    /// How often the target has said `Busy` to it.
+    pub busy_count: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Present,
+    Absent,
+}
+
+/// What becomes of the request. Never "nothing".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Queue it again, at the front; any path may take it (a path already tried only if it is the last).
+    Retry,
+    /// As `Retry`, and put its range in quarantine until the fence: this attempt's ghost may still land.
+    RetryQuarantined,
+    /// Queue it again after a pause.
+    RetryLater,
+    /// Answer the guest with this error.
+    Fail(TargetError),
+}
+
+/// How often `Busy` is waited out before the guest hears of it.
+pub const BUSY_RETRIES_MAX: u32 = 100;
+
+#[must_use]
+pub fn verdict(fault: AttemptFault, outcome: Outcome, left: Alternatives) -> Verdict {
+    match fault {
+        AttemptFault::ConnectionLost => match outcome {
+            Outcome::Harmless => Verdict::Retry,
+            Outcome::Unknown => Verdict::RetryQuarantined,
+        },
+        AttemptFault::Target(error) => match error {
+            TargetError::Io => match left.untried_path {
+                Presence::Present => Verdict::Retry,
+                Presence::Absent => Verdict::Fail(TargetError::Io),
+            },
+            TargetError::Busy if left.busy_count < BUSY_RETRIES_MAX => Verdict::RetryLater,
+            TargetError::ShuttingDown => Verdict::Retry,
+            TargetError::Busy | TargetError::NoSpace | TargetError::Invalid | TargetError::NotPermitted => {
+                Verdict::Fail(error)
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_whole_table() {
+        use AttemptFault::{ConnectionLost, Target};
+        let some = Alternatives { untried_path: Presence::Present, busy_count: 0 };
+        let none = Alternatives { untried_path: Presence::Absent, busy_count: BUSY_RETRIES_MAX };
+        let rows = [
+            (ConnectionLost, Outcome::Harmless, some, Verdict::Retry),
+            (ConnectionLost, Outcome::Harmless, none, Verdict::Retry),
+            (ConnectionLost, Outcome::Unknown, some, Verdict::RetryQuarantined),
+            (ConnectionLost, Outcome::Unknown, none, Verdict::RetryQuarantined),
+            (Target(TargetError::Io), Outcome::Harmless, some, Verdict::Retry),
+            (Target(TargetError::Io), Outcome::Unknown, none, Verdict::Fail(TargetError::Io)),
+            (Target(TargetError::Busy), Outcome::Unknown, some, Verdict::RetryLater),
+            (Target(TargetError::Busy), Outcome::Unknown, none, Verdict::Fail(TargetError::Busy)),
+            (Target(TargetError::NoSpace), Outcome::Unknown, some, Verdict::Fail(TargetError::NoSpace)),
+            (Target(TargetError::Invalid), Outcome::Harmless, some, Verdict::Fail(TargetError::Invalid)),
+            (Target(TargetError::NotPermitted), Outcome::Unknown, some, Verdict::Fail(TargetError::NotPermitted)),
+            (Target(TargetError::ShuttingDown), Outcome::Unknown, none, Verdict::Retry),
+        ];
+        for (fault, outcome, left, expected) in rows {
+            assert_eq!(verdict(fault, outcome, left), expected, "{fault:?} {outcome:?} {left:?}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! How other tasks speak to the control owner: bounded messages in, one immutable snapshot out.
+//!
+//! Invariant: a reader cannot slow the owner down (it loads the snapshot), and whoever asks for something waits for a
+//! bounded time. It does not know HTTP; the API maps its answers.
+
+use super::journal::{Page, Query};
+use super::rates::Rates;
+use super::reload::{ReloadError, ReloadRequest};
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use vmpath_core::effect::CommandError;
+use vmpath_core::event::{Command, HypervisorReport};
+use vmpath_core::ids::VmId;
+use vmpath_core::spec::{Fault, Spec};
+use vmpath_core::view::{HostView, WorkerView};
+
+/// How long a question to the owner may take. It answers in microseconds; a client gives up after 1 s.
+const ANSWER_WAIT: Duration = Duration::from_millis(700);
+
+/// How long a reload may take: files may be on a slow disk, and a client that gave up loses nothing.
+const RELOAD_WAIT: Duration = Duration::from_millis(900);
+
+/// What reaches the owner, besides the data plane's reports and its own timer.
+#[derive(Debug)]
+pub enum Input {
+    Hypervisor { vm: VmId, report: HypervisorReport },
+    Command { command: Command, reply: oneshot::Sender<Result<String, CommandError>> },
+    Reload { spec: Arc<Spec>, applied: oneshot::Sender<()> },
+    Events { query: Query, reply: oneshot::Sender<Page> },
+}
+
+/// All that can be shown, at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub host: HostView,
+    /// None until the worker's first report.
+    pub worker: Option<Arc<WorkerView>>,
+    pub rates: Rates,
+    pub last_event_seq: u64,
+}
+
+/// The owner did not answer in time, or is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the daemon is busy or shutting down")]
+pub struct Unanswered;
+
+/// Cheap to clone; one for each task that asks.
+#[derive(Clone, Debug)]
+pub struct ControlHandle {
+    inputs: mpsc::Sender<Input>,
+    reloads: mpsc::Sender<ReloadRequest>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+}
+
+impl ControlHandle {
+    #[must_use]
+    pub const fn new(
+        inputs: mpsc::Sender<Input>,
+        reloads: mpsc::Sender<ReloadRequest>,
+        snapshot: Arc<ArcSwap<Snapshot>>,
+    ) -> Self {
+        Self { inputs, reloads, snapshot }
+    }
+
+    /// The newest snapshot. Never waits.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Asks for a change; answered when it is decided, after a snapshot that shows it.
+    ///
+    /// # Errors
+    /// [`Unanswered`]; the inner result is the controller's own.
+    pub async fn command(&self, command: Command) -> Result<Result<String, CommandError>, Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Input::Command { command, reply }, answer).await
+    }
+
+    /// Reads the journal.
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub async fn events(&self, query: Query) -> Result<Page, Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Input::Events { query, reply }, answer).await
+    }
+
+    /// Reads the configuration files again. Returns the warnings.
+    ///
+    /// # Errors
+    /// [`Unanswered`]; the inner result says why the old configuration stays in force.
+    pub async fn reload(&self) -> Result<Result<Vec<Fault>, ReloadError>, Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        self.reloads.try_send(ReloadRequest { reply: Some(reply) }).map_err(|_| Unanswered)?;
+        match tokio::time::timeout(RELOAD_WAIT, answer).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(_)) | Err(_) => Err(Unanswered),
+        }
+    }
+
+    async fn ask<T>(&self, input: Input, answer: oneshot::Receiver<T>) -> Result<T, Unanswered> {
+        let asked = async {
+            self.inputs.send(input).await.map_err(|_| Unanswered)?;
+            answer.await.map_err(|_| Unanswered)
+        };
+        tokio::time::timeout(ANSWER_WAIT, asked).await.unwrap_or(Err(Unanswered))
+    }
+}

@@ -1,0 +1,21 @@
+//! The only reading of clocks in the daemon.
+
+use vmpath_core::time::Instant;
+
+/// CLOCK_MONOTONIC.
+#[must_use]
+pub fn now() -> Instant {
+    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Instant::from_nanos(t.tv_sec.unsigned_abs() * 1_000_000_000 + t.tv_nsec.unsigned_abs())
+}
+
+/// Wall-clock microseconds since 1970 of a monotonic instant, by the clocks' present offset.
+#[must_use]
+pub fn unix_micros(at: Instant) -> u64 {
+    let wall = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    let wall_us = wall.tv_sec.unsigned_abs() * 1_000_000 + wall.tv_nsec.unsigned_abs() / 1000;
+    let present = now();
+    let ago = present.since(at).as_micros();
+    let ahead = at.since(present).as_micros();
+    wall_us.saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX)).saturating_add(u64::try_from(ahead).unwrap_or(0))
+}

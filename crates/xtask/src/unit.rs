@@ -1,0 +1,117 @@
+//! The workspace's unit and integration tests, by nextest if it is there, else by `cargo test`.
+//!
+//! The tests of `core` are told apart, because their own duration was asked for. Both tools run them from the same
+//! build as all others: choosing the package alone would compile its dependencies again with other features.
+
+use crate::step::{self, Finished};
+use crate::tally::{self, Outcome, Tally, TestRun};
+use anyhow::Result;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// What the tests of `core` may take by themselves.
+const CORE_TESTS_MAX: Duration = Duration::from_secs(5);
+/// All tests together.
+const TESTS_MAX: Duration = Duration::from_secs(600);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Runner {
+    Nextest,
+    CargoTest,
+}
+
+/// The tests of `core`, and all others.
+#[derive(Debug)]
+pub(crate) struct Tested {
+    pub(crate) core: Tally,
+    pub(crate) others: Tally,
+}
+
+impl Runner {
+    pub(crate) fn find(root: &Path) -> Self {
+        let nextest = crate::cargo(root).args(["nextest", "--version"]).output();
+        if nextest.is_ok_and(|o| o.status.success()) { Self::Nextest } else { Self::CargoTest }
+    }
+
+    /// Compiles the tests without running them.
+    pub(crate) fn build(self, root: &Path) -> Command {
+        let mut command = crate::cargo(root);
+        match self {
+            Self::Nextest => command.args(["nextest", "run", "--workspace", "--no-run"]),
+            Self::CargoTest => {
+                command.args(["test", "--workspace", "--lib", "--bins", "--tests", "--no-run"])
+            }
+        };
+        command
+    }
+
+    /// Runs all tests.
+    ///
+    /// # Errors
+    /// If the tool cannot be started.
+    pub(crate) fn run(self, root: &Path) -> Result<Tested> {
+        match self {
+            Self::Nextest => by_nextest(root),
+            Self::CargoTest => by_cargo_test(root),
+        }
+    }
+}
+
+fn by_nextest(root: &Path) -> Result<Tested> {
+    let run = |filter: &str| -> Result<Finished> {
+        let mut command = crate::cargo(root);
+        command.args(["nextest", "run", "--workspace", "--no-fail-fast", "--no-tests=pass", "-E", filter]);
+        step::run("tests", &mut command, TESTS_MAX)
+    };
+    let core = run("package(vmpath-core)")?;
+    let others = run("not package(vmpath-core)")?;
+    let core_run = tally::read_nextest(&core.output);
+    let others_run = tally::read_nextest(&others.output);
+    let ignored = ignored(core_run.as_ref(), others_run.as_ref());
+    let mut tested =
+        Tested { core: judge_core(core_run, &core), others: judge("tests", others_run, &others) };
+    tested.others.skipped.extend((0..ignored).map(|_| "a test marked #[ignore]".to_owned()));
+    Ok(tested)
+}
+
+/// Each run knows all tests; what neither ran is marked `#[ignore]`.
+fn ignored(core: Option<&TestRun>, others: Option<&TestRun>) -> usize {
+    let (Some(core), Some(others)) = (core, others) else { return 0 };
+    core.not_run.saturating_sub(others.ran())
+}
+
+fn by_cargo_test(root: &Path) -> Result<Tested> {
+    let mut command = crate::cargo(root);
+    command.args(["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]);
+    let finished = step::run("tests", &mut command, TESTS_MAX)?;
+    let core = tally::read_cargo_test(&finished.output, |binary| is_core(binary));
+    let others = tally::read_cargo_test(&finished.output, |binary| !is_core(binary));
+    // Both come from one run: its failure is the core's only if a test of the core failed.
+    let core_finished = Finished { succeeded: true, output: String::new(), ..finished };
+    let core = judge_core(core, &core_finished);
+    let succeeded = finished.succeeded || !core.failed.is_empty();
+    let finished = Finished { succeeded, ..finished };
+    Ok(Tested { core, others: judge("tests", others, &finished) })
+}
+
+fn is_core(binary: &str) -> bool {
+    binary.contains("/vmpath_core-") || binary.starts_with("crates/core/")
+}
+
+fn judge_core(run: Option<TestRun>, finished: &Finished) -> Tally {
+    let Some(took) = run.as_ref().map(|r| r.took) else { return judge("core tests", run, finished) };
+    let mut tally = judge("core tests", run, finished);
+    let asked = CORE_TESTS_MAX.as_secs();
+    tally.note = format!("{:.2} s by themselves (asked: under {asked} s)", took.as_secs_f64());
+    let name = format!("core tests take {:.2} s by themselves, asked: under {asked} s", took.as_secs_f64());
+    tally.add(Tally::one(&name, Outcome::from(took < CORE_TESTS_MAX)));
+    tally
+}
+
+fn judge(name: &str, run: Option<TestRun>, finished: &Finished) -> Tally {
+    match run {
+        Some(run) => run.tally.or_failed(name, Outcome::from(finished.succeeded)),
+        None => Tally::one(&format!("{name}: no result could be read"), Outcome::Failed),
+    }
+}
