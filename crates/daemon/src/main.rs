@@ -1,1 +1,26 @@
-fn main() {}
+//! `vmpath`: the daemon and the commands that speak to it, as one binary.
+//!
+//! It only parses the command line and hands over. Exit status: 0 done, 1 an error or faults, 2 wrong usage.
+
+mod api;
+mod cli;
+mod control;
+mod dataplane;
+mod hypervisor;
+mod sys;
+mod telemetry;
+#[cfg(test)]
+mod testing;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::Cli::parse().run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("vmpath: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,36 @@
-//! vmpath laboratory.
+//! vmpath's laboratory: what if everything goes wrong.
+//!
+//! A storage array that fails on command (`array`), a verifying load and a stand-in for a guest (`workload`, `vm`), the
+//! demonstration of the main job (`demo`), and the shape of every report (`report`). The lab is never part of a
+//! production path. It does not know: the daemon's inside; it sees what an operator sees.
+#![forbid(unsafe_code)]
+
+pub mod array;
+mod child;
+pub mod guest;
+pub mod net;
+pub mod report;
+pub mod units;
+pub mod workload;
+
+use std::process::ExitCode;
+
+/// `vmpath lab …`
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum LabCommand {
+    /// A storage array in one process, with portals that fail on command.
+    Array(array::ArrayArgs),
+    /// Switch a running array's faults on and off.
+    Ctl(array::CtlArgs),
+}
+
+impl LabCommand {
+    /// # Errors
+    /// In words for the operator.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Array(args) => args.run(),
+            Self::Ctl(args) => args.run(),
+        }
+    }
+}

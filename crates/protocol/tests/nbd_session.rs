@@ -58,15 +58,24 @@ fn client(style: ReplyStyle, stream: &[u8]) -> Result<(ClientOwner, ReplyParser)
     Ok((owner, parser))
 }
 
+type Case = (ReplyStyle, Vec<u8>, SessionError);
+
+fn outside(offset: u64, len: u32) -> SessionError {
+    SessionError::OutsideRequest { cookie: 7, offset, len }
+}
+
+fn expect_violations(cases: Vec<Case>) {
+    for (style, stream, expected) in cases {
+        let got = client(style, &stream).err();
+        assert_eq!(got.as_ref(), Some(&expected), "{expected}");
+    }
+}
+
 #[test]
-fn client_detects_every_violation() {
+fn client_detects_replies_that_fit_no_request() {
     use ReplyStyle::{Simple, Structured};
     let ok = |cookie| encode_simple_reply(cookie, Ok(())).to_vec();
-    let half = |end| data(7, 1000, &[1; 32], end);
-    let too_long = ChunkHeader { flags: 1, kind: CHUNK_ERROR, cookie: 7, len: 65537 }.encode().to_vec();
-    let errors = chunk(0, CHUNK_ERROR, 9, &error_payload(5, b"", 0, None)).repeat(1025);
-    let outside = |offset, len| SessionError::OutsideRequest { cookie: 7, offset, len };
-    let cases: Vec<(ReplyStyle, Vec<u8>, SessionError)> = vec![
+    expect_violations(vec![
         (Simple, vec![1; 4], SessionError::BadMagic(0x0101_0101)),
         (Simple, ok(3), SessionError::UnknownCookie(3)),
         (Structured, encode_none_chunk(3).to_vec(), SessionError::UnknownCookie(3)),
@@ -83,6 +92,17 @@ fn client_detects_every_violation() {
             data(8, 2000, &[1; 64], ChunkEnd::Last),
             SessionError::UnexpectedChunk { cookie: 8, kind: CHUNK_OFFSET_DATA, command: Command::Write },
         ),
+    ]);
+    let unknown = SessionError::UnknownCookie(7).to_string();
+    assert_eq!(unknown, "reply carries cookie 7, which is not outstanding");
+}
+
+#[test]
+fn client_detects_chunks_of_wrong_shape() {
+    use ReplyStyle::Structured;
+    let too_long = ChunkHeader { flags: 1, kind: CHUNK_ERROR, cookie: 7, len: 65537 }.encode().to_vec();
+    let errors = chunk(0, CHUNK_ERROR, 9, &error_payload(5, b"", 0, None)).repeat(1025);
+    expect_violations(vec![
         (Structured, chunk(1, 99, 7, &[]), SessionError::UnknownChunk { cookie: 7, kind: 99 }),
         (Structured, chunk(1, 5, 7, &[0; 12]), SessionError::UnknownChunk { cookie: 7, kind: 5 }),
         (
@@ -108,6 +128,35 @@ fn client_detects_every_violation() {
         ),
         (Structured, too_long, SessionError::ChunkLength { cookie: 7, kind: CHUNK_ERROR, len: 65537 }),
         (Structured, chunk(0, CHUNK_NONE, 7, &[]), SessionError::EmptyNotLast(7)),
+        (
+            Structured,
+            chunk(1, CHUNK_ERROR, 7, &error_payload(0, b"", 0, None)),
+            SessionError::ErrorWithoutCode(7),
+        ),
+        (
+            Structured,
+            chunk(1, CHUNK_ERROR, 7, &error_payload(5, b"abc", 4, None)),
+            SessionError::ErrorMessageLength { cookie: 7, message: 4, len: 9 },
+        ),
+        (
+            Structured,
+            chunk(1, CHUNK_ERROR_OFFSET, 7, &error_payload(5, b"abc", 4, Some(1000))),
+            SessionError::ErrorMessageLength { cookie: 7, message: 4, len: 17 },
+        ),
+        (
+            Structured,
+            chunk(1, CHUNK_ERROR_OFFSET, 7, &error_payload(5, b"", 0, Some(1064))),
+            outside(1064, 0),
+        ),
+        (Structured, errors, SessionError::TooManyErrors(9)),
+    ]);
+}
+
+#[test]
+fn client_detects_reads_that_are_not_covered_exactly_once() {
+    use ReplyStyle::Structured;
+    let half = |end| data(7, 1000, &[1; 32], end);
+    expect_violations(vec![
         (Structured, data(7, 999, &[1; 8], ChunkEnd::Last), outside(999, 8)),
         (Structured, data(7, 1060, &[1; 8], ChunkEnd::Last), outside(1060, 8)),
         (Structured, data(7, u64::MAX, &[1; 8], ChunkEnd::Last), outside(u64::MAX, 8)),
@@ -130,34 +179,7 @@ fn client_detects_every_violation() {
             encode_none_chunk(7).to_vec(),
             SessionError::NotCovered { cookie: 7, covered: 0, len: 64 },
         ),
-        (
-            Structured,
-            chunk(1, CHUNK_ERROR, 7, &error_payload(0, b"", 0, None)),
-            SessionError::ErrorWithoutCode(7),
-        ),
-        (
-            Structured,
-            chunk(1, CHUNK_ERROR, 7, &error_payload(5, b"abc", 4, None)),
-            SessionError::ErrorMessageLength { cookie: 7, message: 4, len: 9 },
-        ),
-        (
-            Structured,
-            chunk(1, CHUNK_ERROR_OFFSET, 7, &error_payload(5, b"abc", 4, Some(1000))),
-            SessionError::ErrorMessageLength { cookie: 7, message: 4, len: 17 },
-        ),
-        (
-            Structured,
-            chunk(1, CHUNK_ERROR_OFFSET, 7, &error_payload(5, b"", 0, Some(1064))),
-            outside(1064, 0),
-        ),
-        (Structured, errors, SessionError::TooManyErrors(9)),
-    ];
-    for (style, stream, expected) in cases {
-        let got = client(style, &stream).err();
-        assert_eq!(got.as_ref(), Some(&expected), "{expected}");
-    }
-    let unknown = SessionError::UnknownCookie(7).to_string();
-    assert_eq!(unknown, "reply carries cookie 7, which is not outstanding");
+    ]);
 }
 
 #[test]
@@ -339,7 +361,7 @@ fn answer(style: ReplyStyle, cookie: u64, asked: &Asked, pick: &[usize]) -> (Vec
     }
     let turn = pick[0] % messages.len();
     messages.rotate_left(turn);
-    if pick[0] % 2 == 0 {
+    if pick[0].is_multiple_of(2) {
         messages.reverse();
     }
     messages.push(encode_none_chunk(cookie).to_vec());

@@ -85,13 +85,13 @@ fn by_cargo_test(root: &Path) -> Result<Tested> {
     let mut command = crate::cargo(root);
     command.args(["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]);
     let finished = step::run("tests", &mut command, TESTS_MAX)?;
-    let core = tally::read_cargo_test(&finished.output, |binary| is_core(binary));
+    let core = tally::read_cargo_test(&finished.output, is_core);
     let others = tally::read_cargo_test(&finished.output, |binary| !is_core(binary));
     // Both come from one run: its failure is the core's only if a test of the core failed.
-    let core_finished = Finished { succeeded: true, output: String::new(), ..finished };
+    let core_finished = Finished { succeeded: true, output: String::new() };
     let core = judge_core(core, &core_finished);
     let succeeded = finished.succeeded || !core.failed.is_empty();
-    let finished = Finished { succeeded, ..finished };
+    let finished = Finished { succeeded, output: finished.output };
     Ok(Tested { core, others: judge("tests", others, &finished) })
 }
 

@@ -329,8 +329,11 @@ impl Router {
 
     /// The client that waited for it is gone: what waits is dropped, what is in flight ends unheard. Its completion
     /// comes all the same, so that the worker can let go of the payload.
-    pub fn abandon(&mut self, key: RequestKey) {
-        match self.requests[key as usize].place {
+    ///
+    /// Does nothing if the request has ended already and only its completion has not been taken yet.
+    pub fn abandon(&mut self, key: RequestKey, token: u32) {
+        let Some(entry) = self.requests.get(key as usize).filter(|e| e.request.token == token) else { return };
+        match entry.place {
             Place::InFlight { .. } => self.requests[key as usize].client = Client::Gone,
             Place::Queued | Place::Parked(_) | Place::Delayed(_) => {
                 self.take_out(key);

@@ -4,15 +4,18 @@
 //! fault names the other place too. Rejected: trusting the operator with two VMs on one unit; that is how disks die.
 //! It does not know sockets and addresses (see `check_places`), nor anything outside the files.
 
-use super::fault::{At, Place, Problem, Report, did_you_mean};
+use super::fault::{At, Place, Problem, Report, did_you_mean, near_or_all};
 use super::limits::{DISKS_MAX, PATHS_MAX, PATHS_PER_TARGET_MAX, TARGETS_MAX, UNIT_OPTIONS_MAX, VMS_MAX};
 use super::quantity::rate_text;
 use super::raw::{NamePair, RawConfig, RawTarget, RawVm};
 use super::types::{ByteRate, NoPathAction, OnPathLoss, When};
 use std::collections::BTreeMap;
 
-pub(super) fn all(report: &mut Report<'_>, config: &RawConfig) {
-    sizes(report, config);
+/// Returns whether the tables are small enough to be compared at all.
+pub(super) fn all(report: &mut Report<'_>, config: &RawConfig) -> bool {
+    if !sizes(report, config) {
+        return false; // what follows compares everything with everything
+    }
     unique_names(report, config);
     for target in &config.targets {
         paths_of(report, target);
@@ -25,15 +28,18 @@ pub(super) fn all(report: &mut Report<'_>, config: &RawConfig) {
     }
     reservations_fit(report, config);
     unused_units(report, config);
+    true
 }
 
 pub(super) fn target_named<'c>(config: &'c RawConfig, name: &str) -> Option<&'c RawTarget> {
     config.targets.iter().find(|t| t.name.as_ref().is_some_and(|n| n.it == name))
 }
 
-fn sizes(report: &mut Report<'_>, config: &RawConfig) {
+fn sizes(report: &mut Report<'_>, config: &RawConfig) -> bool {
+    let mut fits = true;
     let mut bounded = |what: &str, max: usize, over: Option<Place>| {
         if let Some(at) = over {
+            fits = false;
             report.fault(at, Problem::new(format!("this is one {what} too many: {max} are the most")));
         }
     };
@@ -48,6 +54,7 @@ fn sizes(report: &mut Report<'_>, config: &RawConfig) {
     bounded("unit", UNIT_OPTIONS_MAX, units.clone().nth(UNIT_OPTIONS_MAX));
     bounded("VM", VMS_MAX, config.vms.iter().map(|v| v.at).nth(VMS_MAX));
     bounded("disk", DISKS_MAX, config.vms.iter().flat_map(|v| &v.disks).map(|d| d.at).nth(DISKS_MAX));
+    fits
 }
 
 fn unique_names(report: &mut Report<'_>, config: &RawConfig) {
@@ -66,7 +73,8 @@ fn unique<'c>(report: &mut Report<'_>, kind: &str, names: impl Iterator<Item = &
     let mut seen: BTreeMap<&str, Place> = BTreeMap::new();
     for name in names {
         if let Some(first) = seen.get(name.it.as_str()) {
-            let message = format!("another {kind} is named {:?}; first at {}", name.it, report.refer(*first, name.at));
+            let message =
+                format!("another {kind} is named {:?}; first at {}", name.it, report.refer(*first, name.at));
             report.fault(name.at, Problem::new(message));
         } else {
             seen.insert(&name.it, name.at);
@@ -77,12 +85,11 @@ fn unique<'c>(report: &mut Report<'_>, kind: &str, names: impl Iterator<Item = &
 fn paths_of(report: &mut Report<'_>, target: &RawTarget) {
     match target.paths.as_slice() {
         [] => {
-            let problem = Problem::new(format!("target {} has no path", target.label()));
+            let problem = Problem::new("this target has no path");
             report.fault(target.at, problem.hint("add [[target.path]] with a name and a url below it"));
         }
         [_] => {
-            let message = format!("target {} has one path only: nothing to fail over to", target.label());
-            report.warn(target.at, Problem::new(message));
+            report.warn(target.at, Problem::new("this target has one path only: nothing to fail over to"));
         }
         _ => {}
     }
@@ -122,7 +129,8 @@ fn unit_exists(report: &mut Report<'_>, config: &RawConfig, unit: &At<NamePair>)
     if target.units.is_empty() || !all_named || named().any(|name| name == unit.it.name) {
         return;
     }
-    let message = format!("target {} lists its units, and {:?} is not among them", unit.it.target, unit.it.name);
+    let message =
+        format!("target {} lists its units, and {:?} is not among them", unit.it.target, unit.it.name);
     let near = did_you_mean(&unit.it.name, named());
     let hint = near.unwrap_or_else(|| "add a [[target.unit]], or list no unit at all".to_owned());
     report.fault(unit.at, Problem::new(message).hint(hint));
@@ -134,7 +142,7 @@ fn no_such_target(report: &mut Report<'_>, config: &RawConfig, pair: &At<NamePai
     }
     let known = config.targets.iter().filter_map(|t| t.name.as_ref()).map(|n| n.it.as_str());
     let problem = Problem::new(format!("no target is named {:?}", pair.it.target));
-    report.fault(pair.at, problem.maybe_hint(did_you_mean(&pair.it.target, known)));
+    report.fault(pair.at, problem.maybe_hint(near_or_all(&pair.it.target, known)));
 }
 
 fn avoided_paths(report: &mut Report<'_>, config: &RawConfig, vm: &RawVm) {
@@ -142,7 +150,7 @@ fn avoided_paths(report: &mut Report<'_>, config: &RawConfig, vm: &RawVm) {
     let mut seen: Vec<&NamePair> = Vec::new();
     for path in &avoided.it {
         if seen.contains(&&path.it) {
-            report.fault(path.at, Problem::new(format!("path {} stands there twice", path.it)));
+            report.fault(path.at, Problem::new(format!("avoid_paths: {} stands there twice", path.it)));
         }
         seen.push(&path.it);
         path_exists(report, config, path);
@@ -153,12 +161,18 @@ fn avoided_paths(report: &mut Report<'_>, config: &RawConfig, vm: &RawVm) {
         }
     }
     for disk in &vm.disks {
-        let Some(target) = disk.unit.as_ref().and_then(|u| target_named(config, &u.it.target)) else { continue };
-        let is_avoided = |name: &str| avoided.it.iter().any(|p| p.it.target == target.label() && p.it.name == name);
+        let Some(target) = disk.unit.as_ref().and_then(|u| target_named(config, &u.it.target)) else {
+            continue;
+        };
+        let is_avoided =
+            |name: &str| avoided.it.iter().any(|p| p.it.target == target.label() && p.it.name == name);
         let all = target.paths.iter().all(|p| p.name.as_ref().is_some_and(|n| is_avoided(&n.it)));
         if all && !target.paths.is_empty() {
             let disk = disk.name.as_ref().map_or("?", |n| n.it.as_str());
-            let message = format!("avoid_paths leaves disk {disk} without a path: all of {} are in it", target.label());
+            let message = format!(
+                "avoid_paths: this leaves disk {disk} without a path: all of {} are in it",
+                target.label()
+            );
             report.fault(avoided.at, Problem::new(message));
         }
     }
@@ -173,7 +187,7 @@ fn path_exists(report: &mut Report<'_>, config: &RawConfig, path: &At<NamePair>)
     let all_named = target.paths.iter().all(|p| p.name.is_some());
     if all_named && !named().any(|name| name == path.it.name) {
         let message = format!("target {} has no path named {:?}", path.it.target, path.it.name);
-        report.fault(path.at, Problem::new(message).maybe_hint(did_you_mean(&path.it.name, named())));
+        report.fault(path.at, Problem::new(message).maybe_hint(near_or_all(&path.it.name, named())));
     }
 }
 
@@ -206,7 +220,10 @@ fn abilities(report: &mut Report<'_>, vm: &RawVm) {
     }
     if let Some(ladder) = &vm.on_no_path {
         if ladder.it.then.contains(&NoPathAction::Migrate) {
-            report.warn(ladder.at, Problem::new(format!("{NO_HOST}: vm {name} does not migrate, the next step comes")));
+            report.warn(
+                ladder.at,
+                Problem::new(format!("{NO_HOST}: vm {name} does not migrate, the next step comes")),
+            );
         }
         if ladder.it.then.contains(&NoPathAction::Suspend) && vm.qmp.is_none() {
             report.warn(ladder.at, Problem::new(format!("vm {name}: {unmanaged}")));
@@ -232,12 +249,21 @@ fn reservations_fit(report: &mut Report<'_>, config: &RawConfig) {
             let on_target = |unit: &At<NamePair>| unit.it.target == target.label();
             !vm.disks.is_empty() && vm.disks.iter().all(|d| d.unit.as_ref().is_some_and(on_target))
         };
-        let reserved: u64 =
-            config.vms.iter().filter(uses_only).filter_map(|vm| vm.reservation.as_ref()).map(|r| r.it.0).sum();
+        let reserved: u64 = config
+            .vms
+            .iter()
+            .filter(uses_only)
+            .filter_map(|vm| vm.reservation.as_ref())
+            .map(|r| r.it.0)
+            .sum();
         if reserved > capacity {
             let (reserved, capacity) = (rate_text(ByteRate(reserved)), rate_text(ByteRate(capacity)));
-            let message = format!("reservations of {reserved} lie on target {}, and all its paths together carry {capacity}", target.label());
-            report.warn(target.at, Problem::new(message).hint("even with every path up some VM goes without"));
+            let message = format!(
+                "reservations of {reserved} lie on target {}, and all its paths together carry {capacity}",
+                target.label()
+            );
+            report
+                .warn(target.at, Problem::new(message).hint("even with every path up some VM goes without"));
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use super::build::API_SOCKET_DEFAULT;
 use super::fault::{At, Place, Problem, Report};
-use super::raw::{NamePair, RawConfig, RawDisk, RawTarget, RawVm};
+use super::raw::{RawConfig, RawDisk, RawTarget, RawVm};
 use super::types::PathUrl;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -87,7 +87,8 @@ fn asked_for<'c>(
     url_export: Option<&str>,
 ) -> Vec<(&'c str, String)> {
     if units.is_empty() {
-        let nobody = format!("\0{}:{}\0{}", target.at.source, target.at.offset, url_export.unwrap_or_default());
+        let nobody =
+            format!("\0{}:{}\0{}", target.at.source, target.at.offset, url_export.unwrap_or_default());
         return vec![("", nobody)];
     }
     let option = |unit: &str| {
@@ -139,28 +140,101 @@ fn disks(config: &RawConfig) -> impl Iterator<Item = (&RawVm, &RawDisk)> {
     config.vms.iter().flat_map(|vm| vm.disks.iter().map(move |disk| (vm, disk)))
 }
 
-/// Who uses a unix socket. The sockets of paths may be shared among paths; each unit asks for its own export there.
-struct Owner {
+/// Who uses a unix socket, under which key.
+struct Claim<'c> {
+    key: &'static str,
     what: String,
+    socket: &'c Path,
     at: Option<Place>,
 }
 
+/// Every unix socket has one owner. Only paths may share one with each other: each unit asks for its own export there.
 fn sockets(report: &mut Report<'_>, config: &RawConfig) {
+    let mut owners: BTreeMap<&Path, &Claim<'_>> = BTreeMap::new();
+    let claims = socket_claims(config);
+    for claim in &claims {
+        let Some(owner) = owners.get(claim.socket) else {
+            owners.insert(claim.socket, claim);
+            continue;
+        };
+        let Some(at) = claim.at.filter(|_| !(claim.key == "url" && owner.key == "url")) else { continue };
+        let first =
+            owner.at.map(|first| format!("; first at {}", report.refer(first, at))).unwrap_or_default();
+        let (key, socket) = (claim.key, claim.socket.display());
+        let message = format!("{key}: {socket} is already the socket of {}{first}", owner.what);
+        report.fault(at, Problem::new(message));
+    }
+}
+
+fn socket_claims(config: &RawConfig) -> Vec<Claim<'_>> {
     let api = config.host.as_ref().and_then(|h| h.api_socket.as_ref());
-    let api_path = api.map_or(Path::new(API_SOCKET_DEFAULT), |a| a.it.as_path());
-    let mut owners: BTreeMap<&Path, Owner> = BTreeMap::new();
-    owners.insert(api_path, Owner { what: "the API".to_owned(), at: api.map(|a| a.at) });
-    let mut claim = |what: String, socket: &'_ At<PathBuf>, key: &'static str| match owners.get(socket.it.as_path()) {
-        Some(owner) => {
-            let first = owner.at.map(|at| format!("; first at {}", report.refer(at, socket.at)));
-            let (socket_path, first) = (socket.it.display(), first.unwrap_or_default());
-            let message = format!("{key}: {socket_path} is already the socket of {}{first}", owner.what);
-            report.fault(socket.at, Problem::new(message));
-            None
+    let mut claims = vec![Claim {
+        key: "api_socket",
+        what: "the API".to_owned(),
+        socket: api.map_or(Path::new(API_SOCKET_DEFAULT), |a| a.it.as_path()),
+        at: api.map(|a| a.at),
+    }];
+    for vm in &config.vms {
+        let claim = |qmp| socket_claim("qmp", format!("vm {}'s QMP", vm.label()), qmp);
+        claims.extend(vm.qmp.as_ref().map(claim));
+    }
+    for target in &config.targets {
+        for url in target.paths.iter().filter_map(|p| p.url.as_ref()) {
+            if let PathUrl::NbdUnix { socket, .. } = &url.it {
+                let what = format!("a path of target {}", target.label());
+                claims.push(Claim { key: "url", what, socket, at: Some(url.at) });
+            }
         }
-        None => Some(Owner { what, at: Some(socket.at) }),
-    };
-    let mut claimed: Vec<(&Path, Owner)> = Vec::new();
-    let _ = (&mut claim, &mut claimed);
-    todo!()
+    }
+    for (vm, disk) in disks(config) {
+        claims.extend(disk.nbd.as_ref().map(|nbd| socket_claim("nbd", disk_label(vm, disk), nbd)));
+    }
+    claims
+}
+
+fn socket_claim<'c>(key: &'static str, what: String, socket: &'c At<PathBuf>) -> Claim<'c> {
+    Claim { key, what, socket: &socket.it, at: Some(socket.at) }
+}
+
+/// TCP front ends: each its own address, none of them a path's target, and a word about those that others can reach.
+fn ports(report: &mut Report<'_>, config: &RawConfig) {
+    let mut taken: BTreeMap<u16, Vec<(&At<SocketAddr>, String)>> = BTreeMap::new();
+    for (vm, disk) in disks(config) {
+        let Some(listen) = &disk.nbd_tcp else { continue };
+        let same_port = taken.entry(listen.it.port()).or_default();
+        if let Some((first, owner)) =
+            same_port.iter().find(|(first, _)| overlap(first.it.ip(), listen.it.ip()))
+        {
+            let place = report.refer(first.at, listen.at);
+            let message = format!("nbd_tcp: {} is already taken by {owner}; first at {place}", listen.it);
+            report.fault(listen.at, Problem::new(message));
+        }
+        same_port.push((listen, disk_label(vm, disk)));
+        if !listen.it.ip().is_loopback() {
+            let message = format!(
+                "nbd_tcp: NBD on {} is without TLS: anyone who reaches that address reads and writes this disk",
+                listen.it
+            );
+            report
+                .warn(listen.at, Problem::new(message).hint("use nbd, a unix socket, or a port on loopback"));
+        }
+    }
+    for url in config.targets.iter().flat_map(|t| &t.paths).filter_map(|p| p.url.as_ref()) {
+        let PathUrl::Nbd { address, .. } = &url.it else { continue };
+        let listeners = taken.get(&address.port()).into_iter().flatten();
+        let own = |listen: IpAddr| {
+            listen == address.ip() || (listen.is_unspecified() && address.ip().is_loopback())
+        };
+        if let Some((first, owner)) = listeners.into_iter().find(|(listen, _)| own(listen.it.ip())) {
+            let place = report.refer(first.at, url.at);
+            let message = format!("url: this leads back to {owner} of this host; first at {place}");
+            report.fault(url.at, Problem::new(message));
+        }
+    }
+}
+
+/// Whether two listeners on one port would meet. `::` also takes the IPv4 side.
+fn overlap(a: IpAddr, b: IpAddr) -> bool {
+    let covers = |wide: IpAddr, other: IpAddr| wide.is_unspecified() && (wide.is_ipv6() || other.is_ipv4());
+    a == b || covers(a, b) || covers(b, a)
 }

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::ops::Range;
 
 /// One text of the configuration: the main file or a file of `conf.d`.
 #[derive(Clone, Copy, Debug)]
@@ -96,8 +95,10 @@ pub(super) struct Report<'a> {
     sources: &'a [Source<'a>],
     /// Per source, the offset at which each line starts.
     line_starts: Vec<Vec<usize>>,
-    /// Per source, the lines that are no TOML. What recovery made of them is not worth a word.
+    /// Per source, the lines that are no TOML. What recovery made of them is not worth another word.
     broken_lines: Vec<BTreeSet<usize>>,
+    /// Per source, whether what follows a broken line may belong elsewhere.
+    structure_lost: Vec<bool>,
     faults: Vec<At<Problem>>,
     warnings: Vec<At<Problem>>,
 }
@@ -109,23 +110,23 @@ impl<'a> Report<'a> {
             sources,
             line_starts,
             broken_lines: vec![BTreeSet::new(); sources.len()],
+            structure_lost: vec![false; sources.len()],
             faults: Vec::new(),
             warnings: Vec::new(),
         }
     }
 
-    /// A value is wrong in itself. Said also of a source whose syntax is broken elsewhere.
+    /// A value is wrong in itself, wherever it belongs.
     pub(super) fn value_fault(&mut self, at: Place, problem: Problem) {
         if !self.broken_lines[at.source].contains(&self.line_index(at)) {
             self.faults.push(At { at, it: problem });
         }
     }
 
-    /// Something is wrong with what stands where, or is missing. Not said of a source whose syntax is broken, because
-    /// the broken line may be the reason.
+    /// Something is wrong with what stands where, or is missing. Not said of a source whose structure is lost.
     pub(super) fn fault(&mut self, at: Place, problem: Problem) {
-        if self.broken_lines[at.source].is_empty() {
-            self.faults.push(At { at, it: problem });
+        if !self.structure_lost[at.source] {
+            self.value_fault(at, problem);
         }
     }
 
@@ -133,19 +134,32 @@ impl<'a> Report<'a> {
         self.warnings.push(At { at, it: problem });
     }
 
-    pub(super) fn syntax_fault(&mut self, source: usize, span: Option<Range<usize>>, message: &str) {
-        let offset = span.map_or(0, |s| s.start);
-        let at = Place { source, offset };
+    /// A line is no TOML. Only its first fault is said: the rest is usually the reader losing its way.
+    pub(super) fn syntax_fault(&mut self, at: Place, problem: Problem) {
         let line = self.line_index(at);
-        // One fault a broken line: the rest of it is usually the parser losing its way.
-        if self.broken_lines[source].insert(line) {
-            self.faults.push(At { at, it: Problem::new(format!("this is not TOML: {message}")) });
+        if self.broken_lines[at.source].insert(line) {
+            self.faults.push(At { at, it: problem });
+        }
+        let text = &self.sources[at.source].text[self.line_starts[at.source][line]..];
+        if text.trim_start().starts_with('[') {
+            self.lose_structure(at.source);
         }
     }
 
-    /// Whether every source is TOML, so that what is missing is really missing.
-    pub(super) fn all_sources_are_toml(&self) -> bool {
-        self.broken_lines.iter().all(BTreeSet::is_empty)
+    pub(super) fn lose_structure(&mut self, source: usize) {
+        self.structure_lost[source] = true;
+    }
+
+    /// Says nothing more of the lines from one place to the other.
+    pub(super) fn give_up(&mut self, from: Place, to: Place) {
+        let lines = self.line_index(from)..=self.line_index(to);
+        self.broken_lines[from.source].extend(lines);
+        self.lose_structure(from.source);
+    }
+
+    /// Whether what is missing is really missing, so that one table can be compared with another.
+    pub(super) fn knows_structure(&self) -> bool {
+        !self.structure_lost.contains(&true)
     }
 
     /// `line 12`, with the file when it is another than that of `seen_from`.
@@ -229,7 +243,17 @@ pub(super) fn did_you_mean<'k>(word: &str, known: impl IntoIterator<Item = &'k s
     let word = chars(word);
     let near = known.into_iter().map(|k| (edit_distance(&word, &chars(k)), k));
     let (distance, best) = near.min_by_key(|(distance, _)| *distance)?;
-    (distance <= (word.len() / 3).clamp(1, 3) && !word.is_empty()).then(|| format!("did you mean {best:?}?"))
+    let slip = distance <= (word.len() / 3).clamp(1, 3) && distance < word.len();
+    slip.then(|| format!("did you mean {best:?}?"))
+}
+
+/// The nearest of the known names, or, if none is near, all of them while they are few.
+pub(super) fn near_or_all<'k>(word: &str, known: impl Iterator<Item = &'k str> + Clone) -> Option<String> {
+    const NAMES_MAX: usize = 12;
+    did_you_mean(word, known.clone()).or_else(|| {
+        let names: Vec<_> = known.take(NAMES_MAX + 1).collect();
+        (1..=NAMES_MAX).contains(&names.len()).then(|| format!("there is {}", names.join(", ")))
+    })
 }
 
 /// Insertions, deletions, replacements and swaps of neighbours that lead from `a` to `b`.

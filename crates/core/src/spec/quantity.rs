@@ -148,7 +148,8 @@ impl Kind {
         if is_rate(unit) {
             return Err(self.problem(text, &format!("is a rate, not {}", self.noun)));
         }
-        if ["bit/s", "bps", "b/s", "kb/s", "Mb/s", "Gb/s", "Mbit/s", "Gbit/s", "Mbps", "Gbps"].contains(&unit) {
+        if ["bit/s", "bps", "b/s", "kb/s", "Mb/s", "Gb/s", "Mbit/s", "Gbit/s", "Mbps", "Gbps"].contains(&unit)
+        {
             return Err(self.problem(text, "looks like bits: vmpath counts bytes"));
         }
         let near = did_you_mean(unit, self.units.iter().map(|(name, _)| *name));

@@ -6,12 +6,12 @@
 
 use super::fault::{At, Problem, Report, shown};
 use super::limits::{
-    CONNECTIONS_MAX, IOPS_MAX, LIMIT_MIN, PATIENCE_MAX, PRIORITY_MAX, RATE_MAX, REACTION_MAX, REACTION_MIN,
-    SHARES_HIGH, SHARES_LOW, SHARES_MAX, SHARES_NORMAL, WINDOW_MAX, WINDOW_MIN,
+    CONNECTIONS_MAX, IOPS_MAX, LIMIT_MIN, PATHS_MAX, PATIENCE_MAX, PRIORITY_MAX, RATE_MAX, REACTION_MAX,
+    REACTION_MIN, SHARES_HIGH, SHARES_LOW, SHARES_MAX, SHARES_NORMAL, WINDOW_MAX, WINDOW_MIN,
 };
 use super::quantity::{parse_rate, parse_size, rate_text, size_text};
 use super::raw::{NamePair, RawConfig, RawDisk, RawHost, RawPath, RawTarget, RawUnit, RawVm};
-use super::table::{Found, Table};
+use super::table::{Found, Table, in_key, one_of};
 use super::types::{Access, ByteRate, OnPathLoss, ResumeOn, ShedWhen, When, WriteCache};
 use super::{url, words};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -27,7 +27,8 @@ pub(super) fn source(report: &mut Report<'_>, root: &Found<'_>, config: &mut Raw
         let second = self::host(report, &found);
         match &config.host {
             Some(first) => {
-                let message = format!("[host] may stand only once; first at {}", report.refer(first.at, second.at));
+                let message =
+                    format!("[host] may stand only once; first at {}", report.refer(first.at, second.at));
                 report.fault(second.at, Problem::new(message));
             }
             None => config.host = Some(second),
@@ -44,8 +45,12 @@ fn host(report: &mut Report<'_>, found: &Found<'_>) -> RawHost {
         name: plain(t.parsed("name", words::name)),
         api_socket: t.parsed("api_socket", url::socket_path),
         admin_group: plain(t.parsed("admin_group", words::name)),
-        shed_when: plain(t.word("shed_when", &[("unmet", ShedWhen::Unmet), ("reserved", ShedWhen::Reserved)])),
-        shed_after: plain(t.quantity("shed_after", |s| words::duration_within(s, REACTION_MIN, PATIENCE_MAX))),
+        shed_when: plain(
+            t.word("shed_when", &[("unmet", ShedWhen::Unmet), ("reserved", ShedWhen::Reserved)]),
+        ),
+        shed_after: plain(
+            t.quantity("shed_after", |s| words::duration_within(s, REACTION_MIN, PATIENCE_MAX)),
+        ),
     };
     t.finish();
     host
@@ -147,11 +152,16 @@ fn vm(report: &mut Report<'_>, found: &Found<'_>) -> RawVm {
 
 fn avoid_paths(t: &mut Table<'_, '_, '_>) -> Option<At<Vec<At<NamePair>>>> {
     let texts = t.texts("avoid_paths")?;
+    if texts.it.len() > PATHS_MAX {
+        let message = format!("avoid_paths: there are at most {PATHS_MAX} paths");
+        t.report.value_fault(texts.at, Problem::new(message));
+        return None;
+    }
     let mut paths = Vec::new();
     for text in texts.it {
         match pair(&text.it) {
             Ok(it) => paths.push(At { at: text.at, it }),
-            Err(problem) => t.report.value_fault(text.at, problem),
+            Err(problem) => t.report.value_fault(text.at, in_key("avoid_paths", problem)),
         }
     }
     Some(At { at: texts.at, it: paths })
@@ -163,7 +173,10 @@ fn disk(report: &mut Report<'_>, found: &Found<'_>) -> RawDisk {
     t.require("unit", "write unit = \"TARGET/UNIT\": the storage unit that this disk is");
     t.not_yet("vhost_user", "use nbd = \"/PATH\", a socket for QEMU's NBD client");
     if !["nbd", "nbd_tcp", "vhost_user"].iter().any(|front_end| t.has(front_end)) {
-        t.require("nbd", "write nbd = \"/run/vmpath/db1-vda.sock\", where the VM attaches the disk (or nbd_tcp)");
+        t.require(
+            "nbd",
+            "write nbd = \"/run/vmpath/db1-vda.sock\", where the VM attaches the disk (or nbd_tcp)",
+        );
     }
     let disk = RawDisk {
         at: found.at,
@@ -213,24 +226,21 @@ fn window(text: &str) -> Result<u64, Problem> {
 
 fn shares_number(number: Option<u64>) -> Result<u32, Problem> {
     let in_range = number.filter(|n| (1..=SHARES_MAX).contains(n)).and_then(|n| u32::try_from(n).ok());
-    in_range.ok_or_else(|| Problem::new(format!("shares go from 1 to {SHARES_MAX}")))
+    in_range.ok_or_else(|| Problem::new(format!("this is not from 1 to {SHARES_MAX}")))
 }
 
 fn shares_word(word: &str) -> Result<u32, Problem> {
-    super::table::one_of(word, &[("low", SHARES_LOW), ("normal", SHARES_NORMAL), ("high", SHARES_HIGH)])
+    one_of(word, &[("low", SHARES_LOW), ("normal", SHARES_NORMAL), ("high", SHARES_HIGH)])
 }
 
 fn loopback_port(number: Option<u64>) -> Result<SocketAddr, Problem> {
     let port = number.and_then(|n| u16::try_from(n).ok()).filter(|port| *port != 0);
     port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
-        .ok_or_else(|| Problem::new("a port is a number from 1 to 65535"))
+        .ok_or_else(|| Problem::new("this is not a port, from 1 to 65535"))
 }
 
 fn listen_address(text: &str) -> Result<SocketAddr, Problem> {
-    let problem = |p: Problem| match p.hint {
-        Some(_) => p,
-        None => p.hint("write a port (10810, on loopback) or \"ADDRESS:PORT\""),
-    };
-    url::socket_address(text, None).map_err(problem)
+    const HINT: &str = "write a port, without quotes, to listen on loopback, or \"ADDRESS:PORT\"";
+    url::socket_address(text, None)
+        .map_err(|problem| Problem { message: problem.message, hint: None }.hint(HINT))
 }
-

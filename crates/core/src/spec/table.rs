@@ -19,11 +19,13 @@ pub(super) struct Table<'r, 'a, 'd> {
     header: &'static str,
     entries: &'d DeTable<'d>,
     asked: Vec<&'static str>,
+    /// Keys of a later version: known, but not to be suggested.
+    later: Vec<&'static str>,
 }
 
 impl<'r, 'a, 'd> Table<'r, 'a, 'd> {
     pub(super) fn new(report: &'r mut Report<'a>, header: &'static str, found: &Found<'d>) -> Self {
-        Self { report, at: found.at, header, entries: found.it, asked: Vec::new() }
+        Self { report, at: found.at, header, entries: found.it, asked: Vec::new(), later: Vec::new() }
     }
 
     fn place(&self, spanned: &Spanned<DeValue<'d>>) -> Place {
@@ -74,7 +76,8 @@ impl<'r, 'a, 'd> Table<'r, 'a, 'd> {
         if let Some(DeValue::Integer(_) | DeValue::Float(_)) = self.entries.get(key).map(Spanned::get_ref) {
             let value = self.value(key)?;
             // Read as text, the number gets the same words as a string without a unit; and nothing is ever accepted.
-            let problem = read(&number_text(value.it)).err().unwrap_or_else(|| Problem::new("a unit is missing"));
+            let problem =
+                read(&number_text(value.it)).err().unwrap_or_else(|| Problem::new("a unit is missing"));
             self.report.value_fault(value.at, in_key(key, problem));
             return None;
         }
@@ -198,7 +201,8 @@ impl<'r, 'a, 'd> Table<'r, 'a, 'd> {
 
     /// A key whose time has not come.
     pub(super) fn not_yet(&mut self, key: &'static str, instead: &str) {
-        if self.value(key).is_some() {
+        self.later.push(key);
+        if self.has(key) {
             let at = self.key_place(key);
             self.report.fault(at, Problem::new(format!("{key} is not available yet")).hint(instead));
         }
@@ -214,7 +218,7 @@ impl<'r, 'a, 'd> Table<'r, 'a, 'd> {
     pub(super) fn finish(self) {
         for (key, _) in self.entries {
             let name: &str = key.get_ref();
-            if self.asked.contains(&name) {
+            if self.asked.contains(&name) || self.later.contains(&name) {
                 continue;
             }
             let known = self.asked.iter().copied();
@@ -240,7 +244,8 @@ pub(super) fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Prob
     })
 }
 
-fn in_key(key: &str, problem: Problem) -> Problem {
+/// The problem, with the key that it is about in front.
+pub(super) fn in_key(key: &str, problem: Problem) -> Problem {
     Problem { message: format!("{key}: {}", problem.message), hint: problem.hint }
 }
 

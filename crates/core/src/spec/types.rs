@@ -112,7 +112,11 @@ pub struct ByteRate(pub u64);
 impl fmt::Display for ByteRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = self.0 as f64 / f64::from(1 << 20);
-        if mib >= 1.0 { write!(f, "{mib:.1} MiB/s") } else { write!(f, "{:.1} KiB/s", self.0 as f64 / 1024.0) }
+        if mib >= 1.0 {
+            write!(f, "{mib:.1} MiB/s")
+        } else {
+            write!(f, "{:.1} KiB/s", self.0 as f64 / 1024.0)
+        }
     }
 }
 

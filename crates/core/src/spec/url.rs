@@ -24,7 +24,8 @@ pub(super) fn parse(text: &str) -> Result<PathUrl, Problem> {
         return Err(Problem::new(format!("{} is not a URL", shown(text))).hint(FORMS));
     };
     if rest.contains('#') {
-        return Err(Problem::new("a '#' has no meaning in a path's URL").hint("write it as %23 if it is part of a name"));
+        return Err(Problem::new("a '#' has no meaning in a path's URL")
+            .hint("write it as %23 if it is part of a name"));
     }
     match scheme {
         "nbd" => nbd(rest),
@@ -51,13 +52,18 @@ fn nbd_unix(rest: &str) -> Result<PathUrl, Problem> {
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = place.split_once('/').unwrap_or((place, ""));
     if !authority.is_empty() {
-        return Err(Problem::new(format!("nbd+unix:// takes no address, and {} stands there", shown(authority)))
-            .hint("write three slashes: nbd+unix:///EXPORT?socket=/PATH"));
+        return Err(Problem::new(format!(
+            "nbd+unix:// takes no address, and {} stands there",
+            shown(authority)
+        ))
+        .hint("write three slashes: nbd+unix:///EXPORT?socket=/PATH"));
     }
     let mut socket = None;
     for parameter in query.split('&').filter(|p| !p.is_empty()) {
         match parameter.split_once('=') {
-            Some(("socket", _)) if socket.is_some() => return Err(Problem::new("socket= stands there twice")),
+            Some(("socket", _)) if socket.is_some() => {
+                return Err(Problem::new("socket= stands there twice"));
+            }
             Some(("socket", value)) => socket = Some(socket_path(&percent_decoded(value)?)?),
             _ => {
                 let name = parameter.split('=').next().unwrap_or(parameter);
@@ -66,9 +72,8 @@ fn nbd_unix(rest: &str) -> Result<PathUrl, Problem> {
             }
         }
     }
-    let socket = socket.ok_or_else(|| {
-        Problem::new("the socket is missing").hint("write nbd+unix:///EXPORT?socket=/PATH")
-    })?;
+    let socket = socket
+        .ok_or_else(|| Problem::new("the socket is missing").hint("write nbd+unix:///EXPORT?socket=/PATH"))?;
     Ok(PathUrl::NbdUnix { socket, export: export(path)? })
 }
 
@@ -116,7 +121,9 @@ pub(super) fn socket_address(text: &str, default_port: Option<u16>) -> Result<So
 
 fn literal_ip(host: &str) -> Result<IpAddr, Problem> {
     if host.is_empty() {
-        return Err(Problem::new("the address is missing").hint("write it like 10.0.1.5:10809 or [fd00::5]:10809"));
+        return Err(
+            Problem::new("the address is missing").hint("write it like 10.0.1.5:10809 or [fd00::5]:10809")
+        );
     }
     if host.contains('%') {
         return Err(Problem::new(format!("{}: an address with a zone is not supported", shown(host)))
@@ -165,7 +172,9 @@ pub(super) fn socket_path(text: &str) -> Result<PathBuf, Problem> {
         return Err(Problem::new("the socket's path is empty"));
     }
     if !text.starts_with('/') {
-        return Err(Problem::new(format!("{} is not absolute", shown(text))).hint("a socket's path begins with '/'"));
+        return Err(
+            Problem::new(format!("{} is not absolute", shown(text))).hint("a socket's path begins with '/'")
+        );
     }
     if text.contains('\0') || text.ends_with('/') {
         return Err(Problem::new(format!("{} cannot be the path of a socket", shown(text))));
@@ -189,7 +198,8 @@ fn percent_decoded(text: &str) -> Result<String, Problem> {
             continue;
         }
         let code = after.get(..2).filter(|code| code.iter().all(u8::is_ascii_hexdigit));
-        let byte = code.and_then(|c| std::str::from_utf8(c).ok()).and_then(|c| u8::from_str_radix(c, 16).ok());
+        let byte =
+            code.and_then(|c| std::str::from_utf8(c).ok()).and_then(|c| u8::from_str_radix(c, 16).ok());
         bytes.push(byte.ok_or_else(|| {
             Problem::new(format!("{}: two hexadecimal digits must follow a '%'", shown(text)))
                 .hint("a '%' that is part of a name is written %25")

@@ -6,7 +6,7 @@
 
 use super::fault::{Problem, did_you_mean, shown};
 use super::quantity::{duration_text, parse_duration};
-use super::types::{Failback, NoPathAction, OnNoPath};
+use super::types::{Failback, NoPathAction, OnNoPath, OnPathLoss, ResumeOn, WriteCache};
 use crate::time::Duration;
 use std::fmt;
 
@@ -143,6 +143,39 @@ impl fmt::Display for Failback {
             Self::Manual => f.write_str("manual"),
             Self::After(delay) => write!(f, "after {}", duration_text(*delay)),
         }
+    }
+}
+
+/// As the configuration writes it.
+impl fmt::Display for WriteCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SurvivesPathLoss => "survives-path-loss",
+            Self::Volatile => "volatile",
+        })
+    }
+}
+
+/// As the configuration writes it.
+impl fmt::Display for OnPathLoss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Failover => "failover",
+            Self::Suspend => "suspend",
+            Self::Migrate => "migrate",
+            Self::FailoverSuspend => "failover+suspend",
+            Self::FailoverMigrate => "failover+migrate",
+        })
+    }
+}
+
+/// As the configuration writes it.
+impl fmt::Display for ResumeOn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Repair => "repair",
+            Self::Failback => "failback",
+        })
     }
 }
 

@@ -11,8 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use vmpath_core::effect::CommandError;
-use vmpath_core::event::{Command, HypervisorReport};
-use vmpath_core::ids::VmId;
+use vmpath_core::event::Command;
 use vmpath_core::spec::{Fault, Spec};
 use vmpath_core::view::{HostView, WorkerView};
 
@@ -22,10 +21,9 @@ const ANSWER_WAIT: Duration = Duration::from_millis(700);
 /// How long a reload may take: files may be on a slow disk, and a client that gave up loses nothing.
 const RELOAD_WAIT: Duration = Duration::from_millis(900);
 
-/// What reaches the owner, besides the data plane's reports and its own timer.
+/// What other tasks ask of the owner; reports of data plane and hypervisors come by channels of their own.
 #[derive(Debug)]
 pub enum Input {
-    Hypervisor { vm: VmId, report: HypervisorReport },
     Command { command: Command, reply: oneshot::Sender<Result<String, CommandError>> },
     Reload { spec: Arc<Spec>, applied: oneshot::Sender<()> },
     Events { query: Query, reply: oneshot::Sender<Page> },

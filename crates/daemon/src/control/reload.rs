@@ -69,14 +69,6 @@ impl Reloader {
 fn prepare(file: &std::path::Path, in_force: &Spec) -> Result<(Arc<Spec>, Vec<Fault>), ReloadError> {
     let config = load(file).map_err(ReloadError::Config)?;
     let spec = Arc::unwrap_or_clone(config.spec);
-    if spec.host.api_socket != in_force.host.api_socket {
-        let why = format!(
-            "host.api_socket moves from {} to {}: restart the daemon for that",
-            in_force.host.api_socket.display(),
-            spec.host.api_socket.display()
-        );
-        return Err(ReloadError::NotWhileRunning(vec![why]));
-    }
     let spec = spec.rebase(in_force).map_err(ReloadError::NotWhileRunning)?;
     Ok((Arc::new(spec), config.warnings))
 }

@@ -4,3 +4,5 @@
 #![allow(unsafe_code)]
 
 pub mod clock;
+pub mod tcp;
+pub mod uring;

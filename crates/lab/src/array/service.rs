@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 /// The queue in front of a portal, as the time at which it will be empty.
 #[derive(Debug)]
-pub struct Service {
+pub(super) struct Service {
     /// Bytes per second; `None` for no limit.
     capacity: Option<u64>,
     latency: Duration,
@@ -19,12 +19,12 @@ pub struct Service {
 
 impl Service {
     #[must_use]
-    pub fn new(capacity: Option<u64>, latency: Duration, now: Instant) -> Self {
+    pub(super) fn new(capacity: Option<u64>, latency: Duration, now: Instant) -> Self {
         Self { capacity: capacity.filter(|rate| *rate > 0), latency, free_at: now }
     }
 
     /// Queues `bytes` that came at `now`; says when they are served.
-    pub fn admit(&mut self, bytes: u32, now: Instant) -> Instant {
+    pub(super) fn admit(&mut self, bytes: u32, now: Instant) -> Instant {
         let Some(rate) = self.capacity else { return now + self.latency };
         let time = Duration::from_nanos((u128::from(bytes) * 1_000_000_000 / u128::from(rate)) as u64);
         self.free_at = self.free_at.max(now) + time;

@@ -10,12 +10,12 @@ use vmpath_protocol::nbd::{
 /// A stream that arrives in pieces of the given lengths (each at least 1; the rest at once).
 pub(crate) struct Pieces<'a> {
     bytes: &'a [u8],
-    cuts: std::vec::IntoIter<usize>,
+    cuts: std::iter::Copied<std::slice::Iter<'a, usize>>,
 }
 
 impl<'a> Pieces<'a> {
-    pub(crate) fn new(bytes: &'a [u8], cuts: &[usize]) -> Pieces<'a> {
-        Pieces { bytes, cuts: cuts.to_vec().into_iter() }
+    pub(crate) fn new(bytes: &'a [u8], cuts: &'a [usize]) -> Pieces<'a> {
+        Pieces { bytes, cuts: cuts.iter().copied() }
     }
 }
 

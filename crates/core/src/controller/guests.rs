@@ -1,0 +1,199 @@
+//! What hypervisors report, and what we tell them: each step of a VM's run machine becomes effects here.
+//!
+//! Invariant: every step that changes a VM's run state is in the journal, with its incident, reason and end.
+//! It does not know which rule wanted the step.
+
+use super::Controller;
+use super::words::{run_state_word, seconds};
+use crate::effect::{Effect, JournalKind, Subject};
+use crate::event::{HypervisorReport, RunState, StopsOnError};
+use crate::ids::VmId;
+use crate::policy::{
+    Act, Cause, Input, Ladder, Monitor, Note, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX,
+    STOP_CONFIRM_WITHIN, Why,
+};
+
+impl Controller {
+    pub(super) fn take_hypervisor(&mut self, vm: VmId, report: HypervisorReport) {
+        if vm.index() >= self.vms.len() {
+            return;
+        }
+        match report {
+            HypervisorReport::Connected { instance, state, stops_on_error } => {
+                self.connected(vm, Monitor::Present { instance, state, stops_on_error, since: self.now });
+            }
+            HypervisorReport::Lost { why } => self.monitor_lost(vm, why),
+            HypervisorReport::State(state) => self.run_state(vm, state),
+            HypervisorReport::Refused { why } => self.refused(vm, &why),
+        }
+    }
+
+    fn connected(&mut self, vm: VmId, monitor: Monitor) {
+        let state = &mut self.vms[vm.index()];
+        let known = state.guest.monitor.instance();
+        let ours = state.guest.run.instance();
+        let (instance, run_state) = (monitor.instance(), monitor.run_state());
+        let stops = monitor.stops_on_error();
+        state.guest.monitor = monitor;
+        if known != instance {
+            let errors = if stops { "its disks stop it on errors" } else { "its disks lack werror=stop,rerror=stop" };
+            let word = run_state.map_or("unknown", run_state_word);
+            let reason = format!("its monitor is connected: {word}; {errors}");
+            self.record(JournalKind::VmManaged, Subject::Vm(vm), None, reason);
+        }
+        if ours.is_some() && ours != instance {
+            // A new process has its whole hold before it.
+            self.vms[vm.index()].ladder = Ladder::Clear;
+            self.tell(vm, Input::Replaced);
+            return;
+        }
+        if known != instance {
+            self.tell(vm, Input::Reconnected);
+        }
+        if let Some(run_state) = run_state {
+            self.tell(vm, Input::Report(run_state));
+        }
+    }
+
+    fn monitor_lost(&mut self, vm: VmId, why: String) {
+        let monitor = &mut self.vms[vm.index()].guest.monitor;
+        if let Monitor::Absent { why: last, .. } = monitor {
+            *last = why;
+            return;
+        }
+        let reason = format!("unmanaged: no monitor ({why}); its I/O goes on");
+        *monitor = Monitor::Absent { why, since: self.now };
+        self.record(JournalKind::VmUnmanaged, Subject::Vm(vm), None, reason);
+    }
+
+    fn run_state(&mut self, vm: VmId, reported: RunState) {
+        let state = &mut self.vms[vm.index()];
+        let Monitor::Present { state: run_state, since, .. } = &mut state.guest.monitor else { return };
+        if *run_state != reported {
+            (*run_state, *since) = (reported, self.now);
+        }
+        if let (RunState::IoError, Ladder::Failing { unit, incident, .. }) = (reported, &state.ladder) {
+            let rule = "it stopped by itself on the errors that `on_no_path` answers it".into();
+            let cause = Cause { incident: Some(*incident), why: Why::NoPath { unit: *unit }, rule };
+            self.tell(vm, Input::Adopt(cause));
+        }
+        self.tell(vm, Input::Report(reported));
+    }
+
+    fn refused(&mut self, vm: VmId, why: &str) {
+        let run = &self.vms[vm.index()].guest.run;
+        let asked = match run {
+            Run::Suspending { .. } | Run::Withdrawing { .. } => "`stop`",
+            Run::Resuming { .. } => "`cont`",
+            Run::Free { .. } | Run::Held { .. } | Run::Suspended { .. } | Run::Proving { .. } => return,
+        };
+        let incident = run.incident();
+        let reason = format!("its hypervisor refused {asked}: {why}");
+        self.record(JournalKind::PolicyBlocked, Subject::Vm(vm), incident, reason);
+        self.tell(vm, Input::Refused);
+    }
+
+    /// Gives one input to a VM's run machine, and turns what comes out into effects.
+    pub(super) fn tell(&mut self, vm: VmId, input: Input) {
+        let guest = &mut self.vms[vm.index()].guest;
+        let before = guest.run.clone();
+        let step = guest.run.step(self.now, &guest.monitor, input);
+        match step.act {
+            Some(Act::Stop { instance }) => self.out.acts.push(Effect::Stop { vm, instance }),
+            Some(Act::Continue { instance }) => self.out.acts.push(Effect::Continue { vm, instance }),
+            None => {}
+        }
+        if let Some(note) = step.note {
+            self.note(vm, &before, &note);
+        }
+    }
+
+    fn note(&mut self, vm: VmId, before: &Run, note: &Note) {
+        let run = &self.vms[vm.index()].guest.run;
+        let incident = run.incident().or(before.incident());
+        let rule = run.cause().or(before.cause()).map_or_else(String::new, |cause| cause.rule.clone());
+        let (kind, reason) = self.note_words(note, rule);
+        let until = match note {
+            Note::Held | Note::Suspending | Note::Suspended { .. } | Note::ResumeRevoked | Note::ResumeGaveUp => {
+                Some(self.until(vm))
+            }
+            Note::StopRepeated { .. } | Note::StopGaveUp => Some(self.until(vm)),
+            Note::ContinueRepeated { .. } | Note::StoppedAgain { .. } => {
+                Some("it runs, or the attempts are used up".into())
+            }
+            Note::Released { .. }
+            | Note::Withdrawn
+            | Note::Resuming
+            | Note::Resumed { .. }
+            | Note::ContinuedByOther
+            | Note::Forgotten => None,
+        };
+        if *note == Note::ContinuedByOther {
+            self.vms[vm.index()].pardon = incident;
+        }
+        self.record_until(kind, Subject::Vm(vm), incident, (reason, until));
+    }
+
+    fn note_words(&self, note: &Note, rule: String) -> (JournalKind, String) {
+        match note {
+            Note::Held => (JournalKind::VmHeld, rule),
+            Note::Released { after } => {
+                (JournalKind::VmReleased, format!("routed again after {}", seconds(*after)))
+            }
+            Note::Suspending => (JournalKind::VmSuspending, rule),
+            Note::StopRepeated { attempt } => (
+                JournalKind::VmSuspending,
+                format!("`stop` is sent again, attempt {attempt} of {STOP_ATTEMPTS_MAX}; {rule}"),
+            ),
+            Note::StopGaveUp => (
+                JournalKind::PolicyBlocked,
+                format!(
+                    "its hypervisor did not confirm `stop` in {STOP_ATTEMPTS_MAX} attempts of {} each; it is not \
+                     repeated; {rule}",
+                    seconds(STOP_CONFIRM_WITHIN)
+                ),
+            ),
+            Note::Suspended { after } => {
+                (JournalKind::VmSuspended, format!("stopped {} ms after the decision; {rule}", after.as_millis()))
+            }
+            Note::Withdrawn => (
+                JournalKind::VmResuming,
+                "the reason is gone before `stop` was confirmed; if it still takes effect, `cont` follows".into(),
+            ),
+            Note::Resuming => (JournalKind::VmResuming, format!("what it waited for has come; it was: {rule}")),
+            Note::ContinueRepeated { attempt } => (
+                JournalKind::VmResuming,
+                format!("`cont` is sent again, attempt {attempt} of {RESUME_ATTEMPTS_MAX}"),
+            ),
+            Note::StoppedAgain { attempt, next_in } => (
+                JournalKind::VmResuming,
+                format!(
+                    "it stopped on an I/O error again (its disk connection may not be back): attempt {attempt} of \
+                     {RESUME_ATTEMPTS_MAX} failed, the next follows in {}",
+                    seconds(*next_in)
+                ),
+            ),
+            Note::Resumed { after, attempt } => (
+                JournalKind::VmResumed,
+                format!("running {} ms after `cont`, attempt {attempt}", after.as_millis()),
+            ),
+            Note::ResumeRevoked => {
+                (JournalKind::VmSuspended, format!("not resumed after all: its paths are gone again; {rule}"))
+            }
+            Note::ResumeGaveUp => (
+                JournalKind::PolicyBlocked,
+                format!("it stopped on an I/O error after each of {RESUME_ATTEMPTS_MAX} attempts to resume it"),
+            ),
+            Note::ContinuedByOther => (
+                JournalKind::VmResumed,
+                "somebody else continued it: it is not suspended again in this incident".into(),
+            ),
+            Note::Forgotten => (
+                JournalKind::VmReleased,
+                "another hypervisor process is there, or it is in a state that is not ours to end: what was asked \
+                 of the former one is forgotten"
+                    .into(),
+            ),
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! One host's decisions: an event in, effects out.
+//!
+//! Invariant: after [`Controller::handle`] everything that follows from what is known at `now` has been decided, and at
+//! most one plan was published. The order of effects is the order to perform them in: the plan first, because a gate
+//! must be shut before a `stop` and open before a `cont`; then hypervisors, journal, answers.
+//! Rejected: reacting to edges. Each rule looks at the present facts, so a VM whose monitor appears in the middle of an
+//! incident, or a reload, needs no case of its own.
+//! It does not know how an effect is performed, nor whether it succeeded until an event says so.
+
+mod commands;
+mod decide;
+mod guests;
+mod incidents;
+mod paths;
+mod reload;
+mod shed;
+mod view;
+mod words;
+
+use crate::effect::{Effect, JournalEntry, JournalKind, Subject};
+use crate::event::{Event, LoadReport};
+use crate::ids::{IncidentId, PathId, UnitId, VmId};
+use crate::path::Network;
+use crate::plan::{Gate, GateReason, PathRoute, RoutePlan, VmRoute};
+use crate::policy::{Act, Floor, Guest, Ladder, Monitor, Run};
+use crate::spec::Spec;
+use crate::time::{Duration, Instant};
+use incidents::Incidents;
+use std::sync::Arc;
+
+/// VMs are resumed one at a time, so that the first has its disks back before the next asks for bandwidth.
+pub const RESUME_PACE: Duration = Duration::from_millis(500);
+/// QEMU drains and flushes its disks after it has said that it stopped: the gate closes only when that is over.
+pub const SUSPEND_SETTLE: Duration = Duration::from_secs(5);
+/// A VM without a monitor counts as running for so long after its last request.
+pub const UNMANAGED_ACTIVE_FOR: Duration = Duration::from_secs(60);
+/// A decision about one VM can lead to one about another; each round decides all. More than a few mean a defect.
+const ROUNDS_MAX: u32 = 8;
+
+#[derive(Debug)]
+pub struct Controller {
+    spec: Arc<Spec>,
+    /// Of the last event; never goes back.
+    now: Instant,
+    network: Network,
+    incidents: Incidents,
+    /// By `VmId`.
+    vms: Vec<Vm>,
+    /// Highest priority first, ties by name.
+    order: Vec<VmId>,
+    /// The next VM is resumed not before this.
+    resume_from: Instant,
+    plan: RoutePlan,
+    out: Outbox,
+}
+
+#[derive(Debug)]
+struct Vm {
+    guest: Guest,
+    ladder: Ladder,
+    /// The operator, or somebody at the hypervisor, let it run in spite of this incident.
+    pardon: Option<IncidentId>,
+    /// What `on_path_loss` wants and cannot have, in words.
+    blocked: Option<(IncidentId, String)>,
+    floor: Floor,
+    reserve: Reserve,
+    /// When it last had a request.
+    last_io: Option<Instant>,
+}
+
+/// What was last told of a VM's reservation.
+#[derive(Debug, PartialEq)]
+enum Reserve {
+    Kept,
+    Lost { since: Instant, why: String },
+}
+
+/// Effects of the event in hand.
+#[derive(Debug, Default)]
+struct Outbox {
+    acts: Vec<Effect>,
+    records: Vec<JournalEntry>,
+    answers: Vec<Effect>,
+    lost_links: Vec<(PathId, UnitId)>,
+    back_links: Vec<(PathId, UnitId, Duration)>,
+}
+
+impl Vm {
+    fn new(now: Instant) -> Self {
+        Self {
+            guest: Guest { monitor: Monitor::Unknown, run: Run::Free { since: now } },
+            ladder: Ladder::Clear,
+            pardon: None,
+            blocked: None,
+            floor: Floor::Met,
+            reserve: Reserve::Kept,
+            last_io: None,
+        }
+    }
+}
+
+impl Controller {
+    /// Starts with every path connecting and every VM's gate open. The first effect is the first plan.
+    #[must_use]
+    pub fn new(spec: Arc<Spec>, now: Instant) -> (Self, Vec<Effect>) {
+        let network = Network::new(&spec, now);
+        let vms = spec.vm_ids().map(|_| Vm::new(now)).collect();
+        let order = order(&spec);
+        let plan = RoutePlan { generation: 0, spec: spec.clone(), paths: vec![], vms: vec![] };
+        let mut controller = Self {
+            spec,
+            now,
+            network,
+            incidents: Incidents::default(),
+            vms,
+            order,
+            resume_from: now,
+            plan,
+            out: Outbox::default(),
+        };
+        controller.decide();
+        let effects = controller.finish();
+        (controller, effects)
+    }
+
+    /// Applies one event. `now` must not go back; if it does, the last time counts.
+    pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Effect> {
+        self.now = self.now.max(now);
+        match event {
+            Event::Link(report) => self.take_link(&report),
+            Event::Hypervisor { vm, report } => self.take_hypervisor(vm, report),
+            Event::Load(report) => self.take_load(&report),
+            Event::Command { ticket, command } => self.take_command(ticket, &command),
+            Event::Reload(spec) => self.take_reload(spec),
+            Event::Tick => {}
+        }
+        self.decide();
+        self.finish()
+    }
+
+    /// When to send [`Event::Tick`], if nothing else happens before.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let vms = self.spec.vm_ids().flat_map(|vm| self.vm_deadlines(vm));
+        let suspended = self.vms.iter().any(|v| matches!(v.guest.run, Run::Suspended { .. }));
+        let pace = suspended.then_some(self.resume_from);
+        let own = vms.chain(pace).filter(|at| *at > self.now).min();
+        let network = self.network.deadline(&self.spec, self.now);
+        own.into_iter().chain(network).min()
+    }
+
+    fn vm_deadlines(&self, vm: VmId) -> impl Iterator<Item = Instant> {
+        let state = &self.vms[vm.index()];
+        let settled = match &state.guest.run {
+            Run::Suspended { since, .. } => Some(*since + SUSPEND_SETTLE),
+            Run::Free { .. }
+            | Run::Held { .. }
+            | Run::Suspending { .. }
+            | Run::Withdrawing { .. }
+            | Run::Resuming { .. }
+            | Run::Proving { .. } => None,
+        };
+        let rung = match &state.ladder {
+            Ladder::Holding { since, .. } => Some(*since + self.spec.vm(vm).on_no_path.hold),
+            Ladder::Clear | Ladder::Stranded { .. } | Ladder::Failing { .. } => None,
+        };
+        [settled, rung, state.guest.run.deadline()].into_iter().flatten()
+    }
+
+    fn take_load(&mut self, report: &LoadReport) {
+        for (index, load) in report.vms.iter().enumerate().take(self.vms.len()) {
+            let vm = &mut self.vms[index];
+            if load.requests_completed > 0 || load.backlogged > 0.0 {
+                vm.last_io = Some(self.now);
+            }
+            if let Some(reservation) = self.spec.vms[index].reservation {
+                vm.floor.measured(self.now, reservation, report.interval, load);
+            }
+        }
+    }
+
+    fn record(&mut self, kind: JournalKind, subject: Subject, incident: Option<IncidentId>, reason: String) {
+        self.record_until(kind, subject, incident, (reason, None));
+    }
+
+    fn record_until(
+        &mut self,
+        kind: JournalKind,
+        subject: Subject,
+        incident: Option<IncidentId>,
+        (reason, until): (String, Option<String>),
+    ) {
+        self.out.records.push(JournalEntry { at: self.now, incident, kind, subject, reason, until });
+    }
+
+    /// The effects of the event, in the order in which they are to be performed.
+    fn finish(&mut self) -> Vec<Effect> {
+        let mut effects = vec![];
+        effects.extend(self.next_plan().map(Effect::Publish));
+        let out = std::mem::take(&mut self.out);
+        effects.extend(out.acts);
+        effects.extend(out.records.into_iter().map(Effect::Record));
+        effects.extend(out.answers);
+        effects
+    }
+
+    /// A plan, if it differs from the last one.
+    fn next_plan(&mut self) -> Option<RoutePlan> {
+        let paths: Vec<_> = self
+            .spec
+            .path_ids()
+            .map(|p| PathRoute {
+                health: self.network.state(p).health(),
+                access: self.network.access(p),
+                preferred: self.network.state(p).preferred(),
+            })
+            .collect();
+        let vms: Vec<_> = self.spec.vm_ids().map(|vm| VmRoute { gate: self.gate(vm) }).collect();
+        let same_spec = Arc::ptr_eq(&self.plan.spec, &self.spec);
+        if self.plan.generation > 0 && same_spec && self.plan.paths == paths && self.plan.vms == vms {
+            return None;
+        }
+        self.plan =
+            RoutePlan { generation: self.plan.generation + 1, spec: self.spec.clone(), paths, vms };
+        Some(self.plan.clone())
+    }
+
+    fn gate(&self, vm: VmId) -> Gate {
+        let state = &self.vms[vm.index()];
+        match &state.guest.run {
+            Run::Free { .. } | Run::Proving { .. } | Run::Withdrawing { .. } | Run::Resuming { .. } => {
+                ladder_gate(&state.ladder).unwrap_or(Gate::Open)
+            }
+            Run::Held { cause, .. } => ladder_gate(&state.ladder).unwrap_or_else(|| {
+                Gate::Hold(GateReason { incident: cause.incident, text: cause.rule.clone() })
+            }),
+            Run::Suspending { cause, .. } => {
+                let text = format!("being suspended: {}", cause.rule);
+                self.stopping_gate(vm, GateReason { incident: cause.incident, text })
+            }
+            Run::Suspended { cause, since, .. } => {
+                let reason =
+                    GateReason { incident: cause.incident, text: format!("suspended: {}", cause.rule) };
+                let settling =
+                    self.now < *since + SUSPEND_SETTLE && state.guest.monitor.instance().is_some();
+                if settling { self.stopping_gate(vm, reason) } else { Gate::Hold(reason) }
+            }
+        }
+    }
+
+    /// While `stop` takes effect: requests finish if they can, and are bounced only to a VM that stops on that.
+    fn stopping_gate(&self, vm: VmId, reason: GateReason) -> Gate {
+        let state = &self.vms[vm.index()];
+        let forbidden = state.guest.run.cause().is_some_and(crate::policy::Cause::forbids_routing);
+        if !forbidden && self.network.unserved_unit(vm).is_none() {
+            return Gate::Open;
+        }
+        if state.guest.monitor.stops_on_error() { Gate::Bounce(reason) } else { Gate::Hold(reason) }
+    }
+}
+
+fn ladder_gate(ladder: &Ladder) -> Option<Gate> {
+    match ladder {
+        Ladder::Failing { incident, rule, .. } => {
+            Some(Gate::Fail(GateReason { incident: Some(*incident), text: rule.clone() }))
+        }
+        // The router holds by itself: no path is usable.
+        Ladder::Clear | Ladder::Holding { .. } | Ladder::Stranded { .. } => None,
+    }
+}
+
+fn order(spec: &Spec) -> Vec<VmId> {
+    let mut order: Vec<_> = spec.vm_ids().collect();
+    order.sort_by(|a, b| {
+        let (a, b) = (spec.vm(*a), spec.vm(*b));
+        b.priority.cmp(&a.priority).then_with(|| a.name.cmp(&b.name))
+    });
+    order
+}
+
+#[cfg(test)]
+mod tests;

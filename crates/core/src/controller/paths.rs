@@ -1,0 +1,213 @@
+//! What link reports mean: paths change, the journal is told, incidents open and close.
+//!
+//! Invariant: a path's failure is told once, as the path's; a link's own failure is told only while its path is up.
+//! It does not know what a loss means to any VM.
+
+use super::Controller;
+use super::incidents::Opened;
+use super::words::seconds;
+use crate::effect::{JournalKind, Subject};
+use crate::event::{Fault, LinkChange, LinkReport};
+use crate::ids::{IncidentId, PathId, TargetId, UnitId};
+use crate::path::{Before, Link, LinkEdge, PathChange, PathState};
+use crate::plan::Health;
+use crate::policy::Ladder;
+use crate::spec::Failback;
+use crate::time::Duration;
+
+impl Controller {
+    pub(super) fn take_link(&mut self, report: &LinkReport) {
+        let known = self.network.link(report.path, report.unit).is_some();
+        if let (LinkChange::FailedOver { to, after }, true) = (&report.change, known) {
+            self.tell_failed_over(report, *to, *after);
+        }
+        match self.network.report(&self.spec, self.now, report) {
+            LinkEdge::Nothing | LinkEdge::Connected => {}
+            LinkEdge::Lost => self.out.lost_links.push((report.path, report.unit)),
+            LinkEdge::Back { after } => self.out.back_links.push((report.path, report.unit, after)),
+        }
+    }
+
+    fn tell_failed_over(&mut self, report: &LinkReport, to: PathId, after: Duration) {
+        if to.index() >= self.spec.paths.len() {
+            return;
+        }
+        let target = self.spec.path(report.path).target;
+        let reason = format!(
+            "the first request for {} that was lost with {} completed over {}, {} ms after the loss",
+            self.spec.unit_name(report.unit),
+            self.spec.path_name(report.path),
+            self.spec.path_name(to),
+            after.as_millis()
+        );
+        let incident = self.incidents.of(target);
+        self.record(JournalKind::FailedOver, Subject::Path(report.path), incident, reason);
+    }
+
+    /// Brings paths into agreement with links and time, and tells what changed.
+    pub(super) fn settle_paths(&mut self) {
+        let expired = self.network.expire(self.now);
+        self.out.lost_links.extend(expired);
+        let changes = self.network.settle(&self.spec, self.now);
+        for (path, change) in &changes {
+            self.tell_path(*path, change);
+        }
+        let told = |path: PathId| changes.iter().any(|(p, _)| *p == path);
+        for (path, unit) in std::mem::take(&mut self.out.lost_links) {
+            if !told(path) && self.is_up(path) {
+                self.tell_link_down(path, unit);
+            }
+        }
+        for (path, unit, after) in std::mem::take(&mut self.out.back_links) {
+            if !told(path) && self.is_up(path) {
+                let reason = format!("up again after {}", seconds(after));
+                self.tell_link(JournalKind::LinkUp, path, unit, reason);
+            }
+        }
+    }
+
+    fn is_up(&self, path: PathId) -> bool {
+        match self.network.state(path).health() {
+            Health::Up | Health::Marginal => true,
+            Health::Down | Health::Disabled => false,
+        }
+    }
+
+    fn tell_link_down(&mut self, path: PathId, unit: UnitId) {
+        let Some(Link::Down { cause, requests_lost, .. }) = self.network.link(path, unit) else { return };
+        let (fault, outstanding) = (cause.to_string(), outstanding(*requests_lost));
+        let what =
+            format!("{} lost {}: {fault}", self.spec.path_name(path), self.spec.unit_name(unit));
+        self.enter_incident(self.spec.path(path).target, Some(path), &what);
+        self.tell_link(JournalKind::LinkDown, path, unit, format!("{fault}{outstanding}"));
+    }
+
+    fn tell_link(&mut self, kind: JournalKind, path: PathId, unit: UnitId, reason: String) {
+        let incident = self.incidents.of(self.spec.path(path).target);
+        let text = format!("its link to {}: {reason}", self.spec.unit_name(unit));
+        self.record(kind, Subject::Path(path), incident, text);
+    }
+
+    pub(super) fn tell_path(&mut self, path: PathId, change: &PathChange) {
+        let target = self.spec.path(path).target;
+        let (kind, reason) = match change {
+            PathChange::Connected => (JournalKind::PathUp, "connected".into()),
+            PathChange::Failed { fault, before } => {
+                let reason = self.failure(path, fault, *before);
+                let what = format!("{}: {fault}", self.spec.path_name(path));
+                self.enter_incident(target, Some(path), &what);
+                (JournalKind::PathDown, reason)
+            }
+            PathChange::Back { down_for, required, relapses } => {
+                let relapses = match relapses {
+                    0 => String::new(),
+                    1 => " (1 relapse)".into(),
+                    more => format!(" ({more} relapses: each doubles that time)"),
+                };
+                let reason = format!(
+                    "up again after {}; it must stay good for {} before it counts{relapses}",
+                    seconds(*down_for),
+                    seconds(*required)
+                );
+                (JournalKind::PathUp, reason)
+            }
+            PathChange::Repaired { good_for } => {
+                let back = match self.spec.target(target).failback {
+                    Failback::Immediate => "traffic returns at once".into(),
+                    Failback::After(wait) => format!("traffic returns after {}", seconds(wait)),
+                    Failback::Manual => {
+                        format!("traffic returns by `vmpath failback {}`", self.spec.target(target).name)
+                    }
+                };
+                let reason = format!("good for {}: the failure is corrected; {back}", seconds(*good_for));
+                (JournalKind::PathRepaired, reason)
+            }
+            PathChange::FailedBack => (JournalKind::Failback, "traffic is back".into()),
+            PathChange::Disabled => (JournalKind::PathDisabled, "taken out by the operator".into()),
+            PathChange::Enabled => {
+                (JournalKind::PathEnabled, "put back by the operator: used as soon as it connects".into())
+            }
+        };
+        let incident = self.incidents.of(target);
+        self.record(kind, Subject::Path(path), incident, reason);
+    }
+
+    fn failure(&self, path: PathId, fault: &Fault, before: Before) -> String {
+        let lost = self.network.links_of(path).map(|(_, link)| match link {
+            Link::Down { requests_lost, .. } => *requests_lost,
+            Link::Connecting { .. } | Link::Up { .. } => 0,
+        });
+        let outstanding = outstanding(lost.sum());
+        match before {
+            Before::Up => format!("{fault}{outstanding}"),
+            Before::NeverUp => format!("not up within {}: {fault}", seconds(crate::path::CONNECT_GRACE)),
+        }
+    }
+
+    /// The target's open incident, which it opens if there is none.
+    pub(super) fn enter_incident(
+        &mut self,
+        target: TargetId,
+        path: Option<PathId>,
+        what: &str,
+    ) -> IncidentId {
+        match self.incidents.enter(self.now, target, path, what) {
+            Opened::Joined(id) => id,
+            Opened::New(id) => {
+                self.record(JournalKind::IncidentOpened, Subject::Target(target), Some(id), what.into());
+                id
+            }
+        }
+    }
+
+    /// Closes each incident of which nothing is left: no path away from its work, no VM waiting for it.
+    pub(super) fn close_incidents(&mut self) {
+        let over: Vec<_> = self.incidents.open().iter().filter(|i| self.is_over(i)).cloned().collect();
+        for incident in over {
+            self.incidents.close(incident.id);
+            let reason = format!(
+                "over after {}: every path of {} carries its traffic again, and no VM waits for it",
+                seconds(self.now.since(incident.opened)),
+                self.spec.target(incident.target).name
+            );
+            let subject = Subject::Target(incident.target);
+            self.record(JournalKind::IncidentClosed, subject, Some(incident.id), reason);
+        }
+    }
+
+    fn is_over(&self, incident: &super::incidents::Incident) -> bool {
+        let mut paths =
+            self.spec.path_ids().filter(|p| self.spec.path(*p).target == incident.target);
+        let at_work = |path: PathId| match self.network.state(path) {
+            PathState::Active { .. } => {
+                self.network.links_of(path).all(|(_, link)| !matches!(link, Link::Down { .. }))
+            }
+            PathState::Disabled { .. } => true,
+            PathState::Connecting { .. }
+            | PathState::Down { .. }
+            | PathState::Probation { .. }
+            | PathState::Repaired { .. } => false,
+        };
+        let waits = self.vms.iter().any(|vm| {
+            let stopped = vm.guest.run.incident() == Some(incident.id);
+            // A process that is gone, or that somebody else moves, is not waited for.
+            let there = vm.guest.monitor.continuable().is_some() || vm.guest.run.undecided();
+            let cut_off = match &vm.ladder {
+                Ladder::Clear => false,
+                Ladder::Holding { incident: id, .. }
+                | Ladder::Stranded { incident: id, .. }
+                | Ladder::Failing { incident: id, .. } => *id == incident.id,
+            };
+            stopped && there || cut_off
+        });
+        paths.all(at_work) && !waits
+    }
+}
+
+fn outstanding(requests: u32) -> String {
+    match requests {
+        0 => String::new(),
+        1 => "; 1 request was outstanding".into(),
+        many => format!("; {many} requests were outstanding"),
+    }
+}

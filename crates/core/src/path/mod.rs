@@ -1,0 +1,19 @@
+//! Who is well: the links, the paths made of them, and how long a returning one must prove itself.
+//!
+//! Invariant: after [`Network::settle`] each path's state agrees with its links. Everything else asks here; nobody
+//! keeps a second opinion of a path's health.
+//! Rejected: a state per link only. Load, capacity, failback and the operator's commands belong to paths, so the path
+//! has the state and a link has only what makes one VM's view of the path differ from another's.
+//! It does not know VMs' policies, hypervisors, or the journal.
+
+mod damping;
+mod links;
+mod machine;
+mod network;
+mod reach;
+
+pub use damping::{Damping, REPAIR_AFTER_MAX};
+pub use links::{CONNECT_GRACE, Link, LinkEdge, LinkRow};
+pub use machine::{Before, PathChange, PathMachine, PathState, Signal};
+pub use network::Network;
+pub use reach::{Reach, UnitReach};

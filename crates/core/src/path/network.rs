@@ -1,0 +1,206 @@
+//! All links and paths of a host, kept in agreement.
+//!
+//! Invariant: see [`crate::path`]. Links change by reports, paths only in [`Network::settle`] and by the operator.
+//! It does not know why anybody asks.
+
+use crate::event::{LinkChange, LinkReport};
+use crate::ids::{PathId, TargetId, UnitId};
+use crate::path::reach::{Reach, reaches};
+use crate::path::{Link, LinkEdge, LinkRow, PathChange, PathMachine, PathState, Signal};
+use crate::spec::{Access, Spec, TargetSpec};
+use crate::time::Instant;
+use std::collections::BTreeMap;
+
+#[derive(Clone, Debug)]
+pub struct Network {
+    pub(super) links: BTreeMap<(PathId, UnitId), LinkRow>,
+    pub(super) paths: Vec<Path>,
+    /// By `VmId`.
+    pub(super) reaches: Vec<Reach>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Path {
+    pub(super) target: TargetId,
+    pub(super) machine: PathMachine,
+    pub(super) access: Access,
+}
+
+impl Network {
+    #[must_use]
+    pub fn new(spec: &Spec, now: Instant) -> Self {
+        let mut network = Self { links: BTreeMap::new(), paths: vec![], reaches: vec![] };
+        network.fill(spec, now);
+        network
+    }
+
+    /// Adds what the spec has and the network has not.
+    fn fill(&mut self, spec: &Spec, now: Instant) {
+        for path in spec.path_ids().skip(self.paths.len()) {
+            let (target, access) = (spec.path(path).target, spec.path(path).access);
+            self.paths.push(Path { target, machine: PathMachine::new(now), access });
+        }
+        for unit in spec.unit_ids() {
+            for path in spec.paths_of_unit(unit) {
+                self.links.entry((path, unit)).or_insert_with(|| LinkRow::new(now));
+            }
+        }
+        self.reaches = reaches(spec);
+    }
+
+    /// Moves to a new spec in which the same names have the same ids. What the operator set at run time stays, unless
+    /// the new spec says something else than the old one did.
+    pub fn rebase(&mut self, old: &Spec, new: &Spec, now: Instant) {
+        let same_path = |p: PathId| {
+            p.index() < old.paths.len() && p.index() < new.paths.len() && old.path_name(p) == new.path_name(p)
+        };
+        let same_unit = |u: UnitId| {
+            u.index() < old.units.len() && u.index() < new.units.len() && old.unit_name(u) == new.unit_name(u)
+        };
+        self.links.retain(|(path, unit), _| same_path(*path) && same_unit(*unit));
+        self.paths.truncate(new.paths.len());
+        for (index, path) in self.paths.iter_mut().enumerate() {
+            let id = PathId::at(index);
+            let (then, wanted) = (old.path(id), new.path(id));
+            if !same_path(id) {
+                *path = Path { target: wanted.target, machine: PathMachine::new(now), access: wanted.access };
+            } else if then.access != wanted.access {
+                path.access = wanted.access;
+            }
+        }
+        self.fill(new, now);
+    }
+
+    /// Takes in what a worker saw of a link. Reports of links that the spec does not have are stale and change nothing.
+    pub fn report(&mut self, spec: &Spec, now: Instant, report: &LinkReport) -> LinkEdge {
+        let Some(row) = self.links.get_mut(&(report.path, report.unit)) else { return LinkEdge::Nothing };
+        let base = spec.target(spec.path(report.path).target).repair_after;
+        let seen = report.at.min(now);
+        match &report.change {
+            LinkChange::Up => row.up(seen, base),
+            LinkChange::Down { fault, requests_outstanding } => {
+                row.down(seen, base, fault.clone(), *requests_outstanding)
+            }
+            LinkChange::FailedOver { .. } => LinkEdge::Nothing,
+        }
+    }
+
+    /// Links whose first connection has taken too long.
+    pub fn expire(&mut self, now: Instant) -> Vec<(PathId, UnitId)> {
+        let lost = self.links.iter_mut().filter_map(|(key, row)| match row.elapsed(now) {
+            LinkEdge::Lost => Some(*key),
+            LinkEdge::Nothing | LinkEdge::Connected | LinkEdge::Back { .. } => None,
+        });
+        lost.collect()
+    }
+
+    /// Brings each path into agreement with its links and the time; what changed, in the order in which it did.
+    pub fn settle(&mut self, spec: &Spec, now: Instant) -> Vec<(PathId, PathChange)> {
+        let mut changes = vec![];
+        for path in spec.path_ids() {
+            let rules = spec.target(spec.path(path).target);
+            let change = self.settle_links(path, now, rules);
+            changes.extend(change.map(|c| (path, c)));
+            while let Some(change) = self.paths[path.index()].machine.step(now, Signal::Elapsed, rules) {
+                changes.push((path, change));
+            }
+        }
+        changes
+    }
+
+    fn settle_links(&mut self, path: PathId, now: Instant, rules: &TargetSpec) -> Option<PathChange> {
+        let machine = &mut self.paths[path.index()].machine;
+        let rows = || self.links.range((path, UnitId(0))..=(path, UnitId(u16::MAX))).map(|(_, row)| row.link());
+        if let Some(up) = rows().filter_map(up_since).min() {
+            return machine.step(up, Signal::Up, rules);
+        }
+        let waits = rows().any(|link| matches!(link, Link::Connecting { .. }));
+        match machine.state() {
+            PathState::Connecting { .. } if waits => return None,
+            PathState::Connecting { .. }
+            | PathState::Active { .. }
+            | PathState::Down { .. }
+            | PathState::Probation { .. }
+            | PathState::Repaired { .. }
+            | PathState::Disabled { .. } => {}
+        }
+        let last = rows().filter_map(down_since).max_by_key(|(since, _)| *since);
+        last.and_then(|(since, fault)| machine.step(since.min(now), Signal::Down(fault), rules))
+    }
+
+    /// The operator's or the policy's word to one path.
+    pub fn signal(
+        &mut self,
+        spec: &Spec,
+        now: Instant,
+        path: PathId,
+        signal: Signal<'_>,
+    ) -> Option<PathChange> {
+        let rules = spec.target(spec.path(path).target);
+        let change = self.paths[path.index()].machine.step(now, signal, rules);
+        if change == Some(PathChange::Enabled) {
+            for (_, row) in self.links.range_mut((path, UnitId(0))..=(path, UnitId(u16::MAX))) {
+                row.reconnect(now);
+            }
+        }
+        change
+    }
+
+    pub fn set_access(&mut self, path: PathId, access: Access) {
+        self.paths[path.index()].access = access;
+    }
+
+    #[must_use]
+    pub fn state(&self, path: PathId) -> &PathState {
+        self.paths[path.index()].machine.state()
+    }
+
+    #[must_use]
+    pub fn machine(&self, path: PathId) -> &PathMachine {
+        &self.paths[path.index()].machine
+    }
+
+    #[must_use]
+    pub fn access(&self, path: PathId) -> Access {
+        self.paths[path.index()].access
+    }
+
+    /// None if the spec has no such link.
+    #[must_use]
+    pub fn link(&self, path: PathId, unit: UnitId) -> Option<&Link> {
+        self.links.get(&(path, unit)).map(LinkRow::link)
+    }
+
+    #[must_use]
+    pub fn row(&self, path: PathId, unit: UnitId) -> Option<&LinkRow> {
+        self.links.get(&(path, unit))
+    }
+
+    /// Each link of a path.
+    pub fn links_of(&self, path: PathId) -> impl Iterator<Item = (UnitId, &Link)> {
+        let all = self.links.range((path, UnitId(0))..=(path, UnitId(u16::MAX)));
+        all.map(|((_, unit), row)| (*unit, row.link()))
+    }
+
+    /// The times, later than `now`, at which a link or path may change by itself.
+    #[must_use]
+    pub fn deadline(&self, spec: &Spec, now: Instant) -> Option<Instant> {
+        let links = self.links.values().filter_map(LinkRow::deadline);
+        let paths = self.paths.iter().filter_map(|p| p.machine.deadline(spec.target(p.target)));
+        links.chain(paths).filter(|at| *at > now).min()
+    }
+}
+
+fn up_since(link: &Link) -> Option<Instant> {
+    match link {
+        Link::Up { since, .. } => Some(*since),
+        Link::Connecting { .. } | Link::Down { .. } => None,
+    }
+}
+
+fn down_since(link: &Link) -> Option<(Instant, &crate::event::Fault)> {
+    match link {
+        Link::Down { since, cause, .. } => Some((*since, cause)),
+        Link::Connecting { .. } | Link::Up { .. } => None,
+    }
+}

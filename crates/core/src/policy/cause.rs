@@ -1,0 +1,50 @@
+//! Why a VM is held or suspended: fixed when it is decided, so that the operator reads the numbers that decided it.
+
+use crate::ids::{IncidentId, PathId, UnitId};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    /// None for what the operator asked for.
+    pub incident: Option<IncidentId>,
+    pub why: Why,
+    /// The rule that applied, in words, with its numbers.
+    pub rule: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// `on_path_loss`: these paths failed.
+    PathLoss { paths: Vec<PathId>, requests: Outstanding },
+    /// `on_no_path`: no path led to this unit.
+    NoPath { unit: UnitId },
+    /// The reservations did not fit; these paths were missing.
+    Shed { paths: Vec<PathId> },
+    /// `vmpath vm suspend`.
+    Operator,
+    /// Resuming failed too often; the operator has to look.
+    GaveUp,
+}
+
+/// What becomes of a VM's requests while it is being suspended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outstanding {
+    /// They are not routed, though another path may be up.
+    Held,
+    /// They finish over another path.
+    FailOver,
+}
+
+impl Cause {
+    /// The VM's requests may not be routed at all, whatever is up.
+    #[must_use]
+    pub fn forbids_routing(&self) -> bool {
+        match self.why {
+            Why::PathLoss { requests: Outstanding::Held, .. } => true,
+            Why::PathLoss { requests: Outstanding::FailOver, .. }
+            | Why::NoPath { .. }
+            | Why::Shed { .. }
+            | Why::Operator
+            | Why::GaveUp => false,
+        }
+    }
+}

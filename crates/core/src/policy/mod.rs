@@ -1,0 +1,21 @@
+//! What happens to each VM: its run state, and the rules that decide about it. Pure: facts in, words and steps out.
+//!
+//! Invariant: `cont` goes only to the process that we stopped, and only while it is `paused` or `io-error`. A guest
+//! sees EIO only where its hypervisor stops on it, or where its own policy says `fail`.
+//! Rejected: one machine for the whole host. A VM's run state is small and testable; what the VMs mean to each other
+//! (priorities, capacity, pacing) is the controller's.
+//! It does not know how facts arrive, nor how a plan is published.
+
+mod cause;
+pub mod fit;
+mod floor;
+mod guest;
+mod ladder;
+pub mod rules;
+mod run;
+
+pub use cause::{Cause, Outstanding, Why};
+pub use floor::Floor;
+pub use guest::{Guest, Monitor};
+pub use ladder::Ladder;
+pub use run::{Act, Input, Note, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX, STOP_CONFIRM_WITHIN, Step};

@@ -1,0 +1,222 @@
+//! Reload: a new configuration takes over the ids of the running one.
+//!
+//! Invariant: after a rebase every id means the same thing as before, so that queues, paths and incidents that hold ids
+//! need not be told. Only settings may differ. Rejected for now: adding and removing at run time; it needs every owner
+//! of a table to agree on when a row is gone.
+//! It does not know what anybody does with the settings that changed.
+
+use super::types::{PathUrl, Spec};
+use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+impl Spec {
+    /// This configuration with the ids of `running`: the same names, in the same rows. Order in the files makes no
+    /// difference.
+    ///
+    /// # Errors
+    /// One sentence for each thing that was added, removed or changed and cannot change without a restart.
+    pub fn rebase(self, running: &Self) -> Result<Self, Vec<String>> {
+        let mut refusals = Vec::new();
+        same_things(&self, running, &mut refusals);
+        changed_disks(&self, running, &mut refusals);
+        let Some(rebased) = Rows::between(&self, running).map(|rows| rows.apply(self)) else {
+            return Err(refusals);
+        };
+        changed_host(&rebased, running, &mut refusals);
+        changed_targets(&rebased, running, &mut refusals);
+        changed_vms(&rebased, running, &mut refusals);
+        if refusals.is_empty() { Ok(rebased) } else { Err(refusals) }
+    }
+
+    /// `vm/disk`.
+    #[must_use]
+    pub fn disk_name(&self, id: DiskId) -> String {
+        let disk = self.disk(id);
+        format!("{}/{}", self.vm(disk.vm).name, disk.name)
+    }
+
+    fn target_names(&self) -> Vec<String> {
+        self.targets.iter().map(|t| t.name.clone()).collect()
+    }
+
+    fn path_names(&self) -> Vec<String> {
+        self.path_ids().map(|id| self.path_name(id)).collect()
+    }
+
+    fn unit_names(&self) -> Vec<String> {
+        self.unit_ids().map(|id| self.unit_name(id)).collect()
+    }
+
+    fn vm_names(&self) -> Vec<String> {
+        self.vms.iter().map(|v| v.name.clone()).collect()
+    }
+
+    fn disk_names(&self) -> Vec<String> {
+        self.disk_ids().map(|id| self.disk_name(id)).collect()
+    }
+}
+
+/// The names in one table, by row.
+type Names = fn(&Spec) -> Vec<String>;
+
+/// Targets, paths, VMs and disks may neither come nor go. What belongs to a target or VM that does is not said again,
+/// and units come and go with disks.
+fn same_things(new: &Spec, running: &Spec, refusals: &mut Vec<String>) {
+    let kinds: [(&str, Names); 4] = [
+        ("target", Spec::target_names),
+        ("vm", Spec::vm_names),
+        ("path", Spec::path_names),
+        ("disk", Spec::disk_names),
+    ];
+    let mut said = BTreeSet::new();
+    for (kind, names) in kinds {
+        let (names, before) = (names(new), names(running));
+        let mut compare = |these: &[String], those: &[String], fate: &str| {
+            let those: BTreeSet<&String> = those.iter().collect();
+            for name in these.iter().filter(|name| !those.contains(name)) {
+                let parent = name.split_once('/').map(|(parent, _)| (kind == "path", parent.to_owned()));
+                if parent.is_none_or(|parent| !said.contains(&parent)) {
+                    refusals.push(format!("{kind} {name} is {fate} it"));
+                }
+                said.insert((kind == "target", name.clone()));
+            }
+        };
+        compare(&names, &before, "new: a restart is needed to add");
+        compare(&before, &names, "gone: a restart is needed to remove");
+    }
+}
+
+/// For each row of the new tables, the row of the running ones that has the same name.
+struct Rows {
+    targets: Vec<usize>,
+    paths: Vec<usize>,
+    units: Vec<usize>,
+    vms: Vec<usize>,
+    disks: Vec<usize>,
+}
+
+impl Rows {
+    /// Nothing if the names are not the same.
+    fn between(new: &Spec, running: &Spec) -> Option<Self> {
+        let rows = |names: Names| {
+            let before: BTreeMap<String, usize> =
+                names(running).into_iter().enumerate().map(|(row, name)| (name, row)).collect();
+            let rows: Option<Vec<usize>> = names(new).iter().map(|name| before.get(name).copied()).collect();
+            rows.filter(|rows| rows.len() == before.len())
+        };
+        Some(Self {
+            targets: rows(Spec::target_names)?,
+            paths: rows(Spec::path_names)?,
+            units: rows(Spec::unit_names)?,
+            vms: rows(Spec::vm_names)?,
+            disks: rows(Spec::disk_names)?,
+        })
+    }
+
+    fn apply(&self, mut spec: Spec) -> Spec {
+        for path in &mut spec.paths {
+            path.target = TargetId::at(self.targets[path.target.index()]);
+        }
+        for unit in &mut spec.units {
+            unit.target = TargetId::at(self.targets[unit.target.index()]);
+        }
+        for avoided in spec.vms.iter_mut().flat_map(|vm| &mut vm.avoid_paths) {
+            *avoided = PathId::at(self.paths[avoided.index()]);
+        }
+        for disk in &mut spec.disks {
+            disk.vm = VmId::at(self.vms[disk.vm.index()]);
+            disk.unit = UnitId::at(self.units[disk.unit.index()]);
+        }
+        Spec {
+            host: spec.host,
+            targets: in_rows(spec.targets, &self.targets),
+            paths: in_rows(spec.paths, &self.paths),
+            units: in_rows(spec.units, &self.units),
+            vms: in_rows(spec.vms, &self.vms),
+            disks: in_rows(spec.disks, &self.disks),
+        }
+    }
+}
+
+fn in_rows<T>(items: Vec<T>, rows: &[usize]) -> Vec<T> {
+    let mut placed: Vec<(usize, T)> = rows.iter().copied().zip(items).collect();
+    placed.sort_by_key(|(row, _)| *row);
+    placed.into_iter().map(|(_, item)| item).collect()
+}
+
+/// Refuses a value that differs. `what` reads like `path san0/a: url`.
+fn fixed<T: PartialEq>(
+    refusals: &mut Vec<String>,
+    what: impl fmt::Display,
+    values: [&T; 2],
+    show: fn(&T) -> String,
+) {
+    let [before, after] = values;
+    if before != after {
+        let (before, after) = (show(before), show(after));
+        refusals.push(format!("{what} changes from {before} to {after}: a restart is needed"));
+    }
+}
+
+fn changed_host(new: &Spec, running: &Spec, refusals: &mut Vec<String>) {
+    let (before, after) = (&running.host, &new.host);
+    fixed(refusals, "host: name", [&before.name, &after.name], String::clone);
+    fixed(refusals, "host: api_socket", [&before.api_socket, &after.api_socket], |p| p.display().to_string());
+    fixed(refusals, "host: admin_group", [&before.admin_group, &after.admin_group], String::clone);
+}
+
+fn changed_targets(new: &Spec, running: &Spec, refusals: &mut Vec<String>) {
+    for (before, after) in running.targets.iter().zip(&new.targets) {
+        let name = &before.name;
+        let connections = [&before.connections, &after.connections];
+        fixed(refusals, format_args!("target {name}: connections"), connections, u8::to_string);
+        let caches = [&before.write_cache, &after.write_cache];
+        fixed(refusals, format_args!("target {name}: write_cache"), caches, ToString::to_string);
+    }
+    for id in running.path_ids() {
+        let urls = [&running.path(id).url, &new.path(id).url];
+        fixed(refusals, format_args!("path {}: url", running.path_name(id)), urls, PathUrl::to_string);
+    }
+    for id in running.unit_ids() {
+        let exports = [&running.unit(id).export, &new.unit(id).export];
+        fixed(refusals, format_args!("unit {}: export", running.unit_name(id)), exports, |e| {
+            format!("{e:?}")
+        });
+    }
+}
+
+fn changed_vms(new: &Spec, running: &Spec, refusals: &mut Vec<String>) {
+    for (before, after) in running.vms.iter().zip(&new.vms) {
+        fixed(refusals, format_args!("vm {}: qmp", before.name), [&before.qmp, &after.qmp], socket);
+    }
+    for id in running.disk_ids() {
+        let (before, after) = (running.disk(id), new.disk(id));
+        let name = running.disk_name(id);
+        fixed(refusals, format_args!("disk {name}: nbd"), [&before.nbd_socket, &after.nbd_socket], socket);
+        fixed(refusals, format_args!("disk {name}: nbd_tcp"), [&before.nbd_tcp, &after.nbd_tcp], address);
+    }
+}
+
+/// Found by name, because units have no row in common when disks change theirs.
+fn changed_disks(new: &Spec, running: &Spec, refusals: &mut Vec<String>) {
+    let unit_of = |spec: &Spec, id| spec.unit_name(spec.disk(id).unit);
+    let before: BTreeMap<String, String> =
+        running.disk_ids().map(|id| (running.disk_name(id), unit_of(running, id))).collect();
+    for id in new.disk_ids() {
+        let name = new.disk_name(id);
+        if let Some(unit) = before.get(&name) {
+            fixed(refusals, format_args!("disk {name}: unit"), [unit, &unit_of(new, id)], String::clone);
+        }
+    }
+}
+
+fn socket(path: &Option<PathBuf>) -> String {
+    path.as_ref().map_or_else(|| "none".to_owned(), |p| p.display().to_string())
+}
+
+fn address(address: &Option<SocketAddr>) -> String {
+    address.map_or_else(|| "none".to_owned(), |a| a.to_string())
+}

@@ -1,0 +1,162 @@
+use super::super::{
+    Access, ByteRate, Failback, NoPathAction, OnPathLoss, PathUrl, ResumeOn, ShedWhen, Source, When,
+    WriteCache, parse,
+};
+use super::{SMALL, good, lines, parsed, small_with};
+use crate::ids::{PathId, TargetId, UnitId, VmId};
+use crate::time::Duration;
+use std::path::{Path, PathBuf};
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn nothing_is_a_configuration() {
+    let spec = good("");
+    assert_eq!(spec.host.name, "localhost");
+    assert_eq!(spec.host.api_socket, Path::new("/run/vmpath/vmpath.sock"));
+    assert_eq!(spec.host.admin_group, "vmpath");
+    assert_eq!((spec.host.shed_when, spec.host.shed_after), (ShedWhen::Unmet, Duration::from_secs(1)));
+}
+
+#[test]
+fn defaults_are_filled_in() {
+    let parsed = parsed(SMALL).expect("good");
+    assert_eq!(lines(&parsed.warnings), [""; 0]);
+    let spec = parsed.spec;
+    let target = spec.target(TargetId(0));
+    assert_eq!(target.failback, Failback::Immediate);
+    assert_eq!(target.quiesce, Duration::from_secs(5));
+    assert_eq!(target.ping_budget, Duration::from_secs(5));
+    assert_eq!(target.repair_after, Duration::from_secs(1));
+    assert_eq!((target.write_cache, target.connections), (WriteCache::SurvivesPathLoss, 2));
+    let path = spec.path(PathId(0));
+    assert_eq!((path.capacity, path.access, path.window_bytes), (None, Access::Optimized, 4 * MIB));
+    let unit = spec.unit(UnitId(0));
+    assert_eq!((unit.export.as_str(), unit.assume_same), ("root", false));
+    let vm = spec.vm(VmId(0));
+    assert_eq!((vm.priority, vm.shares), (100, 1000));
+    assert_eq!((vm.reservation, vm.limit, vm.limit_iops), (None, None, None));
+    assert_eq!((vm.on_path_loss, vm.when, vm.resume), (OnPathLoss::Failover, When::Always, ResumeOn::Repair));
+    assert_eq!(vm.on_no_path.to_string(), "hold 60s, then suspend");
+    assert_eq!((vm.may_suspend, vm.may_migrate), (false, true));
+}
+
+#[test]
+fn every_key_is_read() {
+    let spec = good(include_str!("full.toml"));
+    assert_eq!(spec.host.name, "kvm1");
+    assert_eq!(spec.host.api_socket, Path::new("/run/vmpath/api.sock"));
+    assert_eq!(spec.host.admin_group, "storage");
+    assert_eq!(
+        (spec.host.shed_when, spec.host.shed_after),
+        (ShedWhen::Reserved, Duration::from_millis(2500))
+    );
+    let target = spec.target(TargetId(0));
+    assert_eq!(target.failback, Failback::After(Duration::from_secs(30)));
+    assert_eq!(target.quiesce, Duration::from_secs(10));
+    assert_eq!(target.ping_budget, Duration::from_millis(500));
+    assert_eq!(target.repair_after, Duration::from_secs(120));
+    assert_eq!((target.write_cache, target.connections), (WriteCache::Volatile, 4));
+    assert_eq!(spec.path(PathId(0)).window_bytes, 8 * MIB, "20 ms of 400 MiB/s");
+    let b = spec.path(PathId(1));
+    assert_eq!(b.capacity, Some(ByteRate(200_000_000)));
+    assert_eq!((b.access, b.window_bytes), (Access::NonOptimized, 2 * MIB));
+    let socket = PathBuf::from("/run/san 1.sock");
+    assert_eq!(spec.path(PathId(2)).url, PathUrl::NbdUnix { socket, export: None });
+    let unit = spec.unit(UnitId(0));
+    assert_eq!((unit.export.as_str(), unit.assume_same), ("lun-7", true));
+    let vm = spec.vm(VmId(0));
+    assert_eq!((vm.priority, vm.shares), (200, 2000));
+    assert_eq!((vm.reservation, vm.limit), (Some(ByteRate(80 * MIB)), Some(ByteRate(400 * MIB))));
+    assert_eq!(vm.limit_iops, Some(20_000));
+    assert_eq!(vm.qmp.as_deref(), Some(Path::new("/run/vmpath/db1.qmp")));
+    assert_eq!(
+        (vm.on_path_loss, vm.when, vm.resume),
+        (OnPathLoss::FailoverSuspend, When::Outranked, ResumeOn::Failback)
+    );
+    assert_eq!(vm.on_no_path.hold, Duration::from_secs(120));
+    assert_eq!(vm.on_no_path.then, [NoPathAction::Suspend, NoPathAction::Fail]);
+    assert_eq!((vm.may_suspend, vm.may_migrate), (true, false));
+    assert_eq!(vm.avoid_paths, [PathId(1)]);
+    let tcp: Vec<_> = spec.disks.iter().filter_map(|d| d.nbd_tcp).map(|a| a.to_string()).collect();
+    assert_eq!(tcp, ["127.0.0.1:10810", "[::1]:10811"]);
+}
+
+#[test]
+fn the_example_is_good() {
+    let text = include_str!("../../../../../packaging/examples/vmpath.toml");
+    let parsed = parsed(text).unwrap_or_else(|faults| panic!("{}", lines(&faults).join("\n")));
+    assert_eq!(lines(&parsed.warnings), [""; 0]);
+}
+
+#[test]
+fn several_files_are_one_configuration() {
+    let vms = r#"
+        [[vm]]
+        name = "web1"
+        [[vm.disk]]
+        name = "vda"
+        unit = "san0/web1"
+        nbd_tcp = 10810
+    "#;
+    let host = "host.name = \"kvm1\"";
+    let sources = [("vmpath.toml", SMALL), ("conf.d/10-web.toml", vms), ("conf.d/20-host.toml", host)];
+    let sources = sources.map(|(name, text)| Source { name, text });
+    let spec = parse(&sources).expect("good").spec;
+    assert_eq!(spec.host.name, "kvm1");
+    assert_eq!(spec.vm_by_name("web1"), Some(VmId(1)));
+    assert_eq!(spec.unit_name(UnitId(1)), "san0/web1");
+}
+
+#[test]
+fn shares_have_names_and_windows_follow_capacity() {
+    for (shares, expected) in [("\"low\"", 500), ("\"normal\"", 1000), ("\"high\"", 2000), ("7", 7)] {
+        let text = small_with("name = \"db1\"", &format!("name = \"db1\"\nshares = {shares}"));
+        assert_eq!(good(&text).vm(VmId(0)).shares, expected);
+    }
+    for (capacity, expected) in [("1 MiB/s", 64 << 10), ("100 MiB/s", 2 * MIB), ("900 GiB/s", 1 << 30)] {
+        let text = small_with("name = \"a\"", &format!("name = \"a\"\ncapacity = {capacity:?}"));
+        assert_eq!(good(&text).path(PathId(0)).window_bytes, expected);
+    }
+}
+
+/// Each makes sense to somebody, and is worth a word.
+#[test]
+fn warnings() {
+    let vm = |more: &str| small_with("name = \"db1\"", &format!("name = \"db1\"\n{more}"));
+    let qmp = "qmp = \"/q\"\n";
+    let no_host = "no other host is configured: vm db1";
+    let unmanaged = "vm db1: without qmp it cannot be suspended, only held";
+    let cases = [
+        (vm("on_path_loss = \"migrate\""), format!("12:16 {no_host} stays where it is")),
+        (vm("on_path_loss = \"failover+migrate\""), format!("12:16 {no_host} stays where it is")),
+        (vm("on_path_loss = \"suspend\""), format!("12:16 {unmanaged}")),
+        (vm("on_path_loss = \"failover+suspend\""), format!("12:16 {unmanaged}")),
+        (vm("on_no_path = \"hold 60s, then suspend\""), format!("12:14 {unmanaged}")),
+        (vm("on_no_path = \"migrate, then fail\""), format!("12:14 {no_host} does not migrate, the next step comes")),
+        (vm("may_suspend = true"), format!("12:15 {unmanaged}")),
+        (vm("when = \"outranked\""), "12:8 when: on_path_loss is \"failover\", which needs no condition: this has no effect".into()),
+        (small_with("nbd = \"/run/vmpath/db1-vda.sock\"", "nbd_tcp = \"10.0.0.1:10810\""), "15:11 nbd_tcp: NBD on 10.0.0.1:10810 is without TLS: anyone who reaches that address reads and writes this disk".into()),
+        (format!("{SMALL}[[vm]]\nname = \"idle\"\n"), "16:1 vm idle has no disk: nothing of it runs over vmpath".into()),
+        (small_with("[[target.path]]\nname = \"b\"\nurl = \"nbd://10.0.2.5\"\n", ""), "2:1 this target has one path only: nothing to fail over to".into()),
+        (small_with("[[vm]]", "[[target.unit]]\nname = \"root\"\n[[target.unit]]\nname = \"spare\"\n[[vm]]"), "13:8 no disk uses unit san0/spare".into()),
+    ];
+    for (text, expected) in cases {
+        let parsed = parsed(&text).unwrap_or_else(|faults| panic!("{}\n{text}", lines(&faults).join("\n")));
+        assert_eq!(lines(&parsed.warnings), [expected]);
+    }
+    for managed in ["on_path_loss = \"suspend\"", "on_no_path = \"suspend\"", "may_suspend = true"] {
+        assert_eq!(lines(&parsed(&vm(&format!("{qmp}{managed}"))).expect("good").warnings), [""; 0]);
+    }
+}
+
+#[test]
+fn reservations_above_all_capacity_are_a_warning() {
+    let text = SMALL
+        .replace("name = \"a\"", "name = \"a\"\ncapacity = \"100 MiB/s\"")
+        .replace("name = \"b\"", "name = \"b\"\ncapacity = \"100 MiB/s\"")
+        .replace("name = \"db1\"", "name = \"db1\"\nreservation = \"201 MiB/s\"");
+    let expected =
+        "2:1 reservations of 201 MiB/s lie on target san0, and all its paths together carry 200 MiB/s";
+    assert_eq!(lines(&parsed(&text).expect("good").warnings), [expected]);
+}

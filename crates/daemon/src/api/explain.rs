@@ -1,0 +1,91 @@
+//! Why a VM is where it is, in sentences an operator can act on.
+//!
+//! Invariant: it only words what the rows say; the reasons themselves were given by the decisions. The numbers behind
+//! them are in the VM's row.
+
+use super::wire;
+use vmpath_core::spec::{ByteRate, duration_text};
+
+/// What the sentences are made from.
+pub(super) struct Facts<'a> {
+    pub(super) at_unix_us: u64,
+    pub(super) vm: &'a wire::Vm,
+    /// All paths of the host.
+    pub(super) paths: &'a [wire::Path],
+}
+
+pub(super) fn text(facts: &Facts<'_>) -> Vec<String> {
+    let vm = facts.vm;
+    let mut text = vec![state(facts)];
+    if let Some(reason) = &vm.gate.reason {
+        let what = match vm.gate.state.as_str() {
+            "hold" => "Its requests are kept queued",
+            "bounce" => "Its requests are answered with an error on which the hypervisor stops it and keeps them",
+            _ => "Its requests fail",
+        };
+        text.push(format!("{what}: {reason}."));
+    }
+    if let Some(incident) = &vm.incident {
+        text.push(format!("It belongs to incident {incident}."));
+    }
+    text.extend(vm.because.iter().map(|why| format!("Because {}.", why.trim_end_matches('.'))));
+    if vm.held > 0 {
+        text.push(held(vm));
+    }
+    text.push(rates(vm));
+    text.extend(paths(facts));
+    if let Some(wait) = &vm.waits_for {
+        text.push(format!("It waits for: {}.", wait.trim_end_matches('.')));
+    }
+    text
+}
+
+fn state(facts: &Facts<'_>) -> String {
+    let vm = facts.vm;
+    let seconds = facts.at_unix_us.saturating_sub(vm.since_unix_us) / 1_000_000;
+    let since = duration_text(std::time::Duration::from_secs(seconds));
+    let state = match vm.state.as_str() {
+        "suspended" => "suspended by vmpath",
+        "stopped-by-other" => "stopped, but not by vmpath, which will leave it so",
+        "unmanaged" => "unmanaged: no hypervisor monitor, so its I/O is served and it cannot be suspended",
+        state => state,
+    };
+    let calm = vm.because.is_empty() && vm.gate.reason.is_none() && vm.waits_for.is_none();
+    let matter = if calm && vm.state == "running" { "; nothing is the matter" } else { "" };
+    format!("{} is {state}, for {since}{matter}.", vm.name)
+}
+
+fn held(vm: &wire::Vm) -> String {
+    let reasons: Vec<_> =
+        vm.held_reasons.iter().map(|held| format!("{} by {}", held.requests, held.reason)).collect();
+    let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
+    let oldest = vm.oldest_held_ms.map(|ms| format!(", the oldest for {ms} ms")).unwrap_or_default();
+    format!("{} requests are held{reasons}{oldest}; {} are in flight.", vm.held, vm.in_flight)
+}
+
+fn rates(vm: &wire::Vm) -> String {
+    let rate = |bytes: Option<u64>| bytes.map_or_else(|| "none".into(), |bytes| ByteRate(bytes).to_string());
+    format!(
+        "It gets {}; reservation {}, limit {}, priority {}, shares {}.",
+        ByteRate(vm.rate_bytes_per_second),
+        rate(vm.reservation_bytes_per_second),
+        rate(vm.limit_bytes_per_second),
+        vm.priority,
+        vm.shares
+    )
+}
+
+/// The paths that lead to its disks, each with what is wrong with it.
+fn paths(facts: &Facts<'_>) -> Vec<String> {
+    let target_of = |disk: &wire::DiskOfVm| disk.unit.split('/').next().unwrap_or_default().to_owned();
+    let mut targets: Vec<_> = facts.vm.disks.iter().map(target_of).collect();
+    targets.sort();
+    targets.dedup();
+    let mine = facts.paths.iter().filter(|path| targets.contains(&path.target));
+    mine.map(|path| {
+        let place = if path.preferred { "preferred" } else { "standby" };
+        let reason = path.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        format!("Path {}/{} is {}, {}, {place}{reason}.", path.target, path.name, path.health, path.access)
+    })
+    .collect()
+}

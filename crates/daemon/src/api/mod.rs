@@ -1,0 +1,21 @@
+//! HTTP and JSON on a unix socket: the only room that knows either.
+//!
+//! Invariant: reads are answered from a snapshot and wait for nothing; changes are for root, the daemon's user and the
+//! admin group, by what the kernel says of the caller. What is on the wire ([`wire`]) is not what is inside: names for
+//! ids, units in keys. Rejected: serde on domain types, which would freeze them. It decides nothing.
+
+pub mod access;
+pub mod client;
+mod error;
+mod explain;
+mod listener;
+mod names;
+mod routes;
+mod server;
+mod show;
+pub mod wire;
+#[cfg(test)]
+mod tests;
+
+pub use listener::Listener;
+pub use server::Server;

@@ -1,0 +1,85 @@
+//! From the names in an address to ids, and from a wrong name to the near ones.
+
+use super::error::ApiError;
+use vmpath_core::ids::{PathId, TargetId, VmId};
+use vmpath_core::spec::Spec;
+
+/// Near names that help is willing to list.
+const NEAR_MAX: usize = 3;
+
+pub(super) fn path(spec: &Spec, target: &str, path: &str) -> Result<PathId, ApiError> {
+    let name = format!("{target}/{path}");
+    let known = || spec.path_ids().map(|id| spec.path_name(id));
+    spec.path_by_name(&name).ok_or_else(|| unknown("path", &name, known(), "vmpath show paths"))
+}
+
+pub(super) fn vm(spec: &Spec, name: &str) -> Result<VmId, ApiError> {
+    let known = || spec.vms.iter().map(|vm| vm.name.clone());
+    spec.vm_by_name(name).ok_or_else(|| unknown("VM", name, known(), "vmpath show vms"))
+}
+
+pub(super) fn target(spec: &Spec, name: &str) -> Result<TargetId, ApiError> {
+    let known = || spec.targets.iter().map(|target| target.name.clone());
+    spec.target_by_name(name).ok_or_else(|| unknown("target", name, known(), "vmpath show paths"))
+}
+
+fn unknown(what: &str, name: &str, known: impl Iterator<Item = String>, show: &str) -> ApiError {
+    let near: Vec<_> = near(name, known).into_iter().map(|name| format!("`{name}`")).collect();
+    let list = format!("`{show}` lists them all");
+    let help = if near.is_empty() { list } else { format!("did you mean {}? {list}", near.join(" or ")) };
+    ApiError::not_found(format!("there is no {what} `{name}`"), help)
+}
+
+/// Known names that few slips of the finger make of `name`, the nearest first.
+fn near(name: &str, known: impl Iterator<Item = String>) -> Vec<String> {
+    let slips_max = (name.chars().count() / 3).clamp(1, 3);
+    let mut near: Vec<_> = known
+        .map(|candidate| (slips(&name.to_lowercase(), &candidate.to_lowercase()), candidate))
+        .filter(|(slips, _)| *slips <= slips_max)
+        .collect();
+    near.sort();
+    near.into_iter().take(NEAR_MAX).map(|(_, name)| name).collect()
+}
+
+/// Letters inserted, removed or replaced between two words.
+fn slips(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, letter) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for j in 0..b.len() {
+            let replaced = diagonal + usize::from(b[j] != letter);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, expect: &[&str]) {
+        let known = ["gold", "silver", "bronze", "gold2"].map(String::from);
+        assert_eq!(near(name, known.into_iter()), expect, "{name}");
+    }
+
+    #[test]
+    fn near_names_are_nearest_first() {
+        check("gald", &["gold"]);
+        check("gold1", &["gold", "gold2"]);
+        check("GOLD", &["gold", "gold2"]);
+        check("broze", &["bronze"]);
+        check("platinum", &[]);
+        check("", &[]);
+    }
+
+    #[test]
+    fn slips_are_counted() {
+        assert_eq!(slips("", "abc"), 3);
+        assert_eq!(slips("kitten", "sitting"), 3);
+        assert_eq!(slips("same", "same"), 0);
+    }
+}

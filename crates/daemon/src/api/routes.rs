@@ -1,0 +1,219 @@
+//! The addresses, and what answers at each.
+
+use super::access::{Caller, Rule, group_id};
+use super::error::ApiError;
+use super::explain::{self, Facts};
+use super::show::{self, Shown};
+use super::{names, wire};
+use crate::control::handle::{ControlHandle, Snapshot};
+use crate::control::journal::{About, Query};
+use crate::sys::clock;
+use axum::body::Bytes;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Request, State};
+use axum::http::StatusCode;
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use std::sync::Arc;
+use vmpath_core::event::Command;
+use vmpath_core::spec::Access;
+
+/// The largest body is a few words.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+const EVENTS_DEFAULT: usize = 100;
+const EVENTS_MAX: usize = 1000;
+
+/// Events shown with an explanation.
+const EVENTS_EXPLAINED: usize = 20;
+
+/// What every handler needs.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    pub(super) control: ControlHandle,
+    pub(super) daemon_uid: u32,
+    pub(super) started_unix_us: u64,
+}
+
+type Answer<T> = Result<Json<T>, ApiError>;
+
+pub(super) fn router(shared: Shared) -> Router {
+    let changes = Router::new()
+        .route("/v1/paths/{target}/{path}/disable", post(disable))
+        .route("/v1/paths/{target}/{path}/enable", post(enable))
+        .route("/v1/paths/{target}/{path}/access", post(set_access))
+        .route("/v1/vms/{name}/suspend", post(suspend))
+        .route("/v1/vms/{name}/resume", post(resume))
+        .route("/v1/targets/{target}/failback", post(failback))
+        .route("/v1/reload", post(reload))
+        .route_layer(middleware::from_fn_with_state(shared.clone(), only_who_may));
+    Router::new()
+        .route("/v1/host", get(host))
+        .route("/v1/paths", get(paths))
+        .route("/v1/vms", get(vms))
+        .route("/v1/units", get(units))
+        .route("/v1/events", get(events))
+        .route("/v1/incidents", get(incidents))
+        .route("/v1/vms/{name}/explain", get(explain))
+        .merge(changes)
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(wrong_address)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(shared)
+}
+
+async fn only_who_may(
+    State(shared): State<Shared>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let admin_group = shared.control.snapshot().host.spec.host.admin_group.clone();
+    let group = admin_group.clone();
+    let allowed = tokio::task::spawn_blocking(move || {
+        let rule = Rule { daemon_uid: shared.daemon_uid, admin_gid: group_id(&group) };
+        rule.allows(&caller.identity())
+    });
+    if allowed.await.unwrap_or(false) {
+        let (method, uri) = (request.method(), request.uri().path());
+        tracing::info!("API: uid {} asks {method} {uri}", caller.uid);
+        Ok(next.run(request).await)
+    } else {
+        Err(ApiError::forbidden(&admin_group))
+    }
+}
+
+const fn shown(snapshot: &Snapshot) -> Shown<'_> {
+    Shown { snapshot, unix_us: clock::unix_micros }
+}
+
+async fn host(State(shared): State<Shared>) -> Json<wire::Host> {
+    Json(shown(&shared.control.snapshot()).host(clock::now(), shared.started_unix_us))
+}
+
+async fn paths(State(shared): State<Shared>) -> Json<wire::Paths> {
+    Json(shown(&shared.control.snapshot()).paths())
+}
+
+async fn vms(State(shared): State<Shared>) -> Json<wire::Vms> {
+    Json(shown(&shared.control.snapshot()).vms())
+}
+
+async fn units(State(shared): State<Shared>) -> Json<wire::Units> {
+    Json(shown(&shared.control.snapshot()).units())
+}
+
+async fn incidents(State(shared): State<Shared>) -> Json<wire::Incidents> {
+    Json(shown(&shared.control.snapshot()).incidents())
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsAsked {
+    after: Option<u64>,
+    limit: Option<usize>,
+}
+
+async fn events(
+    State(shared): State<Shared>,
+    asked: Result<axum::extract::Query<EventsAsked>, QueryRejection>,
+) -> Answer<wire::Events> {
+    let asked = asked.map_err(|error| {
+        ApiError::bad_request(error.body_text(), "write it like /v1/events?after=57&limit=100; both may be left out")
+    })?;
+    let limit = asked.limit.unwrap_or(EVENTS_DEFAULT).min(EVENTS_MAX);
+    let page = shared.control.events(Query { after: asked.after, limit, about: None }).await?;
+    Ok(Json(show::events(page, shared.started_unix_us)))
+}
+
+async fn explain(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<wire::Explanation> {
+    let snapshot = shared.control.snapshot();
+    let shown = shown(&snapshot);
+    let id = names::vm(&snapshot.host.spec, &name)?;
+    let view = snapshot.host.vms.get(id.index());
+    let incident = view.and_then(|view| view.incident);
+    let Some(vm) = shown.vm(id) else { return Err(crate::control::handle::Unanswered.into()) };
+    let about = About { vm: name, incident };
+    let query = Query { after: None, limit: EVENTS_EXPLAINED, about: Some(about) };
+    let page = shared.control.events(query).await?;
+    let paths = shown.paths().paths;
+    let text = explain::text(&Facts { at_unix_us: shown.at(), vm: &vm, paths: &paths });
+    let open = snapshot.host.incidents.iter().find(|open| Some(open.incident) == incident);
+    Ok(Json(wire::Explanation {
+        at_unix_us: shown.at(),
+        vm,
+        text,
+        incident: open.map(|open| shown.incident(open)),
+        events: page.lines.iter().map(|line| show::event(line)).collect(),
+    }))
+}
+
+async fn disable(state: State<Shared>, Path((target, path)): Path<(String, String)>) -> Answer<wire::Done> {
+    let id = names::path(&spec(&state), &target, &path)?;
+    command(state, Command::DisablePath(id)).await
+}
+
+async fn enable(state: State<Shared>, Path((target, path)): Path<(String, String)>) -> Answer<wire::Done> {
+    let id = names::path(&spec(&state), &target, &path)?;
+    command(state, Command::EnablePath(id)).await
+}
+
+async fn set_access(
+    state: State<Shared>,
+    Path((target, path)): Path<(String, String)>,
+    body: Bytes,
+) -> Answer<wire::Done> {
+    let id = names::path(&spec(&state), &target, &path)?;
+    command(state, Command::SetAccess(id, access_in(&body)?)).await
+}
+
+pub(super) fn access_in(body: &[u8]) -> Result<Access, ApiError> {
+    let help = r#"send {"access": "optimized"} or {"access": "non-optimized"}"#;
+    let asked: wire::SetAccess = serde_json::from_slice(body)
+        .map_err(|error| ApiError::bad_request(format!("the body cannot be understood: {error}"), help))?;
+    [Access::Optimized, Access::NonOptimized]
+        .into_iter()
+        .find(|access| access.to_string() == asked.access)
+        .ok_or_else(|| ApiError::bad_request(format!("`{}` is no access state", asked.access), help))
+}
+
+async fn suspend(state: State<Shared>, Path(name): Path<String>) -> Answer<wire::Done> {
+    let id = names::vm(&spec(&state), &name)?;
+    command(state, Command::SuspendVm(id)).await
+}
+
+async fn resume(state: State<Shared>, Path(name): Path<String>) -> Answer<wire::Done> {
+    let id = names::vm(&spec(&state), &name)?;
+    command(state, Command::ResumeVm(id)).await
+}
+
+async fn failback(state: State<Shared>, Path(target): Path<String>) -> Answer<wire::Done> {
+    let id = names::target(&spec(&state), &target)?;
+    command(state, Command::Failback(id)).await
+}
+
+fn spec(state: &State<Shared>) -> Arc<vmpath_core::spec::Spec> {
+    Arc::clone(&state.control.snapshot().host.spec)
+}
+
+async fn command(State(shared): State<Shared>, command: Command) -> Answer<wire::Done> {
+    let message = shared.control.command(command).await??;
+    Ok(Json(wire::Done { message, warnings: Vec::new() }))
+}
+
+async fn reload(State(shared): State<Shared>) -> Answer<wire::Done> {
+    let warnings: Vec<_> = shared.control.reload().await??.into_iter().map(show::fault).collect();
+    Ok(Json(wire::Done { message: "the configuration is reloaded".into(), warnings }))
+}
+
+async fn wrong_address(request: Request) -> ApiError {
+    ApiError::not_found(format!("nothing is at {}", request.uri().path()), "docs/api.md lists every address")
+}
+
+async fn wrong_method(request: Request) -> ApiError {
+    let error = format!("{} cannot be used at {}", request.method(), request.uri().path());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, error, "GET reads, POST changes; docs/api.md lists every address")
+}

@@ -1,0 +1,316 @@
+//! From a snapshot to the rows on the wire: ids become names, durations numbers with a unit in their key.
+//!
+//! Invariant: a pure function of the snapshot and a way to tell the wall clock. A row exists for each thing in the
+//! configuration, whether or not the data plane has spoken of it yet.
+
+use super::wire;
+use crate::control::handle::Snapshot;
+use crate::control::journal::{Line, Page, subject_type};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use vmpath_core::event::RunState;
+use vmpath_core::ids::{DiskId, IncidentId, PathId, UnitId, VmId};
+use vmpath_core::plan::{Gate, Health};
+use vmpath_core::spec::{self, ShedWhen, Spec};
+use vmpath_core::time::Instant;
+use vmpath_core::view::{IncidentView, LinkState, VmLoadView, VmState};
+
+/// A snapshot and the wall clock by which it is shown.
+pub(super) struct Shown<'a> {
+    pub(super) snapshot: &'a Snapshot,
+    /// Microseconds since 1970 of a monotonic instant.
+    pub(super) unix_us: fn(Instant) -> u64,
+}
+
+impl Shown<'_> {
+    fn spec(&self) -> &Spec {
+        &self.snapshot.host.spec
+    }
+
+    pub(super) fn at(&self) -> u64 {
+        (self.unix_us)(self.snapshot.host.at)
+    }
+
+    pub(super) fn host(&self, now: Instant, daemon_started_unix_us: u64) -> wire::Host {
+        let (view, host) = (&self.snapshot.host, &self.spec().host);
+        wire::Host {
+            at_unix_us: self.at(),
+            name: host.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            daemon_started_unix_us,
+            generation: view.generation,
+            api_socket: host.api_socket.clone(),
+            admin_group: host.admin_group.clone(),
+            shed_when: match host.shed_when {
+                ShedWhen::Unmet => "unmet".into(),
+                ShedWhen::Reserved => "reserved".into(),
+            },
+            shed_after_ms: millis(host.shed_after),
+            paths: count(HEALTHS.map(|h| h.to_string()), view.paths.iter().map(|p| p.health.to_string())),
+            vms: count(VM_STATES.map(|s| s.as_str().into()), view.vms.iter().map(|vm| vm.state.as_str().into())),
+            open_incidents: view.incidents.len(),
+            last_event_seq: self.snapshot.last_event_seq,
+            dataplane: self.snapshot.worker.as_ref().map(|worker| wire::DataplaneState {
+                generation: worker.generation,
+                report_age_ms: millis(now.since(worker.at)),
+            }),
+        }
+    }
+
+    pub(super) fn paths(&self) -> wire::Paths {
+        let paths = self.spec().path_ids().filter_map(|id| self.path(id)).collect();
+        wire::Paths { at_unix_us: self.at(), generation: self.snapshot.host.generation, paths }
+    }
+
+    fn path(&self, id: PathId) -> Option<wire::Path> {
+        let (spec, view) = (self.spec().path(id), self.snapshot.host.paths.get(id.index())?);
+        let worker = self.snapshot.worker.as_ref();
+        let load = worker.and_then(|worker| worker.paths.get(id.index())).cloned().unwrap_or_default();
+        Some(wire::Path {
+            target: self.spec().target(spec.target).name.clone(),
+            name: spec.name.clone(),
+            url: spec.url.to_string(),
+            health: view.health.to_string(),
+            access: view.access.to_string(),
+            preferred: view.preferred,
+            reason: view.reason.clone(),
+            since_unix_us: (self.unix_us)(view.since),
+            relapses: view.relapses,
+            repair_after_ms: millis(view.repair_after),
+            incident: incident(view.incident),
+            capacity_bytes_per_second: spec.capacity.map(|rate| rate.0),
+            pending_requests: load.pending_requests,
+            pending_bytes: load.pending_bytes,
+            window_bytes: if worker.is_some() { load.window_bytes } else { spec.window_bytes },
+            connections: load.connections,
+            service_time_us: micros(load.service_time),
+            rate_bytes_per_second: self.snapshot.rates.paths.get(id.index()).copied().unwrap_or(0),
+            estimate_bytes_per_second: load.rate,
+            completed_requests: load.completed_requests,
+            completed_bytes: load.completed_bytes,
+            errors: load.errors,
+            links: self.links_of_path(id),
+        })
+    }
+
+    fn links_of_path(&self, path: PathId) -> Vec<wire::LinkOfPath> {
+        let links = self.snapshot.host.units.iter().flat_map(|unit| {
+            unit.links.iter().filter(|link| link.path == path).map(|link| (unit.unit, link))
+        });
+        links
+            .map(|(unit, link)| {
+                let (state, fault) = link_state(&link.state);
+                wire::LinkOfPath { unit: self.spec().unit_name(unit), state, fault }
+            })
+            .collect()
+    }
+
+    pub(super) fn vms(&self) -> wire::Vms {
+        let vms = self.spec().vm_ids().filter_map(|id| self.vm(id)).collect();
+        wire::Vms { at_unix_us: self.at(), generation: self.snapshot.host.generation, vms }
+    }
+
+    pub(super) fn vm(&self, id: VmId) -> Option<wire::Vm> {
+        let (spec, view) = (self.spec().vm(id), self.snapshot.host.vms.get(id.index())?);
+        let worker = self.snapshot.worker.as_ref();
+        let load = worker.and_then(|worker| worker.vms.get(id.index())).cloned().unwrap_or_default();
+        Some(wire::Vm {
+            name: spec.name.clone(),
+            state: view.state.as_str().into(),
+            since_unix_us: (self.unix_us)(view.since),
+            run_state: view.run_state.map(run_state),
+            gate: gate(&view.gate),
+            priority: spec.priority,
+            shares: spec.shares,
+            reservation_bytes_per_second: spec.reservation.map(|rate| rate.0),
+            limit_bytes_per_second: spec.limit.map(|rate| rate.0),
+            limit_requests_per_second: spec.limit_iops,
+            on_path_loss: spec.on_path_loss.to_string(),
+            resume: spec.resume.to_string(),
+            in_flight: load.in_flight,
+            held: load.held,
+            held_reasons: held_reasons(&load),
+            oldest_held_ms: load.oldest_held.map(millis),
+            rate_bytes_per_second: self.snapshot.rates.vms.get(id.index()).copied().unwrap_or(0),
+            completed_requests: load.completed_requests,
+            completed_bytes: load.completed_bytes,
+            failed_requests: load.failed_requests,
+            retried_requests: load.retried_requests,
+            because: view.because.clone(),
+            waits_for: view.waits_for.clone(),
+            incident: incident(view.incident),
+            disks: self.spec().disks_of_vm(id).map(|disk| self.disk_of_vm(disk)).collect(),
+        })
+    }
+
+    fn disk_of_vm(&self, id: DiskId) -> wire::DiskOfVm {
+        let disk = self.spec().disk(id);
+        let worker = self.snapshot.worker.as_ref();
+        let load = worker.and_then(|worker| worker.disks.iter().find(|load| load.disk == id));
+        wire::DiskOfVm {
+            name: disk.name.clone(),
+            unit: self.spec().unit_name(disk.unit),
+            nbd_socket: disk.nbd_socket.clone(),
+            nbd_tcp: disk.nbd_tcp.map(|address| address.to_string()),
+            clients: load.map_or(0, |load| load.clients),
+        }
+    }
+
+    pub(super) fn units(&self) -> wire::Units {
+        let units = self.spec().unit_ids().map(|id| self.unit(id)).collect();
+        wire::Units { at_unix_us: self.at(), generation: self.snapshot.host.generation, units }
+    }
+
+    fn unit(&self, id: UnitId) -> wire::Unit {
+        let unit = self.spec().unit(id);
+        let worker = self.snapshot.worker.as_ref();
+        let load = worker.and_then(|worker| worker.units.get(id.index())).cloned().unwrap_or_default();
+        let view = self.snapshot.host.units.iter().find(|view| view.unit == id);
+        let links = view.into_iter().flat_map(|view| &view.links).map(|link| {
+            let (state, fault) = link_state(&link.state);
+            wire::LinkOfUnit { path: self.spec().path_name(link.path), state, fault }
+        });
+        let disks = self.spec().disks.iter().filter(|disk| disk.unit == id);
+        let disk = |disk: &spec::DiskSpec| wire::DiskOfUnit {
+            vm: self.spec().vm(disk.vm).name.clone(),
+            name: disk.name.clone(),
+        };
+        wire::Unit {
+            target: self.spec().target(unit.target).name.clone(),
+            name: unit.name.clone(),
+            export: unit.export.clone(),
+            size_bytes: load.size,
+            quarantined_ranges: load.quarantined_ranges,
+            quarantined_bytes: load.quarantined_bytes,
+            quarantined_for_ms: load.quarantined_for.map(millis),
+            links: links.collect(),
+            disks: disks.map(disk).collect(),
+        }
+    }
+
+    pub(super) fn incidents(&self) -> wire::Incidents {
+        let incidents = self.snapshot.host.incidents.iter().map(|view| self.incident(view)).collect();
+        wire::Incidents { at_unix_us: self.at(), incidents }
+    }
+
+    pub(super) fn incident(&self, view: &IncidentView) -> wire::Incident {
+        wire::Incident {
+            incident: view.incident.to_string(),
+            opened_unix_us: (self.unix_us)(view.opened),
+            summary: view.summary.clone(),
+            paths: view.paths.iter().map(|id| self.spec().path_name(*id)).collect(),
+            vms_affected: view.vms_affected.iter().map(|id| self.spec().vm(*id).name.clone()).collect(),
+        }
+    }
+}
+
+const HEALTHS: [Health; 4] = [Health::Up, Health::Marginal, Health::Down, Health::Disabled];
+
+const VM_STATES: [VmState; 6] = [
+    VmState::Running,
+    VmState::Suspending,
+    VmState::Suspended,
+    VmState::Resuming,
+    VmState::StoppedByOther,
+    VmState::Unmanaged,
+];
+
+fn count<const N: usize>(words: [String; N], found: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
+    let mut counts: BTreeMap<_, _> = words.into_iter().map(|word| (word, 0)).collect();
+    for word in found {
+        *counts.entry(word).or_default() += 1;
+    }
+    counts
+}
+
+fn incident(id: Option<IncidentId>) -> Option<String> {
+    id.map(|id| id.to_string())
+}
+
+fn link_state(state: &LinkState) -> (String, Option<String>) {
+    match state {
+        LinkState::Connecting => ("connecting".into(), None),
+        LinkState::Up => ("up".into(), None),
+        LinkState::Down(fault) => ("down".into(), Some(fault.to_string())),
+    }
+}
+
+fn run_state(state: RunState) -> String {
+    let word = match state {
+        RunState::Running => "running",
+        RunState::Paused => "paused",
+        RunState::IoError => "io-error",
+        RunState::Other => "other",
+    };
+    word.into()
+}
+
+fn gate(gate: &Gate) -> wire::Gate {
+    let (state, reason) = match gate {
+        Gate::Open => ("open", None),
+        Gate::Hold(reason) => ("hold", Some(reason)),
+        Gate::Bounce(reason) => ("bounce", Some(reason)),
+        Gate::Fail(reason) => ("fail", Some(reason)),
+    };
+    wire::Gate {
+        state: state.into(),
+        reason: reason.map(|reason| reason.text.clone()),
+        incident: reason.and_then(|reason| incident(reason.incident)),
+    }
+}
+
+fn held_reasons(load: &VmLoadView) -> Vec<wire::HeldReason> {
+    let reason = |(reason, requests): &(vmpath_core::view::HoldReason, u32)| wire::HeldReason {
+        reason: reason.as_str().into(),
+        requests: *requests,
+    };
+    load.held_reasons.iter().map(reason).collect()
+}
+
+/// A page of the journal.
+pub(super) fn events(page: Page, daemon_started_unix_us: u64) -> wire::Events {
+    let next_after = page.lines.last().map_or(page.last_seq, |line| line.seq);
+    wire::Events {
+        daemon_started_unix_us,
+        first_seq: page.first_seq,
+        last_seq: page.last_seq,
+        next_after,
+        events: page.lines.iter().map(|line| event(line)).collect(),
+    }
+}
+
+pub(super) fn event(line: &Line) -> wire::Event {
+    wire::Event {
+        seq: line.seq,
+        at_unix_us: line.at_unix_us,
+        incident: incident(line.incident),
+        kind: line.kind.as_str().into(),
+        subject: wire::Subject { kind: subject_type(line.subject).into(), name: line.subject_name.clone() },
+        reason: line.reason.clone(),
+        until: line.until.clone(),
+    }
+}
+
+pub(super) fn fault(fault: spec::Fault) -> wire::Fault {
+    wire::Fault {
+        source: Some(fault.source),
+        line: Some(fault.line),
+        column: Some(fault.column),
+        message: fault.message,
+        hint: fault.hint,
+    }
+}
+
+/// A fault that has no place in a file.
+pub(super) const fn plain_fault(message: String) -> wire::Fault {
+    wire::Fault { source: None, line: None, column: None, message, hint: None }
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

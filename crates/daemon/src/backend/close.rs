@@ -1,0 +1,94 @@
+//! The end of a connection, in two steps: cut, then reaped. Between them nothing that it carried goes anywhere.
+
+use super::Phase;
+use crate::dataplane::{Worker, WorkerReport};
+use vmpath_core::event::{Fault, LinkChange, LinkReport};
+use vmpath_core::ids::{PathId, UnitId};
+use vmpath_core::time::Duration;
+
+impl Worker {
+    /// Nothing more is sent or received on it; what the kernel holds of it is cancelled.
+    pub(super) fn cut(&mut self, index: usize, fault: Fault) {
+        let back = &mut self.backs.backs[index];
+        if back.is_closing() {
+            return;
+        }
+        let key = back.key();
+        back.phase = Phase::Closing { fault, key };
+        back.stream.shut(&mut self.ring);
+        if let Some(key) = key {
+            self.router.connection_closing(key);
+        }
+        self.backs.closing.push(index);
+        self.comparison_lost(index);
+    }
+
+    /// Cuts all connections of a path: what was seen on one holds for the others.
+    pub(super) fn cut_path(&mut self, path: PathId, fault: &Fault) {
+        let of_path = |b: &super::Back| self.backs.links[b.link].path == path && !b.is_closing();
+        let indices: Vec<usize> = self.backs.backs.iter().filter(|(_, b)| of_path(b)).map(|(i, _)| i).collect();
+        for index in indices {
+            self.cut(index, fault.clone());
+        }
+    }
+
+    /// Lets go of the connections of which the kernel holds nothing any more: dropping the stream closes the socket,
+    /// and only then may what they carried go elsewhere.
+    pub(crate) fn reap_backs(&mut self) {
+        if self.backs.closing.is_empty() {
+            return;
+        }
+        for index in std::mem::take(&mut self.backs.closing) {
+            if self.backs.backs[index].stream.is_idle() {
+                self.reap(index);
+            } else {
+                self.backs.closing.push(index);
+            }
+        }
+    }
+
+    fn reap(&mut self, index: usize) {
+        let back = self.backs.backs.remove(index);
+        let Phase::Closing { fault, key } = back.phase else {
+            unreachable!("only what was cut is reaped");
+        };
+        let unsent: Vec<u64> = back.stream.unsent().collect();
+        drop(back.stream);
+        let link = &mut self.backs.links[back.link];
+        link.connections -= 1;
+        let Some(key) = key else {
+            self.attempt_failed(back.link, fault);
+            return;
+        };
+        link.active -= 1;
+        link.next_attempt = self.now;
+        self.backs.by_key[key.0 as usize] = None;
+        let (path, unit, last) = (link.path, link.unit, link.active == 0);
+        let outstanding = self.router.in_flight_on(key);
+        self.router.connection_dead(key, &unsent, self.now);
+        tracing::info!(
+            path = self.plan.spec.path_name(path),
+            unit = self.plan.spec.unit_name(unit),
+            outstanding,
+            "connection lost: {fault}"
+        );
+        if last {
+            self.backs.links[back.link].told = Some(fault.clone());
+            self.tell_down(path, unit, fault, outstanding);
+        }
+    }
+
+    pub(super) fn tell_down(&self, path: PathId, unit: UnitId, fault: Fault, requests_outstanding: u32) {
+        self.tell(path, unit, LinkChange::Down { fault, requests_outstanding });
+    }
+
+    pub(super) fn tell(&self, path: PathId, unit: UnitId, change: LinkChange) {
+        let report = LinkReport { path, unit, at: self.now, change };
+        let _ = self.reports.send(WorkerReport::Link(report));
+    }
+
+    /// The first request lost with a link has completed over another path.
+    pub(crate) fn report_failover(&self, unit: UnitId, from: PathId, to: PathId, after: Duration) {
+        self.tell(from, unit, LinkChange::FailedOver { to, after });
+    }
+}

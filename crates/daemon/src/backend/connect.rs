@@ -1,0 +1,272 @@
+//! Setting up: sockets, the handshake, and the check that what is announced fits the unit.
+
+use super::{BACKOFF_MAX, BACKOFF_MIN, Back, Phase, Transport};
+use crate::dataplane::{Stream, Tag, Worker};
+use crate::sys::uring::Segment;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use vmpath_core::event::Fault;
+use vmpath_core::plan::Health;
+use vmpath_core::spec::PathUrl;
+use vmpath_core::time::{Duration, Instant};
+use vmpath_protocol::nbd::{ClientHandshake, ExportInfo, HandshakeError, ReplyParser};
+
+impl Worker {
+    /// Starts what connections are missing and may be tried now.
+    pub(super) fn connect_missing(&mut self) {
+        for index in 0..self.backs.links.len() {
+            let link = &self.backs.links[index];
+            let disabled = self.plan.paths[link.path.index()].health == Health::Disabled;
+            if disabled || link.next_attempt > self.now || link.connections > link.active {
+                continue;
+            }
+            let wanted = match &self.backs.units[link.unit.index()].export {
+                Some(export) if export.flags.can_multi_conn() => {
+                    let target = self.plan.spec.path(link.path).target;
+                    u32::from(self.plan.spec.target(target).connections)
+                }
+                Some(_) | None => 1,
+            };
+            if link.active < wanted {
+                self.connect(index);
+            }
+        }
+    }
+
+    fn connect(&mut self, index: usize) {
+        let link = &self.backs.links[index];
+        let path = self.plan.spec.path(link.path);
+        let deadline = self.now + self.plan.spec.target(path.target).ping_budget;
+        let transport = match path.url {
+            PathUrl::Nbd { .. } => Transport::Tcp,
+            PathUrl::NbdUnix { .. } => Transport::Unix,
+        };
+        let socket = match open(&path.url) {
+            Ok(socket) => Rc::new(socket),
+            Err(error) => {
+                self.attempt_failed(index, Fault::Refused(error.to_string()));
+                return;
+            }
+        };
+        let entry = self.backs.backs.vacant_entry();
+        let at = entry.key();
+        let tags = (Tag::BackReceive(at).pack(), Tag::BackSend(at).pack());
+        self.ring.writable(&socket, Tag::BackConnect(at).pack());
+        entry.insert(Back {
+            link: index,
+            stream: Stream::new(socket, tags),
+            phase: Phase::Connecting { deadline },
+            transport,
+            export: None,
+            parser: None,
+            own: Vec::new(),
+            filling: (0, 0),
+            heard: self.now,
+        });
+        self.backs.links[index].connections += 1;
+    }
+
+    /// Counts a failure, arms the back-off and tells control, if it is news.
+    pub(super) fn attempt_failed(&mut self, link: usize, fault: Fault) {
+        let now = self.now;
+        let link = &mut self.backs.links[link];
+        link.next_attempt = now + backoff(link.failures);
+        link.failures = link.failures.saturating_add(1);
+        if link.active == 0 && link.told.as_ref() != Some(&fault) {
+            link.told = Some(fault.clone());
+            let (path, unit) = (link.path, link.unit);
+            self.tell_down(path, unit, fault, 0);
+        }
+    }
+
+    /// The socket is writable for the first time: connected, or not.
+    pub(crate) fn connected(&mut self, index: usize, result: io::Result<()>) {
+        let back = &mut self.backs.backs[index];
+        let Phase::Connecting { deadline } = back.phase else { return };
+        let socket = back.stream.socket();
+        let outcome = result.and_then(|()| match sockopt::socket_error(socket)? {
+            // A ring does not wait on a socket that is set not to.
+            Ok(()) => Ok(rustix::io::ioctl_fionbio(socket, false)?),
+            Err(error) => Err(error.into()),
+        });
+        if let Err(error) = outcome {
+            self.cut(index, refused(&error));
+            return;
+        }
+        let link = &self.backs.links[back.link];
+        let unit = self.plan.spec.unit(link.unit);
+        let named = match &self.plan.spec.path(link.path).url {
+            PathUrl::Nbd { export, .. } | PathUrl::NbdUnix { export, .. } => export.as_ref(),
+        };
+        match ClientHandshake::new(named.unwrap_or(&unit.export)) {
+            Ok(machine) => {
+                back.phase = Phase::Handshake { machine: Box::new(machine), deadline };
+                back.heard = self.now;
+                back.stream.receive(&mut self.ring);
+            }
+            Err(error) => self.cut(index, Fault::Protocol(error.to_string())),
+        }
+    }
+
+    /// Gives the handshake what has come.
+    pub(super) fn feed_handshake(&mut self, index: usize) {
+        let back = &mut self.backs.backs[index];
+        let Phase::Handshake { machine, .. } = &mut back.phase else { return };
+        let fed = machine.feed(back.stream.received());
+        let output = machine.take_output();
+        if !output.is_empty() {
+            back.stream.push(0, Segment::Bytes(output), None);
+            self.backs.dirty.push(index);
+        }
+        match fed {
+            Err(error) => self.cut(index, handshake_fault(&error)),
+            Ok(fed) => {
+                back.stream.consume(fed.consumed);
+                if let Some(export) = fed.event {
+                    self.opened(index, export);
+                }
+            }
+        }
+    }
+
+    /// The export is open; now it must be the unit.
+    fn opened(&mut self, index: usize, export: ExportInfo) {
+        let back = &mut self.backs.backs[index];
+        let deadline = match back.phase {
+            Phase::Handshake { deadline, .. } => deadline,
+            _ => self.now,
+        };
+        back.export = Some(export);
+        back.parser = Some(ReplyParser::new(export.reply_style()));
+        back.phase = Phase::Waiting { deadline };
+        let unit = self.backs.links[back.link].unit;
+        let known = self.backs.units[unit.index()].export;
+        if let Some(difference) = known.and_then(|known| difference(&known, &export)) {
+            self.cut(index, Fault::Identity(difference));
+            return;
+        }
+        self.backs.units[unit.index()].waiting.push_back(index);
+        self.next_comparison(unit);
+    }
+}
+
+/// The pause after that many failures.
+fn backoff(failures: u32) -> Duration {
+    (BACKOFF_MIN * 2u32.saturating_pow(failures.min(8))).min(BACKOFF_MAX)
+}
+
+/// A socket on its way to the target. SO_LINGER is 0 before anything can be sent: however this process ends, what has
+/// not left the host is discarded.
+fn open(url: &PathUrl) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (socket, connected) = match url {
+        PathUrl::Nbd { address, .. } => {
+            let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+            sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
+            sockopt::set_tcp_nodelay(&socket, true)?;
+            let connected = rustix::net::connect(&socket, address);
+            (socket, connected)
+        }
+        PathUrl::NbdUnix { socket: at, .. } => {
+            let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+            sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
+            let connected = rustix::net::connect(&socket, &SocketAddrUnix::new(at)?);
+            (socket, connected)
+        }
+    };
+    match connected {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn refused(error: &io::Error) -> Fault {
+    match error.raw_os_error() {
+        Some(libc::ETIMEDOUT) => Fault::ConnectTimeout,
+        _ => Fault::Refused(error.to_string()),
+    }
+}
+
+fn handshake_fault(error: &HandshakeError) -> Fault {
+    match error {
+        HandshakeError::ExportUnknown { .. } => Fault::UnitGone(error.to_string()),
+        HandshakeError::ShuttingDown { .. } => Fault::ShuttingDown,
+        other => Fault::Protocol(other.to_string()),
+    }
+}
+
+/// What is announced must be what the guests were told; in words where it is not.
+fn difference(known: &ExportInfo, new: &ExportInfo) -> Option<String> {
+    if new.size != known.size {
+        return Some(format!("it announces {} bytes, the unit has {}", new.size, known.size));
+    }
+    if new.flags.read_only() != known.flags.read_only() {
+        return Some("it differs in being read-only".into());
+    }
+    for (has, name) in [
+        (known.flags.can_flush() && !new.flags.can_flush(), "FLUSH"),
+        (known.flags.can_trim() && !new.flags.can_trim(), "TRIM"),
+        (known.flags.can_write_zeroes() && !new.flags.can_write_zeroes(), "WRITE_ZEROES"),
+    ] {
+        if has {
+            return Some(format!("it lacks {name}, which the unit offers on its other paths"));
+        }
+    }
+    if new.block.min() > known.block.min() || new.block.max() < known.block.max() {
+        return Some(format!(
+            "its requests must be {} to {} bytes, those of the unit are {} to {}",
+            new.block.min(),
+            new.block.max(),
+            known.block.min(),
+            known.block.max()
+        ));
+    }
+    None
+}
+
+/// When a setup that does not come to an end is given up; none for connections that are set up.
+pub(super) fn deadline(phase: &Phase) -> Option<Instant> {
+    match phase {
+        Phase::Connecting { deadline } | Phase::Handshake { deadline, .. } | Phase::Waiting { deadline } => {
+            Some(*deadline)
+        }
+        Phase::Comparing | Phase::Active { .. } | Phase::Closing { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmpath_protocol::nbd::{BlockSizes, TransmissionFlags};
+
+    fn export(size: u64, flags: TransmissionFlags) -> ExportInfo {
+        ExportInfo { size, flags, block: BlockSizes::default(), structured_replies: true }
+    }
+
+    #[test]
+    fn what_the_guests_were_told_must_hold_on_every_path() {
+        let full = TransmissionFlags::FLUSH | TransmissionFlags::TRIM | TransmissionFlags::WRITE_ZEROES;
+        let known = export(1 << 20, full);
+        assert_eq!(difference(&known, &export(1 << 20, full | TransmissionFlags::FUA)), None);
+        for other in [
+            export(2 << 20, full),
+            export(1 << 20, TransmissionFlags::FLUSH | TransmissionFlags::TRIM),
+            export(1 << 20, full | TransmissionFlags::READ_ONLY),
+            ExportInfo { block: BlockSizes::new(512, 4096, 32 << 20).unwrap(), ..known },
+            ExportInfo { block: BlockSizes::new(1, 4096, 65536).unwrap(), ..known },
+        ] {
+            assert!(difference(&known, &other).is_some(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn back_off_grows_to_its_bound() {
+        assert_eq!(backoff(0), Duration::from_millis(100));
+        assert_eq!(backoff(2), Duration::from_millis(400));
+        assert_eq!(backoff(1000), BACKOFF_MAX);
+    }
+}

@@ -1,0 +1,214 @@
+//! The check that two paths lead to one unit (NBD tells nothing but name and size): sampled blocks, read over the new
+//! connection and over one that is up, while writes to them are held.
+//!
+//! One comparison at a time for each unit. A unit without a path up has nothing to compare with: its announced size and
+//! abilities must do. A blank unit proves nothing and needs `assume_same = true`.
+
+use super::{Phase, Purpose, sampled};
+use crate::dataplane::Worker;
+use vmpath_core::event::{Fault, LinkChange};
+use vmpath_core::ids::UnitId;
+use vmpath_core::router::{ConnectionKey, Extent, Sharing, Support, Traits};
+use vmpath_core::time::Instant;
+use vmpath_protocol::nbd::{ExportInfo, NbdError};
+
+/// A comparison in progress.
+#[derive(Debug)]
+pub(super) struct Comparison {
+    new: usize,
+    known: usize,
+    ranges: Vec<Extent>,
+    /// What has been read over the new and over the known connection.
+    data: [Vec<Option<Vec<u8>>>; 2],
+    stage: Stage,
+    deadline: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Writes to the ranges are held, those in flight not yet answered.
+    Quieting,
+    Reading,
+}
+
+impl Worker {
+    /// Takes the next connection that waits to be checked, if none is being checked.
+    pub(super) fn next_comparison(&mut self, unit: UnitId) {
+        while self.backs.units[unit.index()].comparison.is_none() {
+            let Some(new) = self.backs.units[unit.index()].waiting.pop_front() else { return };
+            let Some(known) = self.reference(new, unit) else {
+                self.activate(new);
+                continue;
+            };
+            let path = self.backs.links[self.backs.backs[new].link].path;
+            let budget = self.plan.spec.target(self.plan.spec.path(path).target).ping_budget;
+            let size = self.backs.backs[new].export.map_or(0, |e| e.size);
+            let ranges = self.router.begin_sampling(unit, &sampled(size));
+            let blank = vec![None; ranges.len()];
+            self.backs.backs[new].phase = Phase::Comparing;
+            self.backs.units[unit.index()].comparison = Some(Comparison {
+                new,
+                known,
+                ranges,
+                data: [blank.clone(), blank],
+                stage: Stage::Quieting,
+                deadline: self.now + budget,
+            });
+            self.advance_comparison(unit);
+        }
+    }
+
+    /// A connection of the unit that is up; on another path, if there is one.
+    fn reference(&self, new: usize, unit: UnitId) -> Option<usize> {
+        let path = self.backs.links[self.backs.backs[new].link].path;
+        let up = |b: &super::Back| {
+            matches!(b.phase, Phase::Active { .. }) && self.backs.links[b.link].unit == unit
+        };
+        let same_path = |b: &super::Back| self.backs.links[b.link].path == path;
+        self.backs.backs.iter().filter(|(_, b)| up(b)).min_by_key(|(_, b)| same_path(b)).map(|(index, _)| index)
+    }
+
+    /// Reads, once no write to the sampled ranges is in flight; gives up in time.
+    pub(super) fn advance_comparison(&mut self, unit: UnitId) {
+        let Some(comparison) = &mut self.backs.units[unit.index()].comparison else { return };
+        let (new, known) = (comparison.new, comparison.known);
+        if self.now > comparison.deadline {
+            self.cut(new, Fault::Identity("its blocks could not be compared in time".into()));
+            return;
+        }
+        if comparison.stage == Stage::Quieting && self.router.sampling_is_quiet(unit) {
+            comparison.stage = Stage::Reading;
+            let ranges = comparison.ranges.clone();
+            for (at, range) in ranges.iter().enumerate() {
+                for connection in [new, known] {
+                    let length = (range.end - range.start) as usize;
+                    self.read_own(connection, Purpose::Compare(at), range.start, length);
+                }
+            }
+            if ranges.is_empty() {
+                // All of them hold writes of unknown outcome: nothing can be compared before the fence.
+                self.cut(new, Fault::Identity("no block can be compared before the fence of lost writes".into()));
+            }
+        }
+    }
+
+    /// A sampled block has come over one of the two connections.
+    pub(super) fn compared(&mut self, index: usize, range: usize, data: Vec<u8>, result: Result<(), NbdError>) {
+        let unit = self.backs.links[self.backs.backs[index].link].unit;
+        let Some(comparison) = &mut self.backs.units[unit.index()].comparison else { return };
+        let side = match index {
+            i if i == comparison.new => 0,
+            i if i == comparison.known => 1,
+            _ => return,
+        };
+        let new = comparison.new;
+        if let Err(error) = result {
+            self.cut(new, Fault::Identity(format!("a block could not be read for comparison: {error}")));
+            return;
+        }
+        // A late answer to an earlier comparison has a range of its own length; it cannot be mistaken for a success
+        // because each comparison's reads are matched by cookie and dropped with their connection.
+        comparison.data[side][range] = Some(data);
+        if comparison.data.iter().flatten().all(Option::is_some) {
+            self.conclude(unit);
+        }
+    }
+
+    fn conclude(&mut self, unit: UnitId) {
+        let Some(comparison) = self.backs.units[unit.index()].comparison.take() else { return };
+        let spoilt = self.router.sampling_is_spoilt(unit);
+        self.router.end_sampling(unit, self.now);
+        let (new, known) = (comparison.new, comparison.known);
+        if spoilt {
+            // A write was lost on the way: what was read proves nothing. Again, behind the others.
+            let deadline = comparison.deadline;
+            self.backs.backs[new].phase = Phase::Waiting { deadline };
+            self.backs.units[unit.index()].waiting.push_back(new);
+        } else {
+            let same_path = self.backs.links[self.backs.backs[new].link].path
+                == self.backs.links[self.backs.backs[known].link].path;
+            let blank_is_fine = same_path || self.plan.spec.unit(unit).assume_same;
+            match judge(&comparison, blank_is_fine) {
+                Ok(()) => self.activate(new),
+                Err(why) => self.cut(new, Fault::Identity(why)),
+            }
+        }
+        self.next_comparison(unit);
+    }
+
+    /// A connection is cut: if it was being compared, the comparison ends; what was compared with it waits again.
+    pub(super) fn comparison_lost(&mut self, index: usize) {
+        let unit = self.backs.links[self.backs.backs[index].link].unit;
+        let state = &mut self.backs.units[unit.index()];
+        state.waiting.retain(|i| *i != index);
+        let Some(comparison) = state.comparison.take_if(|c| c.new == index || c.known == index) else { return };
+        self.router.end_sampling(unit, self.now);
+        if comparison.new != index && !self.backs.backs[comparison.new].is_closing() {
+            let back = &mut self.backs.backs[comparison.new];
+            back.phase = Phase::Waiting { deadline: comparison.deadline };
+            // Answers still to come belong to the comparison that has ended: forget who asked.
+            for own in &mut back.own {
+                own.purpose = Purpose::Ping;
+            }
+            self.backs.units[unit.index()].waiting.push_back(comparison.new);
+        } else if let Some(back) = self.backs.backs.get_mut(comparison.known) {
+            for own in &mut back.own {
+                own.purpose = Purpose::Ping;
+            }
+        }
+        self.next_comparison(unit);
+    }
+
+    /// It is the unit: requests may go over it.
+    fn activate(&mut self, index: usize) {
+        let back = &mut self.backs.backs[index];
+        let Some(export) = back.export else { return };
+        let link = &mut self.backs.links[back.link];
+        let (path, unit) = (link.path, link.unit);
+        let key = self.router.connection_up(path, unit, traits(&export));
+        back.phase = Phase::Active { key };
+        link.active += 1;
+        link.failures = 0;
+        link.told = None;
+        let first = link.active == 1;
+        self.remember(key, index);
+        self.backs.units[unit.index()].export.get_or_insert(export);
+        if first {
+            self.tell(path, unit, LinkChange::Up);
+        }
+    }
+
+    fn remember(&mut self, key: ConnectionKey, index: usize) {
+        let at = key.0 as usize;
+        if self.backs.by_key.len() <= at {
+            self.backs.by_key.resize(at + 1, None);
+        }
+        self.backs.by_key[at] = Some(index);
+    }
+}
+
+fn judge(comparison: &Comparison, blank_is_fine: bool) -> Result<(), String> {
+    let [new, known] = &comparison.data;
+    for ((range, new), known) in comparison.ranges.iter().zip(new).zip(known) {
+        if new != known {
+            let bytes = range.end - range.start;
+            return Err(format!("the {bytes} bytes at {} differ from those over another path", range.start));
+        }
+    }
+    let blank = new.iter().flatten().all(|data| data.iter().all(|b| *b == 0));
+    if blank && !blank_is_fine {
+        return Err("it is blank and cannot be told apart from any other blank unit; write a label to it, or set \
+                    assume_same = true in a [[target.unit]] for it"
+            .into());
+    }
+    Ok(())
+}
+
+fn traits(export: &ExportInfo) -> Traits {
+    let support = |yes: bool| if yes { Support::Yes } else { Support::No };
+    Traits {
+        sharing: if export.flags.can_multi_conn() { Sharing::ManyConnections } else { Sharing::OneConnection },
+        fua: support(export.flags.can_fua()),
+        flush: support(export.flags.can_flush()),
+    }
+}

@@ -1,0 +1,211 @@
+//! The connections to storage: each path's link to each unit, kept up for ever.
+//!
+//! ```text
+//! Connecting ──▶ Handshake ──▶ Waiting ──turn comes──▶ Comparing ──same unit──▶ Active
+//!      └────────────┴─────────────┴──────────┴───── any fault ──────┴──▶ Closing ──reaped──▶ (gone; back-off)
+//! ```
+//! Invariant: a connection carries requests only while `Active`, and what it carried goes elsewhere only after it is
+//! closed and reaped. It does not know which request goes where, nor what a lost path means for a VM.
+
+mod attempt;
+mod close;
+mod connect;
+mod identity;
+mod watch;
+
+use crate::dataplane::Stream;
+use crate::sys::uring::Ring;
+use slab::Slab;
+use std::collections::VecDeque;
+use vmpath_core::event::Fault;
+use vmpath_core::ids::{PathId, UnitId};
+use vmpath_core::router::{ConnectionKey, Extent};
+use vmpath_core::spec::Spec;
+use vmpath_core::time::{Duration, Instant};
+use vmpath_protocol::nbd::{ClientHandshake, ExportInfo, ReplyParser};
+
+/// The first pause after a failed attempt to connect; it doubles up to the longest.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Cookies of requests of our own (pings, comparisons) have this bit; the router's never do.
+const OWN_COOKIE: u64 = 1 << 63;
+
+/// One path's way to one unit.
+#[derive(Debug)]
+struct Link {
+    path: PathId,
+    unit: UnitId,
+    /// Failed attempts in a row.
+    failures: u32,
+    next_attempt: Instant,
+    /// Connections in any phase.
+    connections: u32,
+    active: u32,
+    /// What was last reported down, so that only changes are told.
+    told: Option<Fault>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Connecting { deadline: Instant },
+    Handshake { machine: Box<ClientHandshake>, deadline: Instant },
+    /// Another connection of the unit is being compared.
+    Waiting { deadline: Instant },
+    Comparing,
+    Active { key: ConnectionKey },
+    Closing { fault: Fault, key: Option<ConnectionKey> },
+}
+
+/// A request of our own on a connection.
+#[derive(Debug)]
+struct Own {
+    cookie: u64,
+    purpose: Purpose,
+    offset: u64,
+    data: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Ping,
+    /// The comparison's range with this index.
+    Compare(usize),
+}
+
+/// A connection to storage.
+#[derive(Debug)]
+struct Back {
+    link: usize,
+    stream: Stream,
+    phase: Phase,
+    transport: Transport,
+    export: Option<ExportInfo>,
+    parser: Option<ReplyParser>,
+    own: Vec<Own>,
+    /// The read whose data is coming in, and how far it is filled.
+    filling: (u64, usize),
+    /// When something last came, or was asked after nothing had been outstanding.
+    heard: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transport {
+    Tcp,
+    Unix,
+}
+
+/// What is known of a unit, and the comparison that runs on it.
+#[derive(Debug, Default)]
+struct UnitState {
+    /// As the first connection announced it; later ones must fit.
+    export: Option<ExportInfo>,
+    comparison: Option<identity::Comparison>,
+    waiting: VecDeque<usize>,
+}
+
+/// All of a worker's back-end connections.
+#[derive(Debug)]
+pub(crate) struct Backends {
+    links: Vec<Link>,
+    backs: Slab<Back>,
+    units: Vec<UnitState>,
+    /// By `ConnectionKey`: the connection with that key.
+    by_key: Vec<Option<usize>>,
+    closing: Vec<usize>,
+    dirty: Vec<usize>,
+    next_own: u64,
+}
+
+impl Backends {
+    pub(crate) fn new(spec: &Spec, now: Instant) -> Self {
+        let mut links = Vec::new();
+        for unit in spec.unit_ids() {
+            for path in spec.paths_of_unit(unit) {
+                links.push(Link {
+                    path,
+                    unit,
+                    failures: 0,
+                    next_attempt: now,
+                    connections: 0,
+                    active: 0,
+                    told: None,
+                });
+            }
+        }
+        Self {
+            links,
+            backs: Slab::new(),
+            units: spec.units.iter().map(|_| UnitState::default()).collect(),
+            by_key: Vec::new(),
+            closing: Vec::new(),
+            dirty: Vec::new(),
+            next_own: 0,
+        }
+    }
+
+    /// The unit as announced, once a path has been up.
+    pub(crate) fn export_of(&self, unit: UnitId) -> Option<ExportInfo> {
+        self.units[unit.index()].export
+    }
+
+    pub(crate) fn flush(&mut self, ring: &mut Ring) {
+        for index in self.dirty.drain(..) {
+            if let Some(back) = self.backs.get_mut(index) {
+                back.stream.flush(ring);
+            }
+        }
+    }
+
+    fn of_key(&self, key: ConnectionKey) -> usize {
+        self.by_key[key.0 as usize].expect("the router dispatches to connections that are up")
+    }
+
+    fn own_cookie(&mut self) -> u64 {
+        self.next_own += 1;
+        OWN_COOKIE | self.next_own
+    }
+}
+
+impl Back {
+    fn key(&self) -> Option<ConnectionKey> {
+        match &self.phase {
+            Phase::Active { key } => Some(*key),
+            Phase::Closing { key, .. } => *key,
+            Phase::Connecting { .. } | Phase::Handshake { .. } | Phase::Waiting { .. } | Phase::Comparing => None,
+        }
+    }
+
+    fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing { .. })
+    }
+}
+
+/// Blocks by which two paths' data is compared: the start, the end, and places between.
+fn sampled(size: u64) -> Vec<Extent> {
+    const BLOCK: u64 = 64 * 1024;
+    const PLACES: u64 = 8;
+    if size <= BLOCK * PLACES {
+        // Whole blocks only; a unit of less than one has its start.
+        let whole = size / BLOCK * BLOCK;
+        return if whole == 0 { vec![0..size.min(4096)] } else { vec![0..whole] };
+    }
+    let last = size / BLOCK - 1;
+    (0..PLACES).map(|i| last * i / (PLACES - 1) * BLOCK).map(|at| at..at + BLOCK).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sampled;
+
+    #[test]
+    fn samples_lie_in_the_unit_and_do_not_overlap() {
+        for size in [4096, 65536, 100_000, 524_288, 524_289, 1 << 20, (1 << 30) + 12345, 1 << 44] {
+            let ranges = sampled(size);
+            assert!(!ranges.is_empty());
+            for pair in ranges.windows(2) {
+                assert!(pair[0].end <= pair[1].start, "{size}: {ranges:?}");
+            }
+            assert!(ranges.iter().all(|r| r.start < r.end && r.end <= size), "{size}: {ranges:?}");
+        }
+    }
+}

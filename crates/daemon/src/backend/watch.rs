@@ -1,0 +1,85 @@
+//! Seeing failures that make no noise: a network that swallows, a target that no longer answers, a setup that hangs.
+//!
+//! A connection is dead when the kernel says so (sent, not acknowledged, retransmitted) or when nothing at all has come
+//! for the ping budget while something, a ping at least, was outstanding. Never by the age of a request: a slow array
+//! is not a dead path.
+
+use super::{Back, Phase, Purpose, Transport, connect};
+use crate::dataplane::Worker;
+use crate::sys::tcp;
+use vmpath_core::event::Fault;
+use vmpath_core::plan::Health;
+use vmpath_core::time::Duration;
+
+/// Silence with requests outstanding after which a ping is sent, so that there is something to be acknowledged.
+const PING_WHEN_BUSY: Duration = Duration::from_millis(100);
+/// Silence without anything outstanding after which a ping is sent.
+const PING_WHEN_IDLE: Duration = Duration::from_secs(1);
+/// A ping reads one block.
+const PING_BYTES: usize = 4096;
+/// No acknowledgement for this long, with `RETRANSMITS_MIN` timeouts in a row, is a blackhole. With the kernel's shortest
+/// timeout (200 ms, doubling) the second is due 600 ms after the first byte went unacknowledged.
+const UNACKED_MIN: Duration = Duration::from_millis(500);
+const RETRANSMITS_MIN: u32 = 2;
+
+impl Worker {
+    /// Looks at every connection, and starts what is missing.
+    pub(crate) fn inspect_backs(&mut self) {
+        let indices: Vec<usize> = self.backs.backs.iter().map(|(index, _)| index).collect();
+        for index in indices {
+            // One that was cut with its path since the list was made is not looked at.
+            if self.backs.backs.get(index).is_some_and(|b| !b.is_closing()) {
+                self.inspect(index);
+            }
+        }
+        for unit in self.plan.spec.unit_ids() {
+            self.advance_comparison(unit);
+        }
+        self.connect_missing();
+    }
+
+    fn inspect(&mut self, index: usize) {
+        let back = &self.backs.backs[index];
+        if connect::deadline(&back.phase).is_some_and(|deadline| self.now > deadline) {
+            self.cut(index, Fault::ConnectTimeout);
+            return;
+        }
+        let path = self.backs.links[back.link].path;
+        let in_flight = back.key().map_or(0, |key| self.router.in_flight_on(key));
+        if self.plan.paths[path.index()].health == Health::Disabled {
+            if in_flight == 0 {
+                self.cut(index, Fault::Disabled);
+            }
+            return;
+        }
+        if let Some(fault) = unacknowledged(back) {
+            self.cut_path(path, &fault);
+            return;
+        }
+        let outstanding = in_flight > 0 || !back.own.is_empty();
+        let silent = self.now.since(back.heard);
+        let budget = self.plan.spec.target(self.plan.spec.path(path).target).ping_budget;
+        if outstanding && silent >= budget {
+            self.cut(index, Fault::Hang { silent_for: silent });
+            return;
+        }
+        let patience = if outstanding { PING_WHEN_BUSY } else { PING_WHEN_IDLE };
+        let carries = matches!(back.phase, Phase::Active { .. } | Phase::Comparing);
+        if carries && back.own.is_empty() && silent >= patience {
+            let length = back.export.map_or(PING_BYTES as u64, |e| e.size.min(PING_BYTES as u64));
+            let length = (length as usize).max(back.export.map_or(1, |e| e.block.min()) as usize);
+            self.read_own(index, Purpose::Ping, 0, length);
+        }
+    }
+}
+
+/// The kernel's word that the network swallows what is sent.
+fn unacknowledged(back: &Back) -> Option<Fault> {
+    if back.transport != Transport::Tcp || matches!(back.phase, Phase::Connecting { .. }) {
+        return None;
+    }
+    let health = tcp::health(back.stream.socket()).ok()?;
+    (health.unacked > 0 && health.retransmits >= RETRANSMITS_MIN && health.since_last_ack >= UNACKED_MIN).then_some(
+        Fault::Blackhole { unacked_for: health.since_last_ack, retransmits: health.retransmits },
+    )
+}

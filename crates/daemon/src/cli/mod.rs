@@ -1,0 +1,221 @@
+//! The command line.
+//!
+//! Invariant: a command that asks the daemon answers within a second, and what it prints for programs (`-o json`) is
+//! what the API said, unchanged. It knows how things look, not what they mean.
+
+mod ask;
+mod check;
+mod output;
+mod show;
+mod text;
+mod tree;
+
+use crate::api::client::Client;
+use crate::control::{config, lifecycle};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const AFTER_HELP: &str = "\
+Examples:
+  vmpath demo                               see what it does, in under a minute, on nothing but this machine
+  vmpath check /etc/vmpath/vmpath.toml      every fault of a configuration at once
+  vmpath daemon                             serve the VMs of /etc/vmpath/vmpath.toml
+  vmpath show paths                         the paths as a tree, like `multipath -ll`
+  vmpath explain vm db1                     why db1 is where it is, and what it waits for
+  vmpath path disable san0/a                take a path out before work on its cable
+
+Exit status: 0 done, 1 an error or faults, 2 wrong usage.";
+
+/// Storage multipath for virtual machines: whether to route each request, and over which path.
+#[derive(Debug, Parser)]
+#[command(name = "vmpath", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    /// Where the daemon answers: `host.api_socket` of its configuration
+    #[arg(long, global = true, env = "VMPATH_SOCKET", default_value = "/run/vmpath/vmpath.sock", value_name = "PATH")]
+    socket: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the disks of a host's VMs, until SIGTERM
+    ///
+    /// Reads FILE and conf.d/*.toml beside it. Starts nothing if they have faults. SIGHUP, or `vmpath reload`, reads
+    /// them again. Logs to stderr; RUST_LOG chooses how much.
+    Daemon {
+        #[arg(short, long, default_value = config::DEFAULT_FILE, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Report every fault of a configuration, with file, line and column
+    Check {
+        /// The main file; conf.d/*.toml beside it is read too
+        #[arg(default_value = config::DEFAULT_FILE)]
+        file: PathBuf,
+    },
+    /// Show paths, VMs, units, events or open incidents
+    Show(ShowArgs),
+    /// Say in words why something is where it is
+    Explain {
+        #[command(subcommand)]
+        what: Explain,
+    },
+    /// Change a path: take it out, let it in, set its access state
+    Path {
+        #[command(subcommand)]
+        change: PathChange,
+    },
+    /// Suspend or resume a VM
+    Vm {
+        #[command(subcommand)]
+        change: VmChange,
+    },
+    /// Move a target's traffic back to its repaired paths now
+    Failback { target: String },
+    /// Make the daemon read its configuration again; with faults the old one stays in force
+    Reload,
+    /// The laboratory: a storage array that fails on command, stand-in guests
+    Lab {
+        #[command(subcommand)]
+        command: vmpath_lab::LabCommand,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ShowArgs {
+    #[command(subcommand)]
+    what: Show,
+    /// `table` for people, `json` for programs (docs/api.md)
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Show {
+    /// The paths of each target, as a tree
+    Paths,
+    /// The VMs: state, what is held and why, rates
+    Vms,
+    /// The storage units: size, paths, quarantine, who uses them
+    Units,
+    /// The journal: what was seen and decided, oldest first
+    Events {
+        /// Only events above this number
+        #[arg(long, value_name = "SEQ")]
+        after: Option<u64>,
+        /// At most so many
+        #[arg(short = 'n', long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Failures that are not yet repaired
+    Incidents,
+}
+
+#[derive(Debug, Subcommand)]
+enum Explain {
+    /// Which failure, which rule, which numbers, and what the VM waits for
+    Vm { name: String },
+}
+
+#[derive(Debug, Subcommand)]
+enum PathChange {
+    /// Take a path out: its traffic moves to the others
+    Disable {
+        #[arg(value_name = "TARGET/PATH")]
+        path: PathName,
+    },
+    /// Let a disabled path be used again
+    Enable {
+        #[arg(value_name = "TARGET/PATH")]
+        path: PathName,
+    },
+    /// Set a path's access state: a non-optimized path is used when no optimized one is left
+    SetAccess {
+        #[arg(value_name = "TARGET/PATH")]
+        path: PathName,
+        #[arg(value_enum)]
+        access: Access,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Access {
+    Optimized,
+    NonOptimized,
+}
+
+#[derive(Debug, Subcommand)]
+enum VmChange {
+    /// Stop a VM's vCPUs; it stays so until `vmpath vm resume`
+    Suspend { name: String },
+    /// Let a suspended VM run again
+    Resume { name: String },
+}
+
+/// `target/path` as typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct PathName {
+    target: String,
+    path: String,
+}
+
+impl std::str::FromStr for PathName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            Some((target, path)) if !target.is_empty() && !path.is_empty() => {
+                Ok(Self { target: target.into(), path: path.into() })
+            }
+            _ => Err("a path is written TARGET/PATH, like san0/a; `vmpath show paths` lists them".into()),
+        }
+    }
+}
+
+impl Cli {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// In words, with what to do.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let client = Client::new(&self.socket);
+        match self.command {
+            Command::Daemon { config } => lifecycle::run(&config),
+            Command::Check { file } => check::run(&file),
+            Command::Show(args) => show::run(&client, &args),
+            Command::Explain { what: Explain::Vm { name } } => ask::explain(&client, &name),
+            Command::Path { change } => ask::change_path(&client, change),
+            Command::Vm { change } => ask::change_vm(&client, change),
+            Command::Failback { target } => ask::failback(&client, &target),
+            Command::Reload => ask::reload(&client),
+            Command::Lab { command } => command.run(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn paths_are_written_with_their_target() {
+        let name = |text: &str| text.parse::<PathName>();
+        assert_eq!(name("san0/a").unwrap(), PathName { target: "san0".into(), path: "a".into() });
+        for bad in ["san0", "/a", "san0/", ""] {
+            assert!(name(bad).unwrap_err().contains("TARGET/PATH"), "{bad}");
+        }
+    }
+}

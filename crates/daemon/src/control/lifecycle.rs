@@ -1,0 +1,189 @@
+//! The daemon from start to end.
+//!
+//! Invariant: nothing is started on a configuration with faults or beside another daemon, and the end is bounded:
+//! about three seconds, whatever the paths and hypervisors do. Suspended VMs stay suspended when the daemon ends.
+
+use super::config::{Config, load};
+use super::effects::{Outcome, Performer};
+use super::handle::{ControlHandle, Input};
+use super::journal::{self, Journal};
+use super::monitor::{Beat, Monitor};
+use super::owner::{Ended, Owner, Sources};
+use super::reload::{self, ReloadRequest, Reloader};
+use crate::api;
+use crate::dataplane::{Dataplane, WorkerReport};
+use crate::hypervisor::{Hypervisors, Report};
+use crate::sys::clock;
+use crate::telemetry::{log, notify};
+use anyhow::{Context, Result, anyhow, bail};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use vmpath_core::controller::Controller;
+use vmpath_core::effect::Effect;
+use vmpath_core::spec::Spec;
+
+/// Questions that may wait for the owner; the API bounds its connections further.
+const INPUTS_MAX: usize = 256;
+
+/// Hypervisor reports that may wait; a monitor's task then waits, and QEMU keeps its events.
+const HYPERVISOR_REPORTS_MAX: usize = 256;
+
+/// Control needs little: one thread for the owner, one for what it talks to.
+const CONTROL_THREADS: usize = 2;
+
+/// The data plane's stop is bounded to 2 s by itself; this is for when it is not.
+const DATAPLANE_STOP_WAIT: Duration = Duration::from_millis(2500);
+
+/// For tasks that still wait for a file or a client.
+const RUNTIME_STOP_WAIT: Duration = Duration::from_millis(200);
+
+/// Runs the daemon with the configuration of `file` until a signal ends it.
+///
+/// # Errors
+/// What could not be started, or what brought it down.
+pub fn run(file: &Path) -> Result<ExitCode> {
+    let config = match load(file) {
+        Ok(config) => config,
+        Err(error) => {
+            for line in error.lines() {
+                eprintln!("{line}");
+            }
+            bail!("the configuration is not valid; nothing was started");
+        }
+    };
+    let _log = log::init();
+    for warning in &config.warnings {
+        tracing::warn!("config: {warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .context("cannot start the control threads")?;
+    let done = start_and_serve(&runtime, file, &config);
+    runtime.shutdown_timeout(RUNTIME_STOP_WAIT);
+    if let Err(error) = &done {
+        tracing::error!("{error:#}");
+    }
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+fn start_and_serve(runtime: &Runtime, file: &Path, config: &Config) -> Result<()> {
+    runtime.block_on(async {
+        let daemon = Daemon::start(file.to_owned(), config).await?;
+        daemon.serve().await
+    })
+}
+
+struct Daemon {
+    owner: tokio::task::JoinHandle<(Ended, Dataplane)>,
+    stop_owner: oneshot::Sender<()>,
+    api: api::Server,
+    reloads: mpsc::Sender<ReloadRequest>,
+    _monitor: Monitor,
+}
+
+impl Daemon {
+    async fn start(file: PathBuf, config: &Config) -> Result<Self> {
+        let spec = Arc::clone(&config.spec);
+        // First: a second daemon must not get as far as the disks' sockets.
+        let listener = api::Listener::bind(&spec.host.api_socket)?;
+        let (input, inputs) = mpsc::channel(INPUTS_MAX);
+        let (report, hypervisors) = mpsc::channel(HYPERVISOR_REPORTS_MAX);
+        let (stop_owner, stop) = oneshot::channel();
+        let (worker_report, dataplane) = mpsc::unbounded_channel();
+        let sources = Sources { inputs, hypervisors, dataplane, stop };
+
+        let beat = Beat::default();
+        let owner = owner(&spec, &report, worker_report, beat.clone())?;
+        let (reload, reloads) = mpsc::channel(reload::REQUESTS_MAX);
+        let handle = ControlHandle::new(input.clone(), reload.clone(), owner.snapshots());
+        let monitor = Monitor::start(beat).context("cannot start the monitor thread")?;
+        let owner = tokio::spawn(owner.run(sources));
+        tokio::spawn(Reloader::new(file, Arc::clone(&spec), input).run(reloads));
+        let api = api::Server::start(listener, handle);
+        tracing::info!("ready: {}, API at {}", sizes(&spec), spec.host.api_socket.display());
+        notify::ready();
+        Ok(Self { owner, stop_owner, api, reloads: reload, _monitor: monitor })
+    }
+
+    async fn serve(mut self) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+        let mut hang_up = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hang_up.recv() => {
+                    // Full: a reload is about to happen anyway, and it will read the files later than this.
+                    let _ = self.reloads.try_send(ReloadRequest { reply: None });
+                }
+                ended = &mut self.owner => {
+                    self.api.stop().await;
+                    return Err(fell(ended));
+                }
+            }
+        }
+        tracing::info!("stopping");
+        notify::stopping();
+        self.stop().await
+    }
+
+    async fn stop(self) -> Result<()> {
+        self.api.stop().await;
+        // Its end is also the answer to a send that finds it gone.
+        let _ = self.stop_owner.send(());
+        let (_, dataplane) = self.owner.await.map_err(|error| anyhow!("the control owner failed: {error}"))?;
+        let stopped = tokio::task::spawn_blocking(move || dataplane.stop());
+        match tokio::time::timeout(DATAPLANE_STOP_WAIT, stopped).await {
+            Ok(_) => tracing::info!("stopped"),
+            Err(_) => tracing::warn!("the data plane did not end in time; ending without it"),
+        }
+        Ok(())
+    }
+}
+
+fn fell(ended: Result<(Ended, Dataplane), tokio::task::JoinError>) -> anyhow::Error {
+    match ended {
+        Ok((Ended::DataplaneDead(why), _)) => anyhow!("the data plane has ended, so the daemon ends: {why}"),
+        Ok((Ended::Asked, _)) => anyhow!("the control owner ended by itself"),
+        Err(error) => anyhow!("the control owner failed: {error}"),
+    }
+}
+
+/// Makes the owner: first decisions, data plane, monitors.
+fn owner(
+    spec: &Arc<Spec>,
+    monitors: &mpsc::Sender<Report>,
+    reports: mpsc::UnboundedSender<WorkerReport>,
+    beat: Beat,
+) -> Result<Owner> {
+    let (controller, effects) = Controller::new(Arc::clone(spec), clock::now());
+    let (plans, effects): (Vec<_>, Vec<_>) =
+        effects.into_iter().partition(|effect| matches!(effect, Effect::Publish(_)));
+    let Some(Effect::Publish(plan)) = plans.into_iter().last() else {
+        bail!("the controller has published no first plan; this is a fault in vmpath");
+    };
+    let dataplane = Dataplane::start(Arc::new(plan), reports)?;
+    let hypervisors = Hypervisors::start(spec, monitors);
+    let mut performer = Performer { dataplane, hypervisors, journal: Journal::new(journal::ENTRIES_MAX) };
+    performer.perform(effects, spec, &mut Outcome::default());
+    Ok(Owner::new(Arc::clone(spec), controller, performer, beat))
+}
+
+fn sizes(spec: &Spec) -> String {
+    format!(
+        "{} VMs with {} disks, {} paths to {} targets",
+        spec.vms.len(),
+        spec.disks.len(),
+        spec.paths.len(),
+        spec.targets.len()
+    )
+}

@@ -1,0 +1,224 @@
+//! The control owner: takes one event, applies it to the controller, performs the effects, and nothing else.
+//!
+//! Invariant: the only task that holds the controller, the journal and the handles of what acts; between two events it
+//! holds no half-done change, and it waits for nothing but the next event. Readers get a snapshot, swapped in whole.
+//! Rejected: answering reads here, one by one; a reader in a loop would then slow decisions down.
+
+use super::effects::{Answered, Outcome, Performer};
+use super::handle::{Input, Snapshot};
+use super::monitor::Beat;
+use super::rates::RateWindow;
+use crate::dataplane::{Dataplane, WorkerReport};
+use crate::hypervisor::Report;
+use crate::sys::clock;
+use arc_swap::ArcSwap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use vmpath_core::controller::Controller;
+use vmpath_core::effect::CommandError;
+use vmpath_core::event::Event;
+use vmpath_core::spec::Spec;
+use vmpath_core::time::Instant;
+
+/// The owner wakes at least this often: the monitor counts on a beat each second.
+const WAKE_AT_LEAST: Duration = Duration::from_millis(500);
+
+/// The timer's grain: a deadline that stays due cannot spin the task.
+const WAKE_AT_MOST: Duration = Duration::from_millis(1);
+
+/// In a flood of events the snapshot is made this often; else after each.
+const SNAPSHOT_EVERY: Duration = Duration::from_millis(100);
+
+/// Events that effects may cause at once, and those theirs, before something is thought to go round in circles.
+const FOLLOW_UPS_MAX: usize = 4096;
+
+/// Where the owner's events come from.
+#[derive(Debug)]
+pub struct Sources {
+    pub inputs: mpsc::Receiver<Input>,
+    pub hypervisors: mpsc::Receiver<Report>,
+    pub dataplane: mpsc::UnboundedReceiver<WorkerReport>,
+    /// Fires, or is dropped, when the daemon shall end.
+    pub stop: oneshot::Receiver<()>,
+}
+
+/// Why the owner has ended.
+#[derive(Debug)]
+pub enum Ended {
+    Asked,
+    /// The data plane died; in words.
+    DataplaneDead(String),
+}
+
+#[derive(Debug)]
+pub struct Owner {
+    spec: Arc<Spec>,
+    controller: Controller,
+    performer: Performer,
+    rates: RateWindow,
+    /// Operators that wait for the answer to their command, by ticket.
+    waiting: HashMap<u64, oneshot::Sender<Result<String, CommandError>>>,
+    last_ticket: u64,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    snapshot_at: Instant,
+    changed: bool,
+    beat: Beat,
+}
+
+impl Owner {
+    #[must_use]
+    pub fn new(spec: Arc<Spec>, controller: Controller, performer: Performer, beat: Beat) -> Self {
+        let now = clock::now();
+        let snapshot = Snapshot {
+            host: controller.view(now),
+            worker: None,
+            rates: RateWindow::default().rates(),
+            last_event_seq: performer.journal.last_seq(),
+        };
+        Self {
+            spec,
+            controller,
+            performer,
+            rates: RateWindow::default(),
+            waiting: HashMap::new(),
+            last_ticket: 0,
+            snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+            snapshot_at: now,
+            changed: false,
+            beat,
+        }
+    }
+
+    /// Where readers find the newest snapshot.
+    #[must_use]
+    pub fn snapshots(&self) -> Arc<ArcSwap<Snapshot>> {
+        Arc::clone(&self.snapshot)
+    }
+
+    /// Runs until asked to stop, or until the data plane is dead. Gives back the data plane, to be stopped.
+    pub async fn run(mut self, mut sources: Sources) -> (Ended, Dataplane) {
+        let ended = loop {
+            self.beat.beat();
+            self.refresh(sources.are_empty());
+            let wake = tokio::time::sleep(self.wait());
+            tokio::select! {
+                _ = &mut sources.stop => break Ended::Asked,
+                Some(report) = sources.dataplane.recv() => {
+                    if let Err(why) = self.dataplane(report) {
+                        break Ended::DataplaneDead(why);
+                    }
+                }
+                Some(report) = sources.hypervisors.recv() => self.hypervisor(report),
+                Some(input) = sources.inputs.recv() => self.input(input),
+                () = wake => self.apply(Event::Tick),
+            }
+        };
+        (ended, self.performer.dataplane)
+    }
+
+    fn wait(&self) -> Duration {
+        let deadline = self.controller.next_deadline().unwrap_or(Instant::FAR_FUTURE);
+        deadline.since(clock::now()).clamp(WAKE_AT_MOST, WAKE_AT_LEAST)
+    }
+
+    fn dataplane(&mut self, report: WorkerReport) -> Result<(), String> {
+        match report {
+            WorkerReport::Link(link) => self.apply(Event::Link(link)),
+            WorkerReport::Load(load) => self.apply(Event::Load(load)),
+            WorkerReport::View(view) => {
+                self.rates.push(view);
+                self.changed = true;
+            }
+            WorkerReport::Dead(why) => return Err(why),
+        }
+        Ok(())
+    }
+
+    fn hypervisor(&mut self, report: Report) {
+        let Report { vm, report } = report;
+        self.apply(Event::Hypervisor { vm, report });
+    }
+
+    fn input(&mut self, input: Input) {
+        match input {
+            Input::Command { command, reply } => {
+                self.waiting.retain(|_, reply| !reply.is_closed());
+                self.last_ticket += 1;
+                self.waiting.insert(self.last_ticket, reply);
+                self.apply(Event::Command { ticket: self.last_ticket, command });
+            }
+            Input::Reload { spec, applied } => {
+                self.reload(spec);
+                // The reloader waits for this unless the daemon is ending.
+                let _ = applied.send(());
+            }
+            Input::Events { query, reply } => {
+                // Whoever asked may have given up.
+                let _ = reply.send(self.performer.journal.read(&query));
+            }
+        }
+    }
+
+    fn reload(&mut self, spec: Arc<Spec>) {
+        self.spec = Arc::clone(&spec);
+        self.apply(Event::Reload(spec));
+        self.publish();
+    }
+
+    /// One event, and what its effects lead to at once.
+    fn apply(&mut self, event: Event) {
+        let mut events = VecDeque::from([event]);
+        let mut outcome = Outcome::default();
+        for _ in 0..FOLLOW_UPS_MAX {
+            let Some(event) = events.pop_front() else { break };
+            let effects = self.controller.handle(clock::now(), event);
+            self.performer.perform(effects, &self.spec, &mut outcome);
+            events.extend(outcome.events.drain(..));
+        }
+        if !events.is_empty() {
+            tracing::error!("decisions go round in circles; {} refusals are dropped", events.len());
+        }
+        self.changed = true;
+        self.answer(outcome.answers);
+    }
+
+    fn answer(&mut self, answers: Vec<Answered>) {
+        if answers.is_empty() {
+            return;
+        }
+        // First the snapshot: who was told that it is done must see it done.
+        self.publish();
+        for Answered { ticket, result } in answers {
+            if let Some(reply) = self.waiting.remove(&ticket) {
+                // Whoever asked may have given up; it is done all the same.
+                let _ = reply.send(result);
+            }
+        }
+    }
+
+    fn refresh(&mut self, idle: bool) {
+        if self.changed && (idle || clock::now().since(self.snapshot_at) >= SNAPSHOT_EVERY) {
+            self.publish();
+        }
+    }
+
+    fn publish(&mut self) {
+        let now = clock::now();
+        self.snapshot.store(Arc::new(Snapshot {
+            host: self.controller.view(now),
+            worker: self.rates.latest().cloned(),
+            rates: self.rates.rates(),
+            last_event_seq: self.performer.journal.last_seq(),
+        }));
+        self.snapshot_at = now;
+        self.changed = false;
+    }
+}
+
+impl Sources {
+    fn are_empty(&self) -> bool {
+        self.inputs.is_empty() && self.hypervisors.is_empty() && self.dataplane.is_empty()
+    }
+}

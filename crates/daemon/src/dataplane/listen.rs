@@ -1,0 +1,98 @@
+//! The sockets on which disks are served: bound before the worker starts, so that a fault is told at once.
+
+use anyhow::Context;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use vmpath_core::ids::DiskId;
+use vmpath_core::spec::Spec;
+
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 64;
+/// The guest's hypervisor and its group; nobody else reads or writes a disk.
+const SOCKET_MODE: u32 = 0o660;
+
+/// A listening socket of a disk.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    disk: DiskId,
+    transport: Transport,
+    socket: OwnedFd,
+    /// To be unlinked at the end.
+    path: Option<PathBuf>,
+}
+
+/// Which kind of client comes in by a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Unix,
+    Tcp,
+}
+
+impl Bound {
+    /// The worker's own descriptor of it.
+    pub(super) fn for_worker(&self) -> anyhow::Result<(DiskId, Transport, OwnedFd)> {
+        let socket = self.socket.try_clone().context("cannot duplicate a listening socket")?;
+        Ok((self.disk, self.transport, socket))
+    }
+
+    pub(super) fn remove(self) {
+        if let Some(path) = self.path {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+pub(super) fn bind_all(spec: &Spec) -> anyhow::Result<Vec<Bound>> {
+    let mut all = Vec::new();
+    for disk in spec.disk_ids() {
+        let of = spec.disk(disk);
+        let name = format!("{}/{}", spec.vm(of.vm).name, of.name);
+        if let Some(path) = &of.nbd_socket {
+            let socket = bind_unix(path).with_context(|| format!("disk {name}: cannot listen on {}", path.display()))?;
+            all.push(Bound { disk, transport: Transport::Unix, socket, path: Some(path.clone()) });
+        }
+        if let Some(address) = of.nbd_tcp {
+            let socket = bind_tcp(address).with_context(|| format!("disk {name}: cannot listen on {address}"))?;
+            all.push(Bound { disk, transport: Transport::Tcp, socket, path: None });
+        }
+    }
+    Ok(all)
+}
+
+fn bind_unix(path: &Path) -> anyhow::Result<OwnedFd> {
+    if let Some(parent) = path.parent()
+        && !parent.exists()
+    {
+        std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => {
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                anyhow::bail!("another process serves this socket; stop it, or choose another path");
+            }
+            std::fs::remove_file(path).context("cannot remove the stale socket")?;
+        }
+        Ok(_) => anyhow::bail!("there is a file that is not a socket; move it away, or choose another path"),
+        Err(_) => {}
+    }
+    let socket = socket(AddressFamily::UNIX)?;
+    rustix::net::bind(&socket, &rustix::net::SocketAddrUnix::new(path)?)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+fn bind_tcp(address: SocketAddr) -> anyhow::Result<OwnedFd> {
+    let socket = socket(if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 })?;
+    sockopt::set_socket_reuseaddr(socket.as_fd(), true)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+fn socket(family: AddressFamily) -> anyhow::Result<OwnedFd> {
+    Ok(rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+}

@@ -1,0 +1,79 @@
+//! The hypervisors' monitors: one task for each managed VM, spoken to by messages.
+//!
+//! Invariant: an order names the hypervisor process that it is meant for, and no other one ever gets it. The seam is
+//! [`Order`] down and `HypervisorReport` up; another kind of monitor would be another task behind the same two.
+//! Rejected: a trait with one implementor. It does not know why a VM is stopped or continued.
+
+mod actor;
+mod blocks;
+mod instance;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use vmpath_core::event::HypervisorReport;
+use vmpath_core::ids::VmId;
+use vmpath_core::spec::Spec;
+
+/// Orders that may wait for one monitor's task. The controller has one open at a time; the rest is slack.
+const ORDERS_MAX: usize = 16;
+
+/// What a monitor may be told. `instance` is the one of its `Connected` report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    Stop { instance: u64 },
+    Continue { instance: u64 },
+}
+
+/// What a VM's monitor has to say.
+#[derive(Debug)]
+pub struct Report {
+    pub vm: VmId,
+    pub report: HypervisorReport,
+}
+
+/// Every managed VM's monitor task. They end when this is dropped.
+#[derive(Debug)]
+pub struct Hypervisors {
+    /// By `VmId`; none for an unmanaged VM.
+    monitors: Vec<Option<Monitor>>,
+}
+
+#[derive(Debug)]
+struct Monitor {
+    orders: mpsc::Sender<Order>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Hypervisors {
+    /// Starts a task for each VM that names a QMP socket. A reload cannot change which those are.
+    #[must_use]
+    pub fn start(spec: &Spec, reports: &mpsc::Sender<Report>) -> Self {
+        let monitor = |vm: VmId| {
+            let socket = spec.vm(vm).qmp.clone()?;
+            let (orders, taken) = mpsc::channel(ORDERS_MAX);
+            let reporter = actor::Reporter::new(vm, reports.clone());
+            Some(Monitor { orders, task: tokio::spawn(actor::run(socket, taken, reporter)) })
+        };
+        Self { monitors: spec.vm_ids().map(monitor).collect() }
+    }
+
+    /// Hands an order to a VM's task. Never waits.
+    ///
+    /// # Errors
+    /// Why it cannot, in words.
+    pub fn send(&self, vm: VmId, order: Order) -> Result<(), String> {
+        let Some(Some(monitor)) = self.monitors.get(vm.index()) else {
+            return Err("the VM has no monitor (`qmp` is not configured)".into());
+        };
+        monitor.orders.try_send(order).map_err(|_| "the VM's monitor does not take orders now".into())
+    }
+}

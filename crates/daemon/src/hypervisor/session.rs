@@ -1,0 +1,385 @@
+//! One QMP connection as a state machine without I/O: bytes and orders in, bytes and reports out, `now` told.
+//!
+//! ```text
+//! Greeting ──► Negotiating ──► Probing (query-block, qom-get…, query-status) ──► Ready
+//! ```
+//! Invariant: a run state is reported only from an answer to `query-status`; events merely make it ask. An order that
+//! QEMU is slow to answer (`stop` waits for the disks' open requests) delays nothing but itself. At most one
+//! `query-status`, one `stop` and one `cont` are open. It does not know sockets, or why an order was given.
+
+use super::{Order, blocks};
+use std::collections::VecDeque;
+use std::time::Duration;
+use vmpath_core::event::{HypervisorReport, RunState, StopsOnError};
+use vmpath_core::time::Instant;
+use vmpath_protocol::qmp::{self, QmpMessage, QmpReader, StatusInfo};
+
+/// Without a greeting in this time, somebody else is likely to be attached: QEMU serves one client.
+const GREETING_WAIT: Duration = Duration::from_secs(5);
+
+/// A question that QEMU's main loop answers at once, unless it is stuck.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+
+/// `stop` waits until the disks' open requests are answered.
+const STOP_WAIT: Duration = Duration::from_secs(30);
+
+const CONTINUE_WAIT: Duration = Duration::from_secs(10);
+
+/// How often the run state is asked for when nothing happens: finds a monitor that has died without closing.
+const POLL_EVERY: Duration = Duration::from_secs(5);
+
+/// The events after which the run state may be another.
+const STATE_EVENTS: [&str; 8] =
+    ["STOP", "RESUME", "BLOCK_IO_ERROR", "SHUTDOWN", "RESET", "SUSPEND", "WAKEUP", "GUEST_PANICKED"];
+
+#[derive(Debug)]
+pub(super) struct Session {
+    instance: u64,
+    reader: QmpReader,
+    phase: Phase,
+    /// Questions without an answer, in the order of asking. At most one of a kind.
+    open: Vec<Open>,
+    next_id: u64,
+    /// Ask again when the open `query-status` is answered, because something happened since it was asked.
+    ask_again: bool,
+    last_state: Option<RunState>,
+    next_poll: Instant,
+    output: Vec<u8>,
+    reports: Vec<HypervisorReport>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Greeting { until: Instant },
+    Negotiating,
+    Probing(Probe),
+    Ready,
+}
+
+/// Finding out whether every disk stops the VM on an error.
+#[derive(Debug)]
+struct Probe {
+    /// Property reads still to make, as (QOM path, property).
+    to_ask: VecDeque<(String, &'static str)>,
+    stops_on_error: StopsOnError,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Question {
+    Capabilities,
+    Blocks,
+    Property,
+    /// Reported even if unchanged, unless it is a mere poll.
+    Status {
+        poll: bool,
+    },
+    Stop,
+    Continue,
+}
+
+#[derive(Debug)]
+struct Open {
+    id: u64,
+    question: Question,
+    /// None: its lateness was already reported, or does not matter.
+    due: Option<Instant>,
+}
+
+/// Why the connection is of no more use, in words.
+pub(super) type Broken = String;
+
+impl Session {
+    pub(super) fn new(instance: u64, now: Instant) -> Self {
+        Self {
+            instance,
+            reader: QmpReader::new(),
+            phase: Phase::Greeting { until: now + GREETING_WAIT },
+            open: Vec::new(),
+            next_id: 1,
+            ask_again: false,
+            last_state: None,
+            next_poll: Instant::FAR_FUTURE,
+            output: Vec::new(),
+            reports: Vec::new(),
+        }
+    }
+
+    pub(super) const fn is_ready(&self) -> bool {
+        matches!(self.phase, Phase::Ready)
+    }
+
+    /// Bytes to be sent; the caller drains what it has sent.
+    pub(super) const fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    pub(super) fn take_reports(&mut self) -> Vec<HypervisorReport> {
+        std::mem::take(&mut self.reports)
+    }
+
+    /// When [`Self::tick`] has something to do.
+    pub(super) fn deadline(&self) -> Instant {
+        let greeting = match self.phase {
+            Phase::Greeting { until } => until,
+            Phase::Negotiating | Phase::Probing(_) | Phase::Ready => Instant::FAR_FUTURE,
+        };
+        let due = self.open.iter().filter_map(|open| open.due).min().unwrap_or(Instant::FAR_FUTURE);
+        greeting.min(due).min(self.next_poll)
+    }
+
+    pub(super) fn feed(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Broken> {
+        loop {
+            let fed = self.reader.feed(bytes).map_err(|error| format!("this is not QMP: {error}"))?;
+            bytes = &bytes[fed.consumed..];
+            match fed.event {
+                Some(message) => self.message(message, now)?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    pub(super) fn order(&mut self, order: Order, now: Instant) {
+        let (instance, question, due) = match order {
+            Order::Stop { instance } => (instance, Question::Stop, now + STOP_WAIT),
+            Order::Continue { instance } => (instance, Question::Continue, now + CONTINUE_WAIT),
+        };
+        if instance != self.instance {
+            self.refuse("another QEMU process is connected than the one that was meant".into());
+        } else if !self.is_ready() {
+            self.refuse("the monitor is only just being connected".into());
+        } else if let Some(open) = self.open.iter_mut().find(|open| open.question == question) {
+            // Already asked and not answered: QEMU would do it twice. Only the patience starts anew.
+            open.due = Some(due);
+        } else {
+            self.ask(question, due, if question == Question::Stop { qmp::stop } else { qmp::cont });
+        }
+    }
+
+    pub(super) fn tick(&mut self, now: Instant) -> Result<(), Broken> {
+        if let Phase::Greeting { until } = self.phase
+            && now >= until
+        {
+            return Err("it accepts and says nothing: is another client attached? QEMU serves one at a time".into());
+        }
+        let orders_open = self.open.iter().any(|open| open.question.is_order());
+        let mut late = Vec::new();
+        for open in self.open.iter_mut().filter(|open| open.due.is_some_and(|due| now >= due)) {
+            open.due = None;
+            late.push(open.question);
+        }
+        for question in late {
+            match question {
+                Question::Stop => self.refuse(format!(
+                    "no answer to `stop` for {} s: QEMU waits for open requests of its disks",
+                    STOP_WAIT.as_secs()
+                )),
+                Question::Continue => {
+                    self.refuse(format!("no answer to `cont` for {} s", CONTINUE_WAIT.as_secs()));
+                }
+                // Answers come in the order of asking: behind an order, silence says nothing.
+                Question::Status { .. } if orders_open => {}
+                Question::Capabilities | Question::Blocks | Question::Property | Question::Status { .. } => {
+                    return Err(format!("QEMU's monitor has not answered for {} s", ANSWER_WAIT.as_secs()));
+                }
+            }
+        }
+        if now >= self.next_poll {
+            self.next_poll = now + POLL_EVERY;
+            self.ask_status(true, now);
+        }
+        Ok(())
+    }
+
+    fn message(&mut self, message: QmpMessage, now: Instant) -> Result<(), Broken> {
+        match message {
+            QmpMessage::Greeting(_) => {
+                if matches!(self.phase, Phase::Greeting { .. }) {
+                    self.phase = Phase::Negotiating;
+                    self.ask(Question::Capabilities, now + ANSWER_WAIT, qmp::qmp_capabilities);
+                }
+                Ok(())
+            }
+            QmpMessage::Event { name, .. } => {
+                if STATE_EVENTS.contains(&name.as_str()) {
+                    self.ask_status(false, now);
+                }
+                Ok(())
+            }
+            QmpMessage::Return { id, value } => match self.close(id, now) {
+                Some(Question::Capabilities) => {
+                    self.ask(Question::Blocks, now + ANSWER_WAIT, blocks::query_block);
+                    self.phase = Phase::Probing(Probe::default());
+                    Ok(())
+                }
+                Some(Question::Blocks) => {
+                    self.probe(blocks::disks(&value), now);
+                    Ok(())
+                }
+                Some(Question::Property) => {
+                    self.probed(blocks::is_stop(&value), now);
+                    Ok(())
+                }
+                Some(Question::Status { poll }) => {
+                    let status = StatusInfo::from_return(&value).map_err(|error| error.to_string())?;
+                    self.state(run_state(&status), poll, now);
+                    Ok(())
+                }
+                Some(Question::Stop | Question::Continue) => {
+                    self.ask_status(false, now);
+                    Ok(())
+                }
+                None => Ok(()),
+            },
+            QmpMessage::Error { id, desc, .. } => self.error(id, desc, now),
+            QmpMessage::Other(_) => Ok(()),
+        }
+    }
+
+    fn error(&mut self, id: Option<u64>, desc: String, now: Instant) -> Result<(), Broken> {
+        match self.close(id, now) {
+            Some(question @ (Question::Stop | Question::Continue)) => {
+                self.refuse(format!("QEMU refused `{}`: {desc}", question.name()));
+                self.ask_status(false, now);
+                Ok(())
+            }
+            // A monitor without these commands manages a VM all the same; it just does not stop on errors.
+            Some(Question::Blocks) => {
+                self.probe(None, now);
+                Ok(())
+            }
+            Some(Question::Property) => {
+                self.probed(false, now);
+                Ok(())
+            }
+            Some(question @ (Question::Capabilities | Question::Status { .. })) => {
+                Err(format!("QEMU refused `{}`: {desc}", question.name()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn probe(&mut self, disks: Option<Vec<String>>, now: Instant) {
+        let disks = disks.unwrap_or_default();
+        let reads = disks.iter().flat_map(|disk| blocks::PROPERTIES.map(|property| (disk.clone(), property)));
+        let to_ask: VecDeque<_> = reads.collect();
+        let stops_on_error = if to_ask.is_empty() { StopsOnError::No } else { StopsOnError::Yes };
+        self.phase = Phase::Probing(Probe { to_ask, stops_on_error });
+        self.probe_next(now);
+    }
+
+    fn probed(&mut self, stops: bool, now: Instant) {
+        if let Phase::Probing(probe) = &mut self.phase
+            && !stops
+        {
+            probe.stops_on_error = StopsOnError::No;
+            probe.to_ask.clear();
+        }
+        self.probe_next(now);
+    }
+
+    fn probe_next(&mut self, now: Instant) {
+        let Phase::Probing(probe) = &mut self.phase else { return };
+        match probe.to_ask.pop_front() {
+            Some((path, property)) => {
+                let line = |id| blocks::qom_get(id, &path, property);
+                self.ask(Question::Property, now + ANSWER_WAIT, line);
+            }
+            // Asked last, so that what is reported as the state at the beginning is not older than the probe.
+            None => self.ask(Question::Status { poll: false }, now + ANSWER_WAIT, qmp::query_status),
+        }
+    }
+
+    fn state(&mut self, state: RunState, poll: bool, now: Instant) {
+        if let Phase::Probing(probe) = &self.phase {
+            let stops_on_error = probe.stops_on_error;
+            self.phase = Phase::Ready;
+            self.reports.push(HypervisorReport::Connected { instance: self.instance, state, stops_on_error });
+        } else if !poll || self.last_state != Some(state) {
+            self.reports.push(HypervisorReport::State(state));
+        }
+        self.last_state = Some(state);
+        self.next_poll = now + POLL_EVERY;
+        if std::mem::take(&mut self.ask_again) {
+            self.ask_status(false, now);
+        }
+    }
+
+    fn ask_status(&mut self, poll: bool, now: Instant) {
+        let open = self.open.iter().any(|open| matches!(open.question, Question::Status { .. }));
+        if open {
+            self.ask_again |= !poll;
+        } else if self.is_ready() {
+            self.ask(Question::Status { poll }, now + ANSWER_WAIT, qmp::query_status);
+        }
+    }
+
+    /// Sends a question; `line` writes it with its id.
+    fn ask(&mut self, question: Question, due: Instant, line: impl FnOnce(u64) -> Vec<u8>) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.open.push(Open { id, question, due: Some(due) });
+        self.output.extend(line(id));
+    }
+
+    /// The question that an answer belongs to; none for answers to nothing.
+    fn close(&mut self, id: Option<u64>, now: Instant) -> Option<Question> {
+        let index = self.open.iter().position(|open| Some(open.id) == id)?;
+        let question = self.open.remove(index).question;
+        if question.is_order() {
+            // What waited behind the order is answered from now on.
+            for open in self.open.iter_mut().filter(|open| open.due.is_none()) {
+                open.due = Some(now + ANSWER_WAIT);
+            }
+        }
+        Some(question)
+    }
+
+    fn refuse(&mut self, why: String) {
+        self.reports.push(HypervisorReport::Refused { why });
+    }
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self { to_ask: VecDeque::new(), stops_on_error: StopsOnError::No }
+    }
+}
+
+impl Question {
+    const fn is_order(self) -> bool {
+        matches!(self, Self::Stop | Self::Continue)
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Capabilities => "qmp_capabilities",
+            Self::Blocks => "query-block",
+            Self::Property => "qom-get",
+            Self::Status { .. } => "query-status",
+            Self::Stop => "stop",
+            Self::Continue => "cont",
+        }
+    }
+}
+
+const fn run_state(status: &StatusInfo) -> RunState {
+    match status.status {
+        qmp::RunState::Running => RunState::Running,
+        qmp::RunState::Paused => RunState::Paused,
+        qmp::RunState::IoError => RunState::IoError,
+        qmp::RunState::PostMigrate
+        | qmp::RunState::InMigrate
+        | qmp::RunState::PreLaunch
+        | qmp::RunState::FinishMigrate
+        | qmp::RunState::SaveVm
+        | qmp::RunState::InternalError
+        | qmp::RunState::Shutdown
+        | qmp::RunState::Suspended
+        | qmp::RunState::Watchdog
+        | qmp::RunState::GuestPanicked
+        | qmp::RunState::RestoreVm
+        | qmp::RunState::Colo
+        | qmp::RunState::Debug
+        | qmp::RunState::Other(_) => RunState::Other,
+    }
+}

@@ -1,0 +1,132 @@
+//! QEMU's process: its command line, its process group, its end.
+
+use super::image::Image;
+use super::{GuestConfig, NbdDisk, last_lines};
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::json;
+use std::fs::File;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+const QEMU: &str = "qemu-system-x86_64";
+/// `panic=-1` with `-no-reboot`: a kernel that panics ends QEMU, and is seen.
+const KERNEL_LINE: &str = "console=ttyS0 quiet panic=-1 random.trust_cpu=on";
+
+#[derive(Debug)]
+pub(super) struct Machine {
+    child: Child,
+    errors: PathBuf,
+}
+
+pub(super) fn agent_socket(dir: &Path) -> PathBuf {
+    dir.join("agent.sock")
+}
+
+pub(super) fn monitor_socket(dir: &Path) -> PathBuf {
+    dir.join("monitor.qmp")
+}
+
+pub(super) fn console(dir: &Path) -> PathBuf {
+    dir.join("console.log")
+}
+
+impl Machine {
+    pub(super) fn start(image: &Image, config: &GuestConfig) -> Result<Self> {
+        let errors = config.dir.join("qemu.log");
+        let log = File::create(&errors).with_context(|| format!("cannot write {}", errors.display()))?;
+        let mut command = Command::new(QEMU);
+        command.args(arguments(image, config)).process_group(0);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let child = command.spawn().with_context(|| {
+            format!("cannot run {QEMU}; `apt-get install --no-install-recommends qemu-system-x86` gives it")
+        })?;
+        Ok(Self { child, errors })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// An error with QEMU's own words if it has ended.
+    pub(super) fn check_alive(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("QEMU has ended ({status})\n{}", last_lines(&self.errors, 5)),
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if let Ok(id) = i32::try_from(self.child.id())
+            && let Some(pid) = Pid::from_raw(id)
+        {
+            _ = kill_process_group(pid, Signal::KILL); // it may have ended by itself
+        }
+        _ = self.child.wait();
+    }
+}
+
+fn arguments(image: &Image, config: &GuestConfig) -> Vec<String> {
+    let text = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+    let mut all = text(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+    // A second processor that could be: before 8.1 QEMU is believed to drop the guest's barriers without it.
+    all.extend(text(&["-machine", "q35,accel=tcg", "-smp", "1,maxcpus=2"]));
+    all.extend(["-name".to_owned(), config.name.clone(), "-m".to_owned(), config.memory_mib.to_string()]);
+    all.extend(["-kernel".to_owned(), path(&image.vmlinuz), "-initrd".to_owned(), path(&image.initramfs)]);
+    all.extend(text(&["-append", KERNEL_LINE]));
+    all.extend(["-serial".to_owned(), format!("file:{}", path(&console(&config.dir)))]);
+    all.extend(["-chardev".to_owned(), format!("socket,id=agent,path={}", path(&agent_socket(&config.dir)))]);
+    all.extend(text(&["-serial", "chardev:agent"]));
+    for socket in [&config.qmp, &monitor_socket(&config.dir)] {
+        all.extend(["-qmp".to_owned(), format!("unix:{},server=on,wait=off", path(socket))]);
+    }
+    for (number, disk) in config.disks.iter().enumerate() {
+        all.extend(disk_arguments(number, disk));
+    }
+    all
+}
+
+/// An I/O error stops the machine instead of reaching the guest, and is repeated on `cont`; a lost server is an error
+/// at once (`reconnect-delay` 0), because with a delay `stop` would block for as long.
+fn disk_arguments(number: usize, disk: &NbdDisk) -> Vec<String> {
+    let node = json!({
+        "driver": "nbd",
+        "node-name": format!("disk{number}"),
+        "server": { "type": "unix", "path": path(&disk.socket) },
+        "export": disk.export,
+        "reconnect-delay": 0,
+        "discard": "unmap",
+        "cache": { "direct": true },
+    });
+    let device = format!("virtio-blk-pci,drive=disk{number},num-queues=1,werror=stop,rerror=stop");
+    vec!["-blockdev".to_owned(), node.to_string(), "-device".to_owned(), device]
+}
+
+fn path(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_disk_stops_the_machine_on_errors_and_never_waits_for_a_lost_server() {
+        let disk = NbdDisk { socket: PathBuf::from("/run/x,y.sock"), export: "vda".to_owned() };
+        let config = GuestConfig {
+            name: "g".to_owned(),
+            disks: vec![disk.clone(), disk],
+            qmp: PathBuf::from("/run/g.qmp"),
+            memory_mib: 256,
+            dir: PathBuf::from("/run/g"),
+        };
+        let image = Image { vmlinuz: PathBuf::from("/k"), initramfs: PathBuf::from("/i") };
+        let arguments = arguments(&image, &config);
+        let devices = arguments.iter().filter(|a| a.ends_with("werror=stop,rerror=stop")).count();
+        assert_eq!(devices, 2);
+        assert!(arguments.iter().any(|a| a.contains("\"reconnect-delay\":0") && a.contains("/run/x,y.sock")));
+    }
+}

@@ -1,0 +1,149 @@
+//! Real guests: QEMU with Debian's cloud kernel, and this very program inside as the verifying workload.
+//!
+//! A guest boots from a shared, read-only kernel and initramfs; its disks come from NBD exports. Its console goes to
+//! a file; a second serial port carries one command in and its lines out. Nothing of it survives its value: QEMU has
+//! a process group of its own, which is killed on drop.
+//! Rejected: a guest with an operating system image (hundreds of megabytes to fetch, a minute to boot under TCG), and
+//! `ssh` into it (a network that the tests would then have to keep apart from the storage's).
+//! It does not know: what the command does, paths, the daemon.
+
+mod agent;
+mod cpio;
+mod image;
+mod kernel;
+mod machine;
+mod monitor;
+
+pub use agent::Line;
+pub use image::Image;
+pub use kernel::Kernel;
+
+use agent::Agent;
+use anyhow::{Context, Result, bail};
+use machine::Machine;
+use monitor::Monitor;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// What a guest needs; QEMU under TCG takes about this, and two seconds of a processor, to boot.
+pub const MEMORY_MIB: u32 = 256;
+
+/// An NBD export that becomes a disk, in order `/dev/vda`, `/dev/vdb`, ….
+#[derive(Clone, Debug)]
+pub struct NbdDisk {
+    /// Unix socket of the NBD server. It must listen when the guest starts.
+    pub socket: PathBuf,
+    pub export: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct GuestConfig {
+    /// Shown in messages.
+    pub name: String,
+    pub disks: Vec<NbdDisk>,
+    /// Where QEMU listens for a QMP client, such as the daemon.
+    pub qmp: PathBuf,
+    pub memory_mib: u32,
+    /// Existing folder for its console and sockets. At most about 80 characters long: sockets' names are short.
+    pub dir: PathBuf,
+}
+
+/// A running guest. Dropping it ends it.
+#[derive(Debug)]
+pub struct Guest {
+    name: String,
+    dir: PathBuf,
+    machine: Machine,
+    agent: Agent,
+    monitor: Monitor,
+}
+
+impl Guest {
+    /// Starts QEMU. Returns when it runs, which is before the guest has booted: see [`Guest::wait_ready`].
+    ///
+    /// # Errors
+    /// QEMU is not installed, does not start (its own words are in the error), or cannot reach a disk.
+    pub fn start(image: &Image, config: &GuestConfig) -> Result<Self> {
+        let listener = Agent::listen(&machine::agent_socket(&config.dir))?;
+        let mut machine = Machine::start(image, config)?;
+        let agent = listener.accept(|| machine.check_alive()).with_context(|| starting(&config.name))?;
+        let monitor = Monitor::connect(&machine::monitor_socket(&config.dir), || machine.check_alive())
+            .with_context(|| starting(&config.name))?;
+        Ok(Self { name: config.name.clone(), dir: config.dir.clone(), machine, agent, monitor })
+    }
+
+    /// Waits until the guest has booted and takes commands.
+    ///
+    /// # Errors
+    /// It does not within `bound`, or it died: the end of its console is in the error.
+    pub fn wait_ready(&mut self, bound: Duration) -> Result<()> {
+        let end = Instant::now() + bound;
+        loop {
+            match self.next_line(end.saturating_duration_since(Instant::now()))? {
+                Some(Line::Ready) => return Ok(()),
+                Some(_) => {}
+                None => {
+                    bail!("guest {} is not up after {} s\n{}", self.name, bound.as_secs(), self.console_end())
+                }
+            }
+        }
+    }
+
+    /// Runs a shell command in the guest. Its output comes as [`Line::Output`], its end as [`Line::Exit`]; further
+    /// lines sent meanwhile are its standard input.
+    ///
+    /// # Errors
+    /// The guest is gone.
+    pub fn send(&mut self, line: &str) -> Result<()> {
+        self.agent.send(line).with_context(|| format!("guest {} is gone\n{}", self.name, self.console_end()))
+    }
+
+    /// The next line that the guest says, or none within `bound`.
+    ///
+    /// # Errors
+    /// The guest is gone and has said everything.
+    pub fn next_line(&mut self, bound: Duration) -> Result<Option<Line>> {
+        self.agent.next(bound).with_context(|| format!("guest {} is gone\n{}", self.name, self.console_end()))
+    }
+
+    /// QEMU's run state, in its own words: `running`, `paused`, `io-error`, …; asked on a monitor of our own.
+    ///
+    /// # Errors
+    /// QEMU is gone or does not answer.
+    pub fn run_state(&mut self) -> Result<String> {
+        self.monitor.run_state().with_context(|| format!("guest {}: its monitor does not answer", self.name))
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What the kernel and the workload's standard error wrote.
+    #[must_use]
+    pub fn console(&self) -> PathBuf {
+        machine::console(&self.dir)
+    }
+
+    /// Process id of QEMU.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.machine.pid()
+    }
+
+    fn console_end(&self) -> String {
+        last_lines(&self.console(), 12)
+    }
+}
+
+fn starting(name: &str) -> String {
+    format!("guest {name} does not start")
+}
+
+/// The last lines of a log, for an error that must show them.
+fn last_lines(path: &Path, count: usize) -> String {
+    let text =
+        std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    format!("the end of {}:\n{}", path.display(), lines[lines.len().saturating_sub(count)..].join("\n"))
+}

@@ -1,0 +1,209 @@
+//! The daemon under test, and what its API says.
+
+use super::api::Api;
+use super::server::Server;
+use super::stage::Stage;
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+const START_MAX: Duration = Duration::from_secs(10);
+const STOP_MAX: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) api: Api,
+    socket: PathBuf,
+    binary: PathBuf,
+    daemon: Server,
+}
+
+/// A line of the journal.
+#[derive(Debug, Clone)]
+pub(crate) struct Event {
+    pub(crate) at_unix_us: u64,
+    pub(crate) kind: String,
+    pub(crate) subject: String,
+    pub(crate) reason: String,
+}
+
+impl Host {
+    /// Starts the daemon and waits until every path leads to every unit.
+    ///
+    /// # Errors
+    /// It does not start, or a path does not come up.
+    pub(crate) fn start(stage: &mut Stage, config: &str) -> Result<Self> {
+        let file = stage.config(config)?;
+        let mut command = Command::new(stage.binary());
+        command.arg("daemon").arg("-c").arg(&file);
+        let daemon = Server::start("daemon", &mut command, &stage.dir)?;
+        let socket = stage.dir.join("api.sock");
+        let mut host = Self { api: Api::new(&socket), socket, binary: stage.binary().to_owned(), daemon };
+        stage.wait("the daemon's API", START_MAX, |_| {
+            host.daemon.check_alive()?;
+            Ok(host.api.get("/v1/host").ok())
+        })?;
+        stage.wait("all paths to be up", START_MAX, |_| host.all_up().map(|up| up.then_some(())))?;
+        stage.say("the daemon runs and all paths are up");
+        Ok(host)
+    }
+
+    fn all_up(&mut self) -> Result<bool> {
+        let answer = self.api.get("/v1/paths")?;
+        let paths = rows(&answer, "paths")?;
+        let link_up = |link: &Value| link["state"] == "up";
+        let well = |path: &Value| path["health"] == "up" && path["links"].as_array().is_some_and(|l| l.iter().all(link_up));
+        Ok(!paths.is_empty() && paths.iter().all(well))
+    }
+
+    /// `target/path`'s row.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn path(&mut self, name: &str) -> Result<Value> {
+        let answer = self.api.get("/v1/paths")?;
+        let is = |row: &&Value| name.split_once('/').is_some_and(|(t, p)| row["target"] == t && row["name"] == p);
+        rows(&answer, "paths")?.iter().find(is).cloned().with_context(|| format!("no path {name}"))
+    }
+
+    /// # Errors
+    /// There is none.
+    pub(crate) fn vm(&mut self, name: &str) -> Result<Value> {
+        let answer = self.api.get("/v1/vms")?;
+        rows(&answer, "vms")?.iter().find(|row| row["name"] == name).cloned().with_context(|| format!("no VM {name}"))
+    }
+
+    /// A VM's state, as `vmpath show vms` names it.
+    ///
+    /// # Errors
+    /// There is no such VM.
+    pub(crate) fn vm_state(&mut self, name: &str) -> Result<String> {
+        Ok(self.vm(name)?["state"].as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Waits until a VM is in a state.
+    ///
+    /// # Errors
+    /// It is not within `bound`.
+    pub(crate) fn wait_vm(&mut self, stage: &mut Stage, vm: &str, state: &str, bound: Duration) -> Result<()> {
+        stage.wait(&format!("{vm} to be {state}"), bound, |_| {
+            self.daemon.check_alive()?;
+            Ok((self.vm_state(vm)? == state).then_some(()))
+        })?;
+        stage.say(format!("{vm} is {state}"));
+        Ok(())
+    }
+
+    /// Waits until a path has a health.
+    ///
+    /// # Errors
+    /// It has not within `bound`.
+    pub(crate) fn wait_path(&mut self, stage: &mut Stage, path: &str, health: &str, bound: Duration) -> Result<()> {
+        stage.wait(&format!("{path} to be {health}"), bound, |_| {
+            self.daemon.check_alive()?;
+            Ok((self.path(path)?["health"] == health).then_some(()))
+        })?;
+        stage.say(format!("path {path} is {health}"));
+        Ok(())
+    }
+
+    /// The whole journal.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub(crate) fn events(&mut self) -> Result<Vec<Event>> {
+        let mut all = Vec::new();
+        let mut after = 0;
+        loop {
+            let answer = self.api.get(&format!("/v1/events?after={after}&limit=1000"))?;
+            let page = rows(&answer, "events")?;
+            all.extend(page.iter().map(Event::read));
+            let next = answer["next_after"].as_u64().unwrap_or(after);
+            if page.is_empty() || next == after {
+                return Ok(all);
+            }
+            after = next;
+        }
+    }
+
+    /// The first event of a kind since a moment.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub(crate) fn find(&mut self, kind: &str, subject: &str, since_unix_us: u64) -> Result<Option<Event>> {
+        let is = |e: &Event| e.kind == kind && e.at_unix_us >= since_unix_us && (subject == "*" || e.subject == subject);
+        Ok(self.events()?.into_iter().find(is))
+    }
+
+    /// Waits for the first event of a kind since a moment; `*` is any subject.
+    ///
+    /// # Errors
+    /// There is none within `bound`.
+    pub(crate) fn wait_event(&mut self, stage: &mut Stage, wanted: &Wanted<'_>) -> Result<Event> {
+        let Wanted { kind, subject, since_unix_us, bound } = *wanted;
+        let event = stage.wait(&format!("{kind} of {subject}"), bound, |_| {
+            self.daemon.check_alive()?;
+            self.find(kind, subject, since_unix_us)
+        })?;
+        let after = event.at_unix_us.saturating_sub(since_unix_us) as f64 / 1e3;
+        stage.say(format!("{kind} {} after {after:.1} ms: {}", event.subject, event.reason));
+        Ok(event)
+    }
+
+    /// Runs `vmpath` as an operator would.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn operator(&self, arguments: &[&str]) -> Result<Output> {
+        let mut command = Command::new(&self.binary);
+        command.args(arguments).arg("--socket").arg(&self.socket).output().context("cannot run vmpath")
+    }
+
+    /// Ends the daemon by SIGTERM and gives its journal to the report.
+    ///
+    /// # Errors
+    /// It has died before, or does not end.
+    pub(crate) fn finish(mut self, stage: &mut Stage) -> Result<()> {
+        self.daemon.check_alive()?;
+        let journal = self.api.get("/v1/events?after=0&limit=1000")?;
+        stage.report.attach("timeline", &journal["events"]);
+        let slowest = self.api.slowest.as_secs_f64() * 1e3;
+        stage.report.check("slowest answer of the API", slowest, vmpath_lab::report::Bound::AtMost(1000.0), "ms");
+        let log = self.daemon.log();
+        let status = self.daemon.terminate(STOP_MAX)?;
+        if !status.success() {
+            bail!("the daemon ends with {status} on SIGTERM");
+        }
+        if log.contains("panicked at") {
+            bail!("the daemon panicked; see its log");
+        }
+        Ok(())
+    }
+}
+
+/// An event to wait for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) kind: &'a str,
+    pub(crate) subject: &'a str,
+    pub(crate) since_unix_us: u64,
+    pub(crate) bound: Duration,
+}
+
+impl Event {
+    fn read(row: &Value) -> Self {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        Self {
+            at_unix_us: row["at_unix_us"].as_u64().unwrap_or_default(),
+            kind: text(&row["kind"]),
+            subject: text(&row["subject"]["name"]),
+            reason: text(&row["reason"]),
+        }
+    }
+}
+
+fn rows<'a>(answer: &'a Value, key: &str) -> Result<&'a Vec<Value>> {
+    answer[key].as_array().with_context(|| format!("the answer has no {key}"))
+}

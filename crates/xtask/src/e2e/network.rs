@@ -1,0 +1,61 @@
+//! What happens to a path: firewall rules on the address of its portal, in the run's own network namespace.
+//!
+//! Packets are lost where they arrive, not where they leave: a drop on the way out is told to the sender as an error
+//! and is no blackhole. It does not know what listens there.
+
+use super::isolate::command;
+use anyhow::Result;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// The address of path `a`'s portal and of path `b`'s: one server behind both.
+pub(crate) const ADDRESS_A: &str = "127.0.0.2";
+pub(crate) const ADDRESS_B: &str = "127.0.0.3";
+
+const TABLE: &str = "vmpath_e2e";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// What is sent there is answered by a TCP reset: connections that exist, and new ones.
+    Reset,
+    /// Nothing passes, in either direction.
+    Blackhole,
+    /// Requests arrive; replies and acknowledgements are lost.
+    BlackholeReplies,
+}
+
+/// Makes the paths to `addresses` fail, all at one moment.
+///
+/// # Errors
+/// nft is not installed, or may not.
+pub(crate) fn lose(addresses: &[&str], loss: Loss) -> Result<u64> {
+    let mut rules = String::new();
+    for address in addresses {
+        rules.push_str(&match loss {
+            // A reset that answers a reset would be eaten by the rule itself.
+            Loss::Reset => format!("ip daddr {address} tcp flags & rst == 0 reject with tcp reset\n"),
+            Loss::Blackhole => format!("ip daddr {address} drop\nip saddr {address} drop\n"),
+            Loss::BlackholeReplies => format!("ip saddr {address} drop\n"),
+        });
+    }
+    let table = format!(
+        "table inet {TABLE} {{ chain arriving {{ type filter hook input priority 0; policy accept;\n{rules}}} }}"
+    );
+    let before = now_unix_us();
+    command("nft", &[&table])?;
+    Ok(before)
+}
+
+/// Everything passes again. When.
+///
+/// # Errors
+/// nft may not.
+pub(crate) fn heal() -> Result<u64> {
+    command("nft", &[&format!("delete table inet {TABLE}")])?;
+    Ok(now_unix_us())
+}
+
+/// Wall clock, as the journal has it.
+pub(crate) fn now_unix_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}

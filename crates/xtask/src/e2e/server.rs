@@ -1,0 +1,83 @@
+//! A program that serves while a scenario runs: in a process group of its own, its output in a file, ended with its
+//! value.
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[derive(Debug)]
+pub(crate) struct Server {
+    name: String,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Server {
+    /// Starts it; standard output and error go to `NAME.log` in `dir`.
+    ///
+    /// # Errors
+    /// It is not installed, or the log cannot be written.
+    pub(crate) fn start(name: &str, command: &mut Command, dir: &Path) -> Result<Self> {
+        let log = dir.join(format!("{name}.log"));
+        let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+        command.process_group(0).stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        let child = command.spawn().with_context(|| format!("cannot start {name}"))?;
+        Ok(Self { name: name.to_owned(), child, log })
+    }
+
+    /// # Errors
+    /// It has ended; the end of its log is in the error.
+    pub(crate) fn check_alive(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("{} has ended ({status})\n{}", self.name, self.log_end()),
+        }
+    }
+
+    /// What it wrote so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    pub(crate) fn log_end(&self) -> String {
+        let text = self.log();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(15)..].join("\n")
+    }
+
+    /// Asks it to end, and says how it did.
+    ///
+    /// # Errors
+    /// It has not ended within `bound`.
+    pub(crate) fn terminate(mut self, bound: Duration) -> Result<ExitStatus> {
+        if let Some(pid) = self.pid() {
+            kill_process(pid, Signal::TERM).with_context(|| format!("cannot signal {}", self.name))?;
+        }
+        let end = Instant::now() + bound;
+        loop {
+            match self.child.try_wait()? {
+                Some(status) => return Ok(status),
+                None if Instant::now() > end => bail!("{} does not end on SIGTERM\n{}", self.name, self.log_end()),
+                None => thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+
+    fn pid(&self) -> Option<Pid> {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(pid) = self.pid() {
+            _ = kill_process_group(pid, Signal::KILL); // it may have ended by itself
+        }
+        _ = self.child.wait();
+    }
+}

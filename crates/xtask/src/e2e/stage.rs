@@ -1,0 +1,168 @@
+//! What one scenario has: a folder, a clock, the tools, and its report.
+//!
+//! Invariant: nothing waits without a bound, neither one wait nor the scenario as a whole.
+
+use anyhow::{Context, Result, bail};
+use std::cell::RefCell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::thread;
+use std::time::{Duration, Instant};
+use vmpath_lab::guest::{Image, Kernel};
+use vmpath_lab::report::Report;
+
+/// Between two looks at something that is waited for.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// What all scenarios of a run share.
+#[derive(Debug)]
+pub(crate) struct Tools {
+    /// The `vmpath` under test.
+    pub(crate) binary: PathBuf,
+    /// The workspace.
+    pub(crate) root: PathBuf,
+    /// The folder of the run; scenarios have theirs in it.
+    pub(crate) dir: PathBuf,
+    image: RefCell<Option<Image>>,
+}
+
+impl Tools {
+    pub(crate) fn new(root: &Path, binary: &Path, dir: &Path) -> Self {
+        Self { binary: binary.to_owned(), root: root.to_owned(), dir: dir.to_owned(), image: RefCell::new(None) }
+    }
+
+    /// What guests boot from; made by the first scenario that needs it.
+    fn image(&self) -> Result<Image> {
+        if let Some(image) = &*self.image.borrow() {
+            return Ok(image.clone());
+        }
+        let kernel = Kernel::find_or_fetch()?;
+        let image = Image::build(&kernel, &self.binary, &self.dir)?;
+        *self.image.borrow_mut() = Some(image.clone());
+        Ok(image)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub(crate) dir: PathBuf,
+    pub(crate) report: Report,
+    name: &'static str,
+    tools: Rc<Tools>,
+    began: Instant,
+    bound: Duration,
+    garbage: RefCell<Vec<PathBuf>>,
+}
+
+impl Stage {
+    /// # Errors
+    /// Its folder cannot be made.
+    pub(crate) fn new(name: &'static str, tools: &Rc<Tools>, bound: Duration) -> Result<Self> {
+        let dir = tools.dir.join(name);
+        fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(Self {
+            dir,
+            report: Report::new(),
+            name,
+            tools: Rc::clone(tools),
+            began: Instant::now(),
+            bound,
+            garbage: RefCell::default(),
+        })
+    }
+
+    /// A line of progress.
+    pub(crate) fn say(&self, text: impl AsRef<str>) {
+        println!("   [{} {:5.1} s] {}", self.name, self.began.elapsed().as_secs_f64(), text.as_ref());
+    }
+
+    /// Looks again and again until `look` finds something.
+    ///
+    /// # Errors
+    /// It finds nothing within `bound`, the scenario's own time is over, or looking fails.
+    pub(crate) fn wait<T>(
+        &mut self,
+        what: &str,
+        bound: Duration,
+        mut look: impl FnMut(&mut Self) -> Result<Option<T>>,
+    ) -> Result<T> {
+        let began = Instant::now();
+        loop {
+            if let Some(found) = look(self).with_context(|| format!("while waiting for {what}"))? {
+                return Ok(found);
+            }
+            if began.elapsed() > bound {
+                bail!("waited {:.1} s for {what}, in vain", bound.as_secs_f64());
+            }
+            self.check_time()?;
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Lets time pass, where the scenario is about what does *not* happen meanwhile.
+    ///
+    /// # Errors
+    /// `look` fails, or the scenario's own time is over.
+    pub(crate) fn watch(&mut self, span: Duration, mut look: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
+        let began = Instant::now();
+        while began.elapsed() < span {
+            look(self)?;
+            self.check_time()?;
+            thread::sleep(LOOK_AGAIN);
+        }
+        Ok(())
+    }
+
+    fn check_time(&self) -> Result<()> {
+        if self.began.elapsed() > self.bound {
+            bail!("the scenario's {} s are over", self.bound.as_secs());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.began.elapsed()
+    }
+
+    pub(crate) fn binary(&self) -> &Path {
+        &self.tools.binary
+    }
+
+    /// # Errors
+    /// There is no kernel, or no busybox.
+    pub(crate) fn image(&self) -> Result<Image> {
+        self.tools.image()
+    }
+
+    /// A configuration of the folder `e2e`, with this scenario's folder written into it. Returns the file.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub(crate) fn config(&self, name: &str) -> Result<PathBuf> {
+        let template = self.tools.root.join("e2e").join(name);
+        let text = fs::read_to_string(&template).with_context(|| format!("cannot read {}", template.display()))?;
+        let file = self.dir.join("vmpath.toml");
+        fs::write(&file, text.replace("{dir}", &self.dir.to_string_lossy()))?;
+        Ok(file)
+    }
+
+    /// Tells this scenario of this run from all others.
+    pub(crate) fn token(&self) -> String {
+        let run = self.tools.dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        format!("{run}-{}", self.name)
+    }
+
+    /// A folder elsewhere that is not to be left behind.
+    pub(crate) fn remove_at_end(&self, folder: &Path) {
+        self.garbage.borrow_mut().push(folder.to_owned());
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        for folder in self.garbage.borrow().iter() {
+            _ = fs::remove_dir_all(folder); // in memory; the next boot takes it
+        }
+    }
+}

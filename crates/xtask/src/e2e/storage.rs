@@ -1,0 +1,87 @@
+//! The storage behind the paths: a real nbdkit on all addresses, or the lab's array where a fault is needed that
+//! nbdkit does not have.
+//!
+//! Units are files in memory, each filled with blocks of its own, so that no unit can be taken for another.
+
+use super::network::{ADDRESS_A, ADDRESS_B};
+use super::server::Server;
+use super::stage::Stage;
+use anyhow::{Context, Result};
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use vmpath_lab::array::control::ArrayControl;
+
+pub(crate) const PORT: u16 = 10809;
+pub(crate) const UNIT_BYTES: u64 = 64 << 20;
+const BLOCK_BYTES: u64 = 4096;
+const START_MAX: Duration = Duration::from_secs(10);
+
+/// nbdkit with one export for each unit, listening on every address.
+///
+/// # Errors
+/// It does not start.
+pub(crate) fn nbdkit(stage: &mut Stage, units: &[&str]) -> Result<Server> {
+    let folder = memory_folder(stage)?;
+    for unit in units {
+        fill(&folder.join(unit), unit)?;
+    }
+    let mut command = Command::new("nbdkit");
+    // Without `noparallel`, nbdkit 1.32 aborts when a client vanishes with requests open, and tears a read that meets
+    // a write.
+    command.args(["--foreground", "--exit-with-parent", "--filter=noparallel", "-p", &PORT.to_string(), "file"]);
+    command.arg(format!("dir={}", folder.display()));
+    let mut server = Server::start("nbdkit", &mut command, &stage.dir)?;
+    stage.wait("nbdkit to listen", START_MAX, |_| {
+        server.check_alive()?;
+        Ok(TcpStream::connect((ADDRESS_A, PORT)).ok())
+    })?;
+    Ok(server)
+}
+
+/// The lab's array with a portal on the address of each path, and its control socket.
+///
+/// # Errors
+/// It does not start.
+pub(crate) fn array(stage: &mut Stage, units: &[&str]) -> Result<(Server, ArrayControl)> {
+    let control = stage.dir.join("array.sock");
+    let mut command = Command::new(stage.binary());
+    command.args(["lab", "array", "--prefill", "--control"]).arg(&control);
+    for (name, address) in [("a", ADDRESS_A), ("b", ADDRESS_B)] {
+        command.arg("--portal").arg(format!("{name}={address}:{PORT}"));
+    }
+    for unit in units {
+        command.arg("--unit").arg(format!("{unit}={UNIT_BYTES}"));
+    }
+    let mut server = Server::start("array", &mut command, &stage.dir)?;
+    let control = stage.wait("the array's control socket", START_MAX, |_| {
+        server.check_alive()?;
+        Ok(ArrayControl::connect(&control).ok())
+    })?;
+    Ok((server, control))
+}
+
+/// A folder in memory if there is one: the storage must not be slower than its guests.
+fn memory_folder(stage: &Stage) -> Result<PathBuf> {
+    let shared = Path::new("/dev/shm");
+    let parent = if shared.is_dir() { shared } else { &stage.dir };
+    let folder = parent.join(format!("vmpath-e2e-{}", stage.token()));
+    fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    stage.remove_at_end(&folder);
+    Ok(folder)
+}
+
+/// Blocks that say whose they are.
+fn fill(path: &Path, unit: &str) -> Result<()> {
+    let mut file = BufWriter::new(File::create(path).with_context(|| format!("cannot write {}", path.display()))?);
+    for block in 0..UNIT_BYTES / BLOCK_BYTES {
+        let label = format!("unit {unit} block {block} ");
+        let mut content = label.repeat(BLOCK_BYTES as usize / label.len() + 1).into_bytes();
+        content.truncate(BLOCK_BYTES as usize);
+        file.write_all(&content)?;
+    }
+    Ok(file.flush()?)
+}
