@@ -22,6 +22,8 @@ pub enum LabCommand {
     Array(array::ArrayArgs),
     /// Switch a running array's faults on and off.
     Ctl(array::CtlArgs),
+    /// A verifying load on a block device, as it runs inside real guests.
+    Verify(workload::device::VerifyArgs),
 }
 
 impl LabCommand {
@@ -31,6 +33,7 @@ impl LabCommand {
         match self {
             Self::Array(args) => args.run(),
             Self::Ctl(args) => args.run(),
+            Self::Verify(args) => args.run(),
         }
     }
 }

@@ -160,7 +160,7 @@ impl Controller {
                 JournalKind::VmResuming,
                 "the reason is gone before `stop` was confirmed; if it still takes effect, `cont` follows".into(),
             ),
-            Note::Resuming => (JournalKind::VmResuming, format!("what it waited for has come; it was: {rule}")),
+            Note::Resuming => (JournalKind::VmResuming, format!("`cont` is sent; it was suspended because of: {rule}")),
             Note::ContinueRepeated { attempt } => (
                 JournalKind::VmResuming,
                 format!("`cont` is sent again, attempt {attempt} of {RESUME_ATTEMPTS_MAX}"),

@@ -211,7 +211,8 @@ fn target_error(error: NbdError) -> TargetError {
 
 fn lost(error: &io::Error) -> Fault {
     match error.raw_os_error() {
-        Some(libc::ECONNRESET | libc::EPIPE) => Fault::Reset,
+        // ECONNABORTED: this host's administrator has destroyed the socket.
+        Some(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED) => Fault::Reset,
         _ => Fault::Refused(error.to_string()),
     }
 }

@@ -72,9 +72,12 @@ impl Worker {
             outstanding,
             "connection lost: {fault}"
         );
+        let link = &mut self.backs.links[back.link];
+        link.lost_requests += outstanding;
         if last {
-            self.backs.links[back.link].told = Some(fault.clone());
-            self.tell_down(path, unit, fault, outstanding);
+            link.told = Some(fault.clone());
+            let lost = std::mem::take(&mut link.lost_requests);
+            self.tell_down(path, unit, fault, lost);
         }
     }
 

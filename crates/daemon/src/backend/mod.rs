@@ -41,6 +41,8 @@ struct Link {
     /// Connections in any phase.
     connections: u32,
     active: u32,
+    /// Requests lost with its connections since it was last reported.
+    lost_requests: u32,
     /// What was last reported down, so that only changes are told.
     told: Option<Fault>,
 }
@@ -128,6 +130,7 @@ impl Backends {
                     next_attempt: now,
                     connections: 0,
                     active: 0,
+                    lost_requests: 0,
                     told: None,
                 });
             }

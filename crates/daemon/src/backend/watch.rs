@@ -17,10 +17,10 @@ const PING_WHEN_BUSY: Duration = Duration::from_millis(100);
 const PING_WHEN_IDLE: Duration = Duration::from_secs(1);
 /// A ping reads one block.
 const PING_BYTES: usize = 4096;
-/// No acknowledgement for this long, with `RETRANSMITS_MIN` timeouts in a row, is a blackhole. With the kernel's shortest
+/// No acknowledgement for this long, with `TIMEOUTS_MIN` timeouts in a row, is a blackhole. With the kernel's shortest
 /// timeout (200 ms, doubling) the second is due 600 ms after the first byte went unacknowledged.
 const UNACKED_MIN: Duration = Duration::from_millis(500);
-const RETRANSMITS_MIN: u32 = 2;
+const TIMEOUTS_MIN: u32 = 2;
 
 impl Worker {
     /// Looks at every connection, and starts what is missing.
@@ -79,7 +79,7 @@ fn unacknowledged(back: &Back) -> Option<Fault> {
         return None;
     }
     let health = tcp::health(back.stream.socket()).ok()?;
-    (health.unacked > 0 && health.retransmits >= RETRANSMITS_MIN && health.since_last_ack >= UNACKED_MIN).then_some(
-        Fault::Blackhole { unacked_for: health.since_last_ack, retransmits: health.retransmits },
-    )
+    let timeouts = health.timeouts();
+    (timeouts >= TIMEOUTS_MIN && health.since_last_ack >= UNACKED_MIN)
+        .then_some(Fault::Blackhole { unacked_for: health.since_last_ack, retransmits: timeouts })
 }

@@ -32,8 +32,10 @@ Exit status: 0 done, 1 an error or faults, 2 wrong usage.";
 #[command(name = "vmpath", version, after_help = AFTER_HELP, max_term_width = 100)]
 pub struct Cli {
     /// Where the daemon answers: `host.api_socket` of its configuration
-    #[arg(long, global = true, env = "VMPATH_SOCKET", default_value = "/run/vmpath/vmpath.sock", value_name = "PATH")]
-    socket: PathBuf,
+    ///
+    /// [default: the environment's VMPATH_SOCKET, else /run/vmpath/vmpath.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -179,13 +181,17 @@ impl std::str::FromStr for PathName {
     }
 }
 
+fn default_socket() -> PathBuf {
+    std::env::var_os("VMPATH_SOCKET").map_or_else(|| "/run/vmpath/vmpath.sock".into(), PathBuf::from)
+}
+
 impl Cli {
     /// Does what was asked.
     ///
     /// # Errors
     /// In words, with what to do.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let client = Client::new(&self.socket);
+        let client = Client::new(&self.socket.unwrap_or_else(default_socket));
         match self.command {
             Command::Daemon { config } => lifecycle::run(&config),
             Command::Check { file } => check::run(&file),

@@ -72,7 +72,7 @@ fn row(path: &wire::Path, widths: &Widths) -> String {
         path.health,
         path.access,
         if path.preferred { "preferred" } else { "standby  " },
-        self::rate(path.rate_bytes_per_second),
+        rate(path.rate_bytes_per_second),
         millis(path.service_time_us),
         pending(path),
         plural(path.connections as usize, "connection"),

@@ -5,7 +5,7 @@
 
 use super::config::{Config, load};
 use super::effects::{Outcome, Performer};
-use super::handle::{ControlHandle, Input};
+use super::handle::ControlHandle;
 use super::journal::{self, Journal};
 use super::monitor::{Beat, Monitor};
 use super::owner::{Ended, Owner, Sources};
@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use vmpath_core::controller::Controller;
+use super::shim::Controller;
 use vmpath_core::effect::Effect;
 use vmpath_core::spec::Spec;
 

@@ -13,3 +13,4 @@ pub mod monitor;
 pub mod owner;
 pub mod rates;
 pub mod reload;
+pub mod shim;

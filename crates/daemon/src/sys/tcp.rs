@@ -12,16 +12,33 @@ use std::time::Duration;
 pub struct TcpHealth {
     /// Segments sent and not acknowledged.
     pub unacked: u32,
+    /// Bytes that could not even be sent: the peer's window is shut, or this host's network refuses them.
+    pub unsent_bytes: u32,
     /// Retransmission timeouts in a row without an acknowledgement.
     pub retransmits: u32,
+    /// Probes in a row without an acknowledgement, while nothing could be sent.
+    pub probes: u32,
     pub since_last_ack: Duration,
+}
+
+impl TcpHealth {
+    /// Timeouts in a row with something to be acknowledged. A live peer whose window is shut acknowledges probes, which
+    /// sets this back; a network that swallows does not.
+    #[must_use]
+    pub fn timeouts(&self) -> u32 {
+        let retransmits = if self.unacked > 0 { self.retransmits } else { 0 };
+        let probes = if self.unsent_bytes > 0 { self.probes } else { 0 };
+        retransmits.max(probes)
+    }
 }
 
 /// Offsets into `struct tcp_info` (linux/tcp.h), which only ever grows at its end.
 const RETRANSMITS: usize = 2;
+const PROBES: usize = 3;
 const UNACKED: usize = 24;
 const LAST_ACK_RECV: usize = 56;
-const SIZE: usize = 60;
+const NOTSENT_BYTES: usize = 144;
+const SIZE: usize = 148;
 
 /// # Errors
 /// As `getsockopt`; the descriptor is not a TCP socket.
@@ -48,7 +65,9 @@ pub fn health(socket: impl AsFd) -> io::Result<TcpHealth> {
     let word = |at: usize| u32::from_ne_bytes(info[at..at + 4].try_into().expect("four bytes"));
     Ok(TcpHealth {
         unacked: word(UNACKED),
+        unsent_bytes: word(NOTSENT_BYTES),
         retransmits: u32::from(info[RETRANSMITS]),
+        probes: u32::from(info[PROBES]),
         since_last_ack: Duration::from_millis(u64::from(word(LAST_ACK_RECV))),
     })
 }
@@ -69,7 +88,7 @@ mod tests {
         server.write_all(b"pong").unwrap();
         client.read_exact(&mut [0; 4]).unwrap();
         let health = health(&client).unwrap();
-        assert_eq!((health.unacked, health.retransmits), (0, 0));
+        assert_eq!((health.unacked, health.unsent_bytes, health.timeouts()), (0, 0, 0));
     }
 
     #[test]

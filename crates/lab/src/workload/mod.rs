@@ -3,6 +3,7 @@
 //! `block` what a block holds, `model` which values it may have, `mix` what is asked for, `engine` the load without I/O,
 //! `stats` what it saw, `talk` how it is commanded, `device` the driver over a block device.
 
+pub mod args;
 pub mod block;
 pub mod buffer;
 pub mod device;

@@ -27,8 +27,6 @@ pub(super) enum Mutation {
     IgnoresSampling,
     BelievesInFua,
     SharesWhatMayNotBeShared,
-    /// Lets go of what is in flight when its client leaves.
-    ForgetsTheAbandoned,
 }
 
 pub(super) struct Driver {
@@ -98,9 +96,6 @@ impl Driver {
 
     pub(super) fn abandon(&mut self, key: RequestKey) {
         self.router.abandon(key);
-        if self.mutation == Mutation::ForgetsTheAbandoned {
-            self.router.forget_orphans();
-        }
     }
 
     pub(super) fn begin_sampling(&mut self, unit: UnitId, ranges: &[Extent]) -> Vec<Extent> {

@@ -90,6 +90,17 @@ fn the_example_is_good() {
 }
 
 #[test]
+fn every_key_is_documented_and_the_document_shows_a_good_configuration() {
+    let text = include_str!("../../../../../docs/config.md");
+    let keys = include_str!("full.toml").lines().filter_map(|line| line.split_once(" = "));
+    for (key, _) in keys {
+        assert!(text.contains(&format!("| `{key}` |")), "{key}");
+    }
+    let shown = text.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    assert_eq!(lines(&parsed(shown.expect("an example")).expect("good").warnings), [""; 0]);
+}
+
+#[test]
 fn several_files_are_one_configuration() {
     let vms = r#"
         [[vm]]

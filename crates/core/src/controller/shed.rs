@@ -1,0 +1,284 @@
+//! Shedding: which VMs leave when what remains cannot carry the reservations.
+//!
+//! Invariant: only VMs outside the keep set leave, and only where a failure or the operator has taken a path away: an
+//! overcommitted configuration with all paths up sheds nobody. Unknown capacity sheds nobody. A VM's reservation is
+//! split evenly over its disks.
+//! It does not know how a VM is suspended.
+
+use super::words::seconds;
+use super::{Controller, Reserve};
+use crate::effect::{JournalKind, Subject};
+use crate::ids::{IncidentId, PathId, TargetId, VmId};
+use crate::path::{Link, PathState};
+use crate::plan::Health;
+use crate::policy::fit::{Claim, Kept, keep_set};
+use crate::policy::rules::{Stopping, stopping};
+use crate::policy::{Cause, Input, Outstanding, Why};
+use crate::spec::{ByteRate, ShedWhen};
+
+/// A target that carries less than it was configured for.
+struct Short {
+    target: TargetId,
+    /// Down, on probation, disabled, or without the link of some unit.
+    missing: Vec<PathId>,
+}
+
+/// Who stays and who leaves, of those that were asked about.
+pub(super) struct Verdict {
+    short: Vec<Short>,
+    /// Highest priority first.
+    parties: Vec<(VmId, Kept)>,
+}
+
+impl Verdict {
+    fn of(&self, vm: VmId) -> Kept {
+        self.parties.iter().find(|(other, _)| *other == vm).map_or(Kept::Stays, |(_, kept)| *kept)
+    }
+}
+
+impl Controller {
+    /// Sheds whoever does not fit, and tells whose reservation is lost without a remedy.
+    pub(super) fn shed(&mut self) {
+        let verdict = self.verdict(None);
+        for at in 0..self.order.len() {
+            let vm = self.order[at];
+            if self.spec.vm(vm).reservation.is_none() {
+                continue;
+            }
+            let leaves = verdict.of(vm) == Kept::Leaves;
+            match self.trigger(vm, &verdict).filter(|_| leaves) {
+                Some(trigger) => self.shed_one(vm, &verdict, &trigger),
+                None => self.watch_reservation(vm, verdict.of(vm)),
+            }
+        }
+    }
+
+    /// The keep set among the running VMs and, where asked, one that would join them.
+    pub(super) fn verdict(&self, joining: Option<VmId>) -> Verdict {
+        let reserved = |vm: &VmId| self.spec.vm(*vm).reservation.is_some();
+        let short: Vec<_> = (0..self.spec.targets.len()).filter_map(|t| self.short(TargetId::at(t))).collect();
+        if short.is_empty() {
+            return Verdict { short, parties: vec![] };
+        }
+        let who: Vec<_> = self
+            .order
+            .iter()
+            .copied()
+            .filter(|vm| reserved(vm) && (self.runs(*vm) || joining == Some(*vm)))
+            .collect();
+        let capacities: Vec<_> =
+            self.spec.paths.iter().map(|p| p.capacity.map_or(0, |rate| rate.0)).collect();
+        let claims: Vec<_> = who.iter().map(|vm| self.claims(*vm, &short)).collect();
+        let kept = keep_set(&capacities, &claims);
+        Verdict { short, parties: who.into_iter().zip(kept).collect() }
+    }
+
+    fn claims(&self, vm: VmId, short: &[Short]) -> Vec<Claim> {
+        let reach = self.network.reach(vm);
+        let disks: u32 = reach.units.iter().map(|u| u.disks).sum();
+        let reservation = self.spec.vm(vm).reservation.map_or(0, |rate| rate.0);
+        let each = reservation / u64::from(disks.max(1));
+        reach
+            .units
+            .iter()
+            .filter(|u| short.iter().any(|s| s.target == u.target))
+            .map(|u| Claim {
+                bytes: each * u64::from(u.disks),
+                paths: u
+                    .paths
+                    .iter()
+                    .filter(|p| self.network.carries(**p, u.unit))
+                    .map(|p| p.index())
+                    .collect(),
+            })
+            .collect()
+    }
+
+    /// None if the target is whole, still connecting, without any trusted path (`on_no_path` governs), or of unknown
+    /// capacity.
+    fn short(&self, target: TargetId) -> Option<Short> {
+        let paths: Vec<_> =
+            self.spec.path_ids().filter(|p| self.spec.path(*p).target == target).collect();
+        let connecting = |p: &&PathId| matches!(self.network.state(**p), PathState::Connecting { .. });
+        let up = |p: &&PathId| self.network.state(**p).health() == Health::Up;
+        let whole = |p: &&PathId| {
+            up(p) && self.network.links_of(**p).all(|(_, link)| !matches!(link, Link::Down { .. }))
+        };
+        if paths.iter().any(|p| connecting(&p)) || !paths.iter().any(|p| up(&p)) {
+            return None;
+        }
+        if paths.iter().filter(up).any(|p| self.spec.path(*p).capacity.is_none()) {
+            return None;
+        }
+        let missing: Vec<_> = paths.iter().filter(|p| !whole(p)).copied().collect();
+        (!missing.is_empty()).then_some(Short { target, missing })
+    }
+
+    /// Why shedding happens now, in words.
+    fn trigger(&self, vm: VmId, verdict: &Verdict) -> Option<String> {
+        match self.spec.host.shed_when {
+            ShedWhen::Reserved => Some("shed_when = \"reserved\"".into()),
+            ShedWhen::Unmet => {
+                let victim = verdict.parties.iter().find_map(|(other, _)| {
+                    let (since, got) = self.vms[other.index()].floor.unmet()?;
+                    self.meets(vm, *other, verdict).then_some((*other, since, got))
+                });
+                let (victim, since, got) = victim?;
+                Some(format!(
+                    "shed_when = \"unmet\": {} gets {got} of its {} for {}",
+                    self.spec.vm(victim).name,
+                    rate(self.spec.vm(victim).reservation),
+                    seconds(self.now.since(since))
+                ))
+            }
+        }
+    }
+
+    /// Both have a unit in the same short target.
+    fn meets(&self, a: VmId, b: VmId, verdict: &Verdict) -> bool {
+        let on = |vm: VmId, t: TargetId| self.network.reach(vm).units.iter().any(|u| u.target == t);
+        verdict.short.iter().any(|s| on(a, s.target) && on(b, s.target))
+    }
+
+    fn shed_one(&mut self, vm: VmId, verdict: &Verdict, trigger: &str) {
+        let Some(short) = verdict.short.iter().find(|s| self.meets_target(vm, s.target)) else { return };
+        let numbers = self.numbers(vm, verdict, short.target);
+        let missing: Vec<_> = self.missing(vm, verdict);
+        let what = format!("{} cannot carry its reservations", self.spec.target(short.target).name);
+        let incident = self.enter_incident(short.target, None, &what);
+        let rule = format!("shedding, {trigger}; {numbers}");
+        if let Some(why) = self.cannot_shed(vm, incident) {
+            let text = format!("{rule}; {why}, so only its reservation is lost");
+            self.lose_reservation(vm, Some(incident), text);
+            return;
+        }
+        self.vms[vm.index()].reserve = Reserve::Kept;
+        let cause = Cause { incident: Some(incident), why: Why::Shed { paths: missing }, rule };
+        self.tell(vm, Input::Suspend(cause));
+    }
+
+    fn meets_target(&self, vm: VmId, target: TargetId) -> bool {
+        self.network.reach(vm).units.iter().any(|u| u.target == target)
+    }
+
+    fn missing(&self, vm: VmId, verdict: &Verdict) -> Vec<PathId> {
+        let short = verdict.short.iter().filter(|s| self.meets_target(vm, s.target));
+        short.flat_map(|s| s.missing.iter().copied()).collect()
+    }
+
+    fn cannot_shed(&self, vm: VmId, incident: IncidentId) -> Option<String> {
+        let state = &self.vms[vm.index()];
+        let name = &self.spec.vm(vm).name;
+        if !self.spec.vm(vm).may_suspend {
+            return Some(format!("{name} has may_suspend = false"));
+        }
+        if state.pardon == Some(incident) {
+            return Some(format!("{name} was resumed by hand in this incident"));
+        }
+        if !state.guest.run.undecided() || self.network.unserved_unit(vm).is_some() {
+            return Some(format!("{name} is already held"));
+        }
+        match stopping(&state.guest.monitor, Outstanding::FailOver) {
+            Stopping::Possible => None,
+            Stopping::Moot => Some(format!("{name} does not run")),
+            Stopping::Impossible(why) => Some(why),
+        }
+    }
+
+    /// "reservations of 120.0 MiB/s do not fit the 100.0 MiB/s that san0/b carries; kept: …".
+    fn numbers(&self, vm: VmId, verdict: &Verdict, target: TargetId) -> String {
+        let there = |other: &&(VmId, Kept)| self.meets_target(other.0, target);
+        let asked = |vms: &[VmId]| {
+            let sum = vms.iter().filter_map(|v| self.spec.vm(*v).reservation).map(|r| r.0).sum();
+            ByteRate(sum)
+        };
+        let all: Vec<_> = verdict.parties.iter().filter(there).map(|(other, _)| *other).collect();
+        let up: Vec<_> = self
+            .spec
+            .path_ids()
+            .filter(|p| self.spec.path(*p).target == target)
+            .filter(|p| self.network.state(*p).health() == Health::Up)
+            .collect();
+        let carried = up.iter().filter_map(|p| self.spec.path(*p).capacity).map(|c| c.0).sum();
+        let names: Vec<_> = up.iter().map(|p| self.spec.path_name(*p)).collect();
+        let kept: Vec<_> = verdict
+            .parties
+            .iter()
+            .filter(there)
+            .filter(|(_, kept)| *kept == Kept::Stays)
+            .map(|(other, _)| self.claimant(*other))
+            .collect();
+        let kept = if kept.is_empty() { "nobody".into() } else { kept.join(", ") };
+        format!(
+            "reservations of {} do not fit the {} that {} {}; kept: {kept}; no room for {}",
+            asked(&all),
+            ByteRate(carried),
+            names.join(" and "),
+            if names.len() == 1 { "carries" } else { "carry" },
+            self.claimant(vm)
+        )
+    }
+
+    fn claimant(&self, vm: VmId) -> String {
+        let spec = self.spec.vm(vm);
+        format!("{} (priority {}, {})", spec.name, spec.priority, rate(spec.reservation))
+    }
+
+    /// A VM that stays: is what it was promised still kept?
+    fn watch_reservation(&mut self, vm: VmId, kept: Kept) {
+        let state = &self.vms[vm.index()];
+        let (runs, unmet) = (self.runs(vm), state.floor.unmet());
+        match (&state.reserve, unmet) {
+            (Reserve::Kept, Some((since, got))) if runs => {
+                let text = format!(
+                    "it gets {got} of its {} for {}, and nobody can be shed for it",
+                    rate(self.spec.vm(vm).reservation),
+                    seconds(self.now.since(since))
+                );
+                let incident =
+                    self.network.reach(vm).units.iter().find_map(|u| self.incidents.of(u.target));
+                self.lose_reservation(vm, incident, text);
+            }
+            (Reserve::Lost { since, .. }, None) if kept == Kept::Stays => {
+                let text = format!("met again after {}", seconds(self.now.since(*since)));
+                self.vms[vm.index()].reserve = Reserve::Kept;
+                if runs {
+                    self.record(JournalKind::ReservationMet, Subject::Vm(vm), None, text);
+                }
+            }
+            (Reserve::Kept | Reserve::Lost { .. }, _) => {}
+        }
+    }
+
+    fn lose_reservation(&mut self, vm: VmId, incident: Option<IncidentId>, why: String) {
+        let state = &mut self.vms[vm.index()];
+        match &mut state.reserve {
+            Reserve::Kept => {
+                state.reserve = Reserve::Lost { since: self.now, why: why.clone() };
+                self.record(JournalKind::ReservationLost, Subject::Vm(vm), incident, why);
+            }
+            Reserve::Lost { why: last, .. } => *last = why,
+        }
+    }
+
+    /// Why the VM would be shed again if it ran now; none if it fits.
+    pub(super) fn fit_wait(&self, vm: VmId) -> Option<String> {
+        let with = self.verdict(Some(vm));
+        if with.short.is_empty() {
+            return None;
+        }
+        let without = self.verdict(None);
+        let displaces = without.parties.iter().any(|(other, kept)| {
+            *other != vm && *kept == Kept::Stays && with.of(*other) == Kept::Leaves
+        });
+        if with.of(vm) == Kept::Stays && !displaces {
+            return None;
+        }
+        let short = with.short.iter().find(|s| self.meets_target(vm, s.target))?;
+        Some(format!("room for its reservation ({})", self.numbers(vm, &with, short.target)))
+    }
+}
+
+fn rate(rate: Option<ByteRate>) -> String {
+    rate.map_or_else(|| "no reservation".into(), |r| r.to_string())
+}

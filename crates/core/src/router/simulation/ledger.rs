@@ -1,0 +1,389 @@
+//! What has truly happened, and the rules held against it. It shares no code with what it checks.
+//!
+//! Values are judged as in a regular register: a read may return what the last acknowledged write left, or a write that
+//! was outstanding meanwhile or has failed. A failed or abandoned write may take effect until it is overwritten by one
+//! that was submitted after its end. So a value is legal for a read that began at `t` unless a write acknowledged before
+//! `t` was submitted after the value's own write had ended.
+
+use super::storage::Storage;
+use crate::router::{ConnectionKey, Durability, Operation, Request, RequestKey};
+use crate::time::Instant;
+use crate::volume::verdict::TargetError;
+use std::ops::Range;
+
+pub(super) const BLOCKS_PER_REQUEST_MAX: usize = 8;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rule {
+    /// A request completes once, after its last attempt is over.
+    ExactlyOnce,
+    /// `Ok` means that the target has said so.
+    Executed,
+    /// An error has a cause that the guest may be told of.
+    Blame,
+    /// Nothing is sent again before what carried it is dead.
+    DeadFirst,
+    /// No different write over a lost one before the fence.
+    Fence,
+    StaleRead,
+    FinalValue,
+    Durable,
+    Limit,
+    Gate,
+    /// The best ranked path, none that is disabled or avoided.
+    Ranking,
+    OneConnection,
+    Sampling,
+    Counters,
+    Liveness,
+    Wake,
+    FailedOver,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Violation {
+    pub(super) rule: Rule,
+    pub(super) text: String,
+}
+
+/// One request of a guest; its index is its token.
+#[derive(Clone, Debug)]
+pub(super) struct Token {
+    pub(super) request: Request,
+    pub(super) key: RequestKey,
+    pub(super) vm: usize,
+    pub(super) unit: usize,
+    pub(super) blocks: Range<usize>,
+    /// Positions in the order of submissions and ends.
+    pub(super) submitted: u64,
+    /// When the guest stopped waiting: completed or abandoned.
+    pub(super) ended: Option<u64>,
+    pub(super) completed: bool,
+    pub(super) abandoned: bool,
+    pub(super) dispatched: bool,
+    /// The attempt in flight.
+    pub(super) attempt: Option<usize>,
+    /// The target has answered the operation itself, or a flush after it, with success.
+    pub(super) answered: bool,
+    errors: Vec<TargetError>,
+    /// A read's: what each block may not be older than, and what was read.
+    floors: [u64; BLOCKS_PER_REQUEST_MAX],
+    values: [u32; BLOCKS_PER_REQUEST_MAX],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Not one byte has been given to the socket.
+    Unsent,
+    OnWire,
+    Executed(Result<(), TargetError>),
+    Answered,
+    /// The connection died; it may yet be executed, if it was sent.
+    Lost,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Attempt {
+    pub(super) request: Request,
+    pub(super) cookie: u64,
+    pub(super) link: usize,
+    pub(super) progress: Progress,
+    pub(super) values: [u32; BLOCKS_PER_REQUEST_MAX],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LinkState {
+    Open,
+    /// Cut; replies on their way may still come. `Told`: the router knows.
+    Cut,
+    Told,
+    Dead,
+}
+
+/// A connection. Its index is never used again, unlike its key.
+#[derive(Clone, Debug)]
+pub(super) struct Link {
+    pub(super) key: ConnectionKey,
+    pub(super) path: usize,
+    pub(super) unit: usize,
+    pub(super) state: LinkState,
+    pub(super) in_flight: Vec<usize>,
+}
+
+#[derive(Clone, Debug)]
+struct LostWrite {
+    token: u32,
+    unit: usize,
+    blocks: Range<usize>,
+    fence: Instant,
+    /// It has been sent again, or has ended: nothing else may be chosen for its range.
+    decided: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Ledger {
+    pub(super) tokens: Vec<Token>,
+    pub(super) attempts: Vec<Attempt>,
+    pub(super) links: Vec<Link>,
+    /// Requests that are not completed.
+    pub(super) open: Vec<u32>,
+    lost: Vec<LostWrite>,
+    /// By unit and block: when the youngest acknowledged write was submitted.
+    floors: Vec<Vec<u64>>,
+    order: u64,
+    /// Acknowledged writes that a flush has still to cover, by unit.
+    unflushed: Vec<Vec<u32>>,
+    /// Rules that are not checked, to show that others catch the same fault.
+    pub(super) ignored: Vec<Rule>,
+    pub(super) violation: Option<Violation>,
+}
+
+impl Ledger {
+    pub(super) fn new(units: usize, blocks: usize) -> Self {
+        Self { floors: vec![vec![0; blocks]; units], unflushed: vec![Vec::new(); units], ..Self::default() }
+    }
+
+    /// Notes the first violation.
+    pub(super) fn require(&mut self, holds: bool, rule: Rule, text: impl FnOnce() -> String) {
+        if !holds && self.violation.is_none() && !self.ignored.contains(&rule) {
+            self.violation = Some(Violation { rule, text: text() });
+        }
+    }
+
+    fn tick(&mut self) -> u64 {
+        self.order += 1;
+        self.order
+    }
+
+    pub(super) fn submitted(&mut self, mut token: Token) {
+        token.submitted = self.tick();
+        for (floor, block) in token.floors.iter_mut().zip(token.blocks.clone()) {
+            *floor = self.floors[token.unit][block];
+        }
+        self.open.push(token.request.token);
+        self.tokens.push(token);
+    }
+
+    pub(super) fn abandoned(&mut self, token: u32) {
+        let at = self.tick();
+        let token = &mut self.tokens[token as usize];
+        token.abandoned = true;
+        token.ended.get_or_insert(at);
+    }
+
+    /// An attempt is handed to a link.
+    pub(super) fn dispatched(&mut self, attempt: Attempt, now: Instant) -> usize {
+        let index = self.attempts.len();
+        let (number, link) = (attempt.request.token, attempt.link);
+        let token = self.tokens[number as usize].clone();
+        let state = self.links[link].state;
+        self.require(matches!(state, LinkState::Open | LinkState::Cut), Rule::DeadFirst, || {
+            format!("token {number} sent on a link that is {state:?}")
+        });
+        self.require(token.attempt.is_none(), Rule::DeadFirst, || {
+            format!("token {number} sent while its attempt {:?} is not over", token.attempt)
+        });
+        self.require(!token.completed && !token.abandoned, Rule::ExactlyOnce, || {
+            format!("token {number} sent after its end")
+        });
+        let whole = attempt.request.operation == token.request.operation;
+        let legal = whole || (attempt.request.operation == Operation::Flush && token.answered);
+        self.require(legal, Rule::Executed, || format!("token {number} is not what it was: {attempt:?}"));
+        if attempt.request.operation.changes_data() {
+            self.check_fence(number, &token, now);
+        }
+        self.tokens[number as usize].attempt = Some(index);
+        self.tokens[number as usize].dispatched = true;
+        self.links[link].in_flight.push(index);
+        self.attempts.push(attempt);
+        index
+    }
+
+    fn check_fence(&mut self, number: u32, token: &Token, now: Instant) {
+        self.lost.retain(|l| l.fence > now);
+        let meets = |blocks: &Range<usize>| blocks.start < token.blocks.end && token.blocks.start < blocks.end;
+        let is_resend = self.lost.iter().any(|l| l.token == number);
+        let undecided = |l: &LostWrite| is_resend && !l.decided;
+        let against = self
+            .lost
+            .iter()
+            .find(|l| l.token != number && l.unit == token.unit && meets(&l.blocks) && !undecided(l))
+            .cloned();
+        self.require(against.is_none(), Rule::Fence, || {
+            format!("write {number} on {:?} at {now} against {against:?}", token.blocks)
+        });
+        let rival = self.open.iter().copied().find(|open| {
+            let other = &self.tokens[*open as usize];
+            let is_write = other.attempt.is_some_and(|a| self.attempts[a].request.operation.changes_data());
+            is_write && other.unit == token.unit && meets(&other.blocks) && (is_resend || other.abandoned)
+        });
+        self.require(rival.is_none(), Rule::Fence, || {
+            format!("write {number}, a resend: {is_resend}, while {rival:?} over it is in flight")
+        });
+        for lost in self.lost.iter_mut().filter(|l| l.token == number) {
+            lost.decided = true;
+        }
+    }
+
+    /// Its reply reaches the router.
+    pub(super) fn answered(&mut self, index: usize, result: Result<(), TargetError>) {
+        let attempt = &mut self.attempts[index];
+        attempt.progress = Progress::Answered;
+        self.links[attempt.link].in_flight.retain(|a| *a != index);
+        let (number, values) = (attempt.request.token, attempt.values);
+        let changes_data = attempt.request.operation.changes_data();
+        let token = &mut self.tokens[number as usize];
+        token.attempt = None;
+        match result {
+            Ok(()) => (token.answered, token.values) = (true, values),
+            Err(error) => token.errors.push(error),
+        }
+        if changes_data && result.is_err() {
+            for lost in self.lost.iter_mut().filter(|l| l.token == number) {
+                lost.decided = false;
+            }
+        }
+    }
+
+    /// Its connection is dead. A write that was sent may take effect until the fence.
+    pub(super) fn lost(&mut self, index: usize, fence: Option<Instant>) {
+        let attempt = &mut self.attempts[index];
+        attempt.progress = Progress::Lost;
+        let number = attempt.request.token;
+        let is_write = attempt.request.operation.changes_data();
+        let token = &mut self.tokens[number as usize];
+        token.attempt = None;
+        if !is_write {
+            return;
+        }
+        // Sent again, with or without success, it is no longer decided which of several is.
+        for lost in self.lost.iter_mut().filter(|l| l.token == number) {
+            lost.decided = token.completed;
+        }
+        if let Some(fence) = fence {
+            let (unit, blocks, decided) = (token.unit, token.blocks.clone(), token.completed);
+            self.lost.push(LostWrite { token: number, unit, blocks, fence, decided });
+        }
+    }
+
+    pub(super) fn completed(&mut self, number: u32, result: Result<(), TargetError>, gate_answers: bool) {
+        let at = self.tick();
+        let token = self.tokens[number as usize].clone();
+        self.require(!token.completed, Rule::ExactlyOnce, || format!("token {number} completed again"));
+        self.require(token.attempt.is_none(), Rule::ExactlyOnce, || {
+            format!("token {number} completed while an attempt is in flight")
+        });
+        match result {
+            Ok(()) => {
+                self.require(token.answered, Rule::Executed, || format!("token {number} is Ok without an answer"));
+                self.acknowledged(number, &token);
+            }
+            Err(error) => {
+                let excused = match error {
+                    TargetError::ShuttingDown => token.abandoned,
+                    TargetError::Io => gate_answers || token.errors.contains(&error),
+                    _ => token.errors.contains(&error),
+                };
+                self.require(excused, Rule::Blame, || {
+                    format!("token {number} fails with {error:?}, its target said {:?}", token.errors)
+                });
+            }
+        }
+        let token = &mut self.tokens[number as usize];
+        token.completed = true;
+        token.ended.get_or_insert(at);
+        for lost in self.lost.iter_mut().filter(|l| l.token == number) {
+            lost.decided = true;
+        }
+        self.open.retain(|t| *t != number);
+    }
+
+    fn acknowledged(&mut self, number: u32, token: &Token) {
+        if token.abandoned {
+            return;
+        }
+        if token.request.operation == Operation::Read {
+            for (at, block) in token.blocks.clone().enumerate() {
+                self.check_value(token.values[at], token.floors[at], Rule::StaleRead, (token.unit, block));
+            }
+        } else if token.request.operation.changes_data() {
+            for block in token.blocks.clone() {
+                let floor = &mut self.floors[token.unit][block];
+                *floor = token.submitted.max(*floor);
+            }
+            self.unflushed[token.unit].push(number);
+        }
+    }
+
+    fn check_value(&mut self, value: u32, floor: u64, rule: Rule, place: (usize, usize)) {
+        let ended = self.tokens[value as usize].ended;
+        self.require(ended.is_none_or(|ended| ended >= floor), rule, || {
+            format!("unit and block {place:?} hold token {value}, ended at {ended:?}, overwritten by one from {floor}")
+        });
+    }
+
+    /// After everything: what the target holds is what the guest was told.
+    pub(super) fn check_final(&mut self, storage: &Storage) {
+        for unit in 0..self.floors.len() {
+            for block in 0..self.floors[unit].len() {
+                let floor = self.floors[unit][block];
+                self.check_value(storage.read(unit, block), floor, Rule::FinalValue, (unit, block));
+            }
+        }
+    }
+
+    /// What the completion of a durable write or a flush promises, where the target can keep a promise.
+    pub(super) fn check_durable(&mut self, number: u32, storage: &Storage) {
+        let token = &self.tokens[number as usize];
+        let (unit, submitted) = (token.unit, token.submitted);
+        let is_durable = |n: u32, t: &Token| storage.is_durable(n, t.blocks.len());
+        if token.request.operation.changes_data() {
+            let holds = is_durable(number, token);
+            self.require(holds, Rule::Durable, || format!("write {number} is acknowledged and not stable"));
+        } else if token.request.operation == Operation::Flush {
+            let mut unflushed = std::mem::take(&mut self.unflushed[unit]);
+            unflushed.retain(|n| !is_durable(*n, &self.tokens[*n as usize]));
+            let missed = unflushed.iter().copied().find(|n| {
+                self.tokens[*n as usize].ended.is_some_and(|ended| ended < submitted)
+            });
+            self.unflushed[unit] = unflushed;
+            self.require(missed.is_none(), Rule::Durable, || format!("flush {number} misses write {missed:?}"));
+        }
+    }
+
+    pub(super) fn is_untroubled(&self, token: u32) -> bool {
+        self.tokens[token as usize].errors.is_empty()
+    }
+}
+
+impl Token {
+    pub(super) fn new(request: Request, place: (usize, usize), blocks: Range<usize>) -> Self {
+        let (vm, unit) = place;
+        Self {
+            request,
+            key: 0,
+            vm,
+            unit,
+            blocks,
+            submitted: 0,
+            ended: None,
+            completed: false,
+            abandoned: false,
+            dispatched: false,
+            attempt: None,
+            answered: false,
+            errors: Vec::new(),
+            floors: [0; BLOCKS_PER_REQUEST_MAX],
+            values: [0; BLOCKS_PER_REQUEST_MAX],
+        }
+    }
+
+    /// What was there before any request.
+    pub(super) fn origin(request: Request) -> Self {
+        Self { ended: Some(0), completed: true, ..Self::new(request, (0, 0), 0..0) }
+    }
+
+    pub(super) fn must_be_stable(&self) -> bool {
+        self.request.durability == Durability::Stable
+    }
+}
