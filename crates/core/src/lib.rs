@@ -7,10 +7,13 @@
 //! It does not know sockets, protocols, QMP, JSON or files; the daemon translates.
 #![forbid(unsafe_code)]
 
+pub mod controller;
 pub mod effect;
 pub mod event;
 pub mod ids;
+pub mod path;
 pub mod plan;
+pub mod policy;
 pub mod router;
 pub mod schedule;
 pub mod select;

@@ -3,9 +3,11 @@
 //! It only parses the command line and hands over. Exit status: 0 done, 1 an error or faults, 2 wrong usage.
 
 mod api;
+mod backend;
 mod cli;
 mod control;
 mod dataplane;
+mod frontend;
 mod hypervisor;
 mod sys;
 mod telemetry;

@@ -204,6 +204,18 @@ impl Run {
     }
 }
 
+/// The release binary, built if need be.
+///
+/// # Errors
+/// It does not build.
+pub(crate) fn build_release(root: &Path) -> Result<PathBuf> {
+    let mut build = crate::cargo(root);
+    let finished =
+        step::run("release build", build.args(["build", "--release", "-p", "vmpath"]), BUILD_TIME)?;
+    anyhow::ensure!(finished.succeeded, "the release binary does not build");
+    Ok(target_dir(root)?.join("release/vmpath"))
+}
+
 fn target_dir(root: &Path) -> Result<PathBuf> {
     let output = crate::cargo(root).args(["metadata", "--format-version=1", "--no-deps"]).output()?;
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;

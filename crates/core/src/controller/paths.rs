@@ -188,6 +188,7 @@ impl Controller {
             | PathState::Probation { .. }
             | PathState::Repaired { .. } => false,
         };
+        let short = self.short(incident.target).is_some();
         let waits = self.vms.iter().any(|vm| {
             let stopped = vm.guest.run.incident() == Some(incident.id);
             // A process that is gone, or that somebody else moves, is not waited for.
@@ -198,7 +199,9 @@ impl Controller {
                 | Ladder::Stranded { incident: id, .. }
                 | Ladder::Failing { incident: id, .. } => *id == incident.id,
             };
-            stopped && there || cut_off
+            // Closed now, it would be opened again for a VM that was let run on purpose.
+            let pardoned = short && vm.pardon == Some(incident.id);
+            stopped && there || cut_off || pardoned
         });
         paths.all(at_work) && !waits
     }

@@ -17,7 +17,7 @@ use crate::policy::{Cause, Input, Outstanding, Why};
 use crate::spec::{ByteRate, ShedWhen};
 
 /// A target that carries less than it was configured for.
-struct Short {
+pub(super) struct Short {
     target: TargetId,
     /// Down, on probation, disabled, or without the link of some unit.
     missing: Vec<PathId>,
@@ -96,7 +96,7 @@ impl Controller {
 
     /// None if the target is whole, still connecting, without any trusted path (`on_no_path` governs), or of unknown
     /// capacity.
-    fn short(&self, target: TargetId) -> Option<Short> {
+    pub(super) fn short(&self, target: TargetId) -> Option<Short> {
         let paths: Vec<_> =
             self.spec.path_ids().filter(|p| self.spec.path(*p).target == target).collect();
         let connecting = |p: &&PathId| matches!(self.network.state(**p), PathState::Connecting { .. });
@@ -144,14 +144,15 @@ impl Controller {
         let Some(short) = verdict.short.iter().find(|s| self.meets_target(vm, s.target)) else { return };
         let numbers = self.numbers(vm, verdict, short.target);
         let missing: Vec<_> = self.missing(vm, verdict);
-        let what = format!("{} cannot carry its reservations", self.spec.target(short.target).name);
-        let incident = self.enter_incident(short.target, None, &what);
         let rule = format!("shedding, {trigger}; {numbers}");
-        if let Some(why) = self.cannot_shed(vm, incident) {
+        let open = self.incidents.of(short.target);
+        if let Some(why) = self.cannot_shed(vm, open) {
             let text = format!("{rule}; {why}, so only its reservation is lost");
-            self.lose_reservation(vm, Some(incident), text);
+            self.lose_reservation(vm, open, text);
             return;
         }
+        let what = format!("{} cannot carry its reservations", self.spec.target(short.target).name);
+        let incident = self.enter_incident(short.target, None, &what);
         self.vms[vm.index()].reserve = Reserve::Kept;
         let cause = Cause { incident: Some(incident), why: Why::Shed { paths: missing }, rule };
         self.tell(vm, Input::Suspend(cause));
@@ -166,13 +167,13 @@ impl Controller {
         short.flat_map(|s| s.missing.iter().copied()).collect()
     }
 
-    fn cannot_shed(&self, vm: VmId, incident: IncidentId) -> Option<String> {
+    fn cannot_shed(&self, vm: VmId, open: Option<IncidentId>) -> Option<String> {
         let state = &self.vms[vm.index()];
         let name = &self.spec.vm(vm).name;
         if !self.spec.vm(vm).may_suspend {
             return Some(format!("{name} has may_suspend = false"));
         }
-        if state.pardon == Some(incident) {
+        if open.is_some() && state.pardon == open {
             return Some(format!("{name} was resumed by hand in this incident"));
         }
         if !state.guest.run.undecided() || self.network.unserved_unit(vm).is_some() {

@@ -25,27 +25,18 @@ impl Api {
     /// # Errors
     /// Nobody answers, or the answer is an error.
     pub(crate) fn get(&mut self, path: &str) -> Result<Value> {
-        self.ask("GET", path)
-    }
-
-    /// # Errors
-    /// Nobody answers, or the answer is an error.
-    pub(crate) fn post(&mut self, path: &str) -> Result<Value> {
-        self.ask("POST", path)
-    }
-
-    fn ask(&mut self, method: &str, path: &str) -> Result<Value> {
         let began = Instant::now();
-        let answer = exchange(&self.socket, method, path).with_context(|| format!("{method} {path}"))?;
+        let answer = exchange(&self.socket, path).with_context(|| format!("GET {path}"))?;
         self.slowest = self.slowest.max(began.elapsed());
-        read_answer(&answer).with_context(|| format!("{method} {path}"))
+        read_answer(&answer).with_context(|| format!("GET {path}"))
     }
 }
 
-fn exchange(socket: &Path, method: &str, path: &str) -> Result<Vec<u8>> {
-    let mut stream = UnixStream::connect(socket).with_context(|| format!("nobody listens on {}", socket.display()))?;
+fn exchange(socket: &Path, path: &str) -> Result<Vec<u8>> {
+    let mut stream =
+        UnixStream::connect(socket).with_context(|| format!("nobody listens on {}", socket.display()))?;
     stream.set_read_timeout(Some(ANSWER_MAX))?;
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: vmpath\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: vmpath\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).context("no whole answer")?;

@@ -54,7 +54,9 @@ impl Host {
         let answer = self.api.get("/v1/paths")?;
         let paths = rows(&answer, "paths")?;
         let link_up = |link: &Value| link["state"] == "up";
-        let well = |path: &Value| path["health"] == "up" && path["links"].as_array().is_some_and(|l| l.iter().all(link_up));
+        let well = |path: &Value| {
+            path["health"] == "up" && path["links"].as_array().is_some_and(|l| l.iter().all(link_up))
+        };
         Ok(!paths.is_empty() && paths.iter().all(well))
     }
 
@@ -64,7 +66,8 @@ impl Host {
     /// There is none.
     pub(crate) fn path(&mut self, name: &str) -> Result<Value> {
         let answer = self.api.get("/v1/paths")?;
-        let is = |row: &&Value| name.split_once('/').is_some_and(|(t, p)| row["target"] == t && row["name"] == p);
+        let is =
+            |row: &&Value| name.split_once('/').is_some_and(|(t, p)| row["target"] == t && row["name"] == p);
         rows(&answer, "paths")?.iter().find(is).cloned().with_context(|| format!("no path {name}"))
     }
 
@@ -72,7 +75,11 @@ impl Host {
     /// There is none.
     pub(crate) fn vm(&mut self, name: &str) -> Result<Value> {
         let answer = self.api.get("/v1/vms")?;
-        rows(&answer, "vms")?.iter().find(|row| row["name"] == name).cloned().with_context(|| format!("no VM {name}"))
+        rows(&answer, "vms")?
+            .iter()
+            .find(|row| row["name"] == name)
+            .cloned()
+            .with_context(|| format!("no VM {name}"))
     }
 
     /// A VM's state, as `vmpath show vms` names it.
@@ -87,7 +94,13 @@ impl Host {
     ///
     /// # Errors
     /// It is not within `bound`.
-    pub(crate) fn wait_vm(&mut self, stage: &mut Stage, vm: &str, state: &str, bound: Duration) -> Result<()> {
+    pub(crate) fn wait_vm(
+        &mut self,
+        stage: &mut Stage,
+        vm: &str,
+        state: &str,
+        bound: Duration,
+    ) -> Result<()> {
         stage.wait(&format!("{vm} to be {state}"), bound, |_| {
             self.daemon.check_alive()?;
             Ok((self.vm_state(vm)? == state).then_some(()))
@@ -100,7 +113,13 @@ impl Host {
     ///
     /// # Errors
     /// It has not within `bound`.
-    pub(crate) fn wait_path(&mut self, stage: &mut Stage, path: &str, health: &str, bound: Duration) -> Result<()> {
+    pub(crate) fn wait_path(
+        &mut self,
+        stage: &mut Stage,
+        path: &str,
+        health: &str,
+        bound: Duration,
+    ) -> Result<()> {
         stage.wait(&format!("{path} to be {health}"), bound, |_| {
             self.daemon.check_alive()?;
             Ok((self.path(path)?["health"] == health).then_some(()))
@@ -133,7 +152,9 @@ impl Host {
     /// # Errors
     /// The daemon does not answer.
     pub(crate) fn find(&mut self, kind: &str, subject: &str, since_unix_us: u64) -> Result<Option<Event>> {
-        let is = |e: &Event| e.kind == kind && e.at_unix_us >= since_unix_us && (subject == "*" || e.subject == subject);
+        let is = |e: &Event| {
+            e.kind == kind && e.at_unix_us >= since_unix_us && (subject == "*" || e.subject == subject)
+        };
         Ok(self.events()?.into_iter().find(is))
     }
 
@@ -170,7 +191,12 @@ impl Host {
         let journal = self.api.get("/v1/events?after=0&limit=1000")?;
         stage.report.attach("timeline", &journal["events"]);
         let slowest = self.api.slowest.as_secs_f64() * 1e3;
-        stage.report.check("slowest answer of the API", slowest, vmpath_lab::report::Bound::AtMost(1000.0), "ms");
+        stage.report.check(
+            "slowest answer of the API",
+            slowest,
+            vmpath_lab::report::Bound::AtMost(1000.0),
+            "ms",
+        );
         let log = self.daemon.log();
         let status = self.daemon.terminate(STOP_MAX)?;
         if !status.success() {

@@ -5,7 +5,6 @@
 //! Rejected: `ip netns add`, which needs root and stays behind after a crash.
 
 use anyhow::{Context, Result, bail};
-use std::path::Path;
 use std::process::{Command, ExitStatus};
 
 const ROOMS: &[&str] = &["--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"];
@@ -35,7 +34,8 @@ pub(crate) fn prepare() -> Result<()> {
 /// # Errors
 /// It fails; its own words are in the error.
 pub(crate) fn command(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program).args(arguments).output().with_context(|| format!("cannot run {program}"))?;
+    let output =
+        Command::new(program).args(arguments).output().with_context(|| format!("cannot run {program}"))?;
     if !output.status.success() {
         bail!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
@@ -45,7 +45,8 @@ pub(crate) fn command(program: &str, arguments: &[&str]) -> Result<String> {
 /// What this user must add: nothing, or a user namespace.
 fn extra() -> Result<&'static [&'static str]> {
     for extra in [&[][..], AS_ROOT_WITHIN] {
-        let tried = unshare(extra).arg("true").output().context("cannot run setpriv; it is part of util-linux")?;
+        let tried =
+            unshare(extra).arg("true").output().context("cannot run setpriv; it is part of util-linux")?;
         if tried.status.success() {
             return Ok(extra);
         }
@@ -60,9 +61,4 @@ fn unshare(extra: &[&str]) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "unshare"]).args(extra).args(ROOMS).arg("--");
     command
-}
-
-/// Whether this is the first process of its namespace.
-pub(crate) fn is_inside() -> bool {
-    Path::new("/proc/self").read_link().is_ok_and(|pid| pid == Path::new("1"))
 }

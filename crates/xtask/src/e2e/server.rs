@@ -45,9 +45,7 @@ impl Server {
     }
 
     pub(crate) fn log_end(&self) -> String {
-        let text = self.log();
-        let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(15)..].join("\n")
+        super::end_of(&self.log, 15)
     }
 
     /// Asks it to end, and says how it did.
@@ -62,7 +60,9 @@ impl Server {
         loop {
             match self.child.try_wait()? {
                 Some(status) => return Ok(status),
-                None if Instant::now() > end => bail!("{} does not end on SIGTERM\n{}", self.name, self.log_end()),
+                None if Instant::now() > end => {
+                    bail!("{} does not end on SIGTERM\n{}", self.name, self.log_end())
+                }
                 None => thread::sleep(Duration::from_millis(10)),
             }
         }

@@ -29,7 +29,12 @@ pub(crate) struct Tools {
 
 impl Tools {
     pub(crate) fn new(root: &Path, binary: &Path, dir: &Path) -> Self {
-        Self { binary: binary.to_owned(), root: root.to_owned(), dir: dir.to_owned(), image: RefCell::new(None) }
+        Self {
+            binary: binary.to_owned(),
+            root: root.to_owned(),
+            dir: dir.to_owned(),
+            image: RefCell::new(None),
+        }
     }
 
     /// What guests boot from; made by the first scenario that needs it.
@@ -104,7 +109,11 @@ impl Stage {
     ///
     /// # Errors
     /// `look` fails, or the scenario's own time is over.
-    pub(crate) fn watch(&mut self, span: Duration, mut look: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
+    pub(crate) fn watch(
+        &mut self,
+        span: Duration,
+        mut look: impl FnMut(&mut Self) -> Result<()>,
+    ) -> Result<()> {
         let began = Instant::now();
         while began.elapsed() < span {
             look(self)?;
@@ -119,6 +128,16 @@ impl Stage {
             bail!("the scenario's {} s are over", self.bound.as_secs());
         }
         Ok(())
+    }
+
+    /// The ends of all logs of this scenario: where it runs, nobody may be able to look at the files.
+    pub(crate) fn show_logs(&self) {
+        let Ok(entries) = fs::read_dir(&self.dir) else { return };
+        let mut logs: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        logs.sort();
+        for log in logs.iter().filter(|path| path.extension().is_some_and(|e| e == "log")) {
+            println!("--- the end of {}\n{}", log.display(), super::end_of(log, 25));
+        }
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
@@ -141,7 +160,8 @@ impl Stage {
     /// There is none of that name.
     pub(crate) fn config(&self, name: &str) -> Result<PathBuf> {
         let template = self.tools.root.join("e2e").join(name);
-        let text = fs::read_to_string(&template).with_context(|| format!("cannot read {}", template.display()))?;
+        let text =
+            fs::read_to_string(&template).with_context(|| format!("cannot read {}", template.display()))?;
         let file = self.dir.join("vmpath.toml");
         fs::write(&file, text.replace("{dir}", &self.dir.to_string_lossy()))?;
         Ok(file)

@@ -32,7 +32,14 @@ pub(crate) fn nbdkit(stage: &mut Stage, units: &[&str]) -> Result<Server> {
     let mut command = Command::new("nbdkit");
     // Without `noparallel`, nbdkit 1.32 aborts when a client vanishes with requests open, and tears a read that meets
     // a write.
-    command.args(["--foreground", "--exit-with-parent", "--filter=noparallel", "-p", &PORT.to_string(), "file"]);
+    command.args([
+        "--foreground",
+        "--exit-with-parent",
+        "--filter=noparallel",
+        "-p",
+        &PORT.to_string(),
+        "file",
+    ]);
     command.arg(format!("dir={}", folder.display()));
     let mut server = Server::start("nbdkit", &mut command, &stage.dir)?;
     stage.wait("nbdkit to listen", START_MAX, |_| {
@@ -76,7 +83,8 @@ fn memory_folder(stage: &Stage) -> Result<PathBuf> {
 
 /// Blocks that say whose they are.
 fn fill(path: &Path, unit: &str) -> Result<()> {
-    let mut file = BufWriter::new(File::create(path).with_context(|| format!("cannot write {}", path.display()))?);
+    let mut file =
+        BufWriter::new(File::create(path).with_context(|| format!("cannot write {}", path.display()))?);
     for block in 0..UNIT_BYTES / BLOCK_BYTES {
         let label = format!("unit {unit} block {block} ");
         let mut content = label.repeat(BLOCK_BYTES as usize / label.len() + 1).into_bytes();

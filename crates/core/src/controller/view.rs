@@ -1,0 +1,169 @@
+//! What can be shown: rows made from the state, with the sentences of `words`.
+//!
+//! Invariant: a VM that is held, stopped or on its way has at least one sentence and something that it waits for.
+//! It does not know tables or JSON.
+
+use super::{Controller, Reserve};
+use crate::ids::{IncidentId, PathId, UnitId, VmId};
+use crate::path::Link;
+use crate::policy::{Ladder, Monitor, Run, Why};
+use crate::time::Instant;
+use crate::view::{HostView, IncidentView, LinkState, LinkView, PathView, UnitView, VmState, VmView};
+
+impl Controller {
+    /// Everything that is known and decided. `now` only tells how old things are.
+    #[must_use]
+    pub fn view(&self, now: Instant) -> HostView {
+        HostView {
+            at: now.max(self.now),
+            spec: self.spec.clone(),
+            generation: self.plan.generation,
+            paths: self.spec.path_ids().map(|p| self.path_view(p)).collect(),
+            units: self.spec.unit_ids().map(|u| self.unit_view(u)).collect(),
+            vms: self.spec.vm_ids().map(|vm| self.vm_view(vm)).collect(),
+            incidents: self.incidents.open().iter().map(|i| self.incident_view(i)).collect(),
+        }
+    }
+
+    fn path_view(&self, path: PathId) -> PathView {
+        let machine = self.network.machine(path);
+        let target = self.spec.path(path).target;
+        let base = self.spec.target(target).repair_after;
+        let in_incident = |i: &&super::incidents::Incident| i.target == target && i.paths.contains(&path);
+        PathView {
+            path,
+            health: machine.state().health(),
+            access: self.network.access(path),
+            preferred: machine.state().preferred(),
+            since: machine.state().since(),
+            reason: self.path_trouble(path),
+            relapses: machine.damping().relapses(self.now, base),
+            repair_after: machine.damping().required_at(self.now, base),
+            incident: self.incidents.open().iter().find(in_incident).map(|i| i.id),
+        }
+    }
+
+    fn unit_view(&self, unit: UnitId) -> UnitView {
+        let link = |path: PathId| LinkView {
+            path,
+            state: self.network.row(path, unit).map_or(LinkState::Connecting, crate::path::LinkRow::shown),
+        };
+        UnitView { unit, links: self.spec.paths_of_unit(unit).map(link).collect() }
+    }
+
+    fn incident_view(&self, incident: &super::incidents::Incident) -> IncidentView {
+        let affected = |vm: &VmId| {
+            let reach = self.network.reach(*vm);
+            self.vm_incident(*vm) == Some(incident.id)
+                || reach.paths.iter().any(|p| incident.paths.contains(p))
+        };
+        IncidentView {
+            incident: incident.id,
+            opened: incident.opened,
+            summary: incident.summary.clone(),
+            paths: incident.paths.clone(),
+            vms_affected: self.spec.vm_ids().filter(affected).collect(),
+        }
+    }
+
+    fn vm_incident(&self, vm: VmId) -> Option<IncidentId> {
+        let state = &self.vms[vm.index()];
+        let ladder = state.ladder.loss().map(|(_, _, incident)| incident);
+        let lost = || {
+            let lost = self.network.lost_paths(vm);
+            lost.first().and_then(|p| self.incidents.of(self.spec.path(*p).target))
+        };
+        state.guest.run.incident().or(ladder).or_else(lost)
+    }
+
+    fn vm_view(&self, vm: VmId) -> VmView {
+        let guest = &self.vms[vm.index()].guest;
+        VmView {
+            vm,
+            state: guest.state(),
+            run_state: guest.monitor.run_state(),
+            gate: self.gate(vm),
+            since: guest.since(),
+            because: self.because(vm),
+            waits_for: self.waits_for(vm).or_else(|| match guest.state() {
+                VmState::StoppedByOther => Some("whoever stopped it".into()),
+                VmState::Running
+                | VmState::Suspending
+                | VmState::Suspended
+                | VmState::Resuming
+                | VmState::Unmanaged => None,
+            }),
+            incident: self.vm_incident(vm),
+        }
+    }
+
+    fn because(&self, vm: VmId) -> Vec<String> {
+        let mut because = self.troubled_paths(vm);
+        self.because_run(vm, &mut because);
+        let state = &self.vms[vm.index()];
+        match &state.ladder {
+            Ladder::Clear => {}
+            Ladder::Holding { unit, .. } => {
+                because.push(format!("its requests are held: no path to {}", self.spec.unit_name(*unit)));
+            }
+            Ladder::Stranded { unit, why, .. } => because.push(format!(
+                "its requests are held: no path to {}, and no rung of on_no_path can be done: {why}",
+                self.spec.unit_name(*unit)
+            )),
+            Ladder::Failing { rule, .. } => because.push(format!("its requests are failed: {rule}")),
+        }
+        if let Some((incident, text)) = &state.blocked {
+            because.push(format!("{text} ({incident})"));
+        }
+        if let Reserve::Lost { why, .. } = &state.reserve {
+            because.push(format!("its reservation is lost: {why}"));
+        }
+        because
+    }
+
+    fn because_run(&self, vm: VmId, because: &mut Vec<String>) {
+        let state = &self.vms[vm.index()];
+        let spec = self.spec.vm(vm);
+        match &state.guest.run {
+            Run::Free { .. } | Run::Proving { .. } => {}
+            Run::Held { cause, .. } | Run::Suspending { cause, .. } | Run::Suspended { cause, .. } => {
+                because.push(format!("rule: {}", cause.rule));
+                match &cause.why {
+                    Why::Shed { .. } => because
+                        .push(format!("{} has priority {} and may_suspend = true", spec.name, spec.priority)),
+                    Why::GaveUp => because.push("resuming it failed too often".into()),
+                    Why::PathLoss { .. } | Why::NoPath { .. } | Why::Operator => {}
+                }
+            }
+            Run::Withdrawing { cause, .. } | Run::Resuming { cause, .. } => {
+                because.push(format!("it was suspended by the rule: {}", cause.rule));
+            }
+        }
+        match (&state.guest.monitor, state.guest.state()) {
+            (Monitor::Absent { why, .. }, _) => because.push(format!("unmanaged: no monitor ({why})")),
+            (Monitor::Unknown, _) => because.push("unmanaged: nothing was heard of its monitor yet".into()),
+            (Monitor::Present { state, .. }, VmState::StoppedByOther) => because.push(format!(
+                "it is {} and vmpath did not stop it, so vmpath does not continue it",
+                super::words::run_state_word(*state)
+            )),
+            (Monitor::Present { .. }, _) => {}
+        }
+    }
+
+    /// What is the matter with the paths of this VM, its lost links included.
+    fn troubled_paths(&self, vm: VmId) -> Vec<String> {
+        let state = &self.vms[vm.index()];
+        let reach = self.network.reach(vm);
+        let concerned = |p: &PathId| {
+            let waited_for = state.guest.run.cause().is_some_and(|cause| match &cause.why {
+                Why::PathLoss { paths, .. } | Why::Shed { paths } => paths.contains(p),
+                Why::NoPath { .. } | Why::Operator | Why::GaveUp => false,
+            });
+            let down = reach.units.iter().any(|u| {
+                u.paths.contains(p) && !matches!(self.network.link(*p, u.unit), Some(Link::Up { .. }))
+            });
+            waited_for || down
+        };
+        self.spec.path_ids().filter(concerned).filter_map(|p| self.path_trouble(p)).collect()
+    }
+}
