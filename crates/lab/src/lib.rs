@@ -11,6 +11,7 @@ pub mod guest;
 pub mod net;
 pub mod report;
 pub mod units;
+pub mod vm;
 pub mod workload;
 
 use std::process::ExitCode;
@@ -22,6 +23,8 @@ pub enum LabCommand {
     Array(array::ArrayArgs),
     /// Switch a running array's faults on and off.
     Ctl(array::CtlArgs),
+    /// A stand-in for a guest: verifying load over NBD, and a QMP socket.
+    Vm(vm::VmArgs),
     /// A verifying load on a block device, as it runs inside real guests.
     Verify(workload::device::VerifyArgs),
 }
@@ -33,6 +36,7 @@ impl LabCommand {
         match self {
             Self::Array(args) => args.run(),
             Self::Ctl(args) => args.run(),
+            Self::Vm(args) => args.run(),
             Self::Verify(args) => args.run(),
         }
     }

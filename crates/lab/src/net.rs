@@ -357,7 +357,10 @@ mod tests {
         let (mut got, mut inbox) = (Vec::new(), Inbox::new(4096));
         while got.len() < sent.len() {
             outbox.flush(&near).unwrap();
-            far.ready(Interest::READABLE).await.unwrap();
+            tokio::select! {
+                ready = far.ready(Interest::READABLE) => ready.unwrap(),
+                ready = near.ready(Interest::WRITABLE), if !outbox.is_empty() => ready.unwrap(),
+            }
             inbox.fill(&far).unwrap();
             got.extend_from_slice(inbox.bytes());
             inbox.consume(inbox.bytes().len());

@@ -128,7 +128,7 @@ impl Controller {
             let states: Vec<_> = paths
                 .iter()
                 .map(|p| {
-                    self.path_trouble(*p).unwrap_or_else(|| {
+                    self.path_trouble(*p, self.now).unwrap_or_else(|| {
                         format!("path {} {}", self.spec.path_name(*p), "is up and carries its traffic")
                     })
                 })

@@ -178,21 +178,24 @@ impl Controller {
     }
 
     /// The lost paths for which `on_path_loss` asks for something, with the incident of the first.
-    pub(super) fn standing_loss(&self, vm: VmId) -> Option<(Vec<PathId>, IncidentId)> {
+    fn standing_loss(&self, vm: VmId) -> Option<(Vec<PathId>, IncidentId)> {
+        let lost = self.subject_to_loss_rule(vm, self.network.lost_paths(vm));
+        let first = lost.first().and_then(|p| self.incidents.of(self.spec.path(*p).target))?;
+        Some((lost, first))
+    }
+
+    /// Of these paths, the ones whose loss makes `on_path_loss` ask for something, as things are now.
+    pub(super) fn subject_to_loss_rule(&self, vm: VmId, mut paths: Vec<PathId>) -> Vec<PathId> {
         let spec = self.spec.vm(vm);
-        if spec.on_path_loss == OnPathLoss::Failover {
-            return None;
-        }
         let pardon = self.vms[vm.index()].pardon;
         let incident = |p: &PathId| self.incidents.of(self.spec.path(*p).target);
-        let mut lost = self.network.lost_paths(vm);
-        lost.retain(|p| incident(p).is_some() && incident(p) != pardon);
-        let first = lost.first().and_then(incident)?;
-        let applies = match spec.when {
-            When::Always => true,
-            When::Outranked => self.outranked_by(vm).is_some(),
-        };
-        applies.then_some((lost, first))
+        paths.retain(|p| incident(p).is_some() && incident(p) != pardon);
+        let applies = spec.on_path_loss != OnPathLoss::Failover
+            && match spec.when {
+                When::Always => true,
+                When::Outranked => self.outranked_by(vm).is_some(),
+            };
+        if applies { paths } else { vec![] }
     }
 
     /// The most important VM that runs on the same paths and has a higher priority.
@@ -235,7 +238,8 @@ impl Controller {
                 )
             }),
         };
-        format!("{} is lost and on_path_loss = \"{word}\"{outranked}", names.join(" and "))
+        let are = if names.len() == 1 { "is" } else { "are" };
+        format!("{} {are} lost and on_path_loss = \"{word}\"{outranked}", names.join(" and "))
     }
 
     /// Tells once that a rule asks for what cannot be done.
@@ -250,7 +254,7 @@ impl Controller {
     /// Ends holds, and suspensions that were not confirmed yet, of which the cause is over.
     fn release(&mut self, vm: VmId) {
         let over = match &self.vms[vm.index()].guest.run {
-            Run::Held { cause, .. } | Run::Suspending { cause, .. } => self.cause_wait(vm, cause).is_none(),
+            Run::Held { cause, .. } | Run::Suspending { cause, .. } => self.cause_wait(vm, cause, self.now).is_none(),
             Run::Free { .. }
             | Run::Withdrawing { .. }
             | Run::Suspended { .. }
@@ -278,7 +282,7 @@ impl Controller {
     pub(super) fn may_resume(&self, vm: VmId) -> bool {
         match &self.vms[vm.index()].guest.run {
             Run::Suspended { cause, .. } => {
-                self.cause_wait(vm, cause).is_none() && self.monitor_wait(vm).is_none()
+                self.cause_wait(vm, cause, self.now).is_none() && self.monitor_wait(vm).is_none()
             }
             Run::Free { .. }
             | Run::Held { .. }

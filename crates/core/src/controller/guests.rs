@@ -6,7 +6,7 @@
 use super::Controller;
 use super::words::{run_state_word, seconds};
 use crate::effect::{Effect, JournalKind, Subject};
-use crate::event::{HypervisorReport, RunState, StopsOnError};
+use crate::event::{HypervisorReport, RunState};
 use crate::ids::VmId;
 use crate::policy::{
     Act, Cause, Input, Ladder, Monitor, Note, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX,
@@ -69,10 +69,13 @@ impl Controller {
     fn run_state(&mut self, vm: VmId, reported: RunState) {
         let state = &mut self.vms[vm.index()];
         let Monitor::Present { state: run_state, since, .. } = &mut state.guest.monitor else { return };
+        let ran = *run_state == RunState::Running;
         if *run_state != reported {
             (*run_state, *since) = (reported, self.now);
         }
-        if let (RunState::IoError, Ladder::Failing { unit, incident, .. }) = (reported, &state.ladder) {
+        if let (true, RunState::IoError, Ladder::Failing { unit, incident, .. }) =
+            (ran, reported, &state.ladder)
+        {
             let rule = "it stopped by itself on the errors that `on_no_path` answers it".into();
             let cause = Cause { incident: Some(*incident), why: Why::NoPath { unit: *unit }, rule };
             self.tell(vm, Input::Adopt(cause));

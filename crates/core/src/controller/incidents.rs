@@ -20,8 +20,19 @@ pub(super) struct Incident {
     pub(super) id: IncidentId,
     pub(super) target: TargetId,
     pub(super) opened: Instant,
-    pub(super) summary: String,
-    pub(super) paths: Vec<PathId>,
+    /// What failed, in words, in the order of failing; once for each path.
+    failures: Vec<(Option<PathId>, String)>,
+}
+
+impl Incident {
+    pub(super) fn summary(&self) -> String {
+        self.failures.iter().map(|(_, what)| what.as_str()).collect::<Vec<_>>().join("; ")
+    }
+
+    /// The paths that failed in it.
+    pub(super) fn paths(&self) -> impl Iterator<Item = PathId> {
+        self.failures.iter().filter_map(|(path, _)| *path)
+    }
 }
 
 pub(super) enum Opened {
@@ -46,17 +57,18 @@ impl Incidents {
         path: Option<PathId>,
         what: &str,
     ) -> Opened {
+        let failure = (path, what.to_owned());
         if let Some(open) = self.open.iter_mut().find(|i| i.target == target) {
-            if let Some(path) = path.filter(|p| !open.paths.contains(p)) {
-                open.paths.push(path);
-                open.summary = format!("{}; {what}", open.summary);
+            match open.failures.iter_mut().find(|(known, _)| *known == path) {
+                Some(known) if path.is_some() => *known = failure,
+                Some(_) => {}
+                None => open.failures.push(failure),
             }
             return Opened::Joined(open.id);
         }
         self.last += 1;
         let id = IncidentId(self.last);
-        let paths = path.into_iter().collect();
-        self.open.push(Incident { id, target, opened: now, summary: what.into(), paths });
+        self.open.push(Incident { id, target, opened: now, failures: vec![failure] });
         Opened::New(id)
     }
 
@@ -72,7 +84,7 @@ impl Incidents {
     ) {
         self.open.retain(|i| target_stays(i.target));
         for incident in &mut self.open {
-            incident.paths.retain(|p| path_stays(*p));
+            incident.failures.retain(|(path, _)| path.is_none_or(&path_stays));
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::event::{Event, LoadReport};
 use crate::ids::{IncidentId, PathId, UnitId, VmId};
 use crate::path::Network;
 use crate::plan::{Gate, GateReason, PathRoute, RoutePlan, VmRoute};
-use crate::policy::{Act, Floor, Guest, Ladder, Monitor, Run};
+use crate::policy::{Cause, Floor, Guest, Ladder, Monitor, Run};
 use crate::spec::Spec;
 use crate::time::{Duration, Instant};
 use incidents::Incidents;
@@ -251,7 +251,7 @@ impl Controller {
     /// While `stop` takes effect: requests finish if they can, and are bounced only to a VM that stops on that.
     fn stopping_gate(&self, vm: VmId, reason: GateReason) -> Gate {
         let state = &self.vms[vm.index()];
-        let forbidden = state.guest.run.cause().is_some_and(crate::policy::Cause::forbids_routing);
+        let forbidden = state.guest.run.cause().is_some_and(Cause::forbids_routing);
         if !forbidden && self.network.unserved_unit(vm).is_none() {
             return Gate::Open;
         }
@@ -279,4 +279,4 @@ fn order(spec: &Spec) -> Vec<VmId> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

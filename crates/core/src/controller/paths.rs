@@ -11,7 +11,7 @@ use crate::event::{Fault, LinkChange, LinkReport};
 use crate::ids::{IncidentId, PathId, TargetId, UnitId};
 use crate::path::{Before, Link, LinkEdge, PathChange, PathState};
 use crate::plan::Health;
-use crate::policy::Ladder;
+use crate::policy::{Ladder, Run};
 use crate::spec::Failback;
 use crate::time::Duration;
 
@@ -190,9 +190,16 @@ impl Controller {
         };
         let short = self.short(incident.target).is_some();
         let waits = self.vms.iter().any(|vm| {
-            let stopped = vm.guest.run.incident() == Some(incident.id);
-            // A process that is gone, or that somebody else moves, is not waited for.
-            let there = vm.guest.monitor.continuable().is_some() || vm.guest.run.undecided();
+            let its = vm.guest.run.incident() == Some(incident.id);
+            // A stopped process that is gone, or that somebody else moves, is not waited for.
+            let there = match &vm.guest.run {
+                Run::Suspended { .. } | Run::Resuming { .. } => vm.guest.monitor.continuable().is_some(),
+                Run::Free { .. }
+                | Run::Held { .. }
+                | Run::Suspending { .. }
+                | Run::Withdrawing { .. }
+                | Run::Proving { .. } => true,
+            };
             let cut_off = match &vm.ladder {
                 Ladder::Clear => false,
                 Ladder::Holding { incident: id, .. }
@@ -201,7 +208,7 @@ impl Controller {
             };
             // Closed now, it would be opened again for a VM that was let run on purpose.
             let pardoned = short && vm.pardon == Some(incident.id);
-            stopped && there || cut_off || pardoned
+            its && there || cut_off || pardoned
         });
         paths.all(at_work) && !waits
     }

@@ -13,7 +13,7 @@ use crate::path::{Link, PathState};
 use crate::plan::Health;
 use crate::policy::fit::{Claim, Kept, keep_set};
 use crate::policy::rules::{Stopping, stopping};
-use crate::policy::{Cause, Input, Outstanding, Why};
+use crate::policy::{Cause, Floor, Input, Outstanding, Why};
 use crate::spec::{ByteRate, ShedWhen};
 
 /// A target that carries less than it was configured for.
@@ -40,15 +40,19 @@ impl Controller {
     /// Sheds whoever does not fit, and tells whose reservation is lost without a remedy.
     pub(super) fn shed(&mut self) {
         let verdict = self.verdict(None);
-        for at in 0..self.order.len() {
-            let vm = self.order[at];
-            if self.spec.vm(vm).reservation.is_none() {
-                continue;
-            }
-            let leaves = verdict.of(vm) == Kept::Leaves;
-            match self.trigger(vm, &verdict).filter(|_| leaves) {
-                Some(trigger) => self.shed_one(vm, &verdict, &trigger),
-                None => self.watch_reservation(vm, verdict.of(vm)),
+        let reserved: Vec<_> =
+            self.order.iter().copied().filter(|vm| self.spec.vm(*vm).reservation.is_some()).collect();
+        let leave: Vec<_> = reserved
+            .iter()
+            .filter(|vm| verdict.of(**vm) == Kept::Leaves)
+            .filter_map(|vm| Some((*vm, self.trigger(*vm, &verdict)?)))
+            .collect();
+        for (vm, trigger) in &leave {
+            self.shed_one(*vm, &verdict, trigger);
+        }
+        for vm in reserved {
+            if !leave.iter().any(|(leaving, _)| *leaving == vm) {
+                self.watch_reservation(vm, verdict.of(vm));
             }
         }
     }
@@ -154,6 +158,12 @@ impl Controller {
         let what = format!("{} cannot carry its reservations", self.spec.target(short.target).name);
         let incident = self.enter_incident(short.target, None, &what);
         self.vms[vm.index()].reserve = Reserve::Kept;
+        // It is measured anew whether that was enough.
+        for other in self.spec.vm_ids() {
+            if self.meets(vm, other, verdict) {
+                self.vms[other.index()].floor = Floor::Met;
+            }
+        }
         let cause = Cause { incident: Some(incident), why: Why::Shed { paths: missing }, rule };
         self.tell(vm, Input::Suspend(cause));
     }

@@ -5,7 +5,7 @@
 
 use super::{Controller, Reserve};
 use crate::ids::{IncidentId, PathId, UnitId, VmId};
-use crate::path::Link;
+use crate::path::{Link, PathState};
 use crate::policy::{Ladder, Monitor, Run, Why};
 use crate::time::Instant;
 use crate::view::{HostView, IncidentView, LinkState, LinkView, PathView, UnitView, VmState, VmView};
@@ -14,31 +14,32 @@ impl Controller {
     /// Everything that is known and decided. `now` only tells how old things are.
     #[must_use]
     pub fn view(&self, now: Instant) -> HostView {
+        let now = now.max(self.now);
         HostView {
-            at: now.max(self.now),
+            at: now,
             spec: self.spec.clone(),
             generation: self.plan.generation,
-            paths: self.spec.path_ids().map(|p| self.path_view(p)).collect(),
+            paths: self.spec.path_ids().map(|p| self.path_view(p, now)).collect(),
             units: self.spec.unit_ids().map(|u| self.unit_view(u)).collect(),
-            vms: self.spec.vm_ids().map(|vm| self.vm_view(vm)).collect(),
+            vms: self.spec.vm_ids().map(|vm| self.vm_view(vm, now)).collect(),
             incidents: self.incidents.open().iter().map(|i| self.incident_view(i)).collect(),
         }
     }
 
-    fn path_view(&self, path: PathId) -> PathView {
+    fn path_view(&self, path: PathId, now: Instant) -> PathView {
         let machine = self.network.machine(path);
         let target = self.spec.path(path).target;
         let base = self.spec.target(target).repair_after;
-        let in_incident = |i: &&super::incidents::Incident| i.target == target && i.paths.contains(&path);
+        let in_incident = |i: &&super::incidents::Incident| i.target == target && i.paths().any(|p| p == path);
         PathView {
             path,
             health: machine.state().health(),
             access: self.network.access(path),
             preferred: machine.state().preferred(),
             since: machine.state().since(),
-            reason: self.path_trouble(path),
-            relapses: machine.damping().relapses(self.now, base),
-            repair_after: machine.damping().required_at(self.now, base),
+            reason: self.path_trouble(path, now),
+            relapses: machine.damping().relapses(now, base),
+            repair_after: machine.damping().required_at(now, base),
             incident: self.incidents.open().iter().find(in_incident).map(|i| i.id),
         }
     }
@@ -55,13 +56,13 @@ impl Controller {
         let affected = |vm: &VmId| {
             let reach = self.network.reach(*vm);
             self.vm_incident(*vm) == Some(incident.id)
-                || reach.paths.iter().any(|p| incident.paths.contains(p))
+                || incident.paths().any(|p| reach.paths.contains(&p))
         };
         IncidentView {
             incident: incident.id,
             opened: incident.opened,
-            summary: incident.summary.clone(),
-            paths: incident.paths.clone(),
+            summary: incident.summary(),
+            paths: incident.paths().collect(),
             vms_affected: self.spec.vm_ids().filter(affected).collect(),
         }
     }
@@ -76,7 +77,7 @@ impl Controller {
         state.guest.run.incident().or(ladder).or_else(lost)
     }
 
-    fn vm_view(&self, vm: VmId) -> VmView {
+    fn vm_view(&self, vm: VmId, now: Instant) -> VmView {
         let guest = &self.vms[vm.index()].guest;
         VmView {
             vm,
@@ -84,8 +85,8 @@ impl Controller {
             run_state: guest.monitor.run_state(),
             gate: self.gate(vm),
             since: guest.since(),
-            because: self.because(vm),
-            waits_for: self.waits_for(vm).or_else(|| match guest.state() {
+            because: self.because(vm, now),
+            waits_for: self.waits_for(vm, now).or_else(|| match guest.state() {
                 VmState::StoppedByOther => Some("whoever stopped it".into()),
                 VmState::Running
                 | VmState::Suspending
@@ -97,8 +98,8 @@ impl Controller {
         }
     }
 
-    fn because(&self, vm: VmId) -> Vec<String> {
-        let mut because = self.troubled_paths(vm);
+    fn because(&self, vm: VmId, now: Instant) -> Vec<String> {
+        let mut because = self.troubled_paths(vm, now);
         self.because_run(vm, &mut because);
         let state = &self.vms[vm.index()];
         match &state.ladder {
@@ -151,19 +152,28 @@ impl Controller {
     }
 
     /// What is the matter with the paths of this VM, its lost links included.
-    fn troubled_paths(&self, vm: VmId) -> Vec<String> {
+    fn troubled_paths(&self, vm: VmId, now: Instant) -> Vec<String> {
         let state = &self.vms[vm.index()];
         let reach = self.network.reach(vm);
+        let held = state.guest.run.cause();
         let concerned = |p: &PathId| {
-            let waited_for = state.guest.run.cause().is_some_and(|cause| match &cause.why {
+            let waited_for = held.is_some_and(|cause| match &cause.why {
                 Why::PathLoss { paths, .. } | Why::Shed { paths } => paths.contains(p),
                 Why::NoPath { .. } | Why::Operator | Why::GaveUp => false,
             });
-            let down = reach.units.iter().any(|u| {
-                u.paths.contains(p) && !matches!(self.network.link(*p, u.unit), Some(Link::Up { .. }))
-            });
-            waited_for || down
+            let its = reach.units.iter().filter(|u| u.paths.contains(p));
+            let mut links = its.map(|u| self.network.link(*p, u.unit));
+            // While it is held, a path that is back but does not count yet is part of the reason.
+            let not_good = match self.network.state(*p) {
+                PathState::Active { .. } => false,
+                PathState::Connecting { .. }
+                | PathState::Down { .. }
+                | PathState::Probation { .. }
+                | PathState::Repaired { .. }
+                | PathState::Disabled { .. } => held.is_some() && reach.paths.contains(p),
+            };
+            waited_for || not_good || links.any(|link| !matches!(link, Some(Link::Up { .. })))
         };
-        self.spec.path_ids().filter(concerned).filter_map(|p| self.path_trouble(p)).collect()
+        self.spec.path_ids().filter(concerned).filter_map(|p| self.path_trouble(p, now)).collect()
     }
 }

@@ -7,7 +7,7 @@ use super::Controller;
 use crate::event::RunState;
 use crate::ids::{PathId, UnitId, VmId};
 use crate::path::{Link, PathState, UnitReach};
-use crate::policy::rules::{Rung, rung, rungs_words};
+use crate::policy::rules::{OnLoss, Rung, on_loss, rung, rungs_words};
 use crate::policy::{Cause, Ladder, Monitor, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX, Why};
 use crate::spec::{Failback, ResumeOn, ShedWhen};
 use crate::time::{Duration, Instant};
@@ -30,54 +30,51 @@ pub(super) fn run_state_word(state: RunState) -> &'static str {
 }
 
 impl Controller {
-    fn age(&self, since: Instant) -> String {
-        seconds(self.now.since(since))
-    }
 
     /// What is the matter with a path; none if nothing is.
-    pub(super) fn path_trouble(&self, path: PathId) -> Option<String> {
+    pub(super) fn path_trouble(&self, path: PathId, now: Instant) -> Option<String> {
         let name = self.spec.path_name(path);
         let target = self.spec.target(self.spec.path(path).target);
         match self.network.state(path) {
             PathState::Connecting { since } => {
                 let links = self.network.links_of(path).count();
                 let what = if links == 0 { "is used by no disk" } else { "is not connected yet" };
-                Some(format!("path {name} {what}, {} after the start", self.age(*since)))
+                Some(format!("path {name} {what}, {} after the start", seconds(now.since(*since))))
             }
-            PathState::Active { .. } => self.lost_links(path),
+            PathState::Active { .. } => self.lost_links(path, now),
             PathState::Down { since, fault } => {
                 let latest = self.network.links_of(path).find_map(|(_, link)| match link {
                     Link::Down { latest, .. } if latest != fault => Some(latest),
                     Link::Down { .. } | Link::Connecting { .. } | Link::Up { .. } => None,
                 });
-                let now = latest.map_or_else(String::new, |fault| format!("; now: {fault}"));
+                let newest = latest.map_or_else(String::new, |fault| format!("; now: {fault}"));
                 let incident = self.incidents.of(self.spec.path(path).target);
                 let incident = incident.map_or_else(String::new, |id| format!(" ({id})"));
-                Some(format!("path {name} has been down for {}: {fault}{now}{incident}", self.age(*since)))
+                Some(format!("path {name} has been down for {}: {fault}{newest}{incident}", seconds(now.since(*since))))
             }
             PathState::Probation { since, required } => Some(format!(
                 "path {name} has been up again for {}; it must stay good for {} before it counts",
-                self.age(*since),
+                seconds(now.since(*since)),
                 seconds(*required)
             )),
             PathState::Repaired { since } => Some(format!(
                 "path {name} has been repaired for {}; its traffic is not back yet ({})",
-                self.age(*since),
+                seconds(now.since(*since)),
                 failback_words(target.failback, &target.name)
             )),
             PathState::Disabled { since } => Some(format!(
                 "path {name} has been disabled by the operator for {} (`vmpath path enable {name}`)",
-                self.age(*since)
+                seconds(now.since(*since))
             )),
         }
     }
 
-    fn lost_links(&self, path: PathId) -> Option<String> {
+    fn lost_links(&self, path: PathId, now: Instant) -> Option<String> {
         let mut lost = vec![];
         for (unit, link) in self.network.links_of(path) {
             if let Link::Down { since, cause, .. } = link {
                 let unit = self.spec.unit_name(unit);
-                lost.push(format!("{unit} for {} ({cause})", self.age(*since)));
+                lost.push(format!("{unit} for {} ({cause})", seconds(now.since(*since))));
             }
         }
         let name = self.spec.path_name(path);
@@ -85,9 +82,9 @@ impl Controller {
     }
 
     /// What this VM waits for on this path before it may go on; none if the path is good for it.
-    fn path_wait(&self, vm: VmId, path: PathId) -> Option<String> {
+    fn path_wait(&self, vm: VmId, path: PathId, now: Instant) -> Option<String> {
         let rule = self.spec.vm(vm).resume;
-        if self.network.good_again(vm, path, rule, self.now) {
+        if self.network.good_again(vm, path, rule, now) {
             return None;
         }
         let name = self.spec.path_name(path);
@@ -106,10 +103,10 @@ impl Controller {
                 format!("{name} repaired (up, and good for {}){and_failback}", seconds(required))
             }
             PathState::Probation { since, required } => {
-                let rest = required.saturating_sub(self.now.since(*since));
+                let rest = required.saturating_sub(now.since(*since));
                 format!("{name} good for another {}{and_failback}", seconds(rest))
             }
-            PathState::Repaired { .. } | PathState::Active { .. } if !self.links_good(vm, path) => {
+            PathState::Repaired { .. } | PathState::Active { .. } if !self.links_good(vm, path, now) => {
                 format!("{name}'s link to its unit repaired and proven{and_failback}")
             }
             PathState::Repaired { .. } => {
@@ -123,23 +120,34 @@ impl Controller {
         Some(wait)
     }
 
-    fn links_good(&self, vm: VmId, path: PathId) -> bool {
+    fn links_good(&self, vm: VmId, path: PathId, now: Instant) -> bool {
         let mut units = self.network.reach(vm).units.iter().filter(|u| u.paths.contains(&path));
-        units.all(|u| self.network.proven_at(path, u.unit).is_some_and(|at| at <= self.now))
+        units.all(|u| self.network.proven_at(path, u.unit).is_some_and(|at| at <= now))
     }
 
     /// What has to happen before a hold or suspension with this cause may end; none if it may end now.
-    pub(super) fn cause_wait(&self, vm: VmId, cause: &Cause) -> Option<String> {
+    pub(super) fn cause_wait(&self, vm: VmId, cause: &Cause, now: Instant) -> Option<String> {
         let own = match &cause.why {
             Why::Operator | Why::GaveUp => {
                 return Some(format!("the operator: `vmpath vm resume {}`", self.spec.vm(vm).name));
             }
-            Why::PathLoss { paths, .. } | Why::Shed { paths } => self.paths_wait(vm, paths),
-            Why::NoPath { .. } => self.served_wait(vm),
+            Why::PathLoss { paths, .. } | Why::Shed { paths } => self.paths_wait(vm, paths, now),
+            Why::NoPath { .. } => self.served_wait(vm, now),
         };
-        own.or_else(|| self.standing_loss(vm).and_then(|(lost, _)| self.paths_wait(vm, &lost)))
+        own.or_else(|| self.rule_wait(vm, now))
             .or_else(|| self.network.unserved_unit(vm).map(|unit| self.a_path_to(unit)))
             .or_else(|| if self.would_be_shed(vm, cause) { self.fit_wait(vm) } else { None })
+    }
+
+    /// `on_path_loss` would suspend it again: for a path that is lost now, or that may relapse any moment.
+    fn rule_wait(&self, vm: VmId, now: Instant) -> Option<String> {
+        match on_loss(self.spec.vm(vm).on_path_loss) {
+            OnLoss::Suspend(_) => {
+                let shaky = self.subject_to_loss_rule(vm, self.network.shaky_paths(vm, now));
+                self.paths_wait(vm, &shaky, now)
+            }
+            OnLoss::Stay | OnLoss::Migrate => None,
+        }
     }
 
     fn would_be_shed(&self, vm: VmId, cause: &Cause) -> bool {
@@ -150,21 +158,21 @@ impl Controller {
         reserved || matches!(cause.why, Why::Shed { .. })
     }
 
-    fn paths_wait(&self, vm: VmId, paths: &[PathId]) -> Option<String> {
+    fn paths_wait(&self, vm: VmId, paths: &[PathId], now: Instant) -> Option<String> {
         // A path that is no longer configured is waited for no longer.
         let there = paths.iter().filter(|p| p.index() < self.spec.paths.len());
-        let waits: Vec<_> = there.filter_map(|p| self.path_wait(vm, *p)).collect();
+        let waits: Vec<_> = there.filter_map(|p| self.path_wait(vm, *p, now)).collect();
         (!waits.is_empty()).then(|| waits.join("; "))
     }
 
     /// After a loss of all paths: for each unit, one good path is enough.
-    fn served_wait(&self, vm: VmId) -> Option<String> {
+    fn served_wait(&self, vm: VmId, now: Instant) -> Option<String> {
         let rule = self.spec.vm(vm).resume;
         let unserved =
-            |u: &&UnitReach| !self.network.served_again(u, rule, self.now);
+            |u: &&UnitReach| !self.network.served_again(u, rule, now);
         let unit = self.network.reach(vm).units.iter().find(unserved)?;
         let promising = unit.paths.iter().max_by_key(|p| promise(self.network.state(**p)));
-        let wait = promising.and_then(|p| self.path_wait(vm, *p)).unwrap_or_else(|| self.a_path_to(unit.unit));
+        let wait = promising.and_then(|p| self.path_wait(vm, *p, now)).unwrap_or_else(|| self.a_path_to(unit.unit));
         Some(if unit.paths.len() > 1 { format!("{wait} (or another path)") } else { wait })
     }
 
@@ -189,16 +197,16 @@ impl Controller {
 
     /// What ends the state that a VM is in; for the journal, where something always does.
     pub(super) fn until(&self, vm: VmId) -> String {
-        self.waits_for(vm).unwrap_or_else(|| "its turn".into())
+        self.waits_for(vm, self.now).unwrap_or_else(|| "its turn".into())
     }
 
-    pub(super) fn waits_for(&self, vm: VmId) -> Option<String> {
+    pub(super) fn waits_for(&self, vm: VmId, now: Instant) -> Option<String> {
         let state = &self.vms[vm.index()];
         match &state.guest.run {
-            Run::Free { .. } | Run::Proving { .. } => self.ladder_wait(vm),
-            Run::Held { cause, .. } => self.cause_wait(vm, cause).or_else(|| self.ladder_wait(vm)),
+            Run::Free { .. } | Run::Proving { .. } => self.ladder_wait(vm, now),
+            Run::Held { cause, .. } => self.cause_wait(vm, cause, now).or_else(|| self.ladder_wait(vm, now)),
             Run::Suspending { cause, attempt, deadline, .. } => {
-                let end = self.cause_wait(vm, cause);
+                let end = self.cause_wait(vm, cause, now);
                 let confirm = match deadline {
                     Some(_) => format!("`stop` confirmed (attempt {attempt} of {STOP_ATTEMPTS_MAX})"),
                     None => "`stop` confirmed, though it is not repeated any more".into(),
@@ -209,23 +217,23 @@ impl Controller {
                 Some("a `stop` that may still take effect; `cont` follows it".into())
             }
             Run::Suspended { cause, .. } => {
-                let wait = self.cause_wait(vm, cause).or_else(|| self.monitor_wait(vm));
+                let wait = self.cause_wait(vm, cause, now).or_else(|| self.monitor_wait(vm));
                 wait.or_else(|| Some("its turn: one VM is resumed at a time, highest priority first".into()))
             }
             Run::Resuming { attempt, next_try, .. } => Some(format!(
                 "`cont` to take effect (attempt {attempt} of {RESUME_ATTEMPTS_MAX}; again in {})",
-                seconds(next_try.since(self.now))
+                seconds(next_try.since(now))
             )),
         }
     }
 
-    fn ladder_wait(&self, vm: VmId) -> Option<String> {
+    fn ladder_wait(&self, vm: VmId, now: Instant) -> Option<String> {
         let state = &self.vms[vm.index()];
         let policy = &self.spec.vm(vm).on_no_path;
         match &state.ladder {
             Ladder::Clear => None,
             Ladder::Holding { since, unit, .. } => {
-                let rest = (*since + policy.hold).since(self.now);
+                let rest = (*since + policy.hold).since(now);
                 let path = self.a_path_to(*unit);
                 Some(match rung(policy, &state.guest.monitor) {
                     Rung::Moot => format!("{path}; it does not run anyway"),

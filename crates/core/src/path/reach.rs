@@ -100,6 +100,22 @@ impl Network {
         reach.paths.iter().filter(lost).copied().collect()
     }
 
+    /// The paths that this VM has lost, or that are up again but have not stayed good for long enough.
+    #[must_use]
+    pub fn shaky_paths(&self, vm: VmId, now: Instant) -> Vec<PathId> {
+        let reach = self.reach(vm);
+        let probation = |p: PathId| matches!(self.state(p), PathState::Probation { .. });
+        let shaky = |p: &&PathId| {
+            self.in_service(**p)
+                && reach.units.iter().filter(|u| u.paths.contains(p)).any(|u| match self.link(**p, u.unit) {
+                    Some(Link::Down { .. }) => true,
+                    Some(Link::Up { proven_at, .. }) => *proven_at > now || probation(**p),
+                    Some(Link::Connecting { .. }) | None => false,
+                })
+        };
+        reach.paths.iter().filter(shaky).copied().collect()
+    }
+
     /// The first of the VM's units that no path leads to, none of them being about to connect for the first time.
     #[must_use]
     pub fn cut_off_unit(&self, vm: VmId) -> Option<UnitId> {

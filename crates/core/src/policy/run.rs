@@ -532,4 +532,4 @@ fn backoff(attempt: u32) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -2,8 +2,8 @@
 
 use super::{Action, Client, ConnectionKey, ConnectionStatus, Durability, End, Entry, Place, Router};
 use super::{Request, RequestKey, Stage, Support, UnknownCookie};
-use crate::ids::PathId;
-use crate::plan::Gate;
+use crate::ids::{PathId, UnitId};
+use crate::select::rank;
 use crate::spec::WriteCache;
 use crate::time::{Duration, Instant};
 use crate::volume::Answered;
@@ -42,7 +42,8 @@ impl Router {
     ) -> Result<(), UnknownCookie> {
         let key = self.find(connection, cookie).ok_or(UnknownCookie)?;
         let path = self.connections[connection.0 as usize].path;
-        self.end_attempt(key, connection, now, AttemptEnd::Answered);
+        let end = if result.is_ok() { AttemptEnd::Served } else { AttemptEnd::Refused };
+        self.end_attempt(key, connection, now, end);
         let attempt = self.entry(key).attempt();
         if attempt.operation.changes_data() {
             let unit = self.entry(key).unit;
@@ -56,7 +57,10 @@ impl Router {
             Ok(()) => self.succeeded(key, connection, now),
             Err(error) => {
                 self.paths[path.index()].errors += 1;
-                self.entry_mut(key).tried.push(path);
+                let tried = &mut self.entry_mut(key).tried;
+                if !tried.contains(&path) {
+                    tried.push(path);
+                }
                 self.judge(key, AttemptFault::Target(error), Outcome::Harmless, now);
             }
         }
@@ -68,7 +72,7 @@ impl Router {
             let c = &self.connections[connection.0 as usize];
             (c.path, c.traits)
         };
-        let cache = self.plan.spec.target(self.plan.spec.path(path).target).write_cache;
+        let cache = self.write_cache(self.entry(key).unit);
         let entry = self.entry_mut(key);
         let must_be_stable = entry.request.durability == Durability::Stable || cache == WriteCache::Volatile;
         if entry.stage == Stage::Whole
@@ -77,8 +81,12 @@ impl Router {
             && traits.fua == Support::No
             && traits.flush == Support::Yes
         {
-            entry.stage = Stage::FlushAfterWrite;
-            self.enqueue(key, End::Front, now);
+            if entry.client == Client::Gone {
+                self.finish(key, Err(TargetError::ShuttingDown));
+            } else {
+                entry.stage = Stage::FlushAfterWrite(connection);
+                self.enqueue(key, End::Front, now);
+            }
             return;
         }
         if let Some((from, at)) = entry.lost
@@ -133,9 +141,32 @@ impl Router {
             };
             self.judge(key, AttemptFault::ConnectionLost, outcome, now);
         }
+        self.redo_unflushed(dead);
         if !self.units[unit.index()].parked.is_empty() {
             self.unpark(unit, now);
         }
+    }
+
+    /// Writes that only the cache behind a dead connection may have held are due again.
+    fn redo_unflushed(&mut self, dead: ConnectionKey) {
+        if self.write_cache(self.connections[dead.0 as usize].unit) == WriteCache::SurvivesPathLoss {
+            return;
+        }
+        let waits = |e: &Entry| {
+            e.stage == Stage::FlushAfterWrite(dead) && !matches!(e.place, Place::InFlight { .. })
+        };
+        let due: Vec<_> = self.requests.iter().filter(|(_, e)| waits(e)).map(|(k, _)| k as RequestKey).collect();
+        for key in due {
+            self.entry_mut(key).stage = Stage::Whole;
+            if self.gate_answers(self.entry(key).vm) {
+                self.take_out(key);
+                self.finish(key, Err(TargetError::Io));
+            }
+        }
+    }
+
+    pub(super) fn write_cache(&self, unit: UnitId) -> WriteCache {
+        self.plan.spec.target(self.plan.spec.unit(unit).target).write_cache
     }
 
     /// Takes the attempt off its connection, path and VM.
@@ -153,7 +184,8 @@ impl Router {
         connection.in_flight_bytes -= cost.device_bytes();
         let load = &mut self.paths[connection.path.index()];
         match end {
-            AttemptEnd::Answered => load.answered(cost, now.since(since), now),
+            AttemptEnd::Served => load.served(cost, now.since(since), now),
+            AttemptEnd::Refused => load.refused(cost.device_bytes(), now),
             AttemptEnd::Lost => load.lost(cost.device_bytes(), now),
         }
     }
@@ -168,13 +200,13 @@ impl Router {
         }
         match verdict(fault, outcome, left) {
             Verdict::Fail(error) => self.finish(key, Err(error)),
+            Verdict::Retry | Verdict::RetryQuarantined | Verdict::RetryLater if self.gate_answers(vm) => {
+                self.finish(key, Err(TargetError::Io));
+            }
             Verdict::Retry | Verdict::RetryQuarantined => {
                 self.lanes[vm.index()].counters.retried_requests += 1;
-                if let Gate::Bounce(_) | Gate::Fail(_) = self.gate(vm) {
-                    self.finish(key, Err(TargetError::Io));
-                } else {
-                    self.enqueue(key, End::Front, now);
-                }
+                self.retry_whole(key);
+                self.enqueue(key, End::Front, now);
             }
             Verdict::RetryLater => {
                 let entry = self.entry_mut(key);
@@ -186,10 +218,19 @@ impl Router {
         }
     }
 
+    /// A flush that failed for a volatile cache: no other path's flush would do, so the write goes again with it.
+    fn retry_whole(&mut self, key: RequestKey) {
+        if self.write_cache(self.entry(key).unit) == WriteCache::Volatile {
+            self.entry_mut(key).stage = Stage::Whole;
+        }
+    }
+
+    /// A path that the selector would take before one on which the request has failed.
     fn untried_path(&self, key: RequestKey) -> Presence {
         let entry = self.entry(key);
         let avoid = &self.plan.spec.vm(entry.vm).avoid_paths;
-        let fresh = |path: PathId| !entry.tried.contains(&path) && !avoid.contains(&path);
+        let usable = |path: PathId| rank(self.plan.paths[path.index()]).is_some();
+        let fresh = |path: PathId| !entry.tried.contains(&path) && !avoid.contains(&path) && usable(path);
         let open = self.units[entry.unit.index()].connections.iter().any(|k| {
             let c = &self.connections[k.0 as usize];
             c.status == ConnectionStatus::Open && fresh(c.path)
@@ -200,7 +241,8 @@ impl Router {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AttemptEnd {
-    Answered,
+    Served,
+    Refused,
     Lost,
 }
 

@@ -1,11 +1,11 @@
 //! From a queue to a connection: the scheduler names the VM, the volume clears the range, the selector takes the path.
 
-use super::{Action, Charge, Connection, ConnectionKey, ConnectionStatus, Durability, Operation, Place, Router};
-use super::{RequestKey, Sharing, Support};
+use super::{Action, Charge, Connection, ConnectionKey, ConnectionStatus, Durability, Place, Router};
+use super::{RequestKey, Sharing, Stage, Support};
 use crate::ids::{UnitId, VmId};
 use crate::plan::Gate;
 use crate::schedule::{Cost, Phase};
-use crate::select::{Candidate, Choice, Standing, Tried, rank, select};
+use crate::select::{Candidate, Choice, Standing, Tried, has_room, rank, select};
 use crate::spec::WriteCache;
 use crate::time::Instant;
 use crate::view::HoldReason;
@@ -20,30 +20,105 @@ enum Step {
     Empty,
 }
 
+/// The paths that a request may take, each with the connection that it would take there. Two lists side by side: the
+/// selector knows no connections.
+#[derive(Debug, Default)]
+pub(super) struct Shortlist {
+    connections: Vec<ConnectionKey>,
+    candidates: Vec<Candidate>,
+}
+
+impl Shortlist {
+    fn clear(&mut self) {
+        self.connections.clear();
+        self.candidates.clear();
+    }
+
+    /// Leaves one candidate, by way of `connection`.
+    fn keep(&mut self, at: usize, connection: ConnectionKey) {
+        let candidate = self.candidates[at];
+        self.clear();
+        self.connections.push(connection);
+        self.candidates.push(candidate);
+    }
+}
+
 impl Router {
     /// Dispatches all that can go; returns when the earliest VM held by its limit may go on.
     pub(super) fn dispatch_all(&mut self, now: Instant) -> Option<Instant> {
-        let mut top_priority = 0;
-        for (index, lane) in self.lanes.iter_mut().enumerate() {
-            lane.blocked = None;
-            if lane.queued + lane.in_flight > 0 {
-                top_priority = top_priority.max(self.scheduler.tags(index).priority());
-            }
-            if matches!(self.plan.vms[index].gate, Gate::Hold(_)) {
-                lane.blocked = Some(HoldReason::Gate);
-            }
-        }
+        let top_priority = self.begin_round(now);
+        self.serve_charged(top_priority, now);
         loop {
             let ready = (0..self.lanes.len()).filter(|i| self.lanes[*i].queued > 0 && self.lanes[*i].blocked.is_none());
             let Some((index, phase)) = self.scheduler.pick(ready, now) else { break };
-            let standing = if self.scheduler.tags(index).priority() < top_priority {
-                Standing::Outranked
-            } else {
-                Standing::Highest
-            };
+            let standing = self.standing(index, phase, top_priority);
             self.serve_lane(VmId::at(index), phase, standing, now);
         }
+        self.answer_pathless();
         self.note_waiting(now)
+    }
+
+    fn standing(&self, vm: usize, phase: Phase, top_priority: u32) -> Standing {
+        // A reservation is a floor: headroom for others does not lower it.
+        if phase == Phase::Weight && self.scheduler.tags(vm).priority() < top_priority {
+            Standing::Outranked
+        } else {
+            Standing::Highest
+        }
+    }
+
+    /// What has been charged already (lost, refused, or half done) waits for no limit: or a failover would.
+    fn serve_charged(&mut self, top_priority: u32, now: Instant) {
+        for index in 0..self.lanes.len() {
+            let lane = &self.lanes[index];
+            let is_over_limit = self.scheduler.tags(index).allowed_at() > now;
+            if lane.queued == 0 || lane.blocked.is_some() || !is_over_limit {
+                continue;
+            }
+            let turn = (Phase::Weight, self.standing(index, Phase::Weight, top_priority));
+            for queue in 0..self.lanes[index].queues.len() {
+                let is_charged = |router: &Self| {
+                    let front = router.lanes[index].queues[queue].1.front();
+                    front.is_some_and(|key| router.entry(*key).charge == Charge::Paid)
+                };
+                while is_charged(self) {
+                    match self.serve_queue(VmId::at(index), queue, turn, now) {
+                        Step::Dispatched | Step::Parked => {}
+                        Step::Blocked(_) | Step::Empty => break,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Forgets the last round's findings; returns the highest priority that competes now.
+    fn begin_round(&mut self, now: Instant) -> u32 {
+        let mut top_priority = 0;
+        for load in &mut self.paths {
+            load.claimed_by = None;
+        }
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            let held = matches!(self.plan.vms[index].gate, Gate::Hold(_));
+            lane.blocked = held.then_some(HoldReason::Gate);
+            if lane.in_flight > 0 || (lane.queued > 0 && !held) {
+                top_priority = top_priority.max(self.scheduler.tags(index).priority());
+            }
+            if lane.queued > 0 && !held {
+                self.scheduler.backlogged(index, now);
+            }
+        }
+        top_priority
+    }
+
+    /// Behind a gate that answers, only the second half of a write still waits; without a path it must not wait on.
+    fn answer_pathless(&mut self) {
+        for index in 0..self.lanes.len() {
+            let lane = &self.lanes[index];
+            let pathless = lane.queued > 0 && lane.blocked == Some(HoldReason::NoPath);
+            if pathless && self.gate_answers(VmId::at(index)) {
+                self.answer_waiting(VmId::at(index));
+            }
+        }
     }
 
     /// Marks who waits for its limit and who for room, and finds the next limit's end.
@@ -54,6 +129,10 @@ impl Router {
                 lane.blocked = Some(HoldReason::Limit);
                 let at = self.scheduler.tags(index).allowed_at();
                 wake = Some(wake.map_or(at, |w: Instant| w.min(at)));
+            }
+            if let Some(HoldReason::Gate | HoldReason::NoPath) = lane.blocked {
+                // What the others get meanwhile is not owed to it.
+                self.scheduler.idle(index);
             }
             let starved = lane.queued > 0 && lane.blocked == Some(HoldReason::Window);
             match (starved, lane.starved_since) {
@@ -127,97 +206,106 @@ impl Router {
             let e = self.entry(key);
             (e.unit, e.vm, e.attempt().cost().device_bytes())
         };
-        let mut candidates = std::mem::take(&mut self.candidates);
-        self.collect_candidates(key, unit, vm, &mut candidates);
-        let choice = self.settle_on_one(unit, &mut candidates).and_then(|()| {
-            // The selector sees plain candidates; a small copy on the stack of the common two to eight paths.
-            let plain: Vec<Candidate> = candidates.iter().map(|(_, c)| *c).collect();
-            match select(&plain, cost, standing) {
-                Choice::Path(at) => Ok(candidates[at].0),
+        let mut list = std::mem::take(&mut self.shortlist);
+        self.collect_candidates(key, &mut list);
+        let choice = self.settle_on_one(unit, &mut list).and_then(|()| {
+            match select(&list.candidates, cost, standing) {
+                Choice::Path(at) => Ok(list.connections[at]),
                 Choice::Full => {
-                    for (connection, _) in &candidates {
-                        let path = self.connections[connection.0 as usize].path;
-                        self.paths[path.index()].saturated(now);
-                    }
+                    self.note_full(vm, &list, (cost, standing), now);
                     Err(HoldReason::Window)
                 }
                 Choice::None => Err(HoldReason::NoPath),
             }
         });
-        candidates.clear();
-        self.candidates = candidates;
+        list.clear();
+        self.shortlist = list;
         choice
     }
 
+    /// The VM waits for room on the paths that have none. An idle standby that it may not use yet is not among them.
+    fn note_full(&mut self, vm: VmId, list: &Shortlist, needs: (u64, Standing), now: Instant) {
+        let priority = self.scheduler.tags(vm.index()).priority();
+        for (connection, candidate) in list.connections.iter().zip(&list.candidates) {
+            if !has_room(candidate, needs.0, needs.1) {
+                let path = self.connections[connection.0 as usize].path;
+                let load = &mut self.paths[path.index()];
+                load.saturated(now);
+                load.claimed_by = load.claimed_by.max(Some(priority));
+            }
+        }
+    }
+
     /// One candidate for each path with an open connection to the unit: its least loaded connection.
-    fn collect_candidates(
-        &self,
-        key: RequestKey,
-        unit: UnitId,
-        vm: VmId,
-        into: &mut Vec<(ConnectionKey, Candidate)>,
-    ) {
-        let tried = &self.entry(key).tried;
-        let avoid = &self.plan.spec.vm(vm).avoid_paths;
-        for connection_key in &self.units[unit.index()].connections {
+    fn collect_candidates(&self, key: RequestKey, list: &mut Shortlist) {
+        let entry = self.entry(key);
+        let avoid = &self.plan.spec.vm(entry.vm).avoid_paths;
+        let priority = self.scheduler.tags(entry.vm.index()).priority();
+        for connection_key in &self.units[entry.unit.index()].connections {
             let connection = &self.connections[connection_key.0 as usize];
-            if connection.status != ConnectionStatus::Open || avoid.contains(&connection.path) {
+            let path = connection.path;
+            if connection.status != ConnectionStatus::Open || avoid.contains(&path) {
                 continue;
             }
-            let same_path = |other: &&mut (ConnectionKey, Candidate)| {
-                self.connections[other.0.0 as usize].path == connection.path
-            };
-            if let Some(other) = into.iter_mut().find(same_path) {
-                let present: &Connection = &self.connections[other.0.0 as usize];
-                if connection.in_flight_bytes < present.in_flight_bytes {
-                    other.0 = *connection_key;
+            if let Stage::FlushAfterWrite(on) = entry.stage
+                && on != *connection_key
+                && self.write_cache(entry.unit) == WriteCache::Volatile
+            {
+                continue;
+            }
+            let same_path = |other: &&mut ConnectionKey| self.connections[other.0 as usize].path == path;
+            if let Some(other) = list.connections.iter_mut().find(same_path) {
+                let present: &Connection = &self.connections[other.0 as usize];
+                let settled = self.units[entry.unit.index()].data_connection;
+                let better = connection.in_flight_bytes < present.in_flight_bytes && settled != Some(*other);
+                if better || settled == Some(*connection_key) {
+                    *other = *connection_key;
                 }
                 continue;
             }
-            let load = &self.paths[connection.path.index()];
-            let candidate = Candidate {
-                route: self.plan.paths[connection.path.index()],
+            let load = &self.paths[path.index()];
+            list.connections.push(*connection_key);
+            list.candidates.push(Candidate {
+                route: self.plan.paths[path.index()],
                 pending: load.pending_bytes,
-                window: load.window,
+                window: if load.claimed_by >= Some(priority) { 0 } else { load.window },
                 rate: load.rate(),
-                tried: if tried.contains(&connection.path) { Tried::Yes } else { Tried::No },
-            };
-            into.push((*connection_key, candidate));
+                tried: if entry.tried.contains(&path) { Tried::Yes } else { Tried::No },
+            });
         }
     }
 
     /// Where the export allows one connection for data at a time: keeps to it, and leaves it for a better path only
     /// when it has nothing in flight.
-    fn settle_on_one(
-        &mut self,
-        unit: UnitId,
-        candidates: &mut Vec<(ConnectionKey, Candidate)>,
-    ) -> Result<(), HoldReason> {
-        let alone = |(key, _): &(ConnectionKey, Candidate)| {
-            self.connections[key.0 as usize].traits.sharing == Sharing::OneConnection
-        };
-        if !candidates.iter().any(alone) {
+    fn settle_on_one(&mut self, unit: UnitId, list: &mut Shortlist) -> Result<(), HoldReason> {
+        let connection = |key: &ConnectionKey| &self.connections[key.0 as usize];
+        if !list.connections.iter().any(|k| connection(k).traits.sharing == Sharing::OneConnection) {
             return Ok(());
         }
-        let best = candidates.iter().filter_map(|(_, c)| rank(c.route).map(|r| (r, c.tried))).min();
-        if let Some(present) = self.units[unit.index()].data_connection {
-            let connection = &self.connections[present.0 as usize];
-            let here = candidates.iter().find(|(k, _)| self.connections[k.0 as usize].path == connection.path);
-            let still_best = here.is_some_and(|(_, c)| rank(c.route).map(|r| (r, c.tried)) == best);
-            if still_best && connection.status == ConnectionStatus::Open {
-                let candidate = here.expect("checked above").1;
-                *candidates = vec![(present, candidate)];
+        // As the selector ranks, or a request that failed here would never get to a worse path.
+        let order = |c: &Candidate| (c.tried, rank(c.route).unwrap_or(u8::MAX));
+        let best = list.candidates.iter().map(order).min();
+        let state = &self.units[unit.index()];
+        if let Some(present) = state.data_connection {
+            let here = list.connections.iter().position(|k| *k == present);
+            if let Some(at) = here
+                && Some(order(&list.candidates[at])) == best
+                && connection(&present).status == ConnectionStatus::Open
+            {
+                list.keep(at, present);
                 return Ok(());
             }
-            if connection.in_flight > 0 {
-                return Err(HoldReason::Window);
-            }
+        }
+        let carries = |k: &ConnectionKey| connection(k).in_flight > 0;
+        if state.data_connection.iter().chain(&state.connections).any(carries) {
+            return Err(HoldReason::Window);
         }
         // A new home: the best ranked, least loaded one.
-        let key = |(_, c): &(ConnectionKey, Candidate)| (rank(c.route).unwrap_or(u8::MAX), c.tried, c.pending);
-        if let Some(chosen) = candidates.iter().min_by_key(|c| key(c)).copied() {
-            self.units[unit.index()].data_connection = Some(chosen.0);
-            *candidates = vec![chosen];
+        let cheapest = |at: &usize| (order(&list.candidates[*at]), list.candidates[*at].pending);
+        if let Some(at) = (0..list.candidates.len()).min_by_key(cheapest) {
+            let chosen = list.connections[at];
+            self.units[unit.index()].data_connection = Some(chosen);
+            list.keep(at, chosen);
         }
         Ok(())
     }
@@ -243,14 +331,11 @@ impl Router {
         connection.in_flight_bytes += cost.device_bytes();
         self.paths[connection.path.index()].dispatched(cost.device_bytes(), now);
         self.lanes[vm.index()].in_flight += 1;
-        let path_target = self.plan.spec.path(connection.path).target;
-        if self.plan.spec.target(path_target).write_cache == WriteCache::Volatile
-            && attempt.operation != Operation::Flush
-            && attempt.operation.changes_data()
-        {
+        let fua = connection.traits.fua;
+        if attempt.operation.changes_data() && self.write_cache(unit) == WriteCache::Volatile {
             attempt.durability = Durability::Stable;
         }
-        if connection.traits.fua == Support::No {
+        if fua == Support::No {
             // The flush that stands in for it follows when the write has been answered.
             attempt.durability = Durability::Volatile;
         }

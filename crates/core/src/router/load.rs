@@ -16,6 +16,9 @@ pub(super) struct PathLoad {
     pub(super) pending_bytes: u64,
     pub(super) pending_requests: u32,
     pub(super) window: u64,
+    /// In one round of dispatching: the priority of a VM that waits for room here, so that smaller requests of its
+    /// equals do not take each byte that comes free.
+    pub(super) claimed_by: Option<u32>,
     pub(super) errors: u64,
     pub(super) completed_requests: u64,
     pub(super) completed_bytes: u64,
@@ -36,6 +39,7 @@ impl PathLoad {
             pending_bytes: 0,
             pending_requests: 0,
             window: path.window_bytes,
+            claimed_by: None,
             errors: 0,
             completed_requests: 0,
             completed_bytes: 0,
@@ -66,7 +70,8 @@ impl PathLoad {
         self.busy_since.get_or_insert(now);
     }
 
-    pub(super) fn answered(&mut self, cost: Cost, took: Duration, now: Instant) {
+    /// The target has done it.
+    pub(super) fn served(&mut self, cost: Cost, took: Duration, now: Instant) {
         self.completed_requests += 1;
         self.completed_bytes += cost.bytes;
         self.sample_bytes += cost.device_bytes();
@@ -79,6 +84,11 @@ impl PathLoad {
             self.sample_bytes = 0;
             self.sample_busy = Duration::ZERO;
         }
+    }
+
+    /// The target has answered with an error: nothing was moved, or a path that fails fast would look like a fast one.
+    pub(super) fn refused(&mut self, device_bytes: u64, now: Instant) {
+        self.ended(device_bytes, now);
     }
 
     pub(super) fn lost(&mut self, device_bytes: u64, now: Instant) {

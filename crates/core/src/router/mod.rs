@@ -19,12 +19,12 @@ mod tests;
 use crate::ids::{DiskId, PathId, UnitId, VmId};
 use crate::plan::{Gate, RoutePlan};
 use crate::schedule::{Cost, Scheduler};
-use crate::select::Candidate;
 use crate::time::{Duration, Instant};
 use crate::view::HoldReason;
 use crate::volume::verdict::TargetError;
 pub use crate::volume::{Extent, RequestKey};
 use crate::volume::{Clearance, Volume};
+use dispatch::Shortlist;
 use load::PathLoad;
 use slab::Slab;
 use std::collections::VecDeque;
@@ -151,7 +151,9 @@ enum Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Whole,
-    FlushAfterWrite,
+    /// The write was answered on this connection. Where the cache does not survive the loss of a path, no other's
+    /// flush covers it, and if it dies the write is due again.
+    FlushAfterWrite(ConnectionKey),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,7 +191,7 @@ impl Entry {
     fn attempt(&self) -> Request {
         match self.stage {
             Stage::Whole => self.request,
-            Stage::FlushAfterWrite => {
+            Stage::FlushAfterWrite(_) => {
                 Request { operation: Operation::Flush, offset: 0, length: 0, ..self.request }
             }
         }
@@ -259,8 +261,8 @@ pub struct Router {
     delayed: Vec<RequestKey>,
     actions: Vec<Action>,
     attempts: u64,
-    /// Reused by the selector.
-    candidates: Vec<(ConnectionKey, Candidate)>,
+    /// Reused for each choice of a path.
+    shortlist: Shortlist,
     last_report: load::ReportMark,
 }
 
@@ -282,22 +284,22 @@ impl Router {
             delayed: Vec::new(),
             actions: Vec::new(),
             attempts: 0,
-            candidates: Vec::new(),
+            shortlist: Shortlist::default(),
             last_report: load::ReportMark::new(now),
             plan,
         }
     }
 
     /// Takes over a newer plan.
-    pub fn plan(&mut self, plan: Arc<RoutePlan>, now: Instant) {
+    pub fn plan(&mut self, plan: Arc<RoutePlan>, _now: Instant) {
         self.plan = plan;
         self.scheduler.configure(&self.plan.spec.vms);
         for (load, path) in self.paths.iter_mut().zip(&self.plan.spec.paths) {
             load.configure(path);
         }
         for vm in self.plan.spec.vm_ids() {
-            if let Gate::Bounce(_) | Gate::Fail(_) = self.gate(vm) {
-                self.answer_waiting(vm, now);
+            if self.gate_answers(vm) {
+                self.answer_waiting(vm);
             }
         }
     }
@@ -320,9 +322,10 @@ impl Router {
             lost: None,
         };
         let key = self.requests.insert(entry) as RequestKey;
-        match self.gate(vm) {
-            Gate::Bounce(_) | Gate::Fail(_) => self.finish(key, Err(TargetError::Io)),
-            Gate::Open | Gate::Hold(_) => self.enqueue(key, End::Back, now),
+        if self.gate_answers(vm) {
+            self.finish(key, Err(TargetError::Io));
+        } else {
+            self.enqueue(key, End::Back, now);
         }
         key
     }
@@ -334,7 +337,11 @@ impl Router {
     pub fn abandon(&mut self, key: RequestKey, token: u32) {
         let Some(entry) = self.requests.get(key as usize).filter(|e| e.request.token == token) else { return };
         match entry.place {
-            Place::InFlight { .. } => self.requests[key as usize].client = Client::Gone,
+            Place::InFlight { .. } => {
+                let unit = entry.unit;
+                self.requests[key as usize].client = Client::Gone;
+                self.units[unit.index()].volume.abandoned(key);
+            }
             Place::Queued | Place::Parked(_) | Place::Delayed(_) => {
                 self.take_out(key);
                 self.finish(key, Err(TargetError::ShuttingDown));
@@ -360,8 +367,12 @@ impl Router {
         into.append(&mut self.actions);
     }
 
-    fn gate(&self, vm: VmId) -> &Gate {
-        &self.plan.vms[vm.index()].gate
+    /// Whether the VM's gate answers what waits with an error.
+    fn gate_answers(&self, vm: VmId) -> bool {
+        match self.plan.vms[vm.index()].gate {
+            Gate::Bounce(_) | Gate::Fail(_) => true,
+            Gate::Open | Gate::Hold(_) => false,
+        }
     }
 
     fn entry(&self, key: RequestKey) -> &Entry {
@@ -410,7 +421,7 @@ impl Router {
     }
 
     /// Answers everything of the VM that waits with an error; what is in flight goes on.
-    fn answer_waiting(&mut self, vm: VmId, _now: Instant) {
+    fn answer_waiting(&mut self, vm: VmId) {
         let waits = |e: &Entry| e.vm == vm && !matches!(e.place, Place::InFlight { .. });
         let keys: Vec<_> = self.requests.iter().filter(|(_, e)| waits(e)).map(|(k, _)| k as RequestKey).collect();
         for key in keys {

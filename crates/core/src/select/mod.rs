@@ -73,7 +73,8 @@ pub fn select(candidates: &[Candidate], cost: u64, standing: Standing) -> Choice
 }
 
 /// An empty path takes any request, so that one larger than the window can still go.
-fn has_room(path: &Candidate, cost: u64, standing: Standing) -> bool {
+#[must_use]
+pub fn has_room(path: &Candidate, cost: u64, standing: Standing) -> bool {
     let usable = match standing {
         Standing::Highest => path.window,
         Standing::Outranked => path.window - (path.window >> HEADROOM_SHIFT),

@@ -3,7 +3,9 @@
 //! Rule: a write whose outcome on a lost path is unknown keeps its range in quarantine until the fence. It may itself be
 //! resent at once; nothing different that overlaps it is dispatched before. A resend waits for overlapping writes in
 //! flight elsewhere, so that the last value is the ghost's; of several lost writes that overlap, one is resent and the
-//! rest wait. Rejected: waiting for the fence with everything, which would freeze the guest for the quiesce bound.
+//! rest wait. A write in flight whose client has left is a ghost already: what overlaps it waits for its answer, since
+//! the client may come back and write. Rejected: waiting for the fence with everything, which would freeze the guest
+//! for the quiesce bound.
 //! It does not know paths, VMs or payloads.
 
 pub mod verdict;
@@ -43,6 +45,20 @@ enum Resend {
     Nobody,
 }
 
+#[derive(Clone, Debug)]
+struct InFlight {
+    key: RequestKey,
+    range: Extent,
+    client: Client,
+}
+
+/// Whether anybody waits for a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Client {
+    Waiting,
+    Gone,
+}
+
 /// Whether a write-like request may be dispatched now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clearance {
@@ -52,7 +68,9 @@ pub enum Clearance {
 
 #[derive(Clone, Debug, Default)]
 pub struct Volume {
-    in_flight: Vec<(RequestKey, Extent)>,
+    in_flight: Vec<InFlight>,
+    /// How many of those in flight have no client any more: nearly always none.
+    orphans: usize,
     quarantines: Vec<Quarantine>,
     /// Ranges being compared between two paths; writes to them wait.
     sampled: Vec<Extent>,
@@ -69,8 +87,11 @@ impl Volume {
         if self.sampled.iter().any(|s| overlap(s, range)) {
             return Clearance::Wait(HoldReason::Identity);
         }
-        if self.quarantines.is_empty() {
+        if self.quarantines.is_empty() && self.orphans == 0 {
             return Clearance::Go;
+        }
+        if self.in_flight.iter().any(|f| f.client == Client::Gone && overlap(&f.range, range)) {
+            return Clearance::Wait(HoldReason::Quarantine);
         }
         let mut is_resend = false;
         for q in self.quarantines.iter().filter(|q| overlap(&q.range, range)) {
@@ -87,7 +108,7 @@ impl Volume {
         if meets_candidates && !is_resend {
             return Clearance::Wait(HoldReason::Quarantine);
         }
-        if is_resend && self.in_flight.iter().any(|(_, other)| overlap(other, range)) {
+        if is_resend && self.in_flight.iter().any(|f| overlap(&f.range, range)) {
             return Clearance::Wait(HoldReason::Quarantine);
         }
         Clearance::Go
@@ -100,7 +121,15 @@ impl Volume {
                 q.resend = Resend::Chosen(key);
             }
         }
-        self.in_flight.push((key, range));
+        self.in_flight.push(InFlight { key, range, client: Client::Waiting });
+    }
+
+    /// The client of a write-like request in flight has left; nobody will hear of its end.
+    pub fn abandoned(&mut self, key: RequestKey) {
+        if let Some(f) = self.in_flight.iter_mut().find(|f| f.key == key && f.client == Client::Waiting) {
+            f.client = Client::Gone;
+            self.orphans += 1;
+        }
     }
 
     /// The target has answered it, with success or an error: this attempt is over.
@@ -176,7 +205,7 @@ impl Volume {
     /// Whether every write to the sampled ranges has been answered.
     #[must_use]
     pub fn sampling_is_quiet(&self) -> bool {
-        !self.in_flight.iter().any(|(_, range)| self.sampled.iter().any(|s| overlap(s, range)))
+        !self.in_flight.iter().any(|f| self.sampled.iter().any(|s| overlap(s, &f.range)))
     }
 
     /// A write to a sampled range has been lost meanwhile: the comparison would prove nothing.
@@ -190,8 +219,9 @@ impl Volume {
     }
 
     fn remove(&mut self, key: RequestKey) {
-        if let Some(at) = self.in_flight.iter().position(|(k, _)| *k == key) {
-            self.in_flight.swap_remove(at);
+        if let Some(at) = self.in_flight.iter().position(|f| f.key == key) {
+            let ended = self.in_flight.swap_remove(at);
+            self.orphans -= usize::from(ended.client == Client::Gone);
         }
     }
 }

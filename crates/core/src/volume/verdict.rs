@@ -80,7 +80,11 @@ pub fn verdict(fault: AttemptFault, outcome: Outcome, left: Alternatives) -> Ver
                 Presence::Absent => Verdict::Fail(TargetError::Io),
             },
             TargetError::Busy if left.busy_count < BUSY_RETRIES_MAX => Verdict::RetryLater,
-            TargetError::ShuttingDown => Verdict::Retry,
+            // A target that stays in this state and keeps the connection would be asked again without a pause.
+            TargetError::ShuttingDown => match left.untried_path {
+                Presence::Present => Verdict::Retry,
+                Presence::Absent => Verdict::RetryLater,
+            },
             TargetError::Busy | TargetError::NoSpace | TargetError::Invalid | TargetError::NotPermitted => {
                 Verdict::Fail(error)
             }
@@ -109,7 +113,8 @@ mod tests {
             (Target(TargetError::NoSpace), Outcome::Unknown, some, Verdict::Fail(TargetError::NoSpace)),
             (Target(TargetError::Invalid), Outcome::Harmless, some, Verdict::Fail(TargetError::Invalid)),
             (Target(TargetError::NotPermitted), Outcome::Unknown, some, Verdict::Fail(TargetError::NotPermitted)),
-            (Target(TargetError::ShuttingDown), Outcome::Unknown, none, Verdict::Retry),
+            (Target(TargetError::ShuttingDown), Outcome::Unknown, some, Verdict::Retry),
+            (Target(TargetError::ShuttingDown), Outcome::Unknown, none, Verdict::RetryLater),
         ];
         for (fault, outcome, left, expected) in rows {
             assert_eq!(verdict(fault, outcome, left), expected, "{fault:?} {outcome:?} {left:?}");

@@ -36,13 +36,19 @@ pub struct Reply {
 /// Why there is no answer, or what the daemon refused.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    #[error("no vmpath daemon answers at {socket}: {why}\n  help: is it running (`systemctl status vmpath`)? is this its `host.api_socket`? name another with --socket or VMPATH_SOCKET")]
+    #[error(
+        "no vmpath daemon answers at {socket}: {why}\n  help: is it running (`systemctl status vmpath`)? is this its `host.api_socket`? name another with --socket or VMPATH_SOCKET"
+    )]
     Nobody { socket: PathBuf, why: String },
-    #[error("the daemon at {socket} did not answer within 1 s\n  help: look at its log (`journalctl -u vmpath`); what was asked may still happen")]
+    #[error(
+        "the daemon at {socket} did not answer within 1 s\n  help: look at its log (`journalctl -u vmpath`); what was asked may still happen"
+    )]
     Silent { socket: PathBuf },
     #[error("{}", refusal(.0))]
     Refused(wire::Error),
-    #[error("the daemon's answer cannot be understood: {0}\n  help: are daemon and command of the same version?")]
+    #[error(
+        "the daemon's answer cannot be understood: {0}\n  help: are daemon and command of the same version?"
+    )]
     Garbled(String),
 }
 
@@ -95,9 +101,12 @@ impl Client {
     /// # Errors
     /// See [`CallError`].
     pub fn call(&self, ask: &Ask) -> Result<Reply, CallError> {
-        let nobody = |error: &io::Error| CallError::Nobody { socket: self.socket.clone(), why: error.to_string() };
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| nobody(&error))?;
+        let nobody =
+            |error: &io::Error| CallError::Nobody { socket: self.socket.clone(), why: error.to_string() };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| nobody(&error))?;
         let answer = runtime.block_on(async {
             tokio::time::timeout(CALL_WAIT, async {
                 let stream = UnixStream::connect(&self.socket).await.map_err(|error| nobody(&error))?;
@@ -130,8 +139,10 @@ async fn exchange(stream: UnixStream, ask: &Ask) -> Result<Reply, CallError> {
 }
 
 fn error_in(status: StatusCode, body: &[u8]) -> wire::Error {
-    serde_json::from_slice(body)
-        .unwrap_or_else(|_| wire::Error { error: format!("the daemon answers {status}"), ..wire::Error::default() })
+    serde_json::from_slice(body).unwrap_or_else(|_| wire::Error {
+        error: format!("the daemon answers {status}"),
+        ..wire::Error::default()
+    })
 }
 
 fn request(ask: &Ask) -> Result<Request<Full<Bytes>>, CallError> {
@@ -180,7 +191,8 @@ mod tests {
             message: "bad".into(),
             hint: Some("do so".into()),
         };
-        let error = wire::Error { error: "no".into(), help: "yes".into(), faults: vec![fault(Some(3)), fault(None)] };
+        let error =
+            wire::Error { error: "no".into(), help: "yes".into(), faults: vec![fault(Some(3)), fault(None)] };
         assert_eq!(refusal(&error), "no\n  f.toml:3:1: bad (do so)\n  bad (do so)\n  help: yes");
     }
 

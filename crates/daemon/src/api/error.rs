@@ -57,7 +57,8 @@ impl From<Unanswered> for ApiError {
 
 impl From<CommandError> for ApiError {
     fn from(error: CommandError) -> Self {
-        let help = "`vmpath show vms`, `vmpath show paths` and `vmpath explain vm NAME` show the present state";
+        let help =
+            "`vmpath show vms`, `vmpath show paths` and `vmpath explain vm NAME` show the present state";
         match error {
             CommandError::Conflict(why) => Self::new(StatusCode::CONFLICT, why, help),
             CommandError::Unsupported(why) => Self::new(StatusCode::NOT_IMPLEMENTED, why, help),
@@ -69,8 +70,12 @@ impl From<ReloadError> for ApiError {
     fn from(error: ReloadError) -> Self {
         let refused = |what: &str, faults: Vec<wire::Fault>| {
             let error = format!("{what}; the old configuration stays in force");
-            Self::new(StatusCode::UNPROCESSABLE_ENTITY, error, "mend it, try it with `vmpath check`, and reload again")
-                .with_faults(faults)
+            Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                error,
+                "mend it, try it with `vmpath check`, and reload again",
+            )
+            .with_faults(faults)
         };
         let plain = |messages: Vec<String>| messages.into_iter().map(show::plain_fault).collect();
         match error {

@@ -4,7 +4,7 @@
 //! them are in the VM's row.
 
 use super::wire;
-use vmpath_core::spec::{ByteRate, duration_text};
+use vmpath_core::spec::ByteRate;
 
 /// What the sentences are made from.
 pub(super) struct Facts<'a> {
@@ -20,7 +20,9 @@ pub(super) fn text(facts: &Facts<'_>) -> Vec<String> {
     if let Some(reason) = &vm.gate.reason {
         let what = match vm.gate.state.as_str() {
             "hold" => "Its requests are kept queued",
-            "bounce" => "Its requests are answered with an error on which the hypervisor stops it and keeps them",
+            "bounce" => {
+                "Its requests are answered with an error on which the hypervisor stops it and keeps them"
+            }
             _ => "Its requests fail",
         };
         text.push(format!("{what}: {reason}."));
@@ -28,7 +30,7 @@ pub(super) fn text(facts: &Facts<'_>) -> Vec<String> {
     if let Some(incident) = &vm.incident {
         text.push(format!("It belongs to incident {incident}."));
     }
-    text.extend(vm.because.iter().map(|why| format!("Because {}.", why.trim_end_matches('.'))));
+    text.extend(vm.because.iter().map(|why| format!("Why: {}.", why.trim_end_matches('.'))));
     if vm.held > 0 {
         text.push(held(vm));
     }
@@ -42,8 +44,7 @@ pub(super) fn text(facts: &Facts<'_>) -> Vec<String> {
 
 fn state(facts: &Facts<'_>) -> String {
     let vm = facts.vm;
-    let seconds = facts.at_unix_us.saturating_sub(vm.since_unix_us) / 1_000_000;
-    let since = duration_text(std::time::Duration::from_secs(seconds));
+    let since = span(facts.at_unix_us.saturating_sub(vm.since_unix_us));
     let state = match vm.state.as_str() {
         "suspended" => "suspended by vmpath",
         "stopped-by-other" => "stopped, but not by vmpath, which will leave it so",
@@ -84,8 +85,23 @@ fn paths(facts: &Facts<'_>) -> Vec<String> {
     let mine = facts.paths.iter().filter(|path| targets.contains(&path.target));
     mine.map(|path| {
         let place = if path.preferred { "preferred" } else { "standby" };
-        let reason = path.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        format!("Path {}/{} is {}, {}, {place}{reason}.", path.target, path.name, path.health, path.access)
+        let name = format!("{}/{}", path.target, path.name);
+        let reason = path.reason.as_deref().unwrap_or_default();
+        // A reason that begins with the path's own name need not say it twice.
+        let reason = reason
+            .strip_prefix(&format!("path {name} "))
+            .map_or_else(|| reason.into(), |rest| format!("it {rest}"));
+        let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
+        format!("Path {name} is {}, {}, {place}{reason}.", path.health, path.access)
     })
     .collect()
+}
+
+fn span(micros: u64) -> String {
+    match micros / 1_000_000 {
+        0 => format!("{} ms", micros / 1000),
+        seconds @ 1..120 => format!("{seconds} s"),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3600),
+    }
 }

@@ -64,11 +64,13 @@ impl Listener {
     pub fn bind(path: &Path) -> Result<Self> {
         let shown = path.display();
         if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent).with_context(|| format!("cannot make the directory of the API socket {shown}"))?;
+            fs::create_dir_all(parent)
+                .with_context(|| format!("cannot make the directory of the API socket {shown}"))?;
         }
         let lock = lock(path)?;
         remove_stale(path)?;
-        let socket = UnixListener::bind(path).with_context(|| format!("cannot bind the API socket {shown}"))?;
+        let socket =
+            UnixListener::bind(path).with_context(|| format!("cannot bind the API socket {shown}"))?;
         fs::set_permissions(path, Permissions::from_mode(0o666))
             .with_context(|| format!("cannot let users connect to the API socket {shown}"))?;
         let files = Files { socket: path.to_owned(), _lock: lock };
@@ -105,14 +107,18 @@ fn remove_stale(path: &Path) -> Result<()> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error).with_context(|| format!("cannot look at {shown}")),
-        Ok(found) if !found.file_type().is_socket() => bail!("{shown} is there and is no socket: move it away"),
+        Ok(found) if !found.file_type().is_socket() => {
+            bail!("{shown} is there and is no socket: move it away")
+        }
         Ok(_) => {}
     }
     match StdUnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {shown}"))
         }
-        Ok(_) | Err(_) => bail!("somebody answers at the API socket {shown}: stop it, or choose another host.api_socket"),
+        Ok(_) | Err(_) => {
+            bail!("somebody answers at the API socket {shown}: stop it, or choose another host.api_socket")
+        }
     }
 }
 
@@ -198,7 +204,11 @@ pub(super) struct Connection {
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.ends.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
@@ -207,7 +217,11 @@ impl AsyncRead for Connection {
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if self.ends.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }

@@ -13,9 +13,9 @@ mod names;
 mod routes;
 mod server;
 mod show;
-pub mod wire;
 #[cfg(test)]
 mod tests;
+pub mod wire;
 
 pub use listener::Listener;
 pub use server::Server;

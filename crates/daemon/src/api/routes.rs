@@ -122,11 +122,14 @@ async fn events(
     asked: Result<axum::extract::Query<EventsAsked>, QueryRejection>,
 ) -> Answer<wire::Events> {
     let asked = asked.map_err(|error| {
-        ApiError::bad_request(error.body_text(), "write it like /v1/events?after=57&limit=100; both may be left out")
+        ApiError::bad_request(
+            error.body_text(),
+            "write it like /v1/events?after=57&limit=100; both may be left out",
+        )
     })?;
     let limit = asked.limit.unwrap_or(EVENTS_DEFAULT).min(EVENTS_MAX);
     let page = shared.control.events(Query { after: asked.after, limit, about: None }).await?;
-    Ok(Json(show::events(page, shared.started_unix_us)))
+    Ok(Json(show::events(&page, shared.started_unix_us)))
 }
 
 async fn explain(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<wire::Explanation> {
@@ -215,5 +218,9 @@ async fn wrong_address(request: Request) -> ApiError {
 
 async fn wrong_method(request: Request) -> ApiError {
     let error = format!("{} cannot be used at {}", request.method(), request.uri().path());
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, error, "GET reads, POST changes; docs/api.md lists every address")
+    ApiError::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        error,
+        "GET reads, POST changes; docs/api.md lists every address",
+    )
 }

@@ -48,7 +48,10 @@ impl Shown<'_> {
             },
             shed_after_ms: millis(host.shed_after),
             paths: count(HEALTHS.map(|h| h.to_string()), view.paths.iter().map(|p| p.health.to_string())),
-            vms: count(VM_STATES.map(|s| s.as_str().into()), view.vms.iter().map(|vm| vm.state.as_str().into())),
+            vms: count(
+                VM_STATES.map(|s| s.as_str().into()),
+                view.vms.iter().map(|vm| vm.state.as_str().into()),
+            ),
             open_incidents: view.incidents.len(),
             last_event_seq: self.snapshot.last_event_seq,
             dataplane: self.snapshot.worker.as_ref().map(|worker| wire::DataplaneState {
@@ -269,7 +272,7 @@ fn held_reasons(load: &VmLoadView) -> Vec<wire::HeldReason> {
 }
 
 /// A page of the journal.
-pub(super) fn events(page: Page, daemon_started_unix_us: u64) -> wire::Events {
+pub(super) fn events(page: &Page, daemon_started_unix_us: u64) -> wire::Events {
     let next_after = page.lines.last().map_or(page.last_seq, |line| line.seq);
     wire::Events {
         daemon_started_unix_us,

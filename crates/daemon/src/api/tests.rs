@@ -1,0 +1,225 @@
+//! The JSON that is promised in `docs/api.md`, and the server over a real socket.
+
+use super::client::{Ask, CallError, Client};
+use super::explain::{Facts, text};
+use super::routes::access_in;
+use super::show::Shown;
+use super::{Listener, Server, wire};
+use crate::control::handle::{ControlHandle, Input, Snapshot};
+use crate::control::journal::Journal;
+use crate::testing;
+use arc_swap::ArcSwap;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use vmpath_core::effect::CommandError;
+use vmpath_core::event::Command;
+use vmpath_core::ids::{PathId, VmId};
+use vmpath_core::spec::Access;
+use vmpath_core::time::Instant;
+
+fn shown(snapshot: &Snapshot) -> Shown<'_> {
+    Shown { snapshot, unix_us: |at| 1_000_000_000 + at.as_nanos() / 1000 }
+}
+
+fn json_of(row: impl serde::Serialize) -> Value {
+    serde_json::to_value(row).expect("it is JSON")
+}
+
+#[test]
+fn a_path_shows_decisions_and_load() {
+    let paths = json_of(shown(&testing::snapshot()).paths());
+    assert_eq!((&paths["at_unix_us"], &paths["generation"]), (&json!(1_020_000_000), &json!(12)));
+    let expect = json!({
+        "target": "san0", "name": "b", "url": "nbd://10.0.2.5:10809", "health": "up", "access": "optimized",
+        "preferred": true, "reason": null, "since_unix_us": 1_008_000_000, "relapses": 0, "repair_after_ms": 1000,
+        "incident": null, "capacity_bytes_per_second": 104_857_600, "pending_requests": 3, "pending_bytes": 196_608,
+        "window_bytes": 2_097_152, "connections": 4, "service_time_us": 812, "rate_bytes_per_second": 62_914_560,
+        "estimate_bytes_per_second": 103_000_000, "completed_requests": 9, "completed_bytes": 589_824, "errors": 0,
+        "links": [{ "unit": "san0/gold", "state": "up", "fault": null }, { "unit": "san0/bronze", "state": "up", "fault": null }],
+    });
+    assert_eq!(paths["paths"][1], expect);
+    let lost = &paths["paths"][0];
+    assert_eq!(
+        (&lost["health"], &lost["preferred"], &lost["incident"], &lost["links"][0]["fault"]),
+        (&json!("down"), &json!(false), &json!("INC-1"), &json!("connection reset by the target"))
+    );
+}
+
+#[test]
+fn a_vm_shows_its_gate_and_what_it_waits_for() {
+    let vms = json_of(shown(&testing::snapshot()).vms());
+    let expect = json!({
+        "name": "bronze", "state": "suspended", "since_unix_us": 1_008_000_000, "run_state": "paused",
+        "gate": { "state": "hold", "reason": "suspended: the reservations no longer fit", "incident": "INC-1" },
+        "priority": 50, "shares": 1000, "reservation_bytes_per_second": 52_428_800, "limit_bytes_per_second": null,
+        "limit_requests_per_second": null, "on_path_loss": "failover", "resume": "repair", "in_flight": 0, "held": 3,
+        "held_reasons": [{ "reason": "policy", "requests": 3 }], "oldest_held_ms": 400, "rate_bytes_per_second": 0,
+        "completed_requests": 0, "completed_bytes": 0, "failed_requests": 0, "retried_requests": 0,
+        "because": ["110.0 MiB/s reserved, 100.0 MiB/s left"], "waits_for": "san0/a up and good for 1 s",
+        "incident": "INC-1",
+        "disks": [{ "name": "vda", "unit": "san0/bronze", "nbd_socket": "/run/vmpath/bronze.sock", "nbd_tcp": null, "clients": 1 }],
+    });
+    assert_eq!(vms["vms"][1], expect);
+    assert_eq!(vms["vms"][0]["gate"], json!({ "state": "open", "reason": null, "incident": null }));
+}
+
+#[test]
+fn units_incidents_and_host_have_the_promised_shape() {
+    let unit = &json_of(shown(&testing::snapshot()).units())["units"][1];
+    let expect = json!({
+        "target": "san0", "name": "bronze", "export": "bronze", "size_bytes": 1_073_741_824, "quarantined_ranges": 1,
+        "quarantined_bytes": 65_536, "quarantined_for_ms": 3200,
+        "links": [{ "path": "san0/a", "state": "down", "fault": "connection reset by the target" },
+                  { "path": "san0/b", "state": "up", "fault": null }],
+        "disks": [{ "vm": "bronze", "name": "vda" }],
+    });
+    assert_eq!(unit, &expect);
+    let expect = json!([{ "incident": "INC-1", "opened_unix_us": 1_008_000_000, "summary": "path san0/a lost",
+                          "paths": ["san0/a"], "vms_affected": ["bronze"] }]);
+    assert_eq!(json_of(shown(&testing::snapshot()).incidents())["incidents"], expect);
+    let host = json_of(shown(&testing::snapshot()).host(Instant::from_millis(20_040), 5));
+    assert_eq!(host["paths"], json!({ "up": 1, "marginal": 0, "down": 1, "disabled": 0 }));
+    assert_eq!(
+        (&host["vms"]["running"], &host["vms"]["suspended"], &host["open_incidents"]),
+        (&json!(1), &json!(1), &json!(1))
+    );
+    assert_eq!(host["dataplane"], json!({ "generation": 12, "report_age_ms": 140 }));
+    assert_eq!((&host["shed_when"], &host["last_event_seq"]), (&json!("unmet"), &json!(57)));
+}
+
+#[test]
+fn before_the_first_report_every_row_is_there() {
+    let mut snapshot = testing::snapshot();
+    snapshot.worker = None;
+    let shown = Shown { snapshot: &snapshot, unix_us: |_| 0 };
+    assert_eq!((shown.paths().paths.len(), shown.vms().vms.len(), shown.units().units.len()), (2, 2, 2));
+    assert_eq!(shown.host(Instant::ZERO, 0).dataplane, None);
+}
+
+#[test]
+fn an_explanation_names_failure_rule_numbers_and_wait() {
+    let snapshot = testing::snapshot();
+    let shown = Shown { snapshot: &snapshot, unix_us: |at| at.as_nanos() / 1000 };
+    let explain = |index: usize| {
+        let vm = shown.vm(VmId::at(index)).expect("the VM");
+        text(&Facts { at_unix_us: shown.at(), vm: &vm, paths: &shown.paths().paths }).join("\n")
+    };
+    assert_eq!(
+        explain(1),
+        "bronze is suspended by vmpath, for 12 s.\n\
+         Its requests are kept queued: suspended: the reservations no longer fit.\n\
+         It belongs to incident INC-1.\n\
+         Why: 110.0 MiB/s reserved, 100.0 MiB/s left.\n\
+         3 requests are held (3 by policy), the oldest for 400 ms; 0 are in flight.\n\
+         It gets 0.0 KiB/s; reservation 50.0 MiB/s, limit none, priority 50, shares 1000.\n\
+         Path san0/a is down, optimized, standby: connection reset by the target.\n\
+         Path san0/b is up, optimized, preferred.\n\
+         It waits for: san0/a up and good for 1 s."
+    );
+    assert!(explain(0).starts_with("gold is running, for 20 s; nothing is the matter.\n"), "{}", explain(0));
+}
+
+#[test]
+fn an_access_state_is_one_of_two_words() {
+    assert_eq!(access_in(br#"{"access": "non-optimized"}"#).unwrap(), Access::NonOptimized);
+    for bad in ["", "{}", r#"{"access": "fast"}"#, r#"{"access": "optimized", "x": 1}"#] {
+        assert!(access_in(bad.as_bytes()).is_err(), "{bad}");
+    }
+}
+
+/// A server whose owner is this test.
+struct Served {
+    server: Server,
+    inputs: mpsc::Receiver<Input>,
+    client: Client,
+    socket: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Served {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let socket = dir.path().join("run/vmpath.sock");
+        let (input, inputs) = mpsc::channel(4);
+        let (reload, _) = mpsc::channel(1);
+        let snapshots = Arc::new(ArcSwap::from_pointee(testing::snapshot()));
+        let handle = ControlHandle::new(input, reload, snapshots);
+        let server = Server::start(Listener::bind(&socket).expect("a socket"), handle);
+        Self { server, inputs, client: Client::new(&socket), socket, _dir: dir }
+    }
+
+    async fn call(&self, ask: Ask) -> Result<Value, CallError> {
+        let client = self.client.clone();
+        tokio::task::spawn_blocking(move || client.call(&ask)?.read()).await.expect("the call ends")
+    }
+
+    /// Asks, and answers as the owner would.
+    async fn command(
+        &mut self,
+        ask: Ask,
+        result: Result<String, CommandError>,
+    ) -> (Command, Result<Value, CallError>) {
+        let client = self.client.clone();
+        let call = tokio::task::spawn_blocking(move || client.call(&ask)?.read());
+        let Some(Input::Command { command, reply }) = self.inputs.recv().await else { panic!("no command") };
+        reply.send(result).expect("somebody waits");
+        (command, call.await.expect("the call ends"))
+    }
+}
+
+fn refused(answer: Result<Value, CallError>) -> wire::Error {
+    match answer {
+        Err(CallError::Refused(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn reads_changes_and_refusals_over_the_socket() {
+    let mut served = Served::start();
+    let vms = served.call(Ask::Get("/v1/vms".into())).await.unwrap();
+    assert_eq!(vms["vms"][1]["name"], "bronze");
+
+    let at = "/v1/paths/san0/a/access".to_owned();
+    let ask = Ask::SetAccess { at, access: "non-optimized".into() };
+    let (command, answer) = served.command(ask, Ok("done so".into())).await;
+    assert_eq!(command, Command::SetAccess(PathId::at(0), Access::NonOptimized));
+    assert_eq!(answer.unwrap(), json!({ "message": "done so" }));
+
+    let ask = Ask::Post("/v1/vms/gold/resume".into());
+    let (command, answer) = served.command(ask, Err(CommandError::Conflict("it runs".into()))).await;
+    assert_eq!(command, Command::ResumeVm(VmId::at(0)));
+    assert_eq!(refused(answer).error, "it runs");
+
+    let wrong = refused(served.call(Ask::Post("/v1/vms/gald/suspend".into())).await);
+    assert!(wrong.help.contains("did you mean `gold`"), "{wrong:?}");
+    for (ask, words) in [
+        (Ask::Get("/v1/nothing".into()), "nothing is at /v1/nothing"),
+        (Ask::Get("/v1/reload".into()), "GET cannot be used"),
+        (Ask::Get("/v1/events?after=x".into()), "after"),
+        (Ask::Post("/v1/reload".into()), "busy or shutting down"),
+    ] {
+        let error = refused(served.call(ask).await);
+        assert!(error.error.contains(words) && !error.help.is_empty(), "{error:?}");
+    }
+    served.server.stop().await;
+    assert!(!served.socket.exists());
+}
+
+#[tokio::test]
+async fn events_come_from_the_owner_and_a_dead_owner_is_said_to_be() {
+    let mut served = Served::start();
+    let client = served.client.clone();
+    let call =
+        tokio::task::spawn_blocking(move || client.get::<wire::Events>("/v1/events?after=3&limit=5000"));
+    let Some(Input::Events { query, reply }) = served.inputs.recv().await else { panic!("no question") };
+    assert_eq!((query.after, query.limit), (Some(3), 1000));
+    reply.send(Journal::new(1).read(&query)).expect("somebody waits");
+    let events = call.await.unwrap().unwrap();
+    assert_eq!((events.first_seq, events.last_seq, events.next_after), (1, 0, 0));
+    served.inputs.close();
+    let error = refused(served.call(Ask::Get("/v1/events".into())).await);
+    assert!(error.help.contains("log"), "{error:?}");
+}

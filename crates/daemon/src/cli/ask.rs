@@ -6,7 +6,8 @@ use crate::api::wire;
 use std::process::ExitCode;
 
 pub(super) fn change_path(client: &Client, change: PathChange) -> anyhow::Result<ExitCode> {
-    let at = |path: &PathName, what| format!("/v1/paths/{}/{}/{what}", segment(&path.target), segment(&path.path));
+    let at =
+        |path: &PathName, what| format!("/v1/paths/{}/{}/{what}", segment(&path.target), segment(&path.path));
     let ask = match change {
         PathChange::Disable { path } => Ask::Post(at(&path, "disable")),
         PathChange::Enable { path } => Ask::Post(at(&path, "enable")),

@@ -47,8 +47,9 @@ fn or_dash(text: Option<&String>) -> String {
 }
 
 pub(super) fn vms(reply: &wire::Vms) -> String {
-    let mut table =
-        table(&["VM", "STATE", "FOR", "GATE", "PRIO", "SHARES", "RESERVED", "LIMIT", "RATE", "OPEN", "HELD", "WHY"]);
+    let mut table = table(&[
+        "VM", "STATE", "FOR", "GATE", "PRIO", "SHARES", "RESERVED", "LIMIT", "RATE", "OPEN", "HELD", "WHY",
+    ]);
     for vm in &reply.vms {
         let held: Vec<_> = vm.held_reasons.iter().map(|held| held.reason.as_str()).collect();
         let held = if vm.held == 0 { "0".into() } else { format!("{} ({})", vm.held, held.join(", ")) };

@@ -49,8 +49,11 @@ fn branch(target: &str, paths: &[&wire::Path], widths: &Widths, now: u64) -> Str
         paths.iter().flat_map(|path| &path.links).filter_map(|link| link.unit.split('/').nth(1)).collect();
     units.sort_unstable();
     units.dedup();
-    let units =
-        if units.is_empty() { "no unit in use".into() } else { format!("{}: {}", plural(units.len(), "unit"), units.join(", ")) };
+    let units = if units.is_empty() {
+        "no unit in use".into()
+    } else {
+        format!("{}: {}", plural(units.len(), "unit"), units.join(", "))
+    };
     let mut text = format!("{target}  {units}\n");
     for (index, path) in paths.iter().enumerate() {
         let last = index + 1 == paths.len();
@@ -95,15 +98,81 @@ fn pending(path: &wire::Path) -> String {
     )
 }
 
-/// Why it is not simply up, and the links that have a fault of their own.
+/// Why it is not simply up; on a path that works, the links that do not.
 fn troubles(path: &wire::Path, now: u64) -> Vec<String> {
-    let since = ago(now, path.since_unix_us);
-    let incident = path.incident.as_ref().map(|incident| format!(" [{incident}]")).unwrap_or_default();
-    let mut lines: Vec<_> = path.reason.iter().map(|reason| format!("for {since}{incident}: {reason}")).collect();
-    let own = path.links.iter().filter(|link| link.fault.is_some() && link.fault != path.reason);
-    lines.extend(own.map(|link| {
-        let fault = link.fault.as_deref().unwrap_or_default();
-        format!("to {}: {fault}", link.unit)
-    }));
+    let own_name = format!("path {}/{} ", path.target, path.name);
+    let mut lines: Vec<_> = path
+        .reason
+        .iter()
+        .map(|reason| match reason.strip_prefix(&own_name) {
+            Some(reason) => reason.to_owned(),
+            None => format!("for {}: {reason}", ago(now, path.since_unix_us)),
+        })
+        .collect();
+    if matches!(path.health.as_str(), "up" | "marginal") {
+        let faults = path.links.iter().filter_map(|link| Some((link, link.fault.as_ref()?)));
+        lines.extend(faults.map(|(link, fault)| format!("to {}: {fault}", link.unit)));
+    }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(name: &str) -> wire::Path {
+        let link = |unit: &str| wire::LinkOfPath { unit: unit.into(), state: "up".into(), fault: None };
+        wire::Path {
+            target: "san0".into(),
+            name: name.into(),
+            url: format!("nbd://10.0.0.{}:10809", name.len()),
+            health: "up".into(),
+            access: "optimized".into(),
+            preferred: true,
+            reason: None,
+            since_unix_us: 0,
+            relapses: 0,
+            repair_after_ms: 1000,
+            incident: None,
+            capacity_bytes_per_second: None,
+            pending_requests: 3,
+            pending_bytes: 196_608,
+            window_bytes: 2 << 20,
+            connections: 4,
+            service_time_us: 812,
+            rate_bytes_per_second: 98 << 20,
+            estimate_bytes_per_second: 0,
+            completed_requests: 0,
+            completed_bytes: 0,
+            errors: 0,
+            links: vec![link("san0/gold"), link("san0/bronze")],
+        }
+    }
+
+    #[test]
+    fn a_target_is_a_branch_and_troubles_hang_under_their_path() {
+        let mut sick = path("a");
+        sick.links[1].fault = Some("not this unit".into());
+        let lost = wire::Path {
+            health: "down".into(),
+            preferred: false,
+            reason: Some(
+                "path san0/bb has been down for 2.0 s: connection reset by the target (INC-1)".into(),
+            ),
+            rate_bytes_per_second: 0,
+            ..path("bb")
+        };
+        let other = wire::Path { target: "san1".into(), links: vec![], ..path("a") };
+        let reply = wire::Paths { at_unix_us: 5_000_000, generation: 1, paths: vec![sick, lost, other] };
+        let expect = "\
+san0  2 units: bronze, gold
+|- a   up    optimized  preferred  98.0 MiB/s  0.8 ms  3 pending, 192.0 KiB of 2.0 MiB  4 connections  nbd://10.0.0.1:10809
+|      to san0/bronze: not this unit
+`- bb  down  optimized  standby         0 B/s  0.8 ms  3 pending, 192.0 KiB of 2.0 MiB  4 connections  nbd://10.0.0.2:10809
+       has been down for 2.0 s: connection reset by the target (INC-1)
+san1  no unit in use
+`- a   up    optimized  preferred  98.0 MiB/s  0.8 ms  3 pending, 192.0 KiB of 2.0 MiB  4 connections  nbd://10.0.0.1:10809
+";
+        assert_eq!(paths(&reply), expect);
+    }
 }

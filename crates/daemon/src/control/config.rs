@@ -85,7 +85,9 @@ fn explain(file: &Path, error: &io::Error) -> String {
     let file = file.display();
     match error.kind() {
         io::ErrorKind::NotFound => format!("{file}: no such file; name the configuration with -c FILE"),
-        io::ErrorKind::PermissionDenied => format!("{file}: permission denied; run as root, or chmod the file"),
+        io::ErrorKind::PermissionDenied => {
+            format!("{file}: permission denied; run as root, or chmod the file")
+        }
         io::ErrorKind::InvalidData => format!("{file}: not UTF-8 text"),
         _ => format!("{file}: {error}"),
     }
@@ -115,6 +117,9 @@ mod tests {
         let error = load(&dir.path().join("vmpath.toml")).unwrap_err();
         let lines = error.lines();
         assert_eq!(lines.len(), 2, "{lines:?}");
-        assert!(lines[0].contains("vmpath.toml: no such file") && lines[1].contains("x.toml: not UTF-8"), "{lines:?}");
+        assert!(
+            lines[0].contains("vmpath.toml: no such file") && lines[1].contains("x.toml: not UTF-8"),
+            "{lines:?}"
+        );
     }
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use super::shim::Controller;
+use vmpath_core::controller::Controller;
 use vmpath_core::effect::Effect;
 use vmpath_core::spec::Spec;
 
@@ -68,9 +68,6 @@ pub fn run(file: &Path) -> Result<ExitCode> {
         .context("cannot start the control threads")?;
     let done = start_and_serve(&runtime, file, &config);
     runtime.shutdown_timeout(RUNTIME_STOP_WAIT);
-    if let Err(error) = &done {
-        tracing::error!("{error:#}");
-    }
     done.map(|()| ExitCode::SUCCESS)
 }
 
@@ -140,7 +137,8 @@ impl Daemon {
         self.api.stop().await;
         // Its end is also the answer to a send that finds it gone.
         let _ = self.stop_owner.send(());
-        let (_, dataplane) = self.owner.await.map_err(|error| anyhow!("the control owner failed: {error}"))?;
+        let (_, dataplane) =
+            self.owner.await.map_err(|error| anyhow!("the control owner failed: {error}"))?;
         let stopped = tokio::task::spawn_blocking(move || dataplane.stop());
         match tokio::time::timeout(DATAPLANE_STOP_WAIT, stopped).await {
             Ok(_) => tracing::info!("stopped"),
@@ -179,11 +177,7 @@ fn owner(
 }
 
 fn sizes(spec: &Spec) -> String {
-    format!(
-        "{} VMs with {} disks, {} paths to {} targets",
-        spec.vms.len(),
-        spec.disks.len(),
-        spec.paths.len(),
-        spec.targets.len()
-    )
+    let (vms, disks, paths, targets) =
+        (spec.vms.len(), spec.disks.len(), spec.paths.len(), spec.targets.len());
+    format!("VMs: {vms}, disks: {disks}, paths: {paths}, targets: {targets}")
 }

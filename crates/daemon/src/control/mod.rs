@@ -13,4 +13,3 @@ pub mod monitor;
 pub mod owner;
 pub mod rates;
 pub mod reload;
-pub mod shim;

@@ -16,7 +16,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use super::shim::Controller;
+use vmpath_core::controller::Controller;
 use vmpath_core::effect::CommandError;
 use vmpath_core::event::Event;
 use vmpath_core::spec::Spec;

@@ -224,7 +224,7 @@ impl Worker {
 
     fn take_in(&mut self, completion: Completion) {
         match completion {
-            Completion::Woken { .. } => {
+            Completion::Woken => {
                 self.ring.wake(&self.doorbell, Tag::Doorbell.pack());
                 self.plan = self.shared.plan.load_full();
                 self.router.plan(Arc::clone(&self.plan), self.now);

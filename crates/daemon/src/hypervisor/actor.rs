@@ -80,9 +80,21 @@ fn explain(socket: &Path, error: &io::Error) -> String {
     let socket = socket.display();
     match error.kind() {
         io::ErrorKind::NotFound => format!("no QMP socket at {socket}: is the VM running?"),
-        io::ErrorKind::ConnectionRefused => format!("nobody answers at the QMP socket {socket}: has the VM ended?"),
+        io::ErrorKind::ConnectionRefused => {
+            format!("nobody answers at the QMP socket {socket}: has the VM ended?")
+        }
         io::ErrorKind::PermissionDenied => format!("no permission to connect to the QMP socket {socket}"),
         _ => format!("cannot connect to the QMP socket {socket}: {error}"),
+    }
+}
+
+/// Whether the end is seen by a read or by a write is chance; the reason is the same.
+fn broken(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+            "QEMU closed its monitor".into()
+        }
+        _ => format!("the connection to QEMU's monitor broke: {error}"),
     }
 }
 
@@ -135,9 +147,9 @@ impl Connection {
         let wait = self.session.deadline().since(clock::now());
         let must_write = !self.session.output().is_empty();
         tokio::select! {
-            ready = self.stream.readable() => Ok(ready.map_err(|e| e.to_string()).and_then(|()| self.read())),
+            ready = self.stream.readable() => Ok(ready.map_err(|error| broken(&error)).and_then(|()| self.read())),
             ready = self.stream.writable(), if must_write => {
-                Ok(ready.map_err(|e| e.to_string()).and_then(|()| self.write()))
+                Ok(ready.map_err(|error| broken(&error)).and_then(|()| self.write()))
             }
             order = orders.recv() => {
                 self.session.order(order.ok_or(OwnerGone)?, clock::now());
@@ -150,10 +162,10 @@ impl Connection {
     fn read(&mut self) -> Result<(), String> {
         let mut bytes = [0; READ_BYTES];
         match self.stream.try_read(&mut bytes) {
-            Ok(0) => Err("QEMU closed its monitor".into()),
+            Ok(0) => Err(broken(&io::ErrorKind::UnexpectedEof.into())),
             Ok(length) => self.session.feed(&bytes[..length], clock::now()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(format!("the connection to QEMU's monitor broke: {error}")),
+            Err(error) => Err(broken(&error)),
         }
     }
 
@@ -165,7 +177,7 @@ impl Connection {
                 Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(format!("the connection to QEMU's monitor broke: {error}")),
+            Err(error) => Err(broken(&error)),
         }
     }
 }

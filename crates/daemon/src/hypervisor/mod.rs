@@ -5,7 +5,6 @@
 //! Rejected: a trait with one implementor. It does not know why a VM is stopped or continued.
 
 mod actor;
-mod blocks;
 mod instance;
 mod session;
 #[cfg(test)]

@@ -7,7 +7,7 @@
 //! QEMU is slow to answer (`stop` waits for the disks' open requests) delays nothing but itself. At most one
 //! `query-status`, one `stop` and one `cont` are open. It does not know sockets, or why an order was given.
 
-use super::{Order, blocks};
+use super::Order;
 use std::collections::VecDeque;
 use std::time::Duration;
 use vmpath_core::event::{HypervisorReport, RunState, StopsOnError};
@@ -159,7 +159,9 @@ impl Session {
         if let Phase::Greeting { until } = self.phase
             && now >= until
         {
-            return Err("it accepts and says nothing: is another client attached? QEMU serves one at a time".into());
+            return Err(
+                "it accepts and says nothing: is another client attached? QEMU serves one at a time".into()
+            );
         }
         let orders_open = self.open.iter().any(|open| open.question.is_order());
         let mut late = Vec::new();
@@ -207,16 +209,16 @@ impl Session {
             }
             QmpMessage::Return { id, value } => match self.close(id, now) {
                 Some(Question::Capabilities) => {
-                    self.ask(Question::Blocks, now + ANSWER_WAIT, blocks::query_block);
+                    self.ask(Question::Blocks, now + ANSWER_WAIT, qmp::query_block);
                     self.phase = Phase::Probing(Probe::default());
                     Ok(())
                 }
                 Some(Question::Blocks) => {
-                    self.probe(blocks::disks(&value), now);
+                    self.probe(qmp::disks_that_count(&value), now);
                     Ok(())
                 }
                 Some(Question::Property) => {
-                    self.probed(blocks::is_stop(&value), now);
+                    self.probed(qmp::is_stop(&value), now);
                     Ok(())
                 }
                 Some(Question::Status { poll }) => {
@@ -230,12 +232,12 @@ impl Session {
                 }
                 None => Ok(()),
             },
-            QmpMessage::Error { id, desc, .. } => self.error(id, desc, now),
+            QmpMessage::Error { id, desc, .. } => self.error(id, &desc, now),
             QmpMessage::Other(_) => Ok(()),
         }
     }
 
-    fn error(&mut self, id: Option<u64>, desc: String, now: Instant) -> Result<(), Broken> {
+    fn error(&mut self, id: Option<u64>, desc: &str, now: Instant) -> Result<(), Broken> {
         match self.close(id, now) {
             Some(question @ (Question::Stop | Question::Continue)) => {
                 self.refuse(format!("QEMU refused `{}`: {desc}", question.name()));
@@ -260,7 +262,8 @@ impl Session {
 
     fn probe(&mut self, disks: Option<Vec<String>>, now: Instant) {
         let disks = disks.unwrap_or_default();
-        let reads = disks.iter().flat_map(|disk| blocks::PROPERTIES.map(|property| (disk.clone(), property)));
+        let reads =
+            disks.iter().flat_map(|disk| qmp::ERROR_POLICIES.map(|property| (disk.clone(), property)));
         let to_ask: VecDeque<_> = reads.collect();
         let stops_on_error = if to_ask.is_empty() { StopsOnError::No } else { StopsOnError::Yes };
         self.phase = Phase::Probing(Probe { to_ask, stops_on_error });
@@ -281,7 +284,7 @@ impl Session {
         let Phase::Probing(probe) = &mut self.phase else { return };
         match probe.to_ask.pop_front() {
             Some((path, property)) => {
-                let line = |id| blocks::qom_get(id, &path, property);
+                let line = |id| qmp::qom_get(id, &path, property);
                 self.ask(Question::Property, now + ANSWER_WAIT, line);
             }
             // Asked last, so that what is reported as the state at the beginning is not older than the probe.

@@ -58,7 +58,7 @@ pub enum Completion {
     /// The descriptor is writable, or in error.
     Writable { tag: u64, result: io::Result<()> },
     /// The event descriptor was written to.
-    Woken { tag: u64 },
+    Woken,
 }
 
 #[derive(Debug)]
@@ -239,8 +239,69 @@ fn complete(done: InFlight, result: i32) -> Option<Completion> {
         Operation::Writable => Some(Completion::Writable { tag, result: count.map(|_| ()) }),
         Operation::Wake { value } => {
             drop(value);
-            Some(Completion::Woken { tag })
+            Some(Completion::Woken)
         }
         Operation::Cancel => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    fn wait(ring: &mut Ring, count: usize) -> Vec<Completion> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            ring.submit_and_wait(Duration::from_secs(5), &mut all).unwrap();
+        }
+        all
+    }
+
+    #[test]
+    fn segments_arrive_in_order_and_without_what_was_skipped() {
+        let mut ring = Ring::new().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let ours = Rc::new(OwnedFd::from(ours));
+        let payload = Rc::new(b"shared".to_vec());
+        let segments =
+            vec![Segment::head(b"head-"), Segment::Bytes(b"own-".to_vec()), Segment::Payload(Rc::clone(&payload))];
+        ring.send(&ours, 7, segments, 7);
+        let Completion::Sent { tag, segments, result } = wait(&mut ring, 1).remove(0) else { panic!("a send") };
+        assert_eq!((tag, segments.len(), result.unwrap()), (7, 3, 8));
+        let mut got = [0; 8];
+        theirs.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"n-shared");
+    }
+
+    #[test]
+    fn what_is_cancelled_still_completes_and_gives_its_buffer_and_socket_back() {
+        let mut ring = Ring::new().unwrap();
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let ours = Rc::new(OwnedFd::from(ours));
+        ring.receive(&ours, 1, vec![0; 64]);
+        ring.submit_and_wait(Duration::ZERO, &mut Vec::new()).unwrap();
+        assert!(Rc::strong_count(&ours) > 1, "the kernel's side holds the socket");
+        ring.cancel_all(&ours);
+        let Completion::Received { buffer, result, .. } = wait(&mut ring, 1).remove(0) else { panic!("a receive") };
+        assert_eq!(buffer.len(), 64);
+        assert!(result.is_err());
+        ring.submit_and_wait(Duration::ZERO, &mut Vec::new()).unwrap();
+        assert_eq!(Rc::strong_count(&ours), 1);
+    }
+
+    #[test]
+    fn more_submissions_than_the_queue_has_room_for() {
+        let mut ring = Ring::new().unwrap();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let ours = Rc::new(OwnedFd::from(ours));
+        let count = ENTRIES as usize + 10;
+        let reader = std::thread::spawn(move || theirs.read_exact(&mut vec![0; count]));
+        for _ in 0..count {
+            ring.send(&ours, 0, vec![Segment::head(b"x")], 0);
+        }
+        assert_eq!(wait(&mut ring, count).len(), count);
+        reader.join().unwrap().unwrap();
     }
 }

@@ -52,9 +52,10 @@ impl ArrayArgs {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
         runtime.block_on(async {
+            let mut termination = crate::child::Termination::new()?;
             let array = self.open().await?;
             println!("{}", array.ready_line());
-            crate::child::termination().await?;
+            termination.requested().await;
             Ok(ExitCode::SUCCESS)
         })
     }

@@ -11,12 +11,14 @@ mod agent;
 mod cpio;
 mod image;
 mod kernel;
+mod load;
 mod machine;
 mod monitor;
 
 pub use agent::Line;
 pub use image::Image;
 pub use kernel::Kernel;
+pub use load::{Load, LoadEnd};
 
 use agent::Agent;
 use anyhow::{Context, Result, bail};

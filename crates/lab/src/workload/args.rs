@@ -6,7 +6,7 @@ use crate::units::parse_rate;
 /// What the load consists of.
 #[derive(Clone, Debug, clap::Args)]
 pub struct MixArgs {
-    /// Offered rate, reads and writes together, as in 60MiB/s; left out: as fast as it goes.
+    /// Offered rate of each disk, reads and writes together, as in 60MiB/s; left out: as fast as it goes.
     #[arg(long, value_parser = parse_rate)]
     pub rate: Option<u64>,
     /// Request sizes with weights.

@@ -1,7 +1,7 @@
 //! The load as a machine without I/O: it says what to do next, and is told how it ended.
 //!
 //! ```text
-//! Load <-> Paused -> ReadBack -(everything read)-> Paused
+//! Load <-> Paused -> Quiet -(nothing open)-> ReadBack -(everything read)-> Paused
 //! ```
 //! Invariant: every request that is issued comes back by `complete`, or is counted as lost; open requests never exceed
 //! the slots. Both drivers (async over NBD, threads over a block device) run this same code.
@@ -74,6 +74,8 @@ pub enum Step {
 enum Mode {
     Paused,
     Load,
+    /// Waits until nothing is open, to read back.
+    Quiet,
     /// Up to this block everything is read or being read.
     ReadBack {
         next: u64,
@@ -145,8 +147,7 @@ impl Engine {
 
     /// Reads back and verifies everything that was ever written; the result comes by [`Engine::take_read_back`].
     pub fn read_back(&mut self) {
-        self.mode = Mode::ReadBack { next: 0 };
-        self.before = self.verified();
+        self.mode = Mode::Quiet;
         self.read_back = None;
     }
 
@@ -166,7 +167,7 @@ impl Engine {
         match self.mode {
             Mode::Paused => "paused",
             Mode::Load => "load",
-            Mode::ReadBack { .. } => "readback",
+            Mode::Quiet | Mode::ReadBack { .. } => "readback",
         }
     }
 
@@ -182,6 +183,11 @@ impl Engine {
         }
         match self.mode {
             Mode::Paused => Step::Wait,
+            Mode::Quiet if self.open > 0 => Step::Wait,
+            Mode::Quiet => {
+                self.before = self.verified();
+                self.step_read_back(0, now)
+            }
             Mode::ReadBack { next } => self.step_read_back(next, now),
             Mode::Load => {
                 if self.mix.rate.is_some() && self.pacer.due() > now {

@@ -5,11 +5,13 @@
 //! [`LINE_LEN_MAX`] before it is parsed. Rejected: types generated from QEMU's schema, which fail on the replies of
 //! any other version. It does not know: sockets, time, which reply belongs to which caller, or what a VM is.
 
+mod block;
 mod encode;
 mod line;
 mod message;
 mod run_state;
 
+pub use block::{ERROR_POLICIES, disks_that_count, is_stop, qom_get, query_block};
 pub use encode::{
     cont, encode_error, encode_event, encode_greeting, encode_return, execute, qmp_capabilities,
     query_status, stop,

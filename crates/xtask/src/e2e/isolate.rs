@@ -5,6 +5,7 @@
 //! Rejected: `ip netns add`, which needs root and stays behind after a crash.
 
 use anyhow::{Context, Result, bail};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 
 const ROOMS: &[&str] = &["--net", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"];
@@ -27,6 +28,25 @@ pub(crate) fn run(arguments: &[&std::ffi::OsStr]) -> Result<ExitStatus> {
 /// iproute2 is not installed, or may not.
 pub(crate) fn prepare() -> Result<()> {
     command("ip", &["link", "set", "lo", "up"]).map(drop)
+}
+
+/// A file system in memory, mounted in `dir`. Nobody outside sees it, and it ends with the run.
+///
+/// # Errors
+/// It cannot be mounted.
+pub(crate) fn memory(dir: &Path) -> Result<PathBuf> {
+    let place = dir.join("memory");
+    std::fs::create_dir(&place)?;
+    command("mount", &["-t", "tmpfs", "tmpfs", &place.to_string_lossy()])?;
+    Ok(place)
+}
+
+/// Takes the file system of [`memory`] away, so that its folder can be removed.
+///
+/// # Errors
+/// It is not mounted.
+pub(crate) fn forget_memory(dir: &Path) -> Result<()> {
+    command("umount", &["--lazy", &dir.join("memory").to_string_lossy()]).map(drop)
 }
 
 /// Runs a short command; its output.

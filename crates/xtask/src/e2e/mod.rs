@@ -92,7 +92,7 @@ fn outside(binary: &Path, arguments: &Arguments) -> Result<bool> {
 fn inside(root: &Path, chosen: &[&Scenario], binary: &Path, arguments: &Arguments) -> Result<bool> {
     isolate::prepare()?;
     let dir = tempfile::Builder::new().prefix("vmpath-e2e-").tempdir()?;
-    let tools = Rc::new(Tools::new(root, binary, dir.path()));
+    let tools = Rc::new(Tools::new(root, binary, dir.path())?);
     let mut all = Report::new();
     let mut took = Vec::new();
     for (number, scenario) in chosen.iter().enumerate() {
@@ -110,6 +110,7 @@ fn inside(root: &Path, chosen: &[&Scenario], binary: &Path, arguments: &Argument
     if let Some(report) = &arguments.report {
         all.write(report)?;
     }
+    isolate::forget_memory(dir.path())?;
     if !all.passed() {
         println!("logs, sockets and consoles are kept in {}", dir.keep().display());
     }

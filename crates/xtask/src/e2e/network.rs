@@ -38,7 +38,7 @@ pub(crate) fn lose(addresses: &[&str], loss: Loss) -> Result<u64> {
         });
     }
     let table = format!(
-        "table inet {TABLE} {{ chain arriving {{ type filter hook input priority 0; policy accept;\n{rules}}} }}"
+        "table inet {TABLE} {{\nchain arriving {{\ntype filter hook input priority 0; policy accept;\n{rules}}}\n}}\n"
     );
     let before = now_unix_us();
     command("nft", &[&table])?;

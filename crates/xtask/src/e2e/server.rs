@@ -31,21 +31,18 @@ impl Server {
     }
 
     /// # Errors
-    /// It has ended; the end of its log is in the error.
+    /// It has ended, or a thread of it has panicked; its log says why.
     pub(crate) fn check_alive(&mut self) -> Result<()> {
         match self.child.try_wait()? {
+            None if self.log().contains("panicked at") => bail!("{} has panicked and lives on", self.name),
             None => Ok(()),
-            Some(status) => bail!("{} has ended ({status})\n{}", self.name, self.log_end()),
+            Some(status) => bail!("{} has ended ({status})", self.name),
         }
     }
 
     /// What it wrote so far.
     pub(crate) fn log(&self) -> String {
         fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
-    }
-
-    pub(crate) fn log_end(&self) -> String {
-        super::end_of(&self.log, 15)
     }
 
     /// Asks it to end, and says how it did.
@@ -61,7 +58,7 @@ impl Server {
             match self.child.try_wait()? {
                 Some(status) => return Ok(status),
                 None if Instant::now() > end => {
-                    bail!("{} does not end on SIGTERM\n{}", self.name, self.log_end())
+                    bail!("{} does not end on SIGTERM", self.name)
                 }
                 None => thread::sleep(Duration::from_millis(10)),
             }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing waits without a bound, neither one wait nor the scenario as a whole.
 
+use super::isolate;
 use anyhow::{Context, Result, bail};
 use std::cell::RefCell;
 use std::fs;
@@ -24,6 +25,8 @@ pub(crate) struct Tools {
     pub(crate) root: PathBuf,
     /// The folder of the run; scenarios have theirs in it.
     pub(crate) dir: PathBuf,
+    /// A file system in memory.
+    memory: PathBuf,
     image: RefCell<Option<Image>>,
 }
 
@@ -57,7 +60,6 @@ pub(crate) struct Stage {
     tools: Rc<Tools>,
     began: Instant,
     bound: Duration,
-    garbage: RefCell<Vec<PathBuf>>,
 }
 
 impl Stage {
@@ -66,15 +68,7 @@ impl Stage {
     pub(crate) fn new(name: &'static str, tools: &Rc<Tools>, bound: Duration) -> Result<Self> {
         let dir = tools.dir.join(name);
         fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        Ok(Self {
-            dir,
-            report: Report::new(),
-            name,
-            tools: Rc::clone(tools),
-            began: Instant::now(),
-            bound,
-            garbage: RefCell::default(),
-        })
+        Ok(Self { dir, report: Report::new(), name, tools: Rc::clone(tools), began: Instant::now(), bound })
     }
 
     /// A line of progress.
@@ -167,22 +161,19 @@ impl Stage {
         Ok(file)
     }
 
-    /// Tells this scenario of this run from all others.
-    pub(crate) fn token(&self) -> String {
-        let run = self.tools.dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        format!("{run}-{}", self.name)
-    }
-
-    /// A folder elsewhere that is not to be left behind.
-    pub(crate) fn remove_at_end(&self, folder: &Path) {
-        self.garbage.borrow_mut().push(folder.to_owned());
+    /// A folder in memory, for storage that must not be slower than its guests.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub(crate) fn memory_folder(&self) -> Result<PathBuf> {
+        let folder = self.tools.memory.join(self.name);
+        fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        Ok(folder)
     }
 }
 
 impl Drop for Stage {
     fn drop(&mut self) {
-        for folder in self.garbage.borrow().iter() {
-            _ = fs::remove_dir_all(folder); // in memory; the next boot takes it
-        }
+        _ = fs::remove_dir_all(self.tools.memory.join(self.name)); // it goes with the run in any case
     }
 }

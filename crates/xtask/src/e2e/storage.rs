@@ -7,10 +7,10 @@ use super::network::{ADDRESS_A, ADDRESS_B};
 use super::server::Server;
 use super::stage::Stage;
 use anyhow::{Context, Result};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 use vmpath_lab::array::control::ArrayControl;
@@ -25,7 +25,7 @@ const START_MAX: Duration = Duration::from_secs(10);
 /// # Errors
 /// It does not start.
 pub(crate) fn nbdkit(stage: &mut Stage, units: &[&str]) -> Result<Server> {
-    let folder = memory_folder(stage)?;
+    let folder = stage.memory_folder()?;
     for unit in units {
         fill(&folder.join(unit), unit)?;
     }
@@ -69,16 +69,6 @@ pub(crate) fn array(stage: &mut Stage, units: &[&str]) -> Result<(Server, ArrayC
         Ok(ArrayControl::connect(&control).ok())
     })?;
     Ok((server, control))
-}
-
-/// A folder in memory if there is one: the storage must not be slower than its guests.
-fn memory_folder(stage: &Stage) -> Result<PathBuf> {
-    let shared = Path::new("/dev/shm");
-    let parent = if shared.is_dir() { shared } else { &stage.dir };
-    let folder = parent.join(format!("vmpath-e2e-{}", stage.token()));
-    fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    stage.remove_at_end(&folder);
-    Ok(folder)
 }
 
 /// Blocks that say whose they are.

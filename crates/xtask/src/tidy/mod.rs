@@ -82,3 +82,11 @@ pub(crate) fn run(root: &Path) -> Result<bool> {
     }
     Ok(found.is_empty())
 }
+
+/// Tests that are marked `#[ignore]`, by file, line and name.
+///
+/// # Errors
+/// A file that cannot be read.
+pub(crate) fn ignored_tests(root: &Path) -> Result<Vec<String>> {
+    Ok(Tree::load(root)?.rust().flat_map(source::ignored_tests).collect())
+}

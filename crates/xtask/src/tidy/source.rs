@@ -109,6 +109,21 @@ pub(super) fn check(tree: &Tree) -> Vec<Violation> {
     tree.rust().filter_map(broken).collect()
 }
 
+/// Functions below an `#[ignore]`, as a reader would look them up.
+pub(super) fn ignored_tests(source: &Source) -> Vec<String> {
+    let tokens = &source.tokens;
+    let marks = tokens
+        .windows(3)
+        .enumerate()
+        .filter(|(_, w)| w[0].text == "#" && w[1].text == "[" && w[2].text == "ignore");
+    let named = |at: usize| tokens[at..].windows(2).find(|w| w[0].text == "fn").map(|w| w[1].text.clone());
+    marks
+        .filter_map(|(at, w)| {
+            Some(format!("{}:{}: {} is marked #[ignore]", source.path, w[0].line, named(at)?))
+        })
+        .collect()
+}
+
 fn flatten(stream: TokenStream, out: &mut Vec<Token>) {
     for tree in stream {
         let line = tree.span().start().line;
@@ -137,6 +152,15 @@ mod tests {
     fn comments_and_strings_are_not_code() {
         let tree = Tree::of(&[("a.rs", "// unsafe\nfn f() { g(\"unsafe\"); }\nfn h() { unsafe {} }")]);
         assert_eq!(tree.files[0].lines_with(&["unsafe"]).collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn ignored_tests_are_named() {
+        let tree = Tree::of(&[(
+            "a.rs",
+            "#[test]\n#[ignore = \"needs a disk\"]\nfn slow() {}\n#[test]\nfn fast() {}",
+        )]);
+        assert_eq!(ignored_tests(&tree.files[0]), ["a.rs:2: slow is marked #[ignore]"]);
     }
 
     #[test]

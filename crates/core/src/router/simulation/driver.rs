@@ -94,8 +94,8 @@ impl Driver {
         self.router.submit(request, now)
     }
 
-    pub(super) fn abandon(&mut self, key: RequestKey) {
-        self.router.abandon(key);
+    pub(super) fn abandon(&mut self, key: RequestKey, token: u32) {
+        self.router.abandon(key, token);
     }
 
     pub(super) fn begin_sampling(&mut self, unit: UnitId, ranges: &[Extent]) -> Vec<Extent> {

@@ -91,7 +91,7 @@ pub(super) struct Attempt {
     pub(super) values: [u32; BLOCKS_PER_REQUEST_MAX],
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum LinkState {
     Open,
     /// Cut; replies on their way may still come. `Told`: the router knows.
@@ -107,6 +107,8 @@ pub(super) struct Link {
     pub(super) path: usize,
     pub(super) unit: usize,
     pub(super) state: LinkState,
+    /// The target executes nothing of it any more, before its death.
+    pub(super) frozen: bool,
     pub(super) in_flight: Vec<usize>,
 }
 

@@ -9,7 +9,7 @@ use crate::testing;
 use crate::time::Duration;
 use std::sync::Arc;
 
-pub(super) const BLOCKS: usize = 40;
+pub(super) const BLOCKS: usize = 24;
 
 pub(super) struct Scene {
     pub(super) spec: Arc<Spec>,
@@ -44,9 +44,9 @@ impl Scene {
         Self {
             traits: (0..spec.units.len()).map(|_| traits(rng)).collect(),
             connections: 1 + rng.index(2),
-            depth: 2 + rng.index(14),
-            pause: rng.pick(&[50, 300, 1000]),
-            latency: rng.pick(&[200, 1000, 4000]),
+            depth: 1 + rng.index(16),
+            pause: rng.pick(&[100, 1000, 3000]),
+            latency: rng.pick(&[300, 2000, 8000]),
             rates: (0..paths).map(|_| rng.pick(&[20, 100, 500]) << 20).collect(),
             quiesce,
             spec: Arc::new(spec),
@@ -66,13 +66,13 @@ impl Scene {
 }
 
 fn vm(rng: &mut Rng, index: usize, paths: usize) -> VmSpec {
-    let rate = |rng: &mut Rng, mib: &[u64]| rng.percent(40).then(|| ByteRate(rng.pick(mib) << 20));
+    let rate = |rng: &mut Rng, mib: &[u64]| rng.percent(25).then(|| ByteRate(rng.pick(mib) << 20));
     VmSpec {
         priority: rng.pick(&[50, 100, 200]),
         shares: rng.pick(&[1, 500, 1000, 2000]),
         reservation: rate(rng, &[1, 10, 80]),
         limit: rate(rng, &[2, 8, 40]),
-        limit_iops: rng.percent(30).then(|| rng.pick(&[300, 2000])),
+        limit_iops: rng.percent(20).then(|| rng.pick(&[300, 2000])),
         avoid_paths: if rng.percent(25) { vec![PathId::at(rng.index(paths))] } else { Vec::new() },
         ..testing::vm(&format!("vm{index}"))
     }

@@ -15,7 +15,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// How long guests submit and faults happen before each settling.
-const CHAOS: Duration = Duration::from_millis(150);
+const CHAOS: Duration = Duration::from_millis(100);
 const ROUNDS: usize = 2;
 /// Everything must have completed this long after the last fault: the longest chain is a few fences, a few pauses of
 /// busy targets and a dozen requests at the lowest limit.
@@ -34,6 +34,8 @@ pub(super) enum Event {
     /// A lost attempt takes effect.
     Ghost(usize),
     Trouble,
+    /// A frozen link is given up.
+    Cut(usize),
     Dead(usize),
     Connect { path: usize, unit: usize },
     PathUp(usize),
@@ -187,7 +189,7 @@ impl World {
             for _ in 0..self.scene.depth {
                 self.again(0..2000, Event::Submit(disk));
             }
-            self.again(0..40_000, Event::Sample(disk));
+            self.again(0..100_000, Event::Sample(disk));
         }
         for event in [Event::Trouble, Event::NewPlan, Event::Abandon, Event::Inspect] {
             self.again(0..10_000, event);
@@ -244,6 +246,7 @@ impl World {
             Event::Ghost(attempt) => self.haunt(attempt),
             Event::Reply(attempt) => return self.reply(attempt),
             Event::Trouble => return self.trouble(),
+            Event::Cut(link) => return self.cut(link),
             Event::Dead(link) => self.bury(link),
             Event::Connect { path, unit } => return self.connect(path, unit),
             Event::PathUp(path) => {
@@ -320,12 +323,17 @@ impl World {
                 self.ledger.check_durable(token, &self.storage);
             }
         }
-        match result {
-            Ok(()) => self.tally.completed += 1,
-            Err(_) => self.tally.failed += 1,
-        }
         let disk = self.ledger.tokens[token as usize].request.disk.index();
-        self.again(0..self.scene.pause, Event::Submit(disk));
+        match result {
+            Ok(()) => {
+                self.tally.completed += 1;
+                self.again(0..self.scene.pause, Event::Submit(disk));
+            }
+            Err(_) => {
+                self.tally.failed += 1;
+                self.again(1000..10_000, Event::Submit(disk));
+            }
+        }
     }
 
     /// One guest's request. Each disk has `depth` of these events, so at most as many open requests.
@@ -367,7 +375,7 @@ impl World {
     pub(super) fn inspect(&mut self) {
         let view = self.driver.router.view(self.now);
         for (path, row) in view.paths.iter().enumerate() {
-            let links = self.ledger.links.iter().rev().take(200);
+            let links = self.ledger.links.iter();
             let live = links.filter(|l| l.path == path && l.state != super::ledger::LinkState::Dead);
             let (requests, links) = live.fold((0, 0), |(r, n), l| (r + l.in_flight.len(), n + 1));
             let (pending, shown) = (row.pending_requests as usize, row.connections as usize);
@@ -421,6 +429,7 @@ impl World {
             path,
             unit,
             state: super::ledger::LinkState::Open,
+            frozen: false,
             in_flight: Vec::new(),
         });
         true

@@ -20,6 +20,7 @@ pub(super) fn bad_input(stage: &mut Stage) -> Result<()> {
     configuration(stage)?;
     let (_storage, mut array) = storage::array(stage, &["gold"])?;
     let mut host = Host::start(stage, "tools.toml")?;
+    reload(stage, &mut host)?;
     clients(stage)?;
     for (fault, says) in [
         ("garbage", "protocol error"),
@@ -55,6 +56,23 @@ fn configuration(stage: &mut Stage) -> Result<()> {
     daemon.args(["--signal=KILL", "10"]).arg(stage.binary()).arg("daemon").arg("-c").arg(&file);
     let status = daemon.output().context("cannot run vmpath")?.status.code().map(f64::from);
     stage.report.check("exit status of vmpath daemon on it", status, Bound::Equal(1.0), "status");
+    Ok(())
+}
+
+/// A reload with faults changes nothing.
+fn reload(stage: &mut Stage, host: &mut Host) -> Result<()> {
+    let good = fs::read(stage.config("tools.toml")?)?;
+    let before = host.vm("gold")?["disks"].clone();
+    let file = stage.config("bad.toml")?;
+    let answer = host.operator(&["reload"])?;
+    let words = String::from_utf8_lossy(&answer.stderr).lines().next().unwrap_or_default().to_owned();
+    stage.report.check_that("a reload with faults is refused", Truth::from(!answer.status.success()), words);
+    let same = host.vm("gold")?["disks"] == before && host.path("san0/a")?["health"] == "up";
+    stage.report.check_that("the old configuration stays in force", Truth::from(same), "");
+    fs::write(&file, good)?;
+    let answer = host.operator(&["reload"])?;
+    let words = String::from_utf8_lossy(&answer.stdout).trim().to_owned();
+    stage.report.check_that("a good one is taken", Truth::from(answer.status.success()), words);
     Ok(())
 }
 

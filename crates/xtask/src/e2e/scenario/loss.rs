@@ -38,6 +38,7 @@ fn lose_one_path(stage: &mut Stage, loss: Loss, bound_ms: f64) -> Result<()> {
     let lost_when = stage.elapsed();
     failed_over(stage, &mut host, lost_at, bound_ms)?;
     gold.wait_progress(stage)?;
+    host.check_commands(stage, "gold")?;
     stage.watch(LOST_FOR.saturating_sub(stage.elapsed() - lost_when), |_| Ok(()))?;
 
     network::heal()?;

@@ -15,6 +15,8 @@ const DECISION_MAX: Duration = Duration::from_secs(10);
 const REPAIR_MAX: Duration = Duration::from_secs(30);
 /// Longer than any repair takes to be acted on.
 const STAYS: Duration = Duration::from_secs(4);
+/// By then the data plane's counters have been reported.
+const COUNTED: Duration = Duration::from_secs(1);
 
 pub(super) fn no_path(stage: &mut Stage) -> Result<()> {
     let _storage = storage::nbdkit(stage, &["gold"])?;
@@ -24,12 +26,13 @@ pub(super) fn no_path(stage: &mut Stage) -> Result<()> {
     let lost_at = network::lose(&[ADDRESS_A, ADDRESS_B], Loss::Reset)?;
     stage.say("both paths are lost");
     let wanted = |kind| Wanted { kind, subject: "gold", since_unix_us: lost_at, bound: DECISION_MAX };
-    host.wait_event(stage, &wanted("vm-held"))?;
+    host.wait_event(stage, &wanted("no-path"))?;
     let suspending = host.wait_event(stage, &wanted("vm-suspending"))?;
     let held = suspending.at_unix_us.saturating_sub(lost_at) as f64 / 1e6;
     stage.report.check("held before it is suspended, at least", held, Bound::AtLeast(5.0), "s");
     stage.report.check("held before it is suspended, at most", held, Bound::AtMost(6.0), "s");
     suspended(stage, &mut host, &mut gold, "gold")?;
+    host.check_commands(stage, "gold")?;
 
     network::heal()?;
     stage.say("both paths are healed");
@@ -107,12 +110,21 @@ pub(super) fn suspend(stage: &mut Stage) -> Result<()> {
     let mut host = Host::start(stage, "suspend.toml")?;
     let [mut gold] = vm::boot(stage, ["gold"])?;
 
-    network::lose(&[ADDRESS_A], Loss::Reset)?;
+    let lost_at = network::lose(&[ADDRESS_A], Loss::Reset)?;
     stage.say("path a is lost");
     suspended(stage, &mut host, &mut gold, "gold")?;
+    // What was on its way over b when a was lost finishes, and the counters are some moments old.
+    stage.watch(COUNTED, |_| Ok(()))?;
     let before = completed_by_b(&mut host)?;
     stage.watch(STAYS, |_| Ok(()))?;
     let routed = completed_by_b(&mut host)? - before;
+    let moved = host.events()?.iter().filter(|e| e.kind == "failed-over" && e.at_unix_us >= lost_at).count();
+    stage.report.check(
+        "requests of path a completed over the other",
+        moved as f64,
+        Bound::Equal(0.0),
+        "failovers",
+    );
     ensure!(host.path("san0/b")?["health"] == "up", "path b was to stay up");
     stage
         .report

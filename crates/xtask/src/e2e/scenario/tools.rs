@@ -4,6 +4,7 @@ use crate::e2e::host::Host;
 use crate::e2e::stage::Stage;
 use crate::e2e::storage::{self, UNIT_BYTES};
 use anyhow::{Context, Result};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 use vmpath_lab::report::Truth;
 
@@ -12,7 +13,15 @@ const SECONDS_MAX: &str = "60";
 
 pub(super) fn tools(stage: &mut Stage) -> Result<()> {
     let _storage = storage::nbdkit(stage, &["gold"])?;
-    let host = Host::start(stage, "tools.toml")?;
+    let mut host = Host::start(stage, "tools.toml")?;
+    let state = host.vm_state("gold")?;
+    stage.report.check_that("a VM without a monitor is unmanaged", Truth::from(state == "unmanaged"), state);
+    let mode = stage.dir.join("gold.sock").metadata()?.permissions().mode() & 0o777;
+    stage.report.check_that(
+        "the front end's socket is 0660",
+        Truth::from(mode == 0o660),
+        format!("{mode:o}"),
+    );
     let unix = format!("nbd+unix:///vda?socket={}", stage.dir.join("gold.sock").display());
     for (place, uri) in [("unix", unix.as_str()), ("tcp", "nbd://127.0.0.1:10810/vda")] {
         information(stage, place, uri)?;

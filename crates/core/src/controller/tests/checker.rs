@@ -1,0 +1,175 @@
+//! The rules that hold whatever happens, checked on every event from outside of the controller.
+//!
+//! It knows only what was sent in and what came out: nothing of the controller's own state but its view.
+
+use crate::controller::Controller;
+use crate::effect::{Effect, JournalKind, Subject};
+use crate::event::{Event, HypervisorReport, RunState, StopsOnError};
+use crate::ids::VmId;
+use crate::plan::{Gate, RoutePlan};
+use crate::view::VmState;
+
+/// What an outsider knows of one VM.
+#[derive(Clone, Default)]
+struct Seen {
+    /// Process, state, and whether it stops on errors, as last reported.
+    monitor: Option<(u64, RunState, StopsOnError)>,
+    /// The process that was told to stop, or that stopped on our EIO.
+    stopped: Option<u64>,
+}
+
+#[derive(Clone)]
+pub(super) struct Checker {
+    vms: Vec<Seen>,
+    plan: RoutePlan,
+}
+
+type Verdict = Result<(), String>;
+
+fn must(rule: bool, text: impl FnOnce() -> String) -> Verdict {
+    if rule { Ok(()) } else { Err(text()) }
+}
+
+impl Checker {
+    pub(super) fn new(first: &RoutePlan) -> Self {
+        Self { vms: vec![Seen::default(); first.vms.len()], plan: first.clone() }
+    }
+
+    /// Before the controller is told.
+    pub(super) fn before(&mut self, event: &Event) {
+        let Event::Hypervisor { vm, report } = event else { return };
+        let gate = &self.plan.vms[vm.index()].gate;
+        let answers_eio = matches!(gate, Gate::Bounce(_) | Gate::Fail(_));
+        let seen = &mut self.vms[vm.index()];
+        match report {
+            HypervisorReport::Connected { instance, state, stops_on_error } => {
+                if seen.stopped != Some(*instance) {
+                    seen.stopped = None;
+                }
+                seen.monitor = Some((*instance, *state, *stops_on_error));
+            }
+            HypervisorReport::Lost { .. } => seen.monitor = None,
+            HypervisorReport::State(state) => {
+                if let Some((instance, known, _)) = &mut seen.monitor {
+                    *known = *state;
+                    if *state == RunState::IoError && answers_eio {
+                        seen.stopped = Some(*instance);
+                    }
+                }
+            }
+            HypervisorReport::Refused { .. } => {}
+        }
+    }
+
+    /// After the controller has answered.
+    pub(super) fn after(&mut self, effects: &[Effect], controller: &Controller) -> Verdict {
+        self.plans(effects)?;
+        for (at, effect) in effects.iter().enumerate() {
+            match effect {
+                Effect::Publish(_) => must(at == 0, || "a plan comes first".into())?,
+                Effect::Stop { vm, instance } => {
+                    self.stop(*vm, *instance)?;
+                    must(told(effects, *vm, JournalKind::VmSuspending), || format!("an untold stop of {vm}"))?;
+                }
+                Effect::Continue { vm, instance } => {
+                    self.cont(*vm, *instance)?;
+                    must(told(effects, *vm, JournalKind::VmResuming), || format!("an untold cont of {vm}"))?;
+                }
+                Effect::Record(entry) => {
+                    must(!entry.reason.is_empty(), || format!("no reason: {entry:?}"))?;
+                    let needs_end = match entry.kind {
+                        JournalKind::VmHeld
+                        | JournalKind::VmSuspending
+                        | JournalKind::VmSuspended
+                        | JournalKind::NoPath
+                        | JournalKind::VmFailing => true,
+                        _ => false,
+                    };
+                    must(!needs_end || entry.until.is_some(), || format!("no end: {entry:?}"))?;
+                }
+                Effect::Answer { .. } => {}
+            }
+        }
+        self.gates()?;
+        self.views(controller)
+    }
+
+    fn plans(&mut self, effects: &[Effect]) -> Verdict {
+        let plans: Vec<_> = effects
+            .iter()
+            .filter_map(|effect| match effect {
+                Effect::Publish(plan) => Some(plan),
+                Effect::Stop { .. }
+                | Effect::Continue { .. }
+                | Effect::Record(_)
+                | Effect::Answer { .. } => None,
+            })
+            .collect();
+        must(plans.len() <= 1, || format!("{} plans for one event", plans.len()))?;
+        if let Some(plan) = plans.first() {
+            must(plan.generation == self.plan.generation + 1, || {
+                format!("generation {} after {}", plan.generation, self.plan.generation)
+            })?;
+            self.vms.resize(plan.vms.len(), Seen::default());
+            self.plan = (*plan).clone();
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, vm: VmId, instance: u64) -> Verdict {
+        let seen = &mut self.vms[vm.index()];
+        let (known, state, _) = seen.monitor.ok_or_else(|| format!("stop of {vm} without a monitor"))?;
+        must(known == instance, || format!("stop of {vm}'s process {instance}, but it is {known}"))?;
+        must(state != RunState::Other, || format!("stop of {vm} in a state that is not ours"))?;
+        seen.stopped = Some(instance);
+        Ok(())
+    }
+
+    fn cont(&self, vm: VmId, instance: u64) -> Verdict {
+        let seen = &self.vms[vm.index()];
+        let (known, state, _) = seen.monitor.ok_or_else(|| format!("cont of {vm} without a monitor"))?;
+        must(known == instance, || format!("cont of {vm}'s process {instance}, but it is {known}"))?;
+        must(seen.stopped == Some(instance), || format!("cont of {vm}, which we did not stop"))?;
+        must(matches!(state, RunState::Paused | RunState::IoError), || format!("cont of {vm} in {state:?}"))?;
+        let gate = &self.plan.vms[vm.index()].gate;
+        must(*gate == Gate::Open, || format!("cont of {vm} behind a shut gate: {gate:?}"))
+    }
+
+    fn gates(&self) -> Verdict {
+        for (index, route) in self.plan.vms.iter().enumerate() {
+            let stops = matches!(self.vms[index].monitor, Some((_, _, StopsOnError::Yes)));
+            match &route.gate {
+                Gate::Open => {}
+                Gate::Hold(reason) | Gate::Fail(reason) => {
+                    must(!reason.text.is_empty(), || format!("vm {index}: a gate without a reason"))?;
+                }
+                Gate::Bounce(reason) => {
+                    must(stops, || format!("vm {index}: EIO for a guest that may not stop on it"))?;
+                    must(!reason.text.is_empty(), || format!("vm {index}: a gate without a reason"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn views(&self, controller: &Controller) -> Verdict {
+        let view = controller.view(controller.now);
+        for row in &view.vms {
+            let kept = row.gate != Gate::Open
+                || matches!(row.state, VmState::Suspending | VmState::Suspended | VmState::Resuming);
+            must(!kept || !row.because.is_empty(), || format!("no sentence says why: {row:?}"))?;
+            must(!kept || row.waits_for.is_some(), || format!("it waits for nothing: {row:?}"))?;
+            must(row.gate == self.plan.vms[row.vm.index()].gate, || format!("not published: {row:?}"))?;
+        }
+        must(controller.next_deadline().is_none_or(|at| at > controller.now), || {
+            "a deadline that has passed".into()
+        })
+    }
+}
+
+fn told(effects: &[Effect], vm: VmId, kind: JournalKind) -> bool {
+    effects.iter().any(|effect| match effect {
+        Effect::Record(entry) => entry.kind == kind && entry.subject == Subject::Vm(vm),
+        Effect::Publish(_) | Effect::Stop { .. } | Effect::Continue { .. } | Effect::Answer { .. } => false,
+    })
+}

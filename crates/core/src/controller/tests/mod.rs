@@ -1,0 +1,12 @@
+//! Virtual-time tests of the whole controller. `world` drives it, `check` compares a script with what happened.
+
+mod checker;
+mod commands;
+mod explain;
+mod hypervisors;
+mod loss;
+mod no_path;
+mod random;
+mod restore;
+mod shedding;
+mod world;

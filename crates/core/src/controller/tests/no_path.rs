@@ -1,0 +1,299 @@
+//! `on_no_path`: hold, then the rungs.
+
+use super::world::{World, check, check_in, spec};
+use crate::spec::{NoPathAction, OnPathLoss, ResumeOn, Spec};
+use crate::time::Duration;
+
+fn with(then: &[NoPathAction]) -> Spec {
+    let mut spec = spec(&[("gold", 100, 0)]);
+    spec.vms[0].on_no_path.hold = Duration::from_secs(5);
+    spec.vms[0].on_no_path.then = then.to_vec();
+    spec
+}
+
+use NoPathAction::{Fail, Migrate, Suspend};
+
+#[test]
+fn held_for_the_hold_then_suspended_then_resumed_after_repair() {
+    check(
+        with(&[Suspend]),
+        "
+        @1 obedient; down a
+        > 1: san0 incident-opened, a path-down
+        @2 down b
+        > 2: b path-down, gold no-path
+        > 7: gold bounce, stop gold, gold vm-suspending
+        > 7.005: gold vm-suspended
+        @10 pass
+        > 12.005: gold hold
+        @20 up b
+        > 20: b path-up
+        > 21: gold open, cont gold, b path-repaired, b failback, gold vm-resuming
+        > 21.005: gold vm-resumed
+        @30 up a
+        > 30: a path-up
+        > 31: a path-repaired, a failback, san0 incident-closed
+        @40 pass
+        ",
+    );
+}
+
+#[test]
+fn its_own_eio_stop_counts_as_the_stop() {
+    check(
+        with(&[Suspend]),
+        "
+        @1 down a; down b
+        > 1: san0 incident-opened, a path-down
+        > 1: b path-down, gold no-path
+        > 6: gold bounce, stop gold, gold vm-suspending
+        @6.002 io-error gold
+        > 6.002: gold vm-suspended
+        @6.004 io-error gold
+        > 11.002: gold hold
+        @20 up b
+        > 20: b path-up
+        > 21: gold open, cont gold, b path-repaired, b failback, gold vm-resuming
+        @21.001 running gold
+        > 21.001: gold vm-resumed
+        @30 pass
+        ",
+    );
+}
+
+#[test]
+fn a_path_within_the_hold_lets_it_go_on_and_the_next_loss_starts_anew() {
+    check(
+        with(&[Suspend]),
+        "
+        @1 obedient; down a; down b
+        > 1: san0 incident-opened, a path-down
+        > 1: b path-down, gold no-path
+        @5 up b
+        > 5: b path-up, gold vm-released
+        @5.5 down b
+        > 5.5: b path-down, gold no-path
+        @10 up b
+        > 10: b path-up, gold vm-released
+        > 12: b path-repaired, b failback
+        @20 pass
+        ",
+    );
+}
+
+#[test]
+fn a_resumed_vm_has_its_whole_hold_again() {
+    check(
+        with(&[Suspend]),
+        "
+        @1 obedient; down a; down b
+        > 1: san0 incident-opened, a path-down
+        > 1: b path-down, gold no-path
+        > 6: gold bounce, stop gold, gold vm-suspending
+        > 6.005: gold vm-suspended
+        @10 up b
+        > 10: gold open, b path-up
+        > 11: cont gold, b path-repaired, b failback, gold vm-resuming
+        > 11.005: gold vm-resumed
+        @15 down b
+        > 15: b path-down, gold no-path
+        > 20: gold bounce, stop gold, gold vm-suspending
+        > 20.005: gold vm-suspended
+        @25 pass
+        ",
+    );
+}
+
+#[test]
+fn resume_by_failback_waits_for_traffic_on_some_path() {
+    let mut spec = with(&[Suspend]);
+    spec.vms[0].resume = ResumeOn::Failback;
+    spec.targets[0].failback = crate::spec::Failback::Manual;
+    check(
+        spec,
+        "
+        @1 obedient; down a; down b
+        > 1: san0 incident-opened, a path-down
+        > 1: b path-down, gold no-path
+        > 6: gold bounce, stop gold, gold vm-suspending
+        > 6.005: gold vm-suspended
+        @10 up b
+        > 10: gold open, b path-up
+        > 11: b path-repaired
+        > 11.005: gold hold
+        @20 failback
+        > 20: gold open, cont gold, b failback, gold vm-resuming, answer ok
+        > 20.005: gold vm-resumed
+        @30 pass
+        ",
+    );
+}
+
+#[test]
+fn impossible_rungs_are_passed_over() {
+    check(
+        with(&[Migrate, Suspend]),
+        "
+        @1 obedient; down a; down b; pass
+        > 1: san0 incident-opened, a path-down
+        > 1: b path-down, gold no-path
+        > 6: gold bounce, stop gold, gold vm-suspending
+        > 6.005: gold vm-suspended
+        @10 pass
+        ",
+    );
+    let mut world = World::new(with(&[Suspend, Migrate, Fail]));
+    world.run("@0.5 connect-no-werror gold 1");
+    check_in(
+        &mut world,
+        "
+        @1 obedient; down a; down b; pass
+        > 1: san0 incident-opened, a path-down
+        > 1: b path-down, gold no-path
+        > 6: gold fail, gold vm-failing
+        @10 up a
+        > 10: gold open, a path-up, gold vm-released
+        > 11: a path-repaired, a failback
+        @20 pass
+        ",
+    );
+}
+
+#[test]
+fn with_no_rung_left_it_stays_held_until_a_path_or_a_monitor_comes() {
+    let mut world = World::new(with(&[Suspend]));
+    world.run("@0.5 lost gold");
+    check_in(
+        &mut world,
+        "
+        @1 obedient; down a; down b; pass; pass
+        > 1: san0 incident-opened, a path-down
+        > 1: b path-down, gold no-path
+        > 6: gold policy-blocked
+        @10 connect gold 1
+        > 10: gold bounce, stop gold, gold vm-managed, gold vm-suspending
+        > 10.005: gold vm-suspended
+        > 15.005: gold hold
+        @20 up a
+        > 20: a path-up
+        > 21: gold open, cont gold, a path-repaired, a failback, gold vm-resuming
+        > 21.005: gold vm-resumed
+        @30 pass
+        ",
+    );
+}
+
+#[test]
+fn a_guest_that_stops_on_our_errors_is_ours_to_resume() {
+    check(
+        with(&[Fail]),
+        "
+        @1 down a; down b
+        > 1: san0 incident-opened, a path-down
+        > 1: b path-down, gold no-path
+        > 6: gold fail, gold vm-failing
+        @7 io-error gold
+        > 7: gold bounce, gold vm-suspended
+        > 12: gold hold
+        @20 up a
+        > 20: a path-up
+        > 21: gold open, cont gold, a path-repaired, a failback, gold vm-resuming
+        @21.001 running gold
+        > 21.001: gold vm-resumed
+        @30 pass
+        ",
+    );
+}
+
+#[test]
+fn a_unit_that_is_gone_is_not_waited_for() {
+    check(
+        with(&[Suspend]),
+        "
+        @1 obedient; gone a
+        > 1: san0 incident-opened, a path-down
+        @2 gone b
+        > 2: gold bounce, stop gold, b path-down, gold no-path, gold vm-suspending
+        > 2.005: gold vm-suspended
+        @3 pass
+        ",
+    );
+}
+
+#[test]
+fn a_vm_that_somebody_else_stopped_is_left_alone_until_it_runs() {
+    check(
+        with(&[Suspend]),
+        "
+        @1 obedient; paused gold; down a; down b
+        > 1: san0 incident-opened, a path-down
+        > 1: b path-down, gold no-path
+        @10 running gold
+        > 10: gold bounce, stop gold, gold vm-suspending
+        > 10.005: gold vm-suspended
+        @11 pass
+        ",
+    );
+}
+
+#[test]
+fn nothing_is_resumed_into_a_rule_that_would_suspend_it_again() {
+    // b comes back first: the VM could run, but a is still lost and on_path_loss would stop it at once.
+    let mut spec = with(&[Suspend]);
+    spec.vms[0].on_path_loss = OnPathLoss::Suspend;
+    let mut world = World::new(spec);
+    world.run("@1 obedient\n@1 paused gold\n@2 down a; down b\n@3 running gold");
+    check_in(
+        &mut world,
+        "
+        > 7: gold bounce, stop gold, gold vm-suspending
+        > 7.005: gold vm-suspended
+        @10 pass
+        > 12.005: gold hold
+        @20 up b
+        > 20: b path-up
+        > 21: b path-repaired, b failback
+        @30 up a
+        > 30: a path-up
+        > 31: gold open, cont gold, a path-repaired, a failback, gold vm-resuming
+        > 31.005: gold vm-resumed
+        > 33.005: san0 incident-closed
+        @40 pass
+        ",
+    );
+}
+
+#[test]
+fn at_the_start_a_path_has_ten_seconds_to_connect() {
+    let mut world = World::dark(with(&[Suspend]));
+    check_in(
+        &mut world,
+        "
+        @0.1 connect gold 1
+        > 0.1: gold vm-managed
+        @1 up a
+        > 1: a path-up
+        @2 down b
+        > 10: san0 incident-opened, b path-down
+        @20 pass
+        ",
+    );
+    let mut world = World::dark(with(&[Suspend]));
+    check_in(
+        &mut world,
+        "
+        @0.2 obedient; connect gold 1
+        > 0.2: gold vm-managed
+        > 10: san0 incident-opened, a path-down, b path-down, gold no-path
+        > 15: gold bounce, stop gold, gold vm-suspending
+        > 15.005: gold vm-suspended
+        @20 pass
+        > 20.005: gold hold
+        @30 up a
+        > 30: a path-up
+        > 31: gold open, cont gold, a path-repaired, a failback, gold vm-resuming
+        > 31.005: gold vm-resumed
+        @40 pass
+        ",
+    );
+}

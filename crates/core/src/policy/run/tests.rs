@@ -1,0 +1,166 @@
+//! The transition table, written out as it is drawn, and what may never be sent.
+
+use super::*;
+use crate::event::StopsOnError;
+use crate::ids::IncidentId;
+
+fn at(millis: u64) -> Instant {
+    Instant::from_millis(millis)
+}
+
+fn cause() -> Cause {
+    Cause { incident: Some(IncidentId(1)), why: Why::Operator, rule: "a rule".into() }
+}
+
+fn monitor(state: RunState) -> Monitor {
+    Monitor::Present { instance: 7, state, stops_on_error: StopsOnError::Yes, since: at(0) }
+}
+
+fn name(run: &Run) -> &'static str {
+    match run {
+        Run::Free { .. } => "free",
+        Run::Held { .. } => "held",
+        Run::Suspending { .. } => "suspending",
+        Run::Withdrawing { .. } => "withdrawing",
+        Run::Suspended { .. } => "suspended",
+        Run::Resuming { .. } => "resuming",
+        Run::Proving { .. } => "proving",
+    }
+}
+
+fn starts() -> Vec<Run> {
+    let (since, instance, cause) = (at(0), 7, cause());
+    vec![
+        Run::Free { since },
+        Run::Held { cause: cause.clone(), since },
+        Run::Suspending { cause: cause.clone(), since, instance, attempt: 1, deadline: Some(at(1000)) },
+        Run::Withdrawing { cause: cause.clone(), since, instance },
+        Run::Suspended { cause: cause.clone(), since, instance },
+        Run::Resuming { cause: cause.clone(), since, instance, attempt: 1, next_try: at(1000) },
+        Run::Proving { cause, since, instance, attempt: 1 },
+    ]
+}
+
+/// Each input with the run state that the monitor shows when it comes.
+fn inputs() -> Vec<(Input, RunState)> {
+    vec![
+        (Input::Suspend(cause()), RunState::Running),
+        (Input::Hold(cause()), RunState::Running),
+        (Input::Adopt(cause()), RunState::IoError),
+        (Input::Release, RunState::Paused),
+        (Input::Revoke, RunState::Paused),
+        (Input::Report(RunState::Paused), RunState::Paused),
+        (Input::Report(RunState::IoError), RunState::IoError),
+        (Input::Report(RunState::Running), RunState::Running),
+        (Input::Report(RunState::Other), RunState::Other),
+        (Input::Refused, RunState::Running),
+        (Input::Elapsed, RunState::Paused),
+        (Input::Reconnected, RunState::Running),
+        (Input::Replaced, RunState::Running),
+    ]
+}
+
+#[test]
+fn the_transition_table_is_as_drawn() {
+    let rows: Vec<String> = starts()
+        .iter()
+        .map(|start| {
+            let cells: Vec<_> = inputs()
+                .into_iter()
+                .map(|(input, state)| {
+                    let mut run = start.clone();
+                    let step = run.step(at(100_000), &monitor(state), input);
+                    let to = if name(&run) == name(start) { "-" } else { name(&run) };
+                    match step.act {
+                        Some(Act::Stop { .. }) => format!("{to}+stop"),
+                        Some(Act::Continue { .. }) => format!("{to}+cont"),
+                        None => to.into(),
+                    }
+                })
+                .collect();
+            format!("{}: {}", name(start), cells.join(" "))
+        })
+        .collect();
+    // suspend hold adopt release revoke | paused io-error running other | refused elapsed reconnected replaced
+    assert_eq!(
+        rows,
+        [
+            "free: suspending+stop held suspended - - - - - - - - - -",
+            "held: suspending+stop - suspended free - - - - - - - - -",
+            "suspending: - - - withdrawing - suspended suspended - free - -+stop -+stop free",
+            "withdrawing: suspending+stop - - - - resuming+cont resuming+cont - free free free - free",
+            "suspended: - - - resuming+cont - - - free - - - - free",
+            "resuming: - - - - suspended - - proving free - -+cont - free",
+            "proving: suspending+stop - - - - free resuming - free - free - free",
+        ]
+    );
+}
+
+#[test]
+fn cont_goes_only_to_the_process_that_was_stopped_and_stands_still() {
+    for start in starts() {
+        for (input, _) in inputs() {
+            for (instance, state) in [
+                (8, RunState::Paused),
+                (8, RunState::IoError),
+                (7, RunState::Running),
+                (7, RunState::Other),
+            ] {
+                let monitor =
+                    Monitor::Present { instance, state, stops_on_error: StopsOnError::Yes, since: at(0) };
+                let step = start.clone().step(at(100_000), &monitor, input.clone());
+                assert!(!matches!(step.act, Some(Act::Continue { .. })), "{start:?} {input:?} {monitor:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_unconfirmed_stop_is_sent_three_times_and_then_told() {
+    let mut run = Run::Free { since: at(0) };
+    run.step(at(0), &monitor(RunState::Running), Input::Suspend(cause()));
+    let mut log = vec![];
+    while let Some(due) = run.deadline() {
+        let step = run.step(due, &monitor(RunState::Running), Input::Elapsed);
+        log.push((due.as_nanos() / 1_000_000_000, step.act.is_some(), step.note));
+    }
+    assert_eq!(
+        log,
+        [
+            (10, true, Some(Note::StopRepeated { attempt: 2 })),
+            (20, true, Some(Note::StopRepeated { attempt: 3 })),
+            (30, false, Some(Note::StopGaveUp)),
+        ]
+    );
+    // It is still ours when it stops at last.
+    run.step(at(99_000), &monitor(RunState::Paused), Input::Report(RunState::Paused));
+    assert_eq!(name(&run), "suspended");
+}
+
+#[test]
+fn cont_is_repeated_with_growing_pauses_and_then_left_to_the_operator() {
+    let mut run = Run::Suspended { cause: cause(), since: at(0), instance: 7 };
+    run.step(at(0), &monitor(RunState::IoError), Input::Release);
+    let mut sent = vec![0];
+    while let Some(due) = run.deadline() {
+        let step = run.step(due, &monitor(RunState::IoError), Input::Elapsed);
+        if step.act.is_some() {
+            sent.push(due.as_nanos() / 1_000_000_000);
+        }
+    }
+    assert_eq!(sent, [0, 1, 3, 7, 15, 31, 47, 63]);
+    assert_eq!(run.cause().map(|c| &c.why), Some(&Why::GaveUp));
+}
+
+#[test]
+fn without_a_monitor_no_attempt_is_used_up() {
+    let mut run = Run::Free { since: at(0) };
+    run.step(at(0), &monitor(RunState::Running), Input::Suspend(cause()));
+    let absent = Monitor::Absent { why: "connection refused".into(), since: at(1) };
+    for _ in 0..20 {
+        let due = run.deadline().expect("it keeps trying");
+        assert_eq!(run.step(due, &absent, Input::Elapsed), Step::default());
+    }
+    let step = run.step(at(900_000), &monitor(RunState::Running), Input::Reconnected);
+    assert_eq!(step.act, Some(Act::Stop { instance: 7 }));
+}
