@@ -134,7 +134,7 @@ fn every_fault_of_every_file_is_reported_with_its_place() {
     );
     let (status, report) = host.check(&main);
     assert_eq!(status, 1, "{report}");
-    for place in ["vmpath.toml:18:1:", "vmpath.toml:19:9:"] {
+    for place in ["vmpath.toml:17:1:", "vmpath.toml:18:9:"] {
         assert!(report.contains(place), "{place} is not in:\n{report}");
     }
     assert!(report.contains("conf.d/more.toml:"), "{report}");
@@ -159,7 +159,7 @@ fn a_daemon_does_not_start_on_faults() {
     let config = host.write("vmpath.toml", &GOOD.replace("san0/gold", "san1/gold"));
     let output = host.run(&["daemon", "-c", config.to_str().expect("a plain name")]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("vmpath.toml:21:"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("vmpath.toml:20:"), "{}", text(&output.stderr));
     assert!(!host.path("run").exists() && !host.path("gold.sock").exists(), "nothing was started");
 }
 
@@ -186,7 +186,7 @@ fn a_daemon_serves_reloads_and_ends_cleanly() {
     host.write("vmpath.toml", &GOOD.replace("priority = 100", "priority = \"high\""));
     let refused = host.run(&["reload"]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused.stderr).contains("vmpath.toml:18:12"), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("vmpath.toml:17:12"), "{}", text(&refused.stderr));
     assert!(shown(&["show", "vms", "-o", "json"]).contains("\"priority\":100"));
     host.write("vmpath.toml", &GOOD.replace("priority = 100", "priority = 200"));
     daemon.signal(rustix::process::Signal::HUP);

@@ -7,6 +7,7 @@
 
 pub mod array;
 mod child;
+mod demo;
 pub mod guest;
 pub mod net;
 pub mod report;
@@ -14,6 +15,7 @@ pub mod units;
 pub mod vm;
 pub mod workload;
 
+pub use demo::DemoArgs;
 use std::process::ExitCode;
 
 /// `vmpath lab …`

@@ -68,7 +68,9 @@ pub fn parse_nbd_url(url: &str) -> Result<(Address, String), String> {
         None
     };
     parsed.ok_or_else(|| {
-        format!("{url:?} is no NBD URL: write nbd://127.0.0.1:10809/EXPORT or nbd+unix:///EXPORT?socket=/path")
+        format!(
+            "{url:?} is no NBD URL: write nbd://127.0.0.1:10809/EXPORT or nbd+unix:///EXPORT?socket=/path"
+        )
     })
 }
 
@@ -319,7 +321,8 @@ impl<P: AsRef<[u8]>> Outbox<P> {
     fn advance(&mut self, sent: usize) {
         self.bytes -= sent;
         self.sent += sent;
-        while let Some(first) = self.pieces.front().map(|p| p.as_ref().len()).filter(|len| *len <= self.sent) {
+        while let Some(first) = self.pieces.front().map(|p| p.as_ref().len()).filter(|len| *len <= self.sent)
+        {
             self.sent -= first;
             self.pieces.pop_front();
         }

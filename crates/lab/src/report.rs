@@ -93,9 +93,20 @@ impl Report {
 
     /// Adds a check of a measured value, or of `None` for one that could not be measured. Returns it, so that a note
     /// can be added.
-    pub fn check(&mut self, name: &str, value: impl Into<Option<f64>>, bound: Bound, unit: &str) -> &mut Check {
-        let check =
-            Check { name: name.to_owned(), value: value.into(), bound, unit: unit.to_owned(), note: String::new() };
+    pub fn check(
+        &mut self,
+        name: &str,
+        value: impl Into<Option<f64>>,
+        bound: Bound,
+        unit: &str,
+    ) -> &mut Check {
+        let check = Check {
+            name: name.to_owned(),
+            value: value.into(),
+            bound,
+            unit: unit.to_owned(),
+            note: String::new(),
+        };
         self.checks.push(check);
         let last = self.checks.len() - 1;
         &mut self.checks[last]
@@ -109,7 +120,8 @@ impl Report {
 
     /// Attaches data under a key of its own; `checks` and `passed` are taken.
     pub fn attach(&mut self, key: &str, value: &impl Serialize) {
-        let value = serde_json::to_value(value).unwrap_or_else(|why| json!({ "not serialisable": why.to_string() }));
+        let value =
+            serde_json::to_value(value).unwrap_or_else(|why| json!({ "not serialisable": why.to_string() }));
         self.extra.insert(key.to_owned(), value);
     }
 
@@ -149,8 +161,9 @@ impl Report {
     pub fn write(&self, path: &Path) -> anyhow::Result<()> {
         let mut text = serde_json::to_string_pretty(&self.to_json())?;
         text.push('\n');
-        std::fs::write(path, text)
-            .map_err(|why| anyhow::anyhow!("cannot write the report to {}: {why}; name another file", path.display()))
+        std::fs::write(path, text).map_err(|why| {
+            anyhow::anyhow!("cannot write the report to {}: {why}; name another file", path.display())
+        })
     }
 
     /// The check list for people: one line a check, failures marked.
@@ -162,7 +175,12 @@ impl Report {
             let mark = if check.passed() { "ok    " } else { "FAILED" };
             let value = check.value.map_or_else(|| "not measured".to_owned(), number);
             let bound = format!("{} {} {}", check.bound.sign(), number(check.bound.limit()), check.unit);
-            let _ = writeln!(out, "  {mark}  {:width$}  {value:>12}  ({bound}) {}", check.name, check.note);
+            let _ = writeln!(
+                out,
+                "  {mark}  {:width$}  {value:>12}  ({bound}) {}",
+                check.name,
+                cut(&check.note)
+            );
         }
         out
     }
@@ -176,6 +194,16 @@ impl From<bool> for Truth {
     fn from(truth: bool) -> Self {
         Self(f64::from(u8::from(truth)))
     }
+}
+
+/// Notes may be long reasons; the JSON has them whole.
+const NOTE_CHARS_SHOWN: usize = 100;
+
+fn cut(note: &str) -> String {
+    if note.chars().count() <= NOTE_CHARS_SHOWN {
+        return note.to_owned();
+    }
+    note.chars().take(NOTE_CHARS_SHOWN).chain(['…']).collect()
 }
 
 fn number(value: f64) -> String {

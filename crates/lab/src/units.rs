@@ -21,9 +21,14 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         "KiB" | "K" | "k" => KIB,
         "MiB" | "M" => MIB,
         "GiB" | "G" => GIB,
-        _ => return Err(format!("unknown unit {unit:?} in {text:?}: write a size as 4096, 64KiB, 100MiB or 1GiB")),
+        _ => {
+            return Err(format!(
+                "unknown unit {unit:?} in {text:?}: write a size as 4096, 64KiB, 100MiB or 1GiB"
+            ));
+        }
     };
-    scaled(number, scale).ok_or_else(|| format!("{text:?} is not a size: write it as 4096, 64KiB, 100MiB or 1GiB"))
+    scaled(number, scale)
+        .ok_or_else(|| format!("{text:?} is not a size: write it as 4096, 64KiB, 100MiB or 1GiB"))
 }
 
 /// Bytes per second: `100MiB/s`; a plain number too.
@@ -31,7 +36,8 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 /// # Errors
 /// In words, with what is accepted.
 pub fn parse_rate(text: &str) -> Result<u64, String> {
-    parse_size(text.trim().strip_suffix("/s").unwrap_or(text)).map_err(|why| format!("{why}, with or without /s"))
+    parse_size(text.trim().strip_suffix("/s").unwrap_or(text))
+        .map_err(|why| format!("{why}, with or without /s"))
 }
 
 /// A time: `250us`, `20ms`, `3s`; a plain number is milliseconds.

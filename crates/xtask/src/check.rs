@@ -39,11 +39,13 @@ pub(crate) fn run(root: &Path, extent: Extent) -> Result<bool> {
         rows: Vec::new(),
         began: Instant::now(),
     };
-    let lacking = if extent == Extent::Everything { run.packages()? } else { Vec::new() };
+    if extent == Extent::Everything {
+        run.packages()?;
+    }
     run.style()?;
     run.tests()?;
     if extent == Extent::Everything {
-        run.demo_and_e2e(&lacking)?;
+        run.demo_and_e2e()?;
     }
     Ok(run.finish())
 }
@@ -90,11 +92,12 @@ impl Run {
         self.rows.push(Row { name, tally: Tally::skipped(what), took: None });
     }
 
-    fn packages(&mut self) -> Result<Vec<&'static str>> {
+    fn packages(&mut self) -> Result<()> {
         let began = self.begin("packages");
-        let lacking = packages::install()?;
-        self.end("packages", began, Tally { note: lacking.join(" "), ..Tally::default() });
-        Ok(lacking)
+        let lacking = packages::install()?.join(" ");
+        let note = if lacking.is_empty() { String::new() } else { format!("lacking: {lacking}") };
+        self.end("packages", began, Tally { note, ..Tally::default() });
+        Ok(())
     }
 
     fn style(&mut self) -> Result<()> {
@@ -146,7 +149,7 @@ impl Run {
         Ok(())
     }
 
-    fn demo_and_e2e(&mut self, lacking: &[&str]) -> Result<()> {
+    fn demo_and_e2e(&mut self) -> Result<()> {
         let mut build = crate::cargo(&self.root);
         if self.command("release build", build.args(["build", "--release", "-p", "vmpath"]))?
             == Outcome::Failed
@@ -157,14 +160,12 @@ impl Run {
         }
         let binary = self.target.join("release/vmpath");
         self.reported("demo", Command::new(&binary).arg("demo"), DEMO_TIME)?;
-        if lacking.is_empty() {
-            let mut e2e = Command::new(std::env::current_exe()?);
-            self.reported("e2e", e2e.arg("e2e").arg("--binary").arg(&binary), E2E_TIME)?;
-        } else {
-            let why = format!("packages are lacking; `{}` adds them", packages::line(lacking));
+        if let Some(why) = e2e::obstacle() {
             self.not_run("e2e", e2e::names().map(|name| format!("e2e: {name}: {why}")));
+            return Ok(());
         }
-        Ok(())
+        let mut e2e = Command::new(std::env::current_exe()?);
+        self.reported("e2e", e2e.arg("e2e").arg("--binary").arg(&binary), E2E_TIME)
     }
 
     /// Runs something that takes `--report FILE`, and counts the checks of the report that it writes.

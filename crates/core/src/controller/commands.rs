@@ -25,9 +25,7 @@ impl Controller {
         let result = match command {
             Command::DisablePath(path) => self.known_path(*path).and_then(|p| self.disable(p)),
             Command::EnablePath(path) => self.known_path(*path).and_then(|p| self.enable(p)),
-            Command::SetAccess(path, access) => {
-                self.known_path(*path).map(|p| self.set_access(p, *access))
-            }
+            Command::SetAccess(path, access) => self.known_path(*path).map(|p| self.set_access(p, *access)),
             Command::SuspendVm(vm) => self.known_vm(*vm).and_then(|vm| self.suspend(vm)),
             Command::ResumeVm(vm) => self.known_vm(*vm).and_then(|vm| self.resume(vm)),
             Command::Failback(target) => self.fail_back(*target),
@@ -115,8 +113,7 @@ impl Controller {
         if target.index() >= self.spec.targets.len() {
             return conflict("there is no such target".into());
         }
-        let paths: Vec<_> =
-            self.spec.path_ids().filter(|p| self.spec.path(*p).target == target).collect();
+        let paths: Vec<_> = self.spec.path_ids().filter(|p| self.spec.path(*p).target == target).collect();
         let mut back = vec![];
         for path in &paths {
             if let Some(change) = self.network.signal(&self.spec, self.now, *path, Signal::Failback) {
@@ -145,7 +142,11 @@ impl Controller {
         match guest.state() {
             VmState::Running => {}
             VmState::Suspending | VmState::Suspended => {
-                return conflict(format!("{name} is {} already; it waits for {}", guest.state().as_str(), self.until(vm)));
+                return conflict(format!(
+                    "{name} is {} already; it waits for {}",
+                    guest.state().as_str(),
+                    self.until(vm)
+                ));
             }
             VmState::Resuming => return conflict(format!("{name} is being resumed: wait until it runs")),
             VmState::StoppedByOther => {

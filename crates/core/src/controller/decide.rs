@@ -115,7 +115,10 @@ impl Controller {
             Rung::Moot => {}
             Rung::Suspend => {
                 self.vms[vm.index()].ladder = Ladder::Clear;
-                self.tell(vm, Input::Suspend(Cause { incident: Some(incident), why: Why::NoPath { unit }, rule }));
+                self.tell(
+                    vm,
+                    Input::Suspend(Cause { incident: Some(incident), why: Why::NoPath { unit }, rule }),
+                );
             }
             Rung::Fail => {
                 if matches!(state.ladder, Ladder::Failing { .. }) {
@@ -133,7 +136,12 @@ impl Controller {
                 let reason = format!("{rule}; none of it can be done: {why}; its requests stay held");
                 self.vms[vm.index()].ladder = Ladder::Stranded { since, unit, incident, why };
                 let until = Some(self.until(vm));
-                self.record_until(JournalKind::PolicyBlocked, Subject::Vm(vm), Some(incident), (reason, until));
+                self.record_until(
+                    JournalKind::PolicyBlocked,
+                    Subject::Vm(vm),
+                    Some(incident),
+                    (reason, until),
+                );
             }
         }
     }
@@ -159,8 +167,11 @@ impl Controller {
             OnLoss::Suspend(requests) => requests,
         };
         let stopping = rules::stopping(&state.guest.monitor, requests);
-        let cause =
-            Cause { incident: Some(incident), why: Why::PathLoss { paths: lost, requests }, rule: rule.clone() };
+        let cause = Cause {
+            incident: Some(incident),
+            why: Why::PathLoss { paths: lost, requests },
+            rule: rule.clone(),
+        };
         match (stopping, requests) {
             (Stopping::Possible, _) => {
                 self.vms[vm.index()].blocked = None;
@@ -254,7 +265,9 @@ impl Controller {
     /// Ends holds, and suspensions that were not confirmed yet, of which the cause is over.
     fn release(&mut self, vm: VmId) {
         let over = match &self.vms[vm.index()].guest.run {
-            Run::Held { cause, .. } | Run::Suspending { cause, .. } => self.cause_wait(vm, cause, self.now).is_none(),
+            Run::Held { cause, .. } | Run::Suspending { cause, .. } => {
+                self.cause_wait(vm, cause, self.now).is_none()
+            }
             Run::Free { .. }
             | Run::Withdrawing { .. }
             | Run::Suspended { .. }

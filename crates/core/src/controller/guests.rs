@@ -36,7 +36,8 @@ impl Controller {
         let stops = monitor.stops_on_error();
         state.guest.monitor = monitor;
         if known != instance {
-            let errors = if stops { "its disks stop it on errors" } else { "its disks lack werror=stop,rerror=stop" };
+            let errors =
+                if stops { "its disks stop it on errors" } else { "its disks lack werror=stop,rerror=stop" };
             let word = run_state.map_or("unknown", run_state_word);
             let reason = format!("its monitor is connected: {word}; {errors}");
             self.record(JournalKind::VmManaged, Subject::Vm(vm), None, reason);
@@ -117,9 +118,11 @@ impl Controller {
         let rule = run.cause().or(before.cause()).map_or_else(String::new, |cause| cause.rule.clone());
         let (kind, reason) = self.note_words(note, rule);
         let until = match note {
-            Note::Held | Note::Suspending | Note::Suspended { .. } | Note::ResumeRevoked | Note::ResumeGaveUp => {
-                Some(self.until(vm))
-            }
+            Note::Held
+            | Note::Suspending
+            | Note::Suspended { .. }
+            | Note::ResumeRevoked
+            | Note::ResumeGaveUp => Some(self.until(vm)),
             Note::StopRepeated { .. } | Note::StopGaveUp => Some(self.until(vm)),
             Note::ContinueRepeated { .. } | Note::StoppedAgain { .. } => {
                 Some("it runs, or the attempts are used up".into())

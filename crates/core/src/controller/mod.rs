@@ -22,7 +22,7 @@ use crate::event::{Event, LoadReport};
 use crate::ids::{IncidentId, PathId, UnitId, VmId};
 use crate::path::Network;
 use crate::plan::{Gate, GateReason, PathRoute, RoutePlan, VmRoute};
-use crate::policy::{Cause, Floor, Guest, Ladder, Monitor, Run};
+use crate::policy::{Cause, Floor, Guest, Ladder, Monitor, Run, StopOrder};
 use crate::spec::Spec;
 use crate::time::{Duration, Instant};
 use incidents::Incidents;
@@ -30,7 +30,8 @@ use std::sync::Arc;
 
 /// VMs are resumed one at a time, so that the first has its disks back before the next asks for bandwidth.
 pub const RESUME_PACE: Duration = Duration::from_millis(500);
-/// QEMU drains and flushes its disks after it has said that it stopped: the gate closes only when that is over.
+/// A VM that stopped on an EIO may still be draining and flushing its disks for our `stop`, which blocks its monitor:
+/// the gate closes only when that is over. (A state is reported from an answer of the monitor, so `paused` says that.)
 pub const SUSPEND_SETTLE: Duration = Duration::from_secs(5);
 /// A VM without a monitor counts as running for so long after its last request.
 pub const UNMANAGED_ACTIVE_FOR: Duration = Duration::from_secs(60);
@@ -152,8 +153,9 @@ impl Controller {
     fn vm_deadlines(&self, vm: VmId) -> impl Iterator<Item = Instant> {
         let state = &self.vms[vm.index()];
         let settled = match &state.guest.run {
-            Run::Suspended { since, .. } => Some(*since + SUSPEND_SETTLE),
-            Run::Free { .. }
+            Run::Suspended { stop: StopOrder::Sent { at }, .. } => Some(*at + SUSPEND_SETTLE),
+            Run::Suspended { stop: StopOrder::Confirmed, .. }
+            | Run::Free { .. }
             | Run::Held { .. }
             | Run::Suspending { .. }
             | Run::Withdrawing { .. }
@@ -220,8 +222,7 @@ impl Controller {
         if self.plan.generation > 0 && same_spec && self.plan.paths == paths && self.plan.vms == vms {
             return None;
         }
-        self.plan =
-            RoutePlan { generation: self.plan.generation + 1, spec: self.spec.clone(), paths, vms };
+        self.plan = RoutePlan { generation: self.plan.generation + 1, spec: self.spec.clone(), paths, vms };
         Some(self.plan.clone())
     }
 
@@ -238,11 +239,13 @@ impl Controller {
                 let text = format!("being suspended: {}", cause.rule);
                 self.stopping_gate(vm, GateReason { incident: cause.incident, text })
             }
-            Run::Suspended { cause, since, .. } => {
+            Run::Suspended { cause, stop, .. } => {
                 let reason =
                     GateReason { incident: cause.incident, text: format!("suspended: {}", cause.rule) };
-                let settling =
-                    self.now < *since + SUSPEND_SETTLE && state.guest.monitor.instance().is_some();
+                let settling = match stop {
+                    StopOrder::Confirmed => false,
+                    StopOrder::Sent { at } => self.now < *at + SUSPEND_SETTLE,
+                };
                 if settling { self.stopping_gate(vm, reason) } else { Gate::Hold(reason) }
             }
         }

@@ -61,7 +61,7 @@ impl Controller {
         for (path, unit, after) in std::mem::take(&mut self.out.back_links) {
             if !told(path) && self.is_up(path) {
                 let reason = format!("up again after {}", seconds(after));
-                self.tell_link(JournalKind::LinkUp, path, unit, reason);
+                self.tell_link(JournalKind::LinkUp, path, unit, &reason);
             }
         }
     }
@@ -76,13 +76,12 @@ impl Controller {
     fn tell_link_down(&mut self, path: PathId, unit: UnitId) {
         let Some(Link::Down { cause, requests_lost, .. }) = self.network.link(path, unit) else { return };
         let (fault, outstanding) = (cause.to_string(), outstanding(*requests_lost));
-        let what =
-            format!("{} lost {}: {fault}", self.spec.path_name(path), self.spec.unit_name(unit));
+        let what = format!("{} lost {}: {fault}", self.spec.path_name(path), self.spec.unit_name(unit));
         self.enter_incident(self.spec.path(path).target, Some(path), &what);
-        self.tell_link(JournalKind::LinkDown, path, unit, format!("{fault}{outstanding}"));
+        self.tell_link(JournalKind::LinkDown, path, unit, &format!("{fault}{outstanding}"));
     }
 
-    fn tell_link(&mut self, kind: JournalKind, path: PathId, unit: UnitId, reason: String) {
+    fn tell_link(&mut self, kind: JournalKind, path: PathId, unit: UnitId, reason: &str) {
         let incident = self.incidents.of(self.spec.path(path).target);
         let text = format!("its link to {}: {reason}", self.spec.unit_name(unit));
         self.record(kind, Subject::Path(path), incident, text);
@@ -176,8 +175,7 @@ impl Controller {
     }
 
     fn is_over(&self, incident: &super::incidents::Incident) -> bool {
-        let mut paths =
-            self.spec.path_ids().filter(|p| self.spec.path(*p).target == incident.target);
+        let mut paths = self.spec.path_ids().filter(|p| self.spec.path(*p).target == incident.target);
         let at_work = |path: PathId| match self.network.state(path) {
             PathState::Active { .. } => {
                 self.network.links_of(path).all(|(_, link)| !matches!(link, Link::Down { .. }))

@@ -60,7 +60,8 @@ impl Controller {
     /// The keep set among the running VMs and, where asked, one that would join them.
     pub(super) fn verdict(&self, joining: Option<VmId>) -> Verdict {
         let reserved = |vm: &VmId| self.spec.vm(*vm).reservation.is_some();
-        let short: Vec<_> = (0..self.spec.targets.len()).filter_map(|t| self.short(TargetId::at(t))).collect();
+        let short: Vec<_> =
+            (0..self.spec.targets.len()).filter_map(|t| self.short(TargetId::at(t))).collect();
         if short.is_empty() {
             return Verdict { short, parties: vec![] };
         }
@@ -101,8 +102,7 @@ impl Controller {
     /// None if the target is whole, still connecting, without any trusted path (`on_no_path` governs), or of unknown
     /// capacity.
     pub(super) fn short(&self, target: TargetId) -> Option<Short> {
-        let paths: Vec<_> =
-            self.spec.path_ids().filter(|p| self.spec.path(*p).target == target).collect();
+        let paths: Vec<_> = self.spec.path_ids().filter(|p| self.spec.path(*p).target == target).collect();
         let connecting = |p: &&PathId| matches!(self.network.state(**p), PathState::Connecting { .. });
         let up = |p: &&PathId| self.network.state(**p).health() == Health::Up;
         let whole = |p: &&PathId| {
@@ -246,8 +246,7 @@ impl Controller {
                     rate(self.spec.vm(vm).reservation),
                     seconds(self.now.since(since))
                 );
-                let incident =
-                    self.network.reach(vm).units.iter().find_map(|u| self.incidents.of(u.target));
+                let incident = self.network.reach(vm).units.iter().find_map(|u| self.incidents.of(u.target));
                 self.lose_reservation(vm, incident, text);
             }
             (Reserve::Lost { since, .. }, None) if kept == Kept::Stays => {
@@ -279,9 +278,10 @@ impl Controller {
             return None;
         }
         let without = self.verdict(None);
-        let displaces = without.parties.iter().any(|(other, kept)| {
-            *other != vm && *kept == Kept::Stays && with.of(*other) == Kept::Leaves
-        });
+        let displaces = without
+            .parties
+            .iter()
+            .any(|(other, kept)| *other != vm && *kept == Kept::Stays && with.of(*other) == Kept::Leaves);
         if with.of(vm) == Kept::Stays && !displaces {
             return None;
         }

@@ -30,7 +30,8 @@ impl Controller {
         let machine = self.network.machine(path);
         let target = self.spec.path(path).target;
         let base = self.spec.target(target).repair_after;
-        let in_incident = |i: &&super::incidents::Incident| i.target == target && i.paths().any(|p| p == path);
+        let in_incident =
+            |i: &&super::incidents::Incident| i.target == target && i.paths().any(|p| p == path);
         PathView {
             path,
             health: machine.state().health(),
@@ -55,8 +56,7 @@ impl Controller {
     fn incident_view(&self, incident: &super::incidents::Incident) -> IncidentView {
         let affected = |vm: &VmId| {
             let reach = self.network.reach(*vm);
-            self.vm_incident(*vm) == Some(incident.id)
-                || incident.paths().any(|p| reach.paths.contains(&p))
+            self.vm_incident(*vm) == Some(incident.id) || incident.paths().any(|p| reach.paths.contains(&p))
         };
         IncidentView {
             incident: incident.id,

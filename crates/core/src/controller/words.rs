@@ -30,7 +30,6 @@ pub(super) fn run_state_word(state: RunState) -> &'static str {
 }
 
 impl Controller {
-
     /// What is the matter with a path; none if nothing is.
     pub(super) fn path_trouble(&self, path: PathId, now: Instant) -> Option<String> {
         let name = self.spec.path_name(path);
@@ -50,7 +49,10 @@ impl Controller {
                 let newest = latest.map_or_else(String::new, |fault| format!("; now: {fault}"));
                 let incident = self.incidents.of(self.spec.path(path).target);
                 let incident = incident.map_or_else(String::new, |id| format!(" ({id})"));
-                Some(format!("path {name} has been down for {}: {fault}{newest}{incident}", seconds(now.since(*since))))
+                Some(format!(
+                    "path {name} has been down for {}: {fault}{newest}{incident}",
+                    seconds(now.since(*since))
+                ))
             }
             PathState::Probation { since, required } => Some(format!(
                 "path {name} has been up again for {}; it must stay good for {} before it counts",
@@ -168,11 +170,11 @@ impl Controller {
     /// After a loss of all paths: for each unit, one good path is enough.
     fn served_wait(&self, vm: VmId, now: Instant) -> Option<String> {
         let rule = self.spec.vm(vm).resume;
-        let unserved =
-            |u: &&UnitReach| !self.network.served_again(u, rule, now);
+        let unserved = |u: &&UnitReach| !self.network.served_again(u, rule, now);
         let unit = self.network.reach(vm).units.iter().find(unserved)?;
         let promising = unit.paths.iter().max_by_key(|p| promise(self.network.state(**p)));
-        let wait = promising.and_then(|p| self.path_wait(vm, *p, now)).unwrap_or_else(|| self.a_path_to(unit.unit));
+        let wait =
+            promising.and_then(|p| self.path_wait(vm, *p, now)).unwrap_or_else(|| self.a_path_to(unit.unit));
         Some(if unit.paths.len() > 1 { format!("{wait} (or another path)") } else { wait })
     }
 
@@ -213,9 +215,7 @@ impl Controller {
                 };
                 Some(end.map_or(confirm.clone(), |end| format!("{confirm}, then {end}")))
             }
-            Run::Withdrawing { .. } => {
-                Some("a `stop` that may still take effect; `cont` follows it".into())
-            }
+            Run::Withdrawing { .. } => Some("a `stop` that may still take effect; `cont` follows it".into()),
             Run::Suspended { cause, .. } => {
                 let wait = self.cause_wait(vm, cause, now).or_else(|| self.monitor_wait(vm));
                 wait.or_else(|| Some("its turn: one VM is resumed at a time, highest priority first".into()))

@@ -26,15 +26,9 @@ pub const CONNECT_GRACE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Link {
     /// Never up so far, and not for so long that this is a failure.
-    Connecting {
-        until: Instant,
-        last: Option<Fault>,
-    },
+    Connecting { until: Instant, last: Option<Fault> },
     /// `proven_at`: from then on it has stayed good for long enough.
-    Up {
-        since: Instant,
-        proven_at: Instant,
-    },
+    Up { since: Instant, proven_at: Instant },
     Down {
         since: Instant,
         /// What broke it.
@@ -67,7 +61,10 @@ pub struct LinkRow {
 impl LinkRow {
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { link: Link::Connecting { until: now + CONNECT_GRACE, last: None }, damping: Damping::default() }
+        Self {
+            link: Link::Connecting { until: now + CONNECT_GRACE, last: None },
+            damping: Damping::default(),
+        }
     }
 
     #[must_use]
@@ -115,8 +112,7 @@ impl LinkRow {
         match &self.link {
             Link::Connecting { until, last } if *until <= now => {
                 let fault = last.clone().unwrap_or(Fault::ConnectTimeout);
-                self.link =
-                    Link::Down { since: now, cause: fault.clone(), latest: fault, requests_lost: 0 };
+                self.link = Link::Down { since: now, cause: fault.clone(), latest: fault, requests_lost: 0 };
                 LinkEdge::Lost
             }
             Link::Connecting { .. } | Link::Up { .. } | Link::Down { .. } => LinkEdge::Nothing,

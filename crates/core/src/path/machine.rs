@@ -243,7 +243,9 @@ impl PathState {
     pub fn preferred(&self) -> bool {
         match self {
             Self::Connecting { .. } | Self::Active { .. } => true,
-            Self::Down { .. } | Self::Probation { .. } | Self::Repaired { .. } | Self::Disabled { .. } => false,
+            Self::Down { .. } | Self::Probation { .. } | Self::Repaired { .. } | Self::Disabled { .. } => {
+                false
+            }
         }
     }
 

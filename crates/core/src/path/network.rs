@@ -110,7 +110,8 @@ impl Network {
 
     fn settle_links(&mut self, path: PathId, now: Instant, rules: &TargetSpec) -> Option<PathChange> {
         let machine = &mut self.paths[path.index()].machine;
-        let rows = || self.links.range((path, UnitId(0))..=(path, UnitId(u16::MAX))).map(|(_, row)| row.link());
+        let rows =
+            || self.links.range((path, UnitId(0))..=(path, UnitId(u16::MAX))).map(|(_, row)| row.link());
         if let Some(up) = rows().filter_map(up_since).min() {
             return machine.step(up, Signal::Up, rules);
         }

@@ -39,12 +39,7 @@ pub(super) fn reaches(spec: &Spec) -> Vec<Reach> {
         let avoid = &spec.vm(disk.vm).avoid_paths;
         let paths: Vec<_> = spec.paths_of_unit(disk.unit).filter(|p| !avoid.contains(p)).collect();
         reach.paths.extend(&paths);
-        reach.units.push(UnitReach {
-            unit: disk.unit,
-            target: spec.unit(disk.unit).target,
-            disks: 1,
-            paths,
-        });
+        reach.units.push(UnitReach { unit: disk.unit, target: spec.unit(disk.unit).target, disks: 1, paths });
     }
     for reach in &mut all {
         reach.paths.sort_unstable();
@@ -119,9 +114,8 @@ impl Network {
     /// The first of the VM's units that no path leads to, none of them being about to connect for the first time.
     #[must_use]
     pub fn cut_off_unit(&self, vm: VmId) -> Option<UnitId> {
-        let cut = |u: &&UnitReach| {
-            !u.paths.iter().any(|p| self.usable(*p, u.unit) || self.connecting(*p, u.unit))
-        };
+        let cut =
+            |u: &&UnitReach| !u.paths.iter().any(|p| self.usable(*p, u.unit) || self.connecting(*p, u.unit));
         self.reach(vm).units.iter().find(cut).map(|u| u.unit)
     }
 

@@ -18,4 +18,7 @@ pub use cause::{Cause, Outstanding, Why};
 pub use floor::Floor;
 pub use guest::{Guest, Monitor};
 pub use ladder::Ladder;
-pub use run::{Act, Input, Note, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX, STOP_CONFIRM_WITHIN, Step};
+pub use run::{
+    Act, Input, LateStop, Note, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX, STOP_CONFIRM_WITHIN, Step,
+    StopOrder,
+};

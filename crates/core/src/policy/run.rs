@@ -6,9 +6,11 @@
 //! stopped, and stop what somebody else continued.
 //! It does not know paths, capacity or other VMs.
 
+mod step;
+
 use crate::event::RunState;
 use crate::ids::IncidentId;
-use crate::policy::{Cause, Monitor, Why};
+use crate::policy::Cause;
 use crate::time::{Duration, Instant};
 
 /// `stop` answers within this when nothing is wrong: requests on live paths finish in it.
@@ -41,58 +43,52 @@ const RESUME_BACKOFF_MAX: Duration = Duration::from_secs(16);
 /// | Free        | Suspending | Held | -           | -         | -         | -       | -     | -       | -              | -        |
 /// | Held        | Suspending | -    | Free        | -         | -         | -       | -     | -       | -              | -        |
 /// | Suspending  | -          | -    | Withdrawing | Suspended | Suspended | -       | Free  | retries | retries        | Free     |
-/// | Withdrawing | Suspending | -    | -           | Resuming  | Resuming  | -       | Free  | Free    | Free           | Free     |
+/// | Withdrawing | Suspending | Held | -           | Resuming  | Resuming  | -       | Free  | Free    | Free           | Free     |
 /// | Suspended   | -          | -    | Resuming    | -         | -         | Free    | -     | -       | -              | Free     |
 /// | Resuming    | -          | -    | -           | -         | -         | Proving | Free  | -       | again, gives up| Free     |
-/// | Proving     | Suspending | -    | -           | Free      | Resuming  | -       | Free  | -       | Free           | Free     |
+/// | Proving     | Suspending | Held | -           | Free      | Resuming  | -       | Free  | -       | Free           | Free     |
 ///
+/// A Held VM whose former `stop` takes effect at last becomes Suspended, and Withdrawing when it is released before.
+/// A Suspended VM that runs again although its `stop` may still come becomes Withdrawing.
 /// `Adopt` (it stopped on our own EIO) turns Free and Held into Suspended; `Revoke` turns Resuming into Suspended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Run {
     /// Not touched.
-    Free {
-        since: Instant,
-    },
+    Free { since: Instant },
     /// Its requests are not routed, but it cannot be stopped.
     Held {
         cause: Cause,
         since: Instant,
+        /// A `stop` from before that may still take effect.
+        late: Option<LateStop>,
     },
     /// `stop` was sent. `deadline`: it is repeated then; none when the attempts are used up.
-    Suspending {
-        cause: Cause,
-        since: Instant,
-        instance: u64,
-        attempt: u32,
-        deadline: Option<Instant>,
-    },
+    Suspending { cause: Cause, since: Instant, instance: u64, attempt: u32, deadline: Option<Instant> },
     /// `stop` was sent and is no longer wanted, but may still take effect.
-    Withdrawing {
-        cause: Cause,
-        since: Instant,
-        instance: u64,
-    },
+    Withdrawing { cause: Cause, since: Instant, late: LateStop },
     /// Stopped by us.
-    Suspended {
-        cause: Cause,
-        since: Instant,
-        instance: u64,
-    },
+    Suspended { cause: Cause, since: Instant, instance: u64, stop: StopOrder },
     /// `cont` was sent; it is repeated at `next_try`.
-    Resuming {
-        cause: Cause,
-        since: Instant,
-        instance: u64,
-        attempt: u32,
-        next_try: Instant,
-    },
+    Resuming { cause: Cause, since: Instant, instance: u64, attempt: u32, next_try: Instant },
     /// It runs; whether it stays so is seen in a moment.
-    Proving {
-        cause: Cause,
-        since: Instant,
-        instance: u64,
-        attempt: u32,
-    },
+    Proving { cause: Cause, since: Instant, instance: u64, attempt: u32 },
+}
+
+/// A `stop` that nobody waits for any more, and that may take effect all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LateStop {
+    pub instance: u64,
+    /// Later than this it cannot, if the monitor is there to see it; without a monitor it is waited for.
+    pub until: Instant,
+}
+
+/// What became of the `stop` for a VM that stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopOrder {
+    /// It took effect, or none was needed.
+    Confirmed,
+    /// The VM stopped by itself on an EIO; our `stop` may still be draining its disks.
+    Sent { at: Instant },
 }
 
 #[derive(Clone, Debug)]
@@ -128,16 +124,30 @@ pub enum Act {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
     Held,
-    Released { after: Duration },
+    Released {
+        after: Duration,
+    },
     Suspending,
-    StopRepeated { attempt: u32 },
+    StopRepeated {
+        attempt: u32,
+    },
     StopGaveUp,
-    Suspended { after: Duration },
+    Suspended {
+        after: Duration,
+    },
     Withdrawn,
     Resuming,
-    ContinueRepeated { attempt: u32 },
-    StoppedAgain { attempt: u32, next_in: Duration },
-    Resumed { after: Duration, attempt: u32 },
+    ContinueRepeated {
+        attempt: u32,
+    },
+    StoppedAgain {
+        attempt: u32,
+        next_in: Duration,
+    },
+    Resumed {
+        after: Duration,
+        attempt: u32,
+    },
     ResumeRevoked,
     ResumeGaveUp,
     ContinuedByOther,
@@ -167,301 +177,15 @@ impl Step {
 }
 
 impl Run {
-    /// Applies one input. `monitor` is as it is after the report that the input stands for.
-    pub fn step(&mut self, now: Instant, monitor: &Monitor, input: Input) -> Step {
-        match input {
-            Input::Suspend(cause) => self.suspend(now, monitor, cause),
-            Input::Hold(cause) => match self {
-                Self::Free { .. } => {
-                    *self = Self::Held { cause, since: now };
-                    Step::note(Note::Held)
-                }
-                Self::Held { .. }
-                | Self::Suspending { .. }
-                | Self::Withdrawing { .. }
-                | Self::Suspended { .. }
-                | Self::Resuming { .. }
-                | Self::Proving { .. } => Step::default(),
-            },
-            Input::Adopt(cause) => self.adopt(now, monitor, cause),
-            Input::Release => self.release(now, monitor),
-            Input::Revoke => self.revoke(now),
-            Input::Report(RunState::Running) => self.running(now),
-            Input::Report(RunState::Paused) => self.paused(now, monitor),
-            Input::Report(RunState::IoError) => self.io_error(now, monitor),
-            Input::Report(RunState::Other) => self.not_ours(now),
-            Input::Refused => self.refused(now),
-            Input::Reconnected => self.reconnected(now, monitor),
-            Input::Replaced => self.replaced(now),
-            Input::Elapsed => self.elapsed(now, monitor),
-        }
-    }
-
-    fn suspend(&mut self, now: Instant, monitor: &Monitor, cause: Cause) -> Step {
-        let Some(instance) = monitor.instance() else { return Step::default() };
-        match self {
-            Self::Free { .. } | Self::Held { .. } | Self::Withdrawing { .. } | Self::Proving { .. } => {
-                let deadline = Some(now + STOP_CONFIRM_WITHIN);
-                *self = Self::Suspending { cause, since: now, instance, attempt: 1, deadline };
-                Step::stop(instance, Note::Suspending)
-            }
-            Self::Suspending { .. } | Self::Suspended { .. } | Self::Resuming { .. } => Step::default(),
-        }
-    }
-
-    fn adopt(&mut self, now: Instant, monitor: &Monitor, cause: Cause) -> Step {
-        let Some(instance) = monitor.continuable() else { return Step::default() };
-        match self {
-            Self::Free { .. } | Self::Held { .. } => {
-                *self = Self::Suspended { cause, since: now, instance };
-                Step::note(Note::Suspended { after: Duration::ZERO })
-            }
-            Self::Suspending { .. }
-            | Self::Withdrawing { .. }
-            | Self::Suspended { .. }
-            | Self::Resuming { .. }
-            | Self::Proving { .. } => Step::default(),
-        }
-    }
-
-    fn release(&mut self, now: Instant, monitor: &Monitor) -> Step {
-        match self {
-            Self::Held { since, .. } => {
-                let after = now.since(*since);
-                *self = Self::Free { since: now };
-                Step::note(Note::Released { after })
-            }
-            Self::Suspending { cause, instance, .. } => {
-                *self = Self::Withdrawing { cause: cause.clone(), since: now, instance: *instance };
-                Step::note(Note::Withdrawn)
-            }
-            Self::Suspended { cause, instance, .. } if monitor.continuable() == Some(*instance) => {
-                let (cause, instance) = (cause.clone(), *instance);
-                self.send_cont(now, cause, instance)
-            }
-            Self::Free { .. }
-            | Self::Withdrawing { .. }
-            | Self::Suspended { .. }
-            | Self::Resuming { .. }
-            | Self::Proving { .. } => Step::default(),
-        }
-    }
-
-    fn send_cont(&mut self, now: Instant, cause: Cause, instance: u64) -> Step {
-        *self = Self::Resuming { cause, since: now, instance, attempt: 1, next_try: now + backoff(1) };
-        Step::cont(instance, Note::Resuming)
-    }
-
-    fn revoke(&mut self, now: Instant) -> Step {
-        match self {
-            Self::Resuming { cause, instance, .. } => {
-                *self = Self::Suspended { cause: cause.clone(), since: now, instance: *instance };
-                Step::note(Note::ResumeRevoked)
-            }
-            Self::Free { .. }
-            | Self::Held { .. }
-            | Self::Suspending { .. }
-            | Self::Withdrawing { .. }
-            | Self::Suspended { .. }
-            | Self::Proving { .. } => Step::default(),
-        }
-    }
-
-    fn running(&mut self, now: Instant) -> Step {
-        match self {
-            Self::Resuming { cause, since, instance, attempt, .. } => {
-                let (after, attempt) = (now.since(*since), *attempt);
-                *self = Self::Proving { cause: cause.clone(), since: now, instance: *instance, attempt };
-                Step::note(Note::Resumed { after, attempt })
-            }
-            Self::Suspended { .. } => {
-                *self = Self::Free { since: now };
-                Step::note(Note::ContinuedByOther)
-            }
-            Self::Free { .. }
-            | Self::Held { .. }
-            | Self::Suspending { .. }
-            | Self::Withdrawing { .. }
-            | Self::Proving { .. } => Step::default(),
-        }
-    }
-
-    fn paused(&mut self, now: Instant, monitor: &Monitor) -> Step {
-        match self {
-            Self::Proving { .. } => {
-                *self = Self::Free { since: now };
-                Step::default()
-            }
-            Self::Suspending { .. } | Self::Withdrawing { .. } => self.stopped(now, monitor),
-            Self::Free { .. } | Self::Held { .. } | Self::Suspended { .. } | Self::Resuming { .. } => {
-                Step::default()
-            }
-        }
-    }
-
-    fn io_error(&mut self, now: Instant, monitor: &Monitor) -> Step {
-        match self {
-            Self::Proving { cause, since: _, instance, attempt } => {
-                let (attempt, next_in) = (*attempt, backoff(*attempt));
-                *self = Self::Resuming {
-                    cause: cause.clone(),
-                    since: now,
-                    instance: *instance,
-                    attempt,
-                    next_try: now + next_in,
-                };
-                Step::note(Note::StoppedAgain { attempt, next_in })
-            }
-            Self::Suspending { .. } | Self::Withdrawing { .. } => self.stopped(now, monitor),
-            Self::Free { .. } | Self::Held { .. } | Self::Suspended { .. } | Self::Resuming { .. } => {
-                Step::default()
-            }
-        }
-    }
-
-    /// Our `stop` has taken effect, or our EIO has.
-    fn stopped(&mut self, now: Instant, monitor: &Monitor) -> Step {
-        match self {
-            Self::Suspending { cause, since, instance, .. } => {
-                let after = now.since(*since);
-                *self = Self::Suspended { cause: cause.clone(), since: now, instance: *instance };
-                Step::note(Note::Suspended { after })
-            }
-            Self::Withdrawing { cause, instance, .. } if monitor.continuable() == Some(*instance) => {
-                let (cause, instance) = (cause.clone(), *instance);
-                self.send_cont(now, cause, instance)
-            }
-            Self::Withdrawing { .. }
-            | Self::Free { .. }
-            | Self::Held { .. }
-            | Self::Suspended { .. }
-            | Self::Resuming { .. }
-            | Self::Proving { .. } => Step::default(),
-        }
-    }
-
-    fn not_ours(&mut self, now: Instant) -> Step {
-        match self {
-            Self::Suspending { .. }
-            | Self::Withdrawing { .. }
-            | Self::Resuming { .. }
-            | Self::Proving { .. } => {
-                *self = Self::Free { since: now };
-                Step::note(Note::Forgotten)
-            }
-            // A migration of a suspended VM passes through such states and may come back.
-            Self::Suspended { .. } | Self::Free { .. } | Self::Held { .. } => Step::default(),
-        }
-    }
-
-    fn refused(&mut self, now: Instant) -> Step {
-        match self {
-            Self::Suspending { attempt, deadline, .. } => {
-                if *attempt < STOP_ATTEMPTS_MAX {
-                    *deadline = Some(now + STOP_RETRY_AFTER);
-                    return Step::default();
-                }
-                *deadline = None;
-                Step::note(Note::StopGaveUp)
-            }
-            Self::Withdrawing { .. } => {
-                *self = Self::Free { since: now };
-                Step::default()
-            }
-            Self::Free { .. }
-            | Self::Held { .. }
-            | Self::Suspended { .. }
-            | Self::Resuming { .. }
-            | Self::Proving { .. } => Step::default(),
-        }
-    }
-
-    fn reconnected(&mut self, now: Instant, monitor: &Monitor) -> Step {
-        match self {
-            Self::Suspending { instance, attempt, deadline, .. } => {
-                if monitor.run_state() != Some(RunState::Running) {
-                    return Step::default();
-                }
-                *attempt = 1;
-                *deadline = Some(now + STOP_CONFIRM_WITHIN);
-                Step::stop(*instance, Note::StopRepeated { attempt: 1 })
-            }
-            Self::Free { .. }
-            | Self::Held { .. }
-            | Self::Withdrawing { .. }
-            | Self::Suspended { .. }
-            | Self::Resuming { .. }
-            | Self::Proving { .. } => Step::default(),
-        }
-    }
-
-    fn replaced(&mut self, now: Instant) -> Step {
-        match self {
-            Self::Free { .. } | Self::Held { .. } => Step::default(),
-            Self::Suspending { .. }
-            | Self::Withdrawing { .. }
-            | Self::Suspended { .. }
-            | Self::Resuming { .. }
-            | Self::Proving { .. } => {
-                *self = Self::Free { since: now };
-                Step::note(Note::Forgotten)
-            }
-        }
-    }
-
-    fn elapsed(&mut self, now: Instant, monitor: &Monitor) -> Step {
-        if self.deadline().is_none_or(|at| at > now) {
-            return Step::default();
-        }
-        match self {
-            Self::Suspending { instance, attempt, deadline, .. } => {
-                if monitor.instance().is_none() {
-                    // Nobody to ask: the attempt does not count.
-                    *deadline = Some(now + STOP_CONFIRM_WITHIN);
-                    return Step::default();
-                }
-                if *attempt >= STOP_ATTEMPTS_MAX {
-                    *deadline = None;
-                    return Step::note(Note::StopGaveUp);
-                }
-                *attempt += 1;
-                *deadline = Some(now + STOP_CONFIRM_WITHIN);
-                Step::stop(*instance, Note::StopRepeated { attempt: *attempt })
-            }
-            Self::Withdrawing { .. } | Self::Proving { .. } => {
-                *self = Self::Free { since: now };
-                Step::default()
-            }
-            Self::Resuming { .. } => self.cont_again(now, monitor),
-            Self::Free { .. } | Self::Held { .. } | Self::Suspended { .. } => Step::default(),
-        }
-    }
-
-    fn cont_again(&mut self, now: Instant, monitor: &Monitor) -> Step {
-        let Self::Resuming { cause, instance, attempt, next_try, .. } = self else { return Step::default() };
-        if monitor.continuable() != Some(*instance) {
-            *next_try = now + backoff(*attempt);
-            return Step::default();
-        }
-        if *attempt >= RESUME_ATTEMPTS_MAX {
-            let cause = Cause { why: Why::GaveUp, ..cause.clone() };
-            *self = Self::Suspended { cause, since: now, instance: *instance };
-            return Step::note(Note::ResumeGaveUp);
-        }
-        *attempt += 1;
-        *next_try = now + backoff(*attempt);
-        Step::cont(*instance, Note::ContinueRepeated { attempt: *attempt })
-    }
-
     /// When time alone moves it next.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         match self {
             Self::Suspending { deadline, .. } => *deadline,
-            Self::Withdrawing { since, .. } => Some(*since + STOP_MAY_BE_LATE),
+            Self::Withdrawing { late, .. } | Self::Held { late: Some(late), .. } => Some(late.until),
             Self::Resuming { next_try, .. } => Some(*next_try),
             Self::Proving { since, .. } => Some(*since + PROVE_FOR),
-            Self::Free { .. } | Self::Held { .. } | Self::Suspended { .. } => None,
+            Self::Free { .. } | Self::Held { late: None, .. } | Self::Suspended { .. } => None,
         }
     }
 
@@ -494,9 +218,9 @@ impl Run {
     #[must_use]
     pub fn instance(&self) -> Option<u64> {
         match self {
-            Self::Free { .. } | Self::Held { .. } => None,
+            Self::Free { .. } | Self::Held { late: None, .. } => None,
+            Self::Held { late: Some(late), .. } | Self::Withdrawing { late, .. } => Some(late.instance),
             Self::Suspending { instance, .. }
-            | Self::Withdrawing { instance, .. }
             | Self::Suspended { instance, .. }
             | Self::Resuming { instance, .. }
             | Self::Proving { instance, .. } => Some(*instance),
@@ -525,10 +249,6 @@ impl Run {
             | Self::Proving { cause, .. } => cause.incident,
         }
     }
-}
-
-fn backoff(attempt: u32) -> Duration {
-    Duration::from_secs(1 << attempt.saturating_sub(1).min(10)).min(RESUME_BACKOFF_MAX)
 }
 
 #[cfg(test)]

@@ -7,9 +7,7 @@ use crate::select::rank;
 use crate::spec::WriteCache;
 use crate::time::{Duration, Instant};
 use crate::volume::Answered;
-use crate::volume::verdict::{
-    Alternatives, AttemptFault, Outcome, Presence, TargetError, Verdict, verdict,
-};
+use crate::volume::verdict::{Alternatives, AttemptFault, Outcome, Presence, TargetError, Verdict, verdict};
 
 /// Pause before a request is repeated to a target that was short of resources.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
@@ -48,8 +46,8 @@ impl Router {
         if attempt.operation.changes_data() {
             let unit = self.entry(key).unit;
             let answered = if result.is_ok() { Answered::Written } else { Answered::Refused };
-            self.units[unit.index()].volume.answered(key, answered);
-            if !self.units[unit.index()].parked.is_empty() {
+            let was_waited_for = self.units[unit.index()].volume.answered(key, answered);
+            if was_waited_for && !self.units[unit.index()].parked.is_empty() {
                 self.unpark(unit, now);
             }
         }
@@ -152,10 +150,10 @@ impl Router {
         if self.write_cache(self.connections[dead.0 as usize].unit) == WriteCache::SurvivesPathLoss {
             return;
         }
-        let waits = |e: &Entry| {
-            e.stage == Stage::FlushAfterWrite(dead) && !matches!(e.place, Place::InFlight { .. })
-        };
-        let due: Vec<_> = self.requests.iter().filter(|(_, e)| waits(e)).map(|(k, _)| k as RequestKey).collect();
+        let waits =
+            |e: &Entry| e.stage == Stage::FlushAfterWrite(dead) && !matches!(e.place, Place::InFlight { .. });
+        let due: Vec<_> =
+            self.requests.iter().filter(|(_, e)| waits(e)).map(|(k, _)| k as RequestKey).collect();
         for key in due {
             self.entry_mut(key).stage = Stage::Whole;
             if self.gate_answers(self.entry(key).vm) {
@@ -172,9 +170,8 @@ impl Router {
     /// Takes the attempt off its connection, path and VM.
     fn end_attempt(&mut self, key: RequestKey, connection: ConnectionKey, now: Instant, end: AttemptEnd) {
         let entry = &mut self.requests[key as usize];
-        let since = match entry.place {
-            Place::InFlight { since, .. } => since,
-            Place::Queued | Place::Parked(_) | Place::Delayed(_) => now,
+        let Place::InFlight { since, standing, .. } = entry.place else {
+            unreachable!("only an attempt in flight ends");
         };
         entry.place = Place::Queued;
         let cost = entry.attempt().cost();
@@ -183,16 +180,19 @@ impl Router {
         connection.in_flight -= 1;
         connection.in_flight_bytes -= cost.device_bytes();
         let load = &mut self.paths[connection.path.index()];
+        load.ended(cost.device_bytes(), standing, now);
         match end {
-            AttemptEnd::Served => load.served(cost, now.since(since), now),
-            AttemptEnd::Refused => load.refused(cost.device_bytes(), now),
-            AttemptEnd::Lost => load.lost(cost.device_bytes(), now),
+            AttemptEnd::Served => load.served(cost, now.since(since)),
+            // Nothing was moved: or a path that fails fast would look like a fast one.
+            AttemptEnd::Refused => {}
+            AttemptEnd::Lost => load.lost(),
         }
     }
 
     /// What becomes of a request whose attempt has failed. It is in no queue when this is called.
     fn judge(&mut self, key: RequestKey, fault: AttemptFault, outcome: Outcome, now: Instant) {
-        let left = Alternatives { untried_path: self.untried_path(key), busy_count: self.entry(key).busy_count };
+        let left =
+            Alternatives { untried_path: self.untried_path(key), busy_count: self.entry(key).busy_count };
         let vm = self.entry(key).vm;
         if self.entry(key).client == Client::Gone {
             self.finish(key, Err(TargetError::ShuttingDown));
@@ -252,4 +252,3 @@ fn cookie_of(entry: &Entry) -> u64 {
         Place::Queued | Place::Parked(_) | Place::Delayed(_) => 0,
     }
 }
-

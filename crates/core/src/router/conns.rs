@@ -7,9 +7,16 @@ use crate::time::Instant;
 impl Router {
     /// A connection is established and what answers there has been checked to be the unit.
     pub fn connection_up(&mut self, path: PathId, unit: UnitId, traits: Traits) -> ConnectionKey {
-        let connection =
-            Connection { path, unit, traits, status: ConnectionStatus::Open, in_flight: 0, in_flight_bytes: 0 };
-        let key = ConnectionKey(u32::try_from(self.connections.insert(connection)).expect("fewer connections"));
+        let connection = Connection {
+            path,
+            unit,
+            traits,
+            status: ConnectionStatus::Open,
+            in_flight: 0,
+            in_flight_bytes: 0,
+        };
+        let key =
+            ConnectionKey(u32::try_from(self.connections.insert(connection)).expect("fewer connections"));
         self.units[unit.index()].connections.push(key);
         key
     }

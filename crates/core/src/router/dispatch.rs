@@ -49,7 +49,8 @@ impl Router {
         let top_priority = self.begin_round(now);
         self.serve_charged(top_priority, now);
         loop {
-            let ready = (0..self.lanes.len()).filter(|i| self.lanes[*i].queued > 0 && self.lanes[*i].blocked.is_none());
+            let ready = (0..self.lanes.len())
+                .filter(|i| self.lanes[*i].queued > 0 && self.lanes[*i].blocked.is_none());
             let Some((index, phase)) = self.scheduler.pick(ready, now) else { break };
             let standing = self.standing(index, phase, top_priority);
             self.serve_lane(VmId::at(index), phase, standing, now);
@@ -180,11 +181,10 @@ impl Router {
             self.park(key, reason);
             return Step::Parked;
         }
-        let (phase, standing) = turn;
-        match self.choose(key, standing, now) {
+        match self.choose(key, turn.1, now) {
             Ok(connection) => {
                 self.pop_front(vm, queue);
-                self.dispatch(key, connection, phase, now);
+                self.dispatch(key, connection, turn, now);
                 Step::Dispatched
             }
             Err(reason) => Step::Blocked(reason),
@@ -201,7 +201,12 @@ impl Router {
     }
 
     /// The connection for a request, or why there is none now.
-    fn choose(&mut self, key: RequestKey, standing: Standing, now: Instant) -> Result<ConnectionKey, HoldReason> {
+    fn choose(
+        &mut self,
+        key: RequestKey,
+        standing: Standing,
+        now: Instant,
+    ) -> Result<ConnectionKey, HoldReason> {
         let (unit, vm, cost) = {
             let e = self.entry(key);
             (e.unit, e.vm, e.attempt().cost().device_bytes())
@@ -230,7 +235,9 @@ impl Router {
             if !has_room(candidate, needs.0, needs.1) {
                 let path = self.connections[connection.0 as usize].path;
                 let load = &mut self.paths[path.index()];
-                load.saturated(now);
+                if !has_room(candidate, needs.0, Standing::Highest) {
+                    load.saturated(now);
+                }
                 load.claimed_by = load.claimed_by.max(Some(priority));
             }
         }
@@ -268,6 +275,7 @@ impl Router {
             list.candidates.push(Candidate {
                 route: self.plan.paths[path.index()],
                 pending: load.pending_bytes,
+                pending_outranked: load.outranked_bytes,
                 window: if load.claimed_by >= Some(priority) { 0 } else { load.window },
                 rate: load.rate(),
                 tried: if entry.tried.contains(&path) { Tried::Yes } else { Tried::No },
@@ -310,12 +318,18 @@ impl Router {
         Ok(())
     }
 
-    fn dispatch(&mut self, key: RequestKey, connection_key: ConnectionKey, phase: Phase, now: Instant) {
+    fn dispatch(
+        &mut self,
+        key: RequestKey,
+        connection_key: ConnectionKey,
+        (phase, standing): (Phase, Standing),
+        now: Instant,
+    ) {
         self.attempts += 1;
         // Low bits find the entry, high bits tell this attempt from any other of the same entry.
         let cookie = self.attempts << 24 | u64::from(key);
         let entry = &mut self.requests[key as usize];
-        entry.place = Place::InFlight { connection: connection_key, cookie, since: now };
+        entry.place = Place::InFlight { connection: connection_key, cookie, since: now, standing };
         let mut attempt = entry.attempt();
         let (vm, unit) = (entry.vm, entry.unit);
         let charge = std::mem::replace(&mut entry.charge, Charge::Paid);
@@ -329,7 +343,7 @@ impl Router {
         let connection = &mut self.connections[connection_key.0 as usize];
         connection.in_flight += 1;
         connection.in_flight_bytes += cost.device_bytes();
-        self.paths[connection.path.index()].dispatched(cost.device_bytes(), now);
+        self.paths[connection.path.index()].dispatched(cost.device_bytes(), standing, now);
         self.lanes[vm.index()].in_flight += 1;
         let fua = connection.traits.fua;
         if attempt.operation.changes_data() && self.write_cache(unit) == WriteCache::Volatile {

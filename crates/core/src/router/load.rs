@@ -3,6 +3,7 @@
 use super::Router;
 use crate::event::{LoadReport, PathLoad as PathReport, VmLoad};
 use crate::schedule::Cost;
+use crate::select::Standing;
 use crate::spec::PathSpec;
 use crate::time::{Duration, Instant};
 
@@ -15,6 +16,8 @@ const RATE_SAMPLE: Duration = Duration::from_millis(50);
 pub(super) struct PathLoad {
     pub(super) pending_bytes: u64,
     pub(super) pending_requests: u32,
+    /// Of the pending ones, what VMs sent while one of higher priority competed.
+    pub(super) outranked_bytes: u64,
     pub(super) window: u64,
     /// In one round of dispatching: the priority of a VM that waits for room here, so that smaller requests of its
     /// equals do not take each byte that comes free.
@@ -38,6 +41,7 @@ impl PathLoad {
         Self {
             pending_bytes: 0,
             pending_requests: 0,
+            outranked_bytes: 0,
             window: path.window_bytes,
             claimed_by: None,
             errors: 0,
@@ -64,19 +68,38 @@ impl PathLoad {
         self.measured_rate.or(self.capacity).unwrap_or(RATE_UNKNOWN)
     }
 
-    pub(super) fn dispatched(&mut self, device_bytes: u64, now: Instant) {
+    pub(super) fn dispatched(&mut self, device_bytes: u64, standing: Standing, now: Instant) {
         self.pending_bytes += device_bytes;
         self.pending_requests += 1;
+        if standing == Standing::Outranked {
+            self.outranked_bytes += device_bytes;
+        }
         self.busy_since.get_or_insert(now);
     }
 
-    /// The target has done it.
-    pub(super) fn served(&mut self, cost: Cost, took: Duration, now: Instant) {
+    /// An attempt is over, however it ended.
+    pub(super) fn ended(&mut self, device_bytes: u64, standing: Standing, now: Instant) {
+        self.pending_bytes -= device_bytes;
+        self.pending_requests -= 1;
+        if standing == Standing::Outranked {
+            self.outranked_bytes -= device_bytes;
+        }
+        if let Some(since) = self.busy_since {
+            self.sample_busy += now.since(since);
+        }
+        self.busy_since = (self.pending_requests > 0).then_some(now);
+        if let Some(since) = self.saturated_since.take() {
+            self.saturated += now.since(since);
+        }
+    }
+
+    /// The target has done what was asked.
+    pub(super) fn served(&mut self, cost: Cost, took: Duration) {
         self.completed_requests += 1;
         self.completed_bytes += cost.bytes;
         self.sample_bytes += cost.device_bytes();
-        self.service_time = if self.service_time.is_zero() { took } else { (self.service_time * 7 + took) / 8 };
-        self.ended(cost.device_bytes(), now);
+        self.service_time =
+            if self.service_time.is_zero() { took } else { (self.service_time * 7 + took) / 8 };
         if self.sample_busy >= RATE_SAMPLE {
             let rate = u128::from(self.sample_bytes) * 1_000_000_000 / self.sample_busy.as_nanos();
             let rate = u64::try_from(rate).unwrap_or(u64::MAX).max(1);
@@ -86,29 +109,11 @@ impl PathLoad {
         }
     }
 
-    /// The target has answered with an error: nothing was moved, or a path that fails fast would look like a fast one.
-    pub(super) fn refused(&mut self, device_bytes: u64, now: Instant) {
-        self.ended(device_bytes, now);
-    }
-
-    pub(super) fn lost(&mut self, device_bytes: u64, now: Instant) {
-        self.ended(device_bytes, now);
+    pub(super) fn lost(&mut self) {
         // What was measured while the path was dying says nothing of the path repaired.
         self.measured_rate = None;
         self.sample_bytes = 0;
         self.sample_busy = Duration::ZERO;
-    }
-
-    fn ended(&mut self, device_bytes: u64, now: Instant) {
-        self.pending_bytes -= device_bytes;
-        self.pending_requests -= 1;
-        if let Some(since) = self.busy_since {
-            self.sample_busy += now.since(since);
-        }
-        self.busy_since = (self.pending_requests > 0).then_some(now);
-        if let Some(since) = self.saturated_since.take() {
-            self.saturated += now.since(since);
-        }
     }
 
     /// A request found the window full.

@@ -19,11 +19,12 @@ mod tests;
 use crate::ids::{DiskId, PathId, UnitId, VmId};
 use crate::plan::{Gate, RoutePlan};
 use crate::schedule::{Cost, Scheduler};
+use crate::select::Standing;
 use crate::time::{Duration, Instant};
 use crate::view::HoldReason;
 use crate::volume::verdict::TargetError;
-pub use crate::volume::{Extent, RequestKey};
 use crate::volume::{Clearance, Volume};
+pub use crate::volume::{Extent, RequestKey};
 use dispatch::Shortlist;
 use load::PathLoad;
 use slab::Slab;
@@ -144,7 +145,12 @@ enum Place {
     Parked(HoldReason),
     /// Waits out a target that was short of resources.
     Delayed(Instant),
-    InFlight { connection: ConnectionKey, cookie: u64, since: Instant },
+    InFlight {
+        connection: ConnectionKey,
+        cookie: u64,
+        since: Instant,
+        standing: Standing,
+    },
 }
 
 /// What an attempt does. A durable write to a target without FUA is a write and then a flush.
@@ -192,7 +198,8 @@ impl Entry {
         match self.stage {
             Stage::Whole => self.request,
             Stage::FlushAfterWrite(_) => {
-                Request { operation: Operation::Flush, offset: 0, length: 0, ..self.request }
+                let durability = Durability::Volatile;
+                Request { operation: Operation::Flush, offset: 0, length: 0, durability, ..self.request }
             }
         }
     }
@@ -335,7 +342,9 @@ impl Router {
     ///
     /// Does nothing if the request has ended already and only its completion has not been taken yet.
     pub fn abandon(&mut self, key: RequestKey, token: u32) {
-        let Some(entry) = self.requests.get(key as usize).filter(|e| e.request.token == token) else { return };
+        let Some(entry) = self.requests.get(key as usize).filter(|e| e.request.token == token) else {
+            return;
+        };
         match entry.place {
             Place::InFlight { .. } => {
                 let unit = entry.unit;
@@ -423,7 +432,8 @@ impl Router {
     /// Answers everything of the VM that waits with an error; what is in flight goes on.
     fn answer_waiting(&mut self, vm: VmId) {
         let waits = |e: &Entry| e.vm == vm && !matches!(e.place, Place::InFlight { .. });
-        let keys: Vec<_> = self.requests.iter().filter(|(_, e)| waits(e)).map(|(k, _)| k as RequestKey).collect();
+        let keys: Vec<_> =
+            self.requests.iter().filter(|(_, e)| waits(e)).map(|(k, _)| k as RequestKey).collect();
         for key in keys {
             self.take_out(key);
             self.finish(key, Err(TargetError::Io));
@@ -473,9 +483,7 @@ impl Router {
     }
 
     fn release_delayed(&mut self, now: Instant) {
-        let due = |r: &Slab<Entry>, key: RequestKey| {
-            matches!(r[key as usize].place, Place::Delayed(until) if until <= now)
-        };
+        let due = |r: &Slab<Entry>, key: RequestKey| matches!(r[key as usize].place, Place::Delayed(until) if until <= now);
         while let Some(at) = self.delayed.iter().position(|key| due(&self.requests, *key)) {
             let key = self.delayed.remove(at);
             self.enqueue(key, End::Front, now);

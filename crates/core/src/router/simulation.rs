@@ -25,11 +25,20 @@ mod world;
 
 use driver::Mutation;
 use ledger::{Rule, Violation};
+use std::ops::Range;
 use world::{Tally, World};
 
-/// Seeds of faults that were found and mended.
-const REGRESSIONS: &[u64] = &[];
+/// Seeds that found a fault of the router, since mended.
+const REGRESSIONS: &[u64] = &[
+    1, // what overlaps an abandoned write in flight was not held; half a durable write went on without its client
+    11, // a volatile cache was flushed over another path than the one that had been written
+    100, // nor was the write repeated when that path was lost
+    72, // a busy target's request waited behind a gate that answers
+];
+/// More are played by raising this for one run; forty thousand were.
 const SEEDS: u64 = 200;
+/// Within so many seeds each mutation must be caught; most are in the first few.
+const MUTANT_SEEDS: u64 = 60;
 
 fn play(seed: u64) -> Tally {
     match World::new(seed, Mutation::None, &[]).run() {
@@ -45,47 +54,74 @@ fn regressions_stay_mended() {
     }
 }
 
-/// `VMPATH_SEEDS` is not read here: core reads no environment. To search further, raise `SEEDS` for one run.
+/// No rule is broken, and enough happens for that to mean something.
+fn play_all(seeds: Range<u64>) {
+    let many = seeds.end - seeds.start;
+    let mut sum = Tally::default();
+    for seed in seeds {
+        sum.add(play(seed));
+    }
+    let rare = [sum.ghosts, sum.lost_writes, sum.quarantine_holds, sum.failovers, sum.fallback_flushes];
+    assert!(rare.iter().all(|count| *count > 2 * many), "too little happens to prove anything: {sum:?}");
+    assert!(sum.samplings > many && sum.abandoned_in_flight > many, "{sum:?}");
+    assert!(sum.completed > sum.failed && sum.events > 1500 * many, "{sum:?}");
+}
+
+/// In two halves, because tests run side by side.
 #[test]
-fn no_rule_is_broken_and_enough_happens() {
-    let tallies: Vec<Tally> = (0..SEEDS).map(play).collect();
-    let sum = |of: fn(&Tally) -> u64| tallies.iter().map(of).sum::<u64>();
-    println!("{} events, {} completed, {} failed, {} lost writes, {} ghosts, {} held for quarantine, {} failovers, {} fallback flushes, {} samplings, {} abandoned", sum(|t| t.events), sum(|t| t.completed), sum(|t| t.failed), sum(|t| t.lost_writes), sum(|t| t.ghosts), sum(|t| t.quarantine_holds), sum(|t| t.failovers), sum(|t| t.fallback_flushes), sum(|t| t.samplings), sum(|t| t.abandoned_in_flight));
+fn no_rule_is_broken() {
+    play_all(0..SEEDS / 2);
 }
 
 #[test]
-#[ignore]
-fn deep() {
-    let mut n = 0;
-    for seed in 1000..41_000 {
-        if let Err(v) = std::panic::catch_unwind(|| World::new(seed, Mutation::None, &[]).run()).unwrap_or_else(|_| Err(Violation { rule: Rule::Counters, text: "panic".into() })) {
-            n += 1;
-            if n < 40 { println!("{seed}: {:?} {}", v.rule, v.text); }
+fn no_rule_is_broken_by_other_seeds() {
+    play_all(SEEDS / 2..SEEDS);
+}
+
+/// The checkers can fail: each fault, in the worker or in what the router is told, breaks one of the rules named.
+/// `blind` takes checks away, to show that the data themselves tell.
+fn caught(mutation: Mutation, blind: &[Rule], by: &[Rule]) {
+    for seed in 0..MUTANT_SEEDS {
+        if let Err(Violation { rule, .. }) = World::new(seed, mutation, blind).run()
+            && by.contains(&rule)
+        {
+            return;
         }
     }
-    println!("bad {n}");
+    panic!("{mutation:?} breaks none of {by:?} in {MUTANT_SEEDS} seeds");
 }
 
 #[test]
-#[ignore]
-fn explore() {
-    use Mutation::*;
-    let mut all = vec![(None, vec![])];
-    for m in [BuriesAlive, CallsSentUnsent, ShortFence, LosesACompletion, CompletesTwice, TakesErrorsForSuccess, OverlooksWakes, IgnoresLimits, IgnoresHolds, IgnoresSampling, BelievesInFua, SharesWhatMayNotBeShared] {
-        all.push((m, vec![]));
+fn a_connection_called_dead_too_early_is_noticed() {
+    caught(Mutation::BuriesAlive, &[], &[Rule::DeadFirst]);
+}
+
+#[test]
+fn a_fence_that_is_not_kept_is_noticed() {
+    for mutation in [Mutation::ShortFence, Mutation::CallsSentUnsent] {
+        caught(mutation, &[], &[Rule::Fence]);
+        caught(mutation, &[Rule::Fence], &[Rule::StaleRead]);
+        caught(mutation, &[Rule::Fence], &[Rule::FinalValue]);
     }
-    all.push((BuriesAlive, vec![Rule::DeadFirst, Rule::Fence]));
-    all.push((CallsSentUnsent, vec![Rule::Fence]));
-    all.push((ShortFence, vec![Rule::Fence]));
-    all.push((IgnoresSampling, vec![Rule::Sampling]));
-    for (mutation, ignored) in all {
-        let mut found = std::collections::BTreeMap::new();
-        for seed in 0..200 {
-            if let Err(v) = std::panic::catch_unwind(|| World::new(seed, mutation, &ignored).run()).unwrap_or_else(|_| Err(Violation { rule: Rule::Counters, text: "panic".into() })) {
-                found.entry(format!("{:?}{}", v.rule, if v.text == "panic" {" panic"} else {""})).or_insert((0, seed, v.text)).0 += 1;
-            }
-        }
-        println!("{mutation:?} ignoring {ignored:?}");
-        for (rule, what) in found { println!("  {rule}: {what:?}"); }
-    }
+}
+
+#[test]
+fn a_completion_too_few_or_too_many_is_noticed() {
+    caught(Mutation::LosesACompletion, &[Rule::Counters], &[Rule::Liveness]);
+    caught(Mutation::CompletesTwice, &[], &[Rule::ExactlyOnce]);
+    caught(Mutation::TakesErrorsForSuccess, &[], &[Rule::Executed]);
+}
+
+#[test]
+fn a_missed_wake_is_noticed() {
+    caught(Mutation::OverlooksWakes, &[], &[Rule::Liveness]);
+}
+
+#[test]
+fn a_broken_promise_is_noticed() {
+    caught(Mutation::IgnoresLimits, &[], &[Rule::Limit]);
+    caught(Mutation::IgnoresHolds, &[], &[Rule::Gate]);
+    caught(Mutation::IgnoresSampling, &[], &[Rule::Sampling]);
+    caught(Mutation::BelievesInFua, &[], &[Rule::Durable]);
+    caught(Mutation::SharesWhatMayNotBeShared, &[], &[Rule::OneConnection]);
 }

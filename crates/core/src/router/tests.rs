@@ -329,8 +329,14 @@ fn a_vm_leaves_headroom_to_one_of_higher_priority() {
 }
 
 #[test]
+fn a_vm_of_higher_priority_does_not_shut_the_others_out() {
+    let got = compete(vec![vm("a"), VmSpec { priority: 200, ..vm("b") }], [16, 16]);
+    assert!(got[0].abs_diff(got[1]) <= 4, "shares divide what is not reserved: {got:?}");
+}
+
+#[test]
 fn headroom_does_not_take_a_reservation() {
-    let reserved = VmSpec { reservation: Some(ByteRate(20 << 20)), ..vm("a") };
+    let reserved = VmSpec { reservation: Some(ByteRate(20 << 20)), shares: 1, ..vm("a") };
     let got = compete(vec![reserved, VmSpec { priority: 200, ..vm("b") }], [16, 16]);
     assert!(got[0] >= 19, "of 100 MiB/s reserved 20: {got:?}");
 }
@@ -450,6 +456,31 @@ fn one_connection_is_left_only_when_nothing_is_in_flight_on_it() {
 }
 
 #[test]
+fn one_connection_stays_itself_though_its_path_has_others() {
+    let mut b = Bench::new(1, vec![vm("a")]);
+    let alone = Traits { sharing: Sharing::OneConnection, ..bench::TRAITS };
+    b.up_with(A, alone);
+    b.up_with(A, alone);
+    b.read(1, 0);
+    b.read(2, 0);
+    let sent = b.drain();
+    assert_eq!(sent.len(), 2, "the second does not wait for the first");
+    assert_eq!(sent[0].connection, sent[1].connection);
+}
+
+#[test]
+fn one_connection_waits_for_those_that_were_allowed_before() {
+    let mut b = Bench::new(2, vec![vm("a")]);
+    b.up(A);
+    b.read(1, 0);
+    b.up_with(B, Traits { sharing: Sharing::OneConnection, ..bench::TRAITS });
+    b.read(2, 0);
+    assert_eq!(b.sent(), "1r@a");
+    b.answer(1, Ok(()));
+    assert_eq!(b.sent(), "2r@a");
+}
+
+#[test]
 fn an_io_error_moves_the_one_connection_even_to_a_worse_path() {
     let mut b = Bench::new(2, vec![vm("a")]);
     let alone = Traits { sharing: Sharing::OneConnection, ..bench::TRAITS };
@@ -500,6 +531,19 @@ fn where_the_cache_is_volatile_every_write_is_durable() {
 }
 
 #[test]
+fn a_flush_that_fails_for_a_volatile_cache_takes_its_write_along() {
+    let mut b = Bench::with(2, vec![vm("a")], |spec| spec.targets[0].write_cache = WriteCache::Volatile);
+    b.up_with(A, Traits { fua: Support::No, ..bench::TRAITS });
+    b.write(1, 0);
+    b.answer(1, Ok(()));
+    b.up(B);
+    b.answer(1, IO);
+    assert_eq!(b.sent(), "1w@a 1f@a 1W@b");
+    b.answer(1, IO);
+    assert_eq!(b.done(), "1:Io");
+}
+
+#[test]
 fn sampling_holds_writes_to_its_ranges() {
     let mut b = Bench::new(2, vec![vm("a")]);
     b.up(A);
@@ -537,7 +581,11 @@ fn the_view_counts_what_is_there() {
     b.dead(A, &[]);
     let view = b.view();
     assert_eq!((view.vms[0].completed_requests, view.vms[0].completed_bytes), (1, 4096));
-    assert_eq!((view.vms[0].in_flight, view.vms[0].held, view.vms[0].retried_requests), (1, 0, 0));
+    assert_eq!((view.vms[0].in_flight, view.vms[0].held, view.vms[0].retried_requests), (0, 1, 1));
+    assert_eq!(
+        (view.paths[0].connections, view.paths[0].pending_requests, view.paths[0].pending_bytes),
+        (2, 0, 0)
+    );
     assert_eq!((view.vms[1].failed_requests, view.vms[1].completed_requests), (1, 0));
     assert_eq!((view.paths[0].errors, view.paths[0].service_time), (1, Duration::from_millis(3)));
 }
@@ -566,7 +614,10 @@ fn the_report_tells_waiting_for_room_from_waiting_for_the_limit() {
     assert!(near(report.vms[1].backlogged, 0.3), "until its limit is what keeps it: {report:?}");
     assert_eq!(report.vms[0].bytes_completed, 14 << 16);
     assert!(near(report.paths[0].saturated, 0.3), "{report:?}");
-    assert!(near(report.paths[1].saturated, 0.0), "a standby that nobody may use yet is not full: {report:?}");
+    assert!(
+        near(report.paths[1].saturated, 0.0),
+        "a standby that nobody may use yet is not full: {report:?}"
+    );
     b.pass(50);
     let report = b.router.load_report(b.now);
     assert!(near(report.vms[0].backlogged, 0.0) && near(report.paths[0].saturated, 0.0), "{report:?}");

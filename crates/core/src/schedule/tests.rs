@@ -95,3 +95,65 @@ fn an_over_limit_vm_says_when_it_may_go() {
     assert_eq!(at, now + Duration::from_secs(1) - LIMIT_BURST);
     assert_eq!(scheduler.pick(0..1, at), Some((0, Phase::Weight)));
 }
+
+#[test]
+fn a_vm_that_could_not_be_served_is_owed_nothing() {
+    let vms = [vm("held"), vm("b")];
+    let mut scheduler = Scheduler::new(&vms);
+    let now = Instant::from_millis(1);
+    let cost = Cost { bytes: 4096 };
+    scheduler.backlogged(0, now);
+    scheduler.backlogged(1, now);
+    for _ in 0..1000 {
+        scheduler.idle(0);
+        scheduler.charge(1, Phase::Weight, cost, now);
+        scheduler.backlogged(0, now);
+    }
+    let mut turns = [0_u32; 2];
+    for _ in 0..100 {
+        let (vm, phase) = scheduler.pick(0..2, now).unwrap();
+        scheduler.charge(vm, phase, cost, now);
+        turns[vm] += 1;
+    }
+    assert!(turns[0].abs_diff(turns[1]) <= 2, "{turns:?}");
+}
+
+#[test]
+fn within_any_time_no_more_than_the_limit_the_burst_and_one_request() {
+    let (limit, size) = (10 * MIB, 256 * 1024);
+    let mut scheduler = Scheduler::new(&[VmSpec { limit: Some(ByteRate(limit)), ..vm("a") }]);
+    let mut dispatched = Vec::new();
+    // It asks in bursts, with pauses of all lengths between.
+    for step in 0..2000_u64 {
+        let now = Instant::from_millis(1000 + step + step / 100 * 70);
+        while let Some((vm, phase)) = scheduler.pick(0..1, now) {
+            scheduler.charge(vm, phase, Cost { bytes: size }, now);
+            dispatched.push(now);
+        }
+    }
+    assert!(dispatched.len() > 50);
+    for (first, from) in dispatched.iter().enumerate() {
+        for (last, to) in dispatched.iter().enumerate().skip(first) {
+            let bytes = u128::from(size) * (last - first + 1) as u128;
+            let time = (to.since(*from) + LIMIT_BURST).as_nanos();
+            assert!(
+                bytes <= u128::from(limit) * time / 1_000_000_000 + u128::from(size) + 1,
+                "{from} to {to}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_reservation_unmet_in_an_outage_is_not_all_made_up() {
+    let reserved = VmSpec { reservation: Some(ByteRate(10 * MIB)), ..vm("a") };
+    let mut scheduler = Scheduler::new(&[reserved]);
+    scheduler.backlogged(0, Instant::from_millis(0));
+    let now = Instant::from_millis(60_000);
+    let mut owed = 0;
+    while let Some((0, Phase::Reservation)) = scheduler.pick(0..1, now) {
+        scheduler.charge(0, Phase::Reservation, Cost { bytes: 64 * 1024 }, now);
+        owed += 64 * 1024;
+    }
+    assert!(near(owed, 5), "half a second of it, not a minute: {owed}");
+}

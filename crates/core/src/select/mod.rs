@@ -1,8 +1,10 @@
 //! Which path: the load-distribution function over routing information and VM information.
 //!
 //! The best rank wins (up before marginal, optimized before non-optimized, traffic's own paths before standbys); within
-//! it, the lowest expected completion time, `(pending + this) / rate`. A VM that a higher-priority one competes with
-//! leaves headroom in each window. It does not know queues, connections or time.
+//! it, the lowest expected completion time, `(pending + this) / rate`. VMs that a higher-priority one competes with
+//! leave headroom in each window: together they fill a part of it only. Rejected: sending nothing of theirs while the
+//! window is fuller than that, by whomever; a higher-priority VM that always has work waiting would shut them out.
+//! It does not know queues, connections or time.
 
 use crate::plan::{Health, PathRoute};
 use crate::spec::Access;
@@ -16,6 +18,8 @@ pub struct Candidate {
     pub route: PathRoute,
     /// Device bytes in flight on it, from all units and VMs.
     pub pending: u64,
+    /// Of these, what VMs sent while one of higher priority competed.
+    pub pending_outranked: u64,
     pub window: u64,
     /// Estimated device bytes per second; at least 1.
     pub rate: u64,
@@ -75,11 +79,14 @@ pub fn select(candidates: &[Candidate], cost: u64, standing: Standing) -> Choice
 /// An empty path takes any request, so that one larger than the window can still go.
 #[must_use]
 pub fn has_room(path: &Candidate, cost: u64, standing: Standing) -> bool {
-    let usable = match standing {
-        Standing::Highest => path.window,
-        Standing::Outranked => path.window - (path.window >> HEADROOM_SHIFT),
+    let headroom_is_left = match standing {
+        Standing::Highest => true,
+        Standing::Outranked => {
+            path.pending_outranked == 0
+                || path.pending_outranked + cost <= path.window - (path.window >> HEADROOM_SHIFT)
+        }
     };
-    path.pending == 0 || path.pending + cost <= usable
+    path.pending == 0 || (path.pending + cost <= path.window && headroom_is_left)
 }
 
 fn expected_nanos(path: &Candidate, cost: u64) -> u128 {
@@ -92,7 +99,14 @@ mod tests {
 
     fn up() -> Candidate {
         let route = PathRoute { health: Health::Up, access: Access::Optimized, preferred: true };
-        Candidate { route, pending: 0, window: 1 << 20, rate: 100 << 20, tried: Tried::No }
+        Candidate {
+            route,
+            pending: 0,
+            pending_outranked: 0,
+            window: 1 << 20,
+            rate: 100 << 20,
+            tried: Tried::No,
+        }
     }
 
     #[test]
@@ -100,8 +114,16 @@ mod tests {
         let busy = Candidate { pending: 512 << 10, ..up() };
         let slow = Candidate { rate: 10 << 20, ..up() };
         assert_eq!(select(&[busy, up()], 4096, Standing::Highest), Choice::Path(1));
-        assert_eq!(select(&[slow, busy], 4096, Standing::Highest), Choice::Path(0), "an idle slow path beats a long queue");
-        assert_eq!(select(&[slow, busy], 256 << 10, Standing::Highest), Choice::Path(1), "but not for a large request");
+        assert_eq!(
+            select(&[slow, busy], 4096, Standing::Highest),
+            Choice::Path(0),
+            "an idle slow path beats a long queue"
+        );
+        assert_eq!(
+            select(&[slow, busy], 256 << 10, Standing::Highest),
+            Choice::Path(1),
+            "but not for a large request"
+        );
     }
 
     #[test]
@@ -128,9 +150,17 @@ mod tests {
 
     #[test]
     fn the_outranked_leave_headroom_and_an_empty_path_takes_anything() {
-        let nearly = Candidate { pending: (1 << 20) - (64 << 10), ..up() };
+        let pending = (1 << 20) - (64 << 10);
+        let nearly = Candidate { pending, pending_outranked: pending, ..up() };
         assert_eq!(select(&[nearly], 32 << 10, Standing::Highest), Choice::Path(0));
         assert_eq!(select(&[nearly], 32 << 10, Standing::Outranked), Choice::Full);
+        let of_others = Candidate { pending_outranked: 0, ..nearly };
+        assert_eq!(
+            select(&[of_others], 32 << 10, Standing::Outranked),
+            Choice::Path(0),
+            "they are not shut out"
+        );
+        assert_eq!(select(&[of_others], 65 << 10, Standing::Outranked), Choice::Full);
         assert_eq!(select(&[up()], 32 << 20, Standing::Outranked), Choice::Path(0));
     }
 }

@@ -132,9 +132,13 @@ impl Volume {
         }
     }
 
-    /// The target has answered it, with success or an error: this attempt is over.
-    pub fn answered(&mut self, key: RequestKey, result: Answered) {
-        self.remove(key);
+    /// The target has answered it, with success or an error: this attempt is over. True if another write may have
+    /// waited for that.
+    pub fn answered(&mut self, key: RequestKey, result: Answered) -> bool {
+        let ended = self.remove(key);
+        let was_waited_for = ended.is_some_and(|f| {
+            f.client == Client::Gone || self.quarantines.iter().any(|q| overlap(&q.range, &f.range))
+        });
         for q in &mut self.quarantines {
             if q.resend == Resend::Chosen(key) {
                 q.resend = match result {
@@ -143,6 +147,7 @@ impl Volume {
                 };
             }
         }
+        was_waited_for
     }
 
     /// Its connection died before it was sent.
@@ -218,11 +223,11 @@ impl Volume {
         self.sampled.clear();
     }
 
-    fn remove(&mut self, key: RequestKey) {
-        if let Some(at) = self.in_flight.iter().position(|f| f.key == key) {
-            let ended = self.in_flight.swap_remove(at);
-            self.orphans -= usize::from(ended.client == Client::Gone);
-        }
+    fn remove(&mut self, key: RequestKey) -> Option<InFlight> {
+        let at = self.in_flight.iter().position(|f| f.key == key)?;
+        let ended = self.in_flight.swap_remove(at);
+        self.orphans -= usize::from(ended.client == Client::Gone);
+        Some(ended)
     }
 }
 

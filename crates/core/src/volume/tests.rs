@@ -83,3 +83,68 @@ fn writes_to_sampled_ranges_wait_and_unsettled_ranges_are_not_sampled() {
     v.end_sampling();
     assert_eq!(v.clearance(4, &(70000..70001)), Clearance::Go);
 }
+
+#[test]
+fn what_overlaps_a_write_without_a_client_waits_for_its_answer() {
+    let mut v = Volume::default();
+    v.dispatched(1, 0..4096);
+    assert_eq!(v.clearance(2, &(0..4096)), Clearance::Go, "the guest may let its own writes race");
+    v.abandoned(1);
+    v.abandoned(1);
+    assert_eq!(v.clearance(2, &(0..4096)), WAIT);
+    assert_eq!(v.clearance(2, &(4096..8192)), Clearance::Go);
+    assert!(v.answered(1, Answered::Written), "somebody may have waited for it");
+    assert_eq!(v.clearance(2, &(0..4096)), Clearance::Go);
+    v.dispatched(3, 0..4096);
+    v.abandoned(3);
+    v.lost(3, 0..4096, FENCE);
+    v.given_up(3);
+    assert_eq!(v.clearance(2, &(0..4096)), WAIT, "lost: until the fence");
+    v.expire(FENCE);
+    assert_eq!(v.clearance(2, &(0..4096)), Clearance::Go);
+}
+
+#[test]
+fn a_refused_resend_gives_its_turn_back() {
+    let mut v = Volume::default();
+    v.dispatched(2, 2048..6144);
+    lose(&mut v, 1, 0..4096);
+    v.lost(2, 2048..6144, FENCE);
+    v.dispatched(1, 0..4096);
+    assert!(v.answered(1, Answered::Refused));
+    assert_eq!(v.clearance(2, &(2048..6144)), Clearance::Go, "the other may be the one that is resent");
+    v.dispatched(2, 2048..6144);
+    assert_eq!(v.clearance(1, &(0..4096)), WAIT);
+    v.given_up(1);
+    v.answered(2, Answered::Written);
+    assert_eq!(v.clearance(3, &(0..100)), WAIT, "what was given up stays");
+}
+
+#[test]
+fn an_unsent_resend_keeps_the_quarantine_of_the_first_attempt() {
+    let mut v = Volume::default();
+    lose(&mut v, 1, 0..4096);
+    v.dispatched(1, 0..4096);
+    v.unsent(1);
+    assert_eq!(v.clearance(2, &(0..4096)), WAIT);
+    assert_eq!(v.clearance(1, &(0..4096)), Clearance::Go);
+    assert_eq!(v.quarantined(), (1, 4096));
+}
+
+#[test]
+fn an_answer_elsewhere_is_waited_for_by_nobody() {
+    let mut v = Volume::default();
+    lose(&mut v, 1, 0..4096);
+    v.dispatched(2, 8192..12288);
+    assert!(!v.answered(2, Answered::Written));
+}
+
+#[test]
+fn a_write_lost_in_a_sampled_range_spoils_the_comparison() {
+    let mut v = Volume::default();
+    v.dispatched(1, 0..4096);
+    v.begin_sampling(&[0..8192, 16384..20480]);
+    assert!(!v.sampling_is_spoilt());
+    v.lost(1, 0..4096, FENCE);
+    assert!(v.sampling_is_quiet() && v.sampling_is_spoilt());
+}

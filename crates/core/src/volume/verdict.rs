@@ -112,7 +112,12 @@ mod tests {
             (Target(TargetError::Busy), Outcome::Unknown, none, Verdict::Fail(TargetError::Busy)),
             (Target(TargetError::NoSpace), Outcome::Unknown, some, Verdict::Fail(TargetError::NoSpace)),
             (Target(TargetError::Invalid), Outcome::Harmless, some, Verdict::Fail(TargetError::Invalid)),
-            (Target(TargetError::NotPermitted), Outcome::Unknown, some, Verdict::Fail(TargetError::NotPermitted)),
+            (
+                Target(TargetError::NotPermitted),
+                Outcome::Unknown,
+                some,
+                Verdict::Fail(TargetError::NotPermitted),
+            ),
             (Target(TargetError::ShuttingDown), Outcome::Unknown, some, Verdict::Retry),
             (Target(TargetError::ShuttingDown), Outcome::Unknown, none, Verdict::RetryLater),
         ];

@@ -185,15 +185,17 @@ impl Back {
 
 /// Blocks by which two paths' data is compared: the start, the end, and places between.
 fn sampled(size: u64) -> Vec<Extent> {
+    /// The largest minimum block size that the protocol knows, so that every sample is aligned.
     const BLOCK: u64 = 64 * 1024;
     const PLACES: u64 = 8;
-    if size <= BLOCK * PLACES {
-        // Whole blocks only; a unit of less than one has its start.
-        let whole = size / BLOCK * BLOCK;
-        return if whole == 0 { vec![0..size.min(4096)] } else { vec![0..whole] };
-    }
-    let last = size / BLOCK - 1;
-    (0..PLACES).map(|i| last * i / (PLACES - 1) * BLOCK).map(|at| at..at + BLOCK).collect()
+    let blocks = size / BLOCK;
+    let places: Vec<u64> = match blocks {
+        // Less than one block: all of it.
+        0 => return std::iter::once(0..size).collect(),
+        1..=PLACES => (0..blocks).collect(),
+        _ => (0..PLACES).map(|i| (blocks - 1) * i / (PLACES - 1)).collect(),
+    };
+    places.into_iter().map(|at| at * BLOCK..(at + 1) * BLOCK).collect()
 }
 
 #[cfg(test)]

@@ -52,11 +52,14 @@ impl Worker {
             }
             return;
         }
-        if let Some(fault) = unacknowledged(back) {
+        let carries = matches!(back.phase, Phase::Active { .. } | Phase::Comparing);
+        let outstanding = in_flight > 0 || !back.own.is_empty();
+        if (outstanding || !carries)
+            && let Some(fault) = unacknowledged(back)
+        {
             self.cut_path(path, &fault);
             return;
         }
-        let outstanding = in_flight > 0 || !back.own.is_empty();
         let silent = self.now.since(back.heard);
         let budget = self.plan.spec.target(self.plan.spec.path(path).target).ping_budget;
         if outstanding && silent >= budget {
@@ -64,7 +67,6 @@ impl Worker {
             return;
         }
         let patience = if outstanding { PING_WHEN_BUSY } else { PING_WHEN_IDLE };
-        let carries = matches!(back.phase, Phase::Active { .. } | Phase::Comparing);
         if carries && back.own.is_empty() && silent >= patience {
             let length = back.export.map_or(PING_BYTES as u64, |e| e.size.min(PING_BYTES as u64));
             let length = (length as usize).max(back.export.map_or(1, |e| e.block.min()) as usize);

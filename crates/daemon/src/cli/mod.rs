@@ -77,6 +77,11 @@ enum Command {
     Failback { target: String },
     /// Make the daemon read its configuration again; with faults the old one stays in force
     Reload,
+    /// Show the main job: a path is lost, a VM is suspended, all comes back, no byte is wrong
+    ///
+    /// Needs nothing but this machine and less than a minute: a storage array with two portals, three stand-in guests,
+    /// and the daemon as it is. Exit status 0 only if every check passed.
+    Demo(vmpath_lab::DemoArgs),
     /// The laboratory: a storage array that fails on command, stand-in guests
     Lab {
         #[command(subcommand)]
@@ -201,6 +206,7 @@ impl Cli {
             Command::Vm { change } => ask::change_vm(&client, change),
             Command::Failback { target } => ask::failback(&client, &target),
             Command::Reload => ask::reload(&client),
+            Command::Demo(args) => args.run(),
             Command::Lab { command } => command.run(),
         }
     }

@@ -21,8 +21,8 @@ use tokio::io::Interest;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use vmpath_protocol::nbd::{
-    BlockSizes, ExportAnswer, ExportInfo, ExportRefusal, RefusalReason, ServerHandshake, ServerHandshakeEvent,
-    TransmissionFlags,
+    BlockSizes, ExportAnswer, ExportInfo, ExportRefusal, RefusalReason, ServerHandshake,
+    ServerHandshakeEvent, TransmissionFlags,
 };
 
 /// Holds headers and small requests; payloads bypass it.
@@ -142,7 +142,9 @@ impl Connection<'_> {
     fn take_in(&mut self, faults: &FaultSet) -> io::Result<Flow> {
         for _ in 0..INTAKE {
             let flow = match &mut self.phase {
-                Phase::Session(session) => session.take_in(self.portal, faults, &mut self.inbox, self.stream)?,
+                Phase::Session(session) => {
+                    session.take_in(self.portal, faults, &mut self.inbox, self.stream)?
+                }
                 Phase::Handshake(..) => self.haggle(faults)?,
             };
             if flow == Flow::More {

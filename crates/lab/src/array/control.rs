@@ -71,11 +71,14 @@ async fn converse(stream: UnixStream, array: Arc<Controlled>) -> std::io::Result
 impl Controlled {
     async fn answer(&self, ask: Ask) -> Result<Value, String> {
         match ask {
-            Ask::Fault { portal, faults } => self.order(&portal, &Order::Fault(Fault::parse_list(&faults)?)).await,
+            Ask::Fault { portal, faults } => {
+                self.order(&portal, &Order::Fault(Fault::parse_list(&faults)?)).await
+            }
             Ask::Clear { portal } => self.order(&portal, &Order::Clear).await,
             Ask::Status => {
                 let portals: Vec<_> = self.portals.iter().map(|p| p.portal.status()).collect();
-                let units: Vec<_> = self.units.iter().map(|u| json!({ "name": u.name, "size": u.size })).collect();
+                let units: Vec<_> =
+                    self.units.iter().map(|u| json!({ "name": u.name, "size": u.size })).collect();
                 Ok(json!({ "ok": true, "at_unix_us": unix_micros(), "portals": portals, "units": units }))
             }
         }
@@ -88,7 +91,8 @@ impl Controlled {
             first.get_or_insert(at);
         }
         let names = || self.portals.iter().map(|p| p.portal.name.as_str()).collect::<Vec<_>>().join(", ");
-        let at = first.ok_or_else(|| format!("there is no portal {name:?}; there are: {}, and all", names()))?;
+        let at =
+            first.ok_or_else(|| format!("there is no portal {name:?}; there are: {}, and all", names()))?;
         Ok(json!({ "ok": true, "at_unix_us": at }))
     }
 }
@@ -103,8 +107,12 @@ impl ArrayControl {
     /// # Errors
     /// If nobody listens there; the error names the socket.
     pub fn connect(socket: &Path) -> anyhow::Result<Self> {
-        let stream = BlockingStream::connect(socket)
-            .map_err(|why| anyhow::anyhow!("cannot reach an array at {}: {why}; is `vmpath lab array --control` running?", socket.display()))?;
+        let stream = BlockingStream::connect(socket).map_err(|why| {
+            anyhow::anyhow!(
+                "cannot reach an array at {}: {why}; is `vmpath lab array --control` running?",
+                socket.display()
+            )
+        })?;
         stream.set_read_timeout(Some(ANSWER_BOUND))?;
         Ok(Self { stream: BufReader::new(stream) })
     }
@@ -148,7 +156,9 @@ impl ArrayControl {
         let answer: Value = serde_json::from_str(&answer)?;
         match answer["ok"].as_bool() {
             Some(true) => Ok(answer),
-            _ => anyhow::bail!("the array refuses: {}", answer["error"].as_str().unwrap_or("without a reason")),
+            _ => {
+                anyhow::bail!("the array refuses: {}", answer["error"].as_str().unwrap_or("without a reason"))
+            }
         }
     }
 }

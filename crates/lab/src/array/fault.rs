@@ -20,13 +20,18 @@ pub enum Fault {
     /// Bytes are accepted and nothing is answered, handshakes included; what was received waits.
     Hang,
     /// Replies stop for `length` from now, then flow; again after each `every`.
-    Stall { length: Duration, every: Option<Duration> },
+    Stall {
+        length: Duration,
+        every: Option<Duration>,
+    },
     /// Each request is answered with the error and not executed.
     Error(NbdError),
     /// Each request takes that much longer.
     Slow(Duration),
     /// Writes received and not executed when their connection breaks are executed `after` that.
-    Ghost { after: Duration },
+    Ghost {
+        after: Duration,
+    },
     Misbehave(Misbehaviour),
     /// New connections are told this size, in bytes.
     AnnounceSize(u64),
@@ -80,10 +85,13 @@ impl Fault {
 }
 
 fn parse_stall(value: &str) -> Result<Fault, String> {
-    let (length, every) = value.split_once('/').map_or((value, None), |(length, every)| (length, Some(every)));
+    let (length, every) =
+        value.split_once('/').map_or((value, None), |(length, every)| (length, Some(every)));
     let (length, every) = (parse_duration(length)?, every.map(parse_duration).transpose()?);
     match every {
-        Some(every) if every <= length => Err(format!("stall {value}: the period must be longer than the stall")),
+        Some(every) if every <= length => {
+            Err(format!("stall {value}: the period must be longer than the stall"))
+        }
         _ => Ok(Fault::Stall { length, every }),
     }
 }
@@ -163,7 +171,11 @@ impl FaultSet {
     #[must_use]
     pub fn words(&self) -> Vec<String> {
         let mut words = Vec::new();
-        let mut word = |on: bool, text: String| if on { words.push(text) };
+        let mut word = |on: bool, text: String| {
+            if on {
+                words.push(text)
+            }
+        };
         word(self.refuse, "refuse".to_owned());
         word(self.hang, "hang".to_owned());
         if let Some(Stall { length, every, .. }) = self.stall {
@@ -206,7 +218,10 @@ mod tests {
     #[test]
     fn words_combine() {
         let ghost = Fault::Ghost { after: Duration::from_millis(1500) };
-        assert_eq!(Fault::parse_list("reset refuse ghost 1500"), Ok(vec![Fault::Reset, Fault::Refuse, ghost]));
+        assert_eq!(
+            Fault::parse_list("reset refuse ghost 1500"),
+            Ok(vec![Fault::Reset, Fault::Refuse, ghost])
+        );
         assert_eq!(Fault::parse_list("reset+ghost=1500ms"), Ok(vec![Fault::Reset, ghost]));
         assert_eq!(Fault::parse_list("error EIO"), Ok(vec![Fault::Error(NbdError::Io)]));
     }
@@ -237,10 +252,21 @@ mod tests {
     #[test]
     fn what_is_on_is_shown_in_the_words_that_switch_it_on() {
         let mut faults = FaultSet::default();
-        for fault in Fault::parse_list("reset refuse hang stall 2s/5s slow 10 ghost 1500 garbage announce-size 4096").unwrap() {
+        for fault in
+            Fault::parse_list("reset refuse hang stall 2s/5s slow 10 ghost 1500 garbage announce-size 4096")
+                .unwrap()
+        {
             faults.add(fault, Instant::now());
         }
-        let words = ["refuse", "hang", "stall 2000ms/5000ms", "slow 10ms", "ghost 1500ms", "garbage", "announce-size 4096"];
+        let words = [
+            "refuse",
+            "hang",
+            "stall 2000ms/5000ms",
+            "slow 10ms",
+            "ghost 1500ms",
+            "garbage",
+            "announce-size 4096",
+        ];
         assert_eq!(faults.words(), words);
     }
 }

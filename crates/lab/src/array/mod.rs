@@ -50,7 +50,8 @@ impl ArrayArgs {
     /// # Errors
     /// If a unit, a portal or the control socket cannot be opened.
     pub fn run(self) -> anyhow::Result<ExitCode> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
         runtime.block_on(async {
             let mut termination = crate::child::Termination::new()?;
             let array = self.open().await?;
@@ -66,7 +67,8 @@ impl ArrayArgs {
     /// If a unit, a portal or the control socket cannot be opened.
     pub async fn open(&self) -> anyhow::Result<Array> {
         self.check_names()?;
-        let units = self.unit.iter().map(|arg| Unit::open(arg).map(Arc::new)).collect::<anyhow::Result<Vec<_>>>()?;
+        let units =
+            self.unit.iter().map(|arg| Unit::open(arg).map(Arc::new)).collect::<anyhow::Result<Vec<_>>>()?;
         if self.prefill {
             units.iter().try_for_each(|unit| unit.prefill())?;
         }
@@ -92,7 +94,9 @@ impl ArrayArgs {
         let units = twice(self.unit.iter().map(|u| &u.name).collect());
         let portals = twice(self.portal.iter().map(|p| &p.name).collect());
         match units.or(portals) {
-            Some(name) => anyhow::bail!("the name {name:?} is given twice; names of units and of portals differ"),
+            Some(name) => {
+                anyhow::bail!("the name {name:?} is given twice; names of units and of portals differ")
+            }
             None => Ok(()),
         }
     }
@@ -111,7 +115,9 @@ impl Array {
         let portals: Vec<_> = self.controlled.portals.iter().map(|p| &p.portal).collect();
         let portals: Vec<_> = portals
             .iter()
-            .map(|p| json!({ "name": p.name, "address": p.address.to_string(), "url": p.address.nbd_url("") }))
+            .map(
+                |p| json!({ "name": p.name, "address": p.address.to_string(), "url": p.address.nbd_url("") }),
+            )
             .collect();
         json!({ "ready": true, "pid": std::process::id(), "at_unix_us": unix_micros(), "portals": portals })
     }

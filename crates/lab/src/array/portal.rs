@@ -39,7 +39,9 @@ impl std::str::FromStr for PortalArg {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let usage = || {
-            format!("{text:?} is no portal: write NAME=ADDRESS[,capacity=RATE][,latency=TIME], as in a=127.0.0.1:0,capacity=100MiB/s")
+            format!(
+                "{text:?} is no portal: write NAME=ADDRESS[,capacity=RATE][,latency=TIME], as in a=127.0.0.1:0,capacity=100MiB/s"
+            )
         };
         let (name, rest) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(usage)?;
         let mut parts = rest.split(',');
@@ -125,9 +127,13 @@ impl PortalHandle {
     /// # Errors
     /// If the address cannot be listened on.
     pub async fn open(arg: &PortalArg, units: Arc<Vec<Arc<Unit>>>) -> anyhow::Result<Self> {
-        let (listener, address) = Listener::bind(&arg.address)
-            .await
-            .map_err(|why| anyhow::anyhow!("portal {}: cannot listen on {}: {why}; choose another address", arg.name, arg.address))?;
+        let (listener, address) = Listener::bind(&arg.address).await.map_err(|why| {
+            anyhow::anyhow!(
+                "portal {}: cannot listen on {}: {why}; choose another address",
+                arg.name,
+                arg.address
+            )
+        })?;
         let portal = Arc::new(Portal {
             name: arg.name.clone(),
             address,
@@ -137,7 +143,8 @@ impl PortalHandle {
             faults: watch::Sender::new(FaultSet::default()),
         });
         let (commands, orders) = mpsc::channel(COMMANDS_WAITING);
-        let task = PortalTask { portal: Arc::clone(&portal), listener: Some(listener), connections: JoinSet::new() };
+        let task =
+            PortalTask { portal: Arc::clone(&portal), listener: Some(listener), connections: JoinSet::new() };
         tokio::spawn(task.run(orders));
         Ok(Self { portal, commands })
     }
@@ -246,7 +253,8 @@ impl PortalTask {
         let address = &self.portal.address;
         if self.listener.is_none() {
             let bound = Listener::bind(address).await;
-            self.listener = Some(bound.map_err(|why| format!("cannot listen on {address} again: {why}; try again"))?.0);
+            self.listener =
+                Some(bound.map_err(|why| format!("cannot listen on {address} again: {why}; try again"))?.0);
         }
         self.portal.faults.send_modify(FaultSet::clear);
         Ok(unix_micros())

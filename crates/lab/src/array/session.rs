@@ -16,7 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
-use vmpath_protocol::nbd::{Command, CommandFlags, ExportInfo, NbdError, ReplyStyle, Request, RequestEvent, RequestParser};
+use vmpath_protocol::nbd::{
+    Command, CommandFlags, ExportInfo, NbdError, ReplyStyle, Request, RequestEvent, RequestParser,
+};
 
 /// Payload that one connection may have waiting, in either direction.
 pub(super) const WAITING_BYTES: usize = 64 << 20;
@@ -87,7 +89,13 @@ impl Session {
     ///
     /// # Errors
     /// If the socket fails or the client has lost the frame.
-    pub(super) fn take_in(&mut self, portal: &Portal, faults: &FaultSet, inbox: &mut Inbox, stream: &Stream) -> io::Result<Flow> {
+    pub(super) fn take_in(
+        &mut self,
+        portal: &Portal,
+        faults: &FaultSet,
+        inbox: &mut Inbox,
+        stream: &Stream,
+    ) -> io::Result<Flow> {
         if self.leaving || self.waiting_bytes > WAITING_BYTES {
             return Ok(if self.leaving { self.leave() } else { Flow::Full });
         }
@@ -123,7 +131,12 @@ impl Session {
     }
 
     /// Executes everything whose time has come, and puts the answers into `outbox`.
-    pub(super) fn execute_due(&mut self, portal: &Portal, faults: &FaultSet, outbox: &mut Outbox<Vec<u8>>) -> Flow {
+    pub(super) fn execute_due(
+        &mut self,
+        portal: &Portal,
+        faults: &FaultSet,
+        outbox: &mut Outbox<Vec<u8>>,
+    ) -> Flow {
         let now = Instant::now();
         while self.waiting.peek().is_some_and(|next| next.0.due <= now) && outbox.len() < WAITING_BYTES {
             let Some(Reverse(next)) = self.waiting.pop() else { break };
@@ -166,7 +179,8 @@ impl Session {
             Command::Read | Command::Write => request.len,
             Command::Flush | Command::Trim | Command::WriteZeroes | Command::Disconnect => 0,
         };
-        let sits = if faults.ghost.is_some() && request.command.modifies() { GHOST_SIT } else { Duration::ZERO };
+        let sits =
+            if faults.ghost.is_some() && request.command.modifies() { GHOST_SIT } else { Duration::ZERO };
         let due = portal.admit(bytes, Instant::now()) + faults.slow + sits;
         self.wait(due, request, Job::Perform(payload));
     }
@@ -229,7 +243,12 @@ fn count(portal: &Portal, request: &Request, outcome: Result<(), NbdError>) {
 ///
 /// # Errors
 /// As the client is to be told.
-pub(super) fn perform(unit: &Unit, request: &Request, payload: &[u8], out: &mut [u8]) -> Result<(), NbdError> {
+pub(super) fn perform(
+    unit: &Unit,
+    request: &Request,
+    payload: &[u8],
+    out: &mut [u8],
+) -> Result<(), NbdError> {
     let (offset, len) = (request.offset, u64::from(request.len));
     if offset.checked_add(len).is_none_or(|end| end > unit.size) {
         return Err(NbdError::Inval);
@@ -243,10 +262,17 @@ pub(super) fn perform(unit: &Unit, request: &Request, payload: &[u8], out: &mut 
     };
     let asked = request.command.modifies() && request.flags.contains(CommandFlags::FUA);
     let durable = if asked { done.and_then(|()| unit.flush()) } else { done };
-    durable.map_err(|why| if why.kind() == io::ErrorKind::StorageFull { NbdError::NoSpace } else { NbdError::Io })
+    durable.map_err(
+        |why| if why.kind() == io::ErrorKind::StorageFull { NbdError::NoSpace } else { NbdError::Io },
+    )
 }
 
-fn fill_payload(payload: &mut [u8], filled: &mut usize, inbox: &mut Inbox, stream: &Stream) -> io::Result<bool> {
+fn fill_payload(
+    payload: &mut [u8],
+    filled: &mut usize,
+    inbox: &mut Inbox,
+    stream: &Stream,
+) -> io::Result<bool> {
     *filled += inbox.take_into(&mut payload[*filled..]);
     while *filled < payload.len() {
         match stream.receive(&mut payload[*filled..])? {

@@ -29,9 +29,12 @@ impl std::str::FromStr for UnitArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let usage = || format!("{text:?} is no unit: write NAME=SIZE or NAME=SIZE:FILE, as in root=64MiB:/tmp/root.img");
+        let usage = || {
+            format!("{text:?} is no unit: write NAME=SIZE or NAME=SIZE:FILE, as in root=64MiB:/tmp/root.img")
+        };
         let (name, rest) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(usage)?;
-        let (size, file) = rest.split_once(':').map_or((rest, None), |(size, file)| (size, Some(PathBuf::from(file))));
+        let (size, file) =
+            rest.split_once(':').map_or((rest, None), |(size, file)| (size, Some(PathBuf::from(file))));
         let size = crate::units::parse_size(size)?;
         if size == 0 || !size.is_multiple_of(4096) {
             return Err(format!("unit {name}: {size} bytes is no multiple of 4096"));
@@ -67,7 +70,8 @@ impl Unit {
             }
             Some(path) => {
                 let open = || -> io::Result<File> {
-                    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+                    let file =
+                        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
                     if file.metadata()?.len() < arg.size {
                         file.set_len(arg.size)?;
                     }
@@ -183,7 +187,9 @@ mod tests {
         assert!(out == data);
         unit.zero(CHUNK as u64, 8192).unwrap();
         unit.read(CHUNK as u64 - 4096, &mut out).unwrap();
-        assert!(out[..4096] == data[..4096] && out[4096..12288] == [0; 8192] && out[12288..] == data[12288..]);
+        assert!(
+            out[..4096] == data[..4096] && out[4096..12288] == [0; 8192] && out[12288..] == data[12288..]
+        );
         unit.flush().unwrap();
     }
 

@@ -17,7 +17,8 @@ const BOUND: Duration = Duration::from_secs(2);
 /// # Errors
 /// If the daemon does not answer, or not with success.
 pub(super) fn get(socket: &Path, path: &str) -> Result<Value> {
-    let mut stream = UnixStream::connect(socket).with_context(|| format!("no daemon at {}", socket.display()))?;
+    let mut stream =
+        UnixStream::connect(socket).with_context(|| format!("no daemon at {}", socket.display()))?;
     stream.set_read_timeout(Some(BOUND))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: vmpath\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();

@@ -68,7 +68,9 @@ impl Child {
     pub(super) fn check_alive(&mut self) -> Result<()> {
         match self.process.try_wait()? {
             None => Ok(()),
-            Some(status) => anyhow::bail!("{} has ended ({status}); its last words:\n{}", self.name, self.last_words()),
+            Some(status) => {
+                anyhow::bail!("{} has ended ({status}); its last words:\n{}", self.name, self.last_words())
+            }
         }
     }
 
@@ -109,13 +111,22 @@ impl Drop for Child {
 }
 
 /// The first line that a child says, within a bound.
-pub(super) fn first_line(lines: &mpsc::Receiver<String>, child: &mut Child, bound: Duration) -> Result<String> {
+pub(super) fn first_line(
+    lines: &mpsc::Receiver<String>,
+    child: &mut Child,
+    bound: Duration,
+) -> Result<String> {
     let end = Instant::now() + bound;
     loop {
         match lines.recv_timeout(Duration::from_millis(50)) {
             Ok(line) => return Ok(line),
             Err(_) => child.check_alive()?,
         }
-        anyhow::ensure!(Instant::now() < end, "{} says nothing; its log:\n{}", child.name, child.last_words());
+        anyhow::ensure!(
+            Instant::now() < end,
+            "{} says nothing; its log:\n{}",
+            child.name,
+            child.last_words()
+        );
     }
 }

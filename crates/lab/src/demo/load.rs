@@ -60,9 +60,20 @@ impl Progress {
     }
 }
 
-/// The last of each kind of line that one VM has said.
+/// Whose clock the samples of a VM are stamped by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Clock {
+    /// The VM's: it is a process of this machine.
+    #[default]
+    Own,
+    /// Ours, when the line comes: a real guest's clock is its own affair, and stands still while it is stopped.
+    Ours,
+}
+
+/// What one VM has said: the last of some kinds of line, all of others.
 #[derive(Clone, Debug, Default)]
 pub(super) struct VmLines {
+    pub(super) clock: Clock,
     pub(super) progress: Progress,
     pub(super) started: bool,
     pub(super) sample: Value,
@@ -73,13 +84,14 @@ pub(super) struct VmLines {
 }
 
 impl VmLines {
-    /// Takes one line; `at_unix_us` is when it came, for guests whose own clock is not ours.
-    pub(super) fn take(&mut self, line: &str, at_unix_us: u64) {
+    /// Takes one line, which came at `came_unix_us`.
+    pub(super) fn take(&mut self, line: &str, came_unix_us: u64) {
         let Ok(value) = serde_json::from_str::<Value>(line) else { return };
         if value.get("started").is_some() {
             self.started = true;
         } else if let Some(sample) = value.get("sample") {
-            self.progress.add(at_unix_us, sample["bytes"].as_u64().unwrap_or(0));
+            let own = sample["at_unix_us"].as_u64().filter(|_| self.clock == Clock::Own);
+            self.progress.add(own.unwrap_or(came_unix_us), sample["bytes"].as_u64().unwrap_or(0));
             self.sample = sample.clone();
         } else if let Some(done) = value.get("readback") {
             self.read_backs.push(done.clone());
@@ -118,7 +130,13 @@ mod tests {
     #[test]
     fn lines_are_sorted_by_their_key() {
         let mut lines = VmLines::default();
-        for line in ["no json", "{\"started\":{}}", "{\"answer\":\"go\"}", "{\"error\":\"x\"}", "{\"sample\":{\"bytes\":5}}"] {
+        for line in [
+            "no json",
+            "{\"started\":{}}",
+            "{\"answer\":\"go\"}",
+            "{\"error\":\"x\"}",
+            "{\"sample\":{\"bytes\":5}}",
+        ] {
             lines.take(line, 7);
         }
         assert!(lines.started && lines.complaints.len() == 1 && lines.sample["bytes"] == 5);

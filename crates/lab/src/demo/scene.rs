@@ -95,10 +95,13 @@ impl Scene {
 
     /// The array's command line, behind `lab array`.
     pub(super) fn array_arguments(&self) -> Vec<String> {
-        let mut arguments: Vec<String> = ["lab", "array", "--prefill", "--control"].map(str::to_owned).to_vec();
+        let mut arguments: Vec<String> =
+            ["lab", "array", "--prefill", "--control"].map(str::to_owned).to_vec();
         arguments.push(self.array_control().display().to_string());
         arguments.extend(self.vms.iter().map(|vm| format!("--unit={}={}", vm.name, self.disk)));
-        arguments.extend(PORTALS.iter().map(|name| format!("--portal={name}=127.0.0.1:0,capacity={}", self.capacity)));
+        arguments.extend(
+            PORTALS.iter().map(|name| format!("--portal={name}=127.0.0.1:0,capacity={}", self.capacity)),
+        );
         arguments
     }
 
@@ -107,7 +110,8 @@ impl Scene {
         let disk = format!("vda=nbd+unix:///?socket={}", self.nbd_socket(vm.name).display());
         let qmp = self.qmp_socket(vm.name).display().to_string();
         let rate = vm.offered().to_string();
-        let words = ["lab", "vm", "--paused", "--sample-every=100ms", "--slots=64", "--zero=2"].map(str::to_owned);
+        let words =
+            ["lab", "vm", "--paused", "--sample-every=100ms", "--slots=64", "--zero=2"].map(str::to_owned);
         let named = ["--name", vm.name, "--disk", &disk, "--qmp", &qmp, "--rate", &rate].map(str::to_owned);
         words.into_iter().chain(named).collect()
     }
@@ -122,7 +126,10 @@ impl Scene {
         );
         for (name, url) in PORTALS.iter().zip(urls) {
             let capacity = rate(self.capacity);
-            let _ = write!(text, "[[target.path]]\nname = \"{name}\"\nurl = \"{url}\"\ncapacity = \"{capacity}\"\n");
+            let _ = write!(
+                text,
+                "[[target.path]]\nname = \"{name}\"\nurl = \"{url}\"\ncapacity = \"{capacity}\"\n"
+            );
         }
         for vm in &self.vms {
             let _ = write!(
@@ -151,7 +158,9 @@ mod tests {
     fn one_portal_is_too_little_for_three_and_enough_for_two() {
         let scene = Scene::new(Path::new("/tmp/demo"), 1);
         let reserved = |count| scene.vms[..count].iter().map(|vm| vm.reservation).sum::<u64>();
-        assert!(reserved(3) > scene.capacity && reserved(2) < scene.capacity && reserved(3) < 2 * scene.capacity);
+        assert!(
+            reserved(3) > scene.capacity && reserved(2) < scene.capacity && reserved(3) < 2 * scene.capacity
+        );
         assert!(scene.vms.iter().map(VmPlan::offered).sum::<u64>() > 2 * scene.capacity);
     }
 
@@ -159,8 +168,9 @@ mod tests {
     fn the_config_is_what_the_parser_accepts() {
         let scene = Scene::new(Path::new("/tmp/demo"), 10);
         let urls = ["nbd://127.0.0.1:1001".to_owned(), "nbd://127.0.0.1:1002".to_owned()];
-        let source = vmpath_core::spec::Source { name: "demo.toml".to_owned(), text: scene.config(&urls) };
-        let parsed = vmpath_core::spec::parse(&[source]);
+        let text = scene.config(&urls);
+        let parsed =
+            vmpath_core::spec::parse(&[vmpath_core::spec::Source { name: "demo.toml", text: &text }]);
         assert!(parsed.is_ok(), "{parsed:?}");
     }
 }

@@ -74,11 +74,24 @@ fn numbers(name: &str) -> Vec<u64> {
     name.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse().ok()).collect()
 }
 
+/// Downloads the package. The lists of packages may be missing or old: then they are fetched too, if this user may.
 fn fetch(cache: &Path) -> Result<()> {
+    let first = match download(cache) {
+        Ok(()) => return Ok(()),
+        Err(why) => why,
+    };
+    match run(Command::new("apt-get").args(["update", "-q"])) {
+        Ok(_) => download(cache),
+        Err(_) => {
+            Err(first).context("cannot fetch a kernel for the guests; `apt-get update` as root may help")
+        }
+    }
+}
+
+fn download(cache: &Path) -> Result<()> {
     let package = versioned_package()?;
     let work = tempfile::tempdir_in(cache)?;
-    run(Command::new("apt-get").args(["download", "-q", &package]).current_dir(work.path()))
-        .context("cannot fetch a kernel for the guests; `apt-get update` as root may help")?;
+    run(Command::new("apt-get").args(["download", "-q", &package]).current_dir(work.path()))?;
     let archive = list(work.path())?.into_iter().find(|p| file_name(p).ends_with(".deb"));
     let archive = archive.context("apt-get download left no file")?;
     let unpacked = work.path().join("unpacked");
@@ -92,8 +105,7 @@ fn fetch(cache: &Path) -> Result<()> {
 
 /// The package that the meta package stands for, such as `linux-image-6.1.0-40-cloud-amd64`.
 fn versioned_package() -> Result<String> {
-    let output = run(Command::new("apt-cache").args(["depends", PACKAGE]))
-        .with_context(|| format!("apt knows no {PACKAGE}; `apt-get update` as root may help"))?;
+    let output = run(Command::new("apt-cache").args(["depends", PACKAGE]))?;
     let depends = output.lines().filter_map(|line| line.trim().strip_prefix("Depends:")).map(str::trim);
     let package = depends.into_iter().find(|name| name.starts_with("linux-image-"));
     package.map(ToOwned::to_owned).with_context(|| format!("{PACKAGE} stands for no package"))

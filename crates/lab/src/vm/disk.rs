@@ -29,11 +29,16 @@ pub(super) enum Order {
     /// Issue nothing more; say when nothing is open.
     Stop,
     /// Go on, after having been stopped for that long; what was kept is repeated first.
-    Run { stopped: Duration },
+    Run {
+        stopped: Duration,
+    },
     Line(LineCommand),
     Sample(oneshot::Sender<Value>),
     /// The report; what is open then counts as lost if it is the last.
-    Report { last: Last, to: oneshot::Sender<Value> },
+    Report {
+        last: Last,
+        to: oneshot::Sender<Value>,
+    },
 }
 
 /// Whether more will happen after a report.
@@ -48,10 +53,18 @@ pub(super) enum Last {
 #[derive(Debug)]
 pub(super) enum Event {
     /// A request failed and is kept; the disk issues nothing more.
-    IoError { disk: usize, write: bool, why: String },
+    IoError {
+        disk: usize,
+        write: bool,
+        why: String,
+    },
     /// After `Stop`: nothing is open any more.
     Stopped,
-    ReadBack { disk: usize, blocks: u64, mismatches: u64 },
+    ReadBack {
+        disk: usize,
+        blocks: u64,
+        mismatches: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -96,7 +109,13 @@ pub(super) struct Disk {
 impl Disk {
     /// A running disk over an open connection.
     #[must_use]
-    pub(super) fn new(number: usize, place: (Address, String), session: Session, engine: Engine, events: mpsc::UnboundedSender<Event>) -> Self {
+    pub(super) fn new(
+        number: usize,
+        place: (Address, String),
+        session: Session,
+        engine: Engine,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Self {
         let (address, export) = place;
         Self {
             number,
@@ -178,7 +197,8 @@ impl Disk {
                 Link::Up(session) => session.send(Sent::Load(request)),
                 Link::Connecting(_) => self.keep(request, "the server is not connected"),
                 Link::Down => {
-                    self.link = Link::Connecting(tokio::spawn(reconnect(self.address.clone(), self.export.clone())));
+                    self.link =
+                        Link::Connecting(tokio::spawn(reconnect(self.address.clone(), self.export.clone())));
                     self.keep(request, "the server is not connected");
                 }
             }
@@ -252,7 +272,11 @@ impl Disk {
             }
         }
         if let Some(done) = self.engine.take_read_back() {
-            self.tell(Event::ReadBack { disk: self.number, blocks: done.blocks, mismatches: done.mismatches });
+            self.tell(Event::ReadBack {
+                disk: self.number,
+                blocks: done.blocks,
+                mismatches: done.mismatches,
+            });
         }
     }
 

@@ -64,11 +64,15 @@ impl Machine {
         let answer = match command.name.as_str() {
             "stop" => return self.stop(RunState::Paused, Some(reply)).await,
             "cont" => self.go_on().await,
-            "query-status" => Ok(StatusInfo { running: self.is_running(), status: self.state.clone() }.to_return()),
+            "query-status" => {
+                Ok(StatusInfo { running: self.is_running(), status: self.state.clone() }.to_return())
+            }
             "query-block" => Ok(self.query_block()),
             "qom-get" => qom_get(&command),
             "query-name" => Ok(json!({ "name": self.name })),
-            "query-version" => Ok(json!({ "qemu": { "major": 7, "minor": 2, "micro": 0 }, "package": " (vmpath lab)" })),
+            "query-version" => {
+                Ok(json!({ "qemu": { "major": 7, "minor": 2, "micro": 0 }, "package": " (vmpath lab)" }))
+            }
             other => Err(("CommandNotFound", format!("The command {other} has not been found"))),
         };
         let _ = reply.send(answer);
@@ -100,7 +104,9 @@ impl Machine {
                 }
                 let disks = std::mem::take(&mut self.read_backs);
                 let sum = |key: &str| disks.iter().filter_map(|d| d[key].as_u64()).sum::<u64>();
-                Some(json!({ "readback": { "blocks": sum("blocks"), "mismatches": sum("mismatches"), "disks": disks } }))
+                Some(
+                    json!({ "readback": { "blocks": sum("blocks"), "mismatches": sum("mismatches"), "disks": disks } }),
+                )
             }
         }
     }
@@ -124,7 +130,11 @@ impl Machine {
     pub(super) async fn report(&self, last: Last) -> Value {
         let reports = self.ask(|to| Order::Report { last, to }).await;
         let mut report = sum_samples(&reports);
-        let named = self.disks.iter().zip(&reports).map(|(disk, report)| json!({ "name": disk.name, "report": report }));
+        let named = self
+            .disks
+            .iter()
+            .zip(&reports)
+            .map(|(disk, report)| json!({ "name": disk.name, "report": report }));
         report["disks"] = named.collect();
         report["name"] = json!(self.name);
         report["run_state"] = json!(self.state.name());

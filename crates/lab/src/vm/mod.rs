@@ -78,7 +78,8 @@ impl std::str::FromStr for DiskArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let usage = || format!("{text:?} is no disk: write NAME=URL, as in vda=nbd+unix:///?socket=/run/vda.sock");
+        let usage =
+            || format!("{text:?} is no disk: write NAME=URL, as in vda=nbd+unix:///?socket=/run/vda.sock");
         let (name, url) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(usage)?;
         let (address, export) = parse_nbd_url(url)?;
         Ok(Self { name: name.to_owned(), url: url.to_owned(), address, export })
@@ -94,7 +95,8 @@ impl VmArgs {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let report = runtime.block_on(self.work(read_lines(), Box::new(|line| println!("{line}"))))?;
-        let wrong = ["mismatches", "lost", "completed_twice", "errors"].map(|key| report["report"][key].as_u64());
+        let wrong =
+            ["mismatches", "lost", "completed_twice", "errors"].map(|key| report["report"][key].as_u64());
         Ok(if wrong == [Some(0); 4] { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
@@ -121,7 +123,16 @@ impl VmArgs {
         }
         let machine = Machine::new(self.name.clone(), disks, events);
         let termination = Termination::new()?;
-        let host = Host { args: self, machine, asked, from_disks, lines: Some(lines), say, termination, _asks: asks };
+        let host = Host {
+            args: self,
+            machine,
+            asked,
+            from_disks,
+            lines: Some(lines),
+            say,
+            termination,
+            _asks: asks,
+        };
         Ok(host.run().await)
     }
 
@@ -133,7 +144,12 @@ impl VmArgs {
                 Ok(Err(why)) => why,
                 Err(_) => "no answer".to_owned(),
             };
-            anyhow::ensure!(Instant::now() < end, "disk {}: {why}; is a server running at {}?", arg.name, arg.url);
+            anyhow::ensure!(
+                Instant::now() < end,
+                "disk {}: {why}; is a server running at {}?",
+                arg.name,
+                arg.url
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -219,7 +235,8 @@ impl Host<'_> {
 
     /// Serves everybody until something happens that the caller must know.
     async fn news(&mut self, end: Option<Instant>) -> News {
-        let mut samples = tokio::time::interval_at(Instant::now() + self.args.sample_every, self.args.sample_every);
+        let mut samples =
+            tokio::time::interval_at(Instant::now() + self.args.sample_every, self.args.sample_every);
         loop {
             tokio::select! {
                 asked = self.asked.recv(), if self.machine.takes_commands() => {

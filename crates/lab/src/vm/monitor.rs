@@ -10,8 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{broadcast, mpsc, oneshot};
 use vmpath_protocol::qmp::{
-    EventTime, QemuVersion, QmpCommand, QmpCommandReader, QmpRequest, encode_error, encode_event, encode_greeting,
-    encode_return,
+    EventTime, QemuVersion, QmpCommand, QmpCommandReader, QmpRequest, encode_error, encode_event,
+    encode_greeting, encode_return,
 };
 
 /// What a command is answered with: a value, or class and description of an error.
@@ -33,13 +33,18 @@ impl MonitorEvent {
     #[must_use]
     pub(super) fn now(name: &'static str, data: Value) -> Self {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let time = EventTime { seconds: since.as_secs() as i64, microseconds: i64::from(since.subsec_micros()) };
+        let time =
+            EventTime { seconds: since.as_secs() as i64, microseconds: i64::from(since.subsec_micros()) };
         Self { name, time, data }
     }
 }
 
 /// Serves one client after another.
-pub(super) async fn serve(listener: UnixListener, machine: mpsc::Sender<Asked>, events: broadcast::Sender<MonitorEvent>) {
+pub(super) async fn serve(
+    listener: UnixListener,
+    machine: mpsc::Sender<Asked>,
+    events: broadcast::Sender<MonitorEvent>,
+) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -80,7 +85,11 @@ impl Client {
         }
     }
 
-    async fn answer(&mut self, request: QmpRequest, events: &mut broadcast::Receiver<MonitorEvent>) -> anyhow::Result<()> {
+    async fn answer(
+        &mut self,
+        request: QmpRequest,
+        events: &mut broadcast::Receiver<MonitorEvent>,
+    ) -> anyhow::Result<()> {
         let (id, answer) = match request {
             QmpRequest::Malformed { id, desc } => (id, Err(("GenericError", desc))),
             QmpRequest::Command(command) => (command.id.clone(), self.carry_out(command, events).await?),

@@ -12,8 +12,8 @@ use std::io;
 use std::sync::Arc;
 use tokio::io::Interest;
 use vmpath_protocol::nbd::{
-    ClientHandshake, Command, CommandFlags, ExportInfo, NbdError, Outstanding, ReplyEvent, ReplyParser, SessionError,
-    encode_request,
+    ClientHandshake, Command, CommandFlags, ExportInfo, NbdError, Outstanding, ReplyEvent, ReplyParser,
+    SessionError, encode_request,
 };
 
 /// Holds reply headers; payloads bypass it.
@@ -75,7 +75,8 @@ impl Session {
     /// # Errors
     /// In words.
     pub(super) async fn open(address: &Address, export: &str) -> Result<Self, Dead> {
-        let stream = Stream::connect(address).await.map_err(|why| format!("cannot connect to {address}: {why}"))?;
+        let stream =
+            Stream::connect(address).await.map_err(|why| format!("cannot connect to {address}: {why}"))?;
         let mut inbox = Inbox::new(INBOX);
         let export = shake_hands(&stream, &mut inbox, export).await?;
         Ok(Self {
@@ -102,7 +103,13 @@ impl Session {
         let cookie = self.next_cookie;
         self.next_cookie += 1;
         let asked = asked(&sent);
-        self.outbox.push(Piece::Head(encode_request(asked.command, CommandFlags::NONE, cookie, asked.offset, asked.len)));
+        self.outbox.push(Piece::Head(encode_request(
+            asked.command,
+            CommandFlags::NONE,
+            cookie,
+            asked.offset,
+            asked.len,
+        )));
         if let Sent::Load(Request { action: Action::Write(_), buffer, .. }) = &sent {
             self.outbox.push(Piece::Body(Arc::clone(buffer)));
         }
@@ -139,7 +146,9 @@ impl Session {
     /// Of the system.
     pub(super) async fn ready(&self) -> io::Result<()> {
         let write = !self.outbox.is_empty();
-        self.stream.ready(if write { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE }).await
+        self.stream
+            .ready(if write { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE })
+            .await
     }
 
     /// What a dead connection leaves behind.
@@ -162,7 +171,8 @@ impl Session {
             }
             let open = &self.open;
             let fed = self.parser.feed(self.inbox.bytes(), |cookie| open.get(&cookie).map(asked));
-            let fed = fed.inspect_err(|why| self.strays += u64::from(matches!(why, SessionError::UnknownCookie(_))));
+            let fed = fed
+                .inspect_err(|why| self.strays += u64::from(matches!(why, SessionError::UnknownCookie(_))));
             let fed = fed.map_err(|why| format!("the server broke the protocol: {why}"))?;
             self.inbox.consume(fed.consumed);
             match fed.event {
@@ -239,7 +249,8 @@ async fn shake_hands(stream: &Stream, inbox: &mut Inbox, export: &str) -> Result
             outbox.push(output);
         }
         outbox.flush(stream).map_err(|why| why.to_string())?;
-        let interest = if outbox.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+        let interest =
+            if outbox.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
         stream.ready(interest).await.map_err(|why| why.to_string())?;
         if inbox.fill(stream).map_err(|why| why.to_string())? == Received::End {
             return Err("the server closed the connection during the handshake".to_owned());

@@ -60,7 +60,8 @@ impl VerifyArgs {
             None => io::Seek::seek(&mut &file, io::SeekFrom::End(0))?,
         };
         let who = Identity { run: self.mix.run_number(), disk: 0 };
-        let engine = Engine::new(who, size / BLOCK as u64 * BLOCK as u64, self.mix.mix()?).map_err(anyhow::Error::msg)?;
+        let engine = Engine::new(who, size / BLOCK as u64 * BLOCK as u64, self.mix.mix()?)
+            .map_err(anyhow::Error::msg)?;
         let (finished, read_backs) = mpsc::channel();
         let shared = Arc::new(Shared {
             state: Mutex::new(State { engine, quit: false }),
@@ -83,7 +84,9 @@ impl VerifyArgs {
 
     fn open_output(&self) -> anyhow::Result<Box<dyn Write>> {
         Ok(match &self.output {
-            Some(path) => Box::new(named(path, OpenOptions::new().write(true).create(true).truncate(false).open(path))?),
+            Some(path) => {
+                Box::new(named(path, OpenOptions::new().write(true).create(true).truncate(false).open(path))?)
+            }
             None => Box::new(io::stdout()),
         })
     }
@@ -107,14 +110,19 @@ impl VerifyArgs {
 }
 
 fn named<T>(path: &Path, result: io::Result<T>) -> anyhow::Result<T> {
-    result.map_err(|why| anyhow::anyhow!("cannot use {}: {why}; name one that exists and may be opened", path.display()))
+    result.map_err(|why| {
+        anyhow::anyhow!("cannot use {}: {why}; name one that exists and may be opened", path.display())
+    })
 }
 
 /// A file system without O_DIRECT (tmpfs) is used without it.
 fn open_device(path: &Path) -> anyhow::Result<File> {
     let options = |flags| OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
     let direct = options(libc::O_DIRECT);
-    named(path, direct.or_else(|why| if why.raw_os_error() == Some(libc::EINVAL) { options(0) } else { Err(why) }))
+    named(
+        path,
+        direct.or_else(|why| if why.raw_os_error() == Some(libc::EINVAL) { options(0) } else { Err(why) }),
+    )
 }
 
 struct State {
@@ -251,7 +259,10 @@ impl Session {
 
     fn read_back_and_wait(&mut self, bound: Duration) -> anyhow::Result<()> {
         self.command(LineCommand::ReadBack)?;
-        let line = self.read_backs.recv_timeout(bound).unwrap_or_else(|_| json!({ "error": "the read-back did not end" }));
+        let line = self
+            .read_backs
+            .recv_timeout(bound)
+            .unwrap_or_else(|_| json!({ "error": "the read-back did not end" }));
         self.say(&line)
     }
 

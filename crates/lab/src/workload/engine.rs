@@ -115,7 +115,9 @@ impl Engine {
         let blocks = bytes / super::block::BLOCK as u64;
         let least = u64::from(mix.largest().max(READ_BACK_BLOCKS));
         if blocks < least {
-            return Err(format!("a disk of {blocks} blocks is too small: the load needs at least {least} (4 KiB each)"));
+            return Err(format!(
+                "a disk of {blocks} blocks is too small: the load needs at least {least} (4 KiB each)"
+            ));
         }
         Ok(Self {
             model: Model::new(who, blocks),
@@ -288,7 +290,8 @@ impl Engine {
     fn buffer(&mut self, bytes: usize) -> Arc<Buffer> {
         let capacity = self.mix.largest().max(READ_BACK_BLOCKS) as usize * super::block::BLOCK;
         let free = self.spare.iter_mut().position(|spare| Arc::get_mut(spare).is_some());
-        let mut buffer = free.map_or_else(|| Arc::new(Buffer::new(capacity)), |at| self.spare.swap_remove(at));
+        let mut buffer =
+            free.map_or_else(|| Arc::new(Buffer::new(capacity)), |at| self.spare.swap_remove(at));
         if let Some(fresh) = Arc::get_mut(&mut buffer) {
             fresh.set_len(bytes);
         }

@@ -48,7 +48,10 @@ fn parse_weighted(part: &str) -> Result<(u32, u32), String> {
         return Err(format!("block size {size}: must be a multiple of 4KiB, at most 4MiB"));
     }
     let weight = weight.parse().ok().filter(|weight| *weight > 0);
-    Ok((blocks, weight.ok_or_else(|| format!("{part:?}: the weight after the colon must be a positive number"))?))
+    Ok((
+        blocks,
+        weight.ok_or_else(|| format!("{part:?}: the weight after the colon must be a positive number"))?,
+    ))
 }
 
 /// A fast repeatable source of choices (splitmix64).

@@ -131,7 +131,10 @@ impl Model {
     pub fn begin_write(&mut self, extent: Extent, kind: WriteKind, out: &mut [u8]) {
         let who = self.who;
         let fills = out.chunks_exact_mut(BLOCK);
-        assert!(kind == WriteKind::Zeroes || fills.len() == extent.count as usize, "one buffer for each block");
+        assert!(
+            kind == WriteKind::Zeroes || fills.len() == extent.count as usize,
+            "one buffer for each block"
+        );
         for block in self.row_mut(extent) {
             assert!(!block.busy, "one write of a block at a time");
             block.busy = true;
@@ -222,7 +225,9 @@ fn describe(content: Content, floor: u32) -> String {
         Content::Misplaced { disk, block, generation } => {
             format!("belongs elsewhere: disk {disk}, block {block}, generation {generation}")
         }
-        Content::Torn { generation } => format!("torn: header of generation {generation}, body of something else"),
+        Content::Torn { generation } => {
+            format!("torn: header of generation {generation}, body of something else")
+        }
         Content::Foreign => "not written by this run".to_owned(),
     }
 }

@@ -75,6 +75,14 @@ impl Host {
         rows(&answer, "paths")?.iter().find(is).cloned().with_context(|| format!("no path {name}"))
     }
 
+    /// A number of `target/path`'s row, such as `completed_requests`.
+    ///
+    /// # Errors
+    /// There is no such path or number.
+    pub(crate) fn path_number(&mut self, name: &str, key: &str) -> Result<f64> {
+        self.path(name)?[key].as_f64().with_context(|| format!("path {name} has no number {key}"))
+    }
+
     /// # Errors
     /// There is none.
     pub(crate) fn vm(&mut self, name: &str) -> Result<Value> {

@@ -62,6 +62,12 @@ pub(crate) fn command(program: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// # Errors
+/// Namespaces cannot be made here; the error says what is needed.
+pub(crate) fn check() -> Result<()> {
+    extra().map(drop)
+}
+
 /// What this user must add: nothing, or a user namespace.
 fn extra() -> Result<&'static [&'static str]> {
     for extra in [&[][..], AS_ROOT_WITHIN] {

@@ -22,6 +22,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
+use vmpath_lab::guest::Kernel;
 use vmpath_lab::report::{Report, Truth};
 
 #[derive(Debug, clap::Args)]
@@ -45,6 +46,17 @@ pub(crate) struct Arguments {
 
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     ALL.iter().map(|s| s.name)
+}
+
+/// Why nothing can be run on this machine, with what to do about it. Fetches the guests' kernel if need be: inside the
+/// run's own network there is nowhere to fetch it from.
+pub(crate) fn obstacle() -> Option<String> {
+    let lacking = crate::packages::lacking();
+    if !lacking.is_empty() {
+        return Some(format!("packages are lacking; `{}` adds them", crate::packages::line(&lacking)));
+    }
+    let kernel = Kernel::find_or_fetch().map(drop);
+    kernel.and_then(|()| isolate::check()).err().map(|why| format!("{why:#}"))
 }
 
 /// Runs the scenarios. True if every check passed.
@@ -73,9 +85,8 @@ fn choose(only: &[String]) -> Result<Vec<&'static Scenario>> {
 
 /// Starts ourselves again in namespaces of our own.
 fn outside(binary: &Path, arguments: &Arguments) -> Result<bool> {
-    let lacking = crate::packages::lacking();
-    if !lacking.is_empty() {
-        bail!("packages are lacking: {}", crate::packages::line(&lacking));
+    if let Some(why) = obstacle() {
+        bail!(why);
     }
     let mut words: Vec<std::ffi::OsString> = ["e2e", "--inside", "--binary"].map(Into::into).to_vec();
     words.push(binary.into());

@@ -15,7 +15,8 @@ const TABLE: &str = "vmpath_e2e";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Loss {
-    /// What is sent there is answered by a TCP reset: connections that exist, and new ones.
+    /// Requests are answered by a TCP reset, and so are new connections. Bare acknowledgements pass: else a connection
+    /// could be reset when it carries nothing, and there would be no failover to measure.
     Reset,
     /// Nothing passes, in either direction.
     Blackhole,
@@ -31,8 +32,10 @@ pub(crate) fn lose(addresses: &[&str], loss: Loss) -> Result<u64> {
     let mut rules = String::new();
     for address in addresses {
         rules.push_str(&match loss {
-            // A reset that answers a reset would be eaten by the rule itself.
-            Loss::Reset => format!("ip daddr {address} tcp flags & rst == 0 reject with tcp reset\n"),
+            Loss::Reset => format!(
+                "ip daddr {address} tcp flags & (psh | rst) == psh reject with tcp reset\n\
+                 ip daddr {address} tcp flags & (syn | rst) == syn reject with tcp reset\n"
+            ),
             Loss::Blackhole => format!("ip daddr {address} drop\nip saddr {address} drop\n"),
             Loss::BlackholeReplies => format!("ip saddr {address} drop\n"),
         });

@@ -31,13 +31,12 @@ pub(crate) struct Tools {
 }
 
 impl Tools {
-    pub(crate) fn new(root: &Path, binary: &Path, dir: &Path) -> Self {
-        Self {
-            binary: binary.to_owned(),
-            root: root.to_owned(),
-            dir: dir.to_owned(),
-            image: RefCell::new(None),
-        }
+    /// # Errors
+    /// There can be no file system in memory here.
+    pub(crate) fn new(root: &Path, binary: &Path, dir: &Path) -> Result<Self> {
+        let memory = isolate::memory(dir)?;
+        let (binary, root, dir) = (binary.to_owned(), root.to_owned(), dir.to_owned());
+        Ok(Self { binary, root, dir, memory, image: RefCell::new(None) })
     }
 
     /// What guests boot from; made by the first scenario that needs it.

@@ -69,7 +69,9 @@ impl Checker {
                 Effect::Publish(_) => must(at == 0, || "a plan comes first".into())?,
                 Effect::Stop { vm, instance } => {
                     self.stop(*vm, *instance)?;
-                    must(told(effects, *vm, JournalKind::VmSuspending), || format!("an untold stop of {vm}"))?;
+                    must(told(effects, *vm, JournalKind::VmSuspending), || {
+                        format!("an untold stop of {vm}")
+                    })?;
                 }
                 Effect::Continue { vm, instance } => {
                     self.cont(*vm, *instance)?;
@@ -77,21 +79,22 @@ impl Checker {
                 }
                 Effect::Record(entry) => {
                     must(!entry.reason.is_empty(), || format!("no reason: {entry:?}"))?;
-                    let needs_end = match entry.kind {
+                    let needs_end = matches!(
+                        entry.kind,
                         JournalKind::VmHeld
-                        | JournalKind::VmSuspending
-                        | JournalKind::VmSuspended
-                        | JournalKind::NoPath
-                        | JournalKind::VmFailing => true,
-                        _ => false,
-                    };
+                            | JournalKind::VmSuspending
+                            | JournalKind::VmSuspended
+                            | JournalKind::NoPath
+                            | JournalKind::VmFailing
+                    );
                     must(!needs_end || entry.until.is_some(), || format!("no end: {entry:?}"))?;
                 }
                 Effect::Answer { .. } => {}
             }
         }
         self.gates()?;
-        self.views(controller)
+        // What decided nothing has changed no row.
+        if effects.is_empty() { Ok(()) } else { self.views(controller) }
     }
 
     fn plans(&mut self, effects: &[Effect]) -> Verdict {
@@ -99,10 +102,9 @@ impl Checker {
             .iter()
             .filter_map(|effect| match effect {
                 Effect::Publish(plan) => Some(plan),
-                Effect::Stop { .. }
-                | Effect::Continue { .. }
-                | Effect::Record(_)
-                | Effect::Answer { .. } => None,
+                Effect::Stop { .. } | Effect::Continue { .. } | Effect::Record(_) | Effect::Answer { .. } => {
+                    None
+                }
             })
             .collect();
         must(plans.len() <= 1, || format!("{} plans for one event", plans.len()))?;

@@ -64,17 +64,17 @@ fn the_last_path_may_go_when_its_vms_are_suspended() {
         > 2: stop gold, gold vm-suspending, answer ok
         > 2: stop bronze, bronze vm-suspending, answer ok
         > 2: answer conflict
-        > 2.005: gold vm-suspended
-        > 2.005: bronze vm-suspended
+        > 2.005: gold hold, gold vm-suspended
+        > 2.005: bronze hold, bronze vm-suspended
         @3 disable b
-        > 3: gold bounce, bronze bounce, b path-disabled, answer ok
+        > 3: b path-disabled, answer ok
         @4 resume gold
         > 4: answer conflict
         @5 enable a
-        > 5: gold open, bronze open, a path-enabled, a path-up, answer ok
+        > 5: a path-enabled, a path-up, answer ok
         @6 resume gold; resume bronze
-        > 6: cont gold, gold vm-resuming, answer ok
-        > 6: cont bronze, bronze vm-resuming, answer ok
+        > 6: gold open, cont gold, gold vm-resuming, answer ok
+        > 6: bronze open, cont bronze, bronze vm-resuming, answer ok
         > 6.005: gold vm-resumed
         > 6.005: bronze vm-resumed
         @9 pass
@@ -163,13 +163,13 @@ fn suspend_and_resume_by_hand() {
         "
         @1 obedient; suspend gold
         > 1: stop gold, gold vm-suspending, answer ok
-        > 1.005: gold vm-suspended
+        > 1.005: gold hold, gold vm-suspended
         @2 suspend gold
         > 2: answer conflict
         @3 resume bronze
         > 3: answer conflict
         @4 resume gold; resume gold
-        > 4: cont gold, gold vm-resuming, answer ok
+        > 4: gold open, cont gold, gold vm-resuming, answer ok
         > 4: answer conflict
         > 4.005: gold vm-resumed
         @5 down a; up a
@@ -196,7 +196,9 @@ fn suspend_and_resume_by_hand() {
 #[test]
 fn what_cannot_be_suspended_or_resumed_is_answered_with_the_reason() {
     let mut world = World::new(two());
-    world.run("@1 lost gold\n@2 suspend gold; resume gold\n@3 paused bronze\n@4 suspend bronze; resume bronze");
+    world.run(
+        "@1 lost gold\n@2 suspend gold; resume gold\n@3 paused bronze\n@4 suspend bronze; resume bronze",
+    );
     world.run("@5 connect-no-werror gold 2; down a; down b\n@6 suspend gold");
     assert_eq!(
         answers(&world),
@@ -222,7 +224,7 @@ fn an_operators_resume_needs_a_path() {
         @1 obedient; down a
         > 1: gold bounce, stop gold, san0 incident-opened, a link-down, gold vm-suspending
         > 1: a path-down
-        > 1.005: gold vm-suspended
+        > 1.005: gold hold, gold vm-suspended
         @2 down b
         > 2: b link-down
         > 2: b path-down, bronze no-path
@@ -339,13 +341,13 @@ fn a_reload_keeps_what_it_does_not_change() {
         &mut world,
         "
         > 3: stop gold, host reloaded, gold vm-suspending
-        > 3.005: gold vm-suspended
+        > 3.005: gold hold, gold vm-suspended
         @5 up b silver; connect silver 1; up a
         > 5: silver vm-managed
         > 5: a path-up
         > 5: a link-up
-        > 6: cont gold, a path-repaired, a failback, gold vm-resuming
-        > 6.005: bronze hold, gold vm-resumed
+        > 6: gold open, cont gold, a path-repaired, a failback, gold vm-resuming
+        > 6.005: gold vm-resumed
         > 6.5: bronze open, cont bronze, bronze vm-resuming
         > 6.505: bronze vm-resumed
         > 8.505: san0 incident-closed

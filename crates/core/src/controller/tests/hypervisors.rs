@@ -38,7 +38,7 @@ fn what_somebody_else_continued_goes_on() {
         "
         @1 obedient; down a
         > 1: gold bounce, stop gold, san0 incident-opened, a path-down, gold vm-suspending
-        > 1.005: gold vm-suspended
+        > 1.005: gold hold, gold vm-suspended
         @5 running gold
         > 5: gold open, gold vm-resumed
         @10 up a
@@ -46,7 +46,7 @@ fn what_somebody_else_continued_goes_on() {
         > 11: a path-repaired, a failback, san0 incident-closed
         @20 down a
         > 20: gold bounce, stop gold, san0 incident-opened, a path-down, gold vm-suspending
-        > 20.005: gold vm-suspended
+        > 20.005: gold hold, gold vm-suspended
         @21 pass
         ",
     );
@@ -60,14 +60,14 @@ fn a_new_process_owes_us_nothing() {
         "
         @1 obedient; down a
         > 1: gold bounce, stop gold, san0 incident-opened, a path-down, gold vm-suspending
-        > 1.005: gold vm-suspended
+        > 1.005: gold hold, gold vm-suspended
         @5 lost gold
-        > 5: gold hold, gold vm-unmanaged
+        > 5: gold vm-unmanaged
         @6 connect gold 2
         > 6: gold bounce, stop gold, gold vm-managed, gold vm-released, gold vm-suspending
-        > 6.005: gold vm-suspended
+        > 6.005: gold hold, gold vm-suspended
         @7 lost gold
-        > 7: gold hold, gold vm-unmanaged
+        > 7: gold vm-unmanaged
         @8 connect-paused gold 3
         > 8: gold open, gold vm-managed, gold vm-released
         @10 up a
@@ -85,9 +85,9 @@ fn a_suspended_vm_is_resumed_when_its_monitor_is_back() {
         "
         @1 obedient; down a
         > 1: gold bounce, stop gold, san0 incident-opened, a path-down, gold vm-suspending
-        > 1.005: gold vm-suspended
+        > 1.005: gold hold, gold vm-suspended
         @5 lost gold
-        > 5: gold hold, gold vm-unmanaged
+        > 5: gold vm-unmanaged
         @10 up a
         > 10: a path-up
         > 11: a path-repaired, a failback, san0 incident-closed
@@ -116,8 +116,7 @@ fn a_stop_without_an_answer_is_repeated_and_told() {
         > 21: stop gold, gold vm-suspending
         > 31: gold policy-blocked
         @40 paused gold
-        > 40: gold vm-suspended
-        > 45: gold hold
+        > 40: gold hold, gold vm-suspended
         @50 pass
         ",
     );
@@ -214,12 +213,11 @@ fn states_that_are_not_ours_are_let_go() {
         "
         @1 obedient; down a
         > 1: gold bounce, stop gold, san0 incident-opened, a path-down, gold vm-suspending
-        > 1.005: gold vm-suspended
+        > 1.005: gold hold, gold vm-suspended
         @2 other gold
         @3 up a
         > 3: a path-up
         > 4: a path-repaired, a failback, san0 incident-closed
-        > 6.005: gold hold
         @9 paused gold
         > 9: gold open, cont gold, gold vm-resuming
         > 9.005: gold vm-resumed

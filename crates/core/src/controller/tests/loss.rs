@@ -36,8 +36,7 @@ fn suspend_is_not_routed_from_the_same_moment() {
         @1 obedient; down a
         > 1: san0 incident-opened, a link-down
         > 1: bronze bounce, stop bronze, a path-down, bronze vm-suspending
-        > 1.005: bronze vm-suspended
-        > 6.005: bronze hold
+        > 1.005: bronze hold, bronze vm-suspended
         @20 up a
         > 20: a path-up
         > 20: a link-up
@@ -57,8 +56,7 @@ fn failover_suspend_finishes_its_requests_elsewhere() {
         @1 obedient; pass; down a
         > 1: san0 incident-opened, a link-down
         > 1: stop bronze, a path-down, bronze vm-suspending
-        > 1.005: bronze vm-suspended
-        > 6.005: bronze hold
+        > 1.005: bronze hold, bronze vm-suspended
         @20 up a
         > 20: a path-up
         > 20: a link-up
@@ -121,7 +119,7 @@ fn outranked_is_looked_at_again_when_the_other_runs() {
         > 1: a path-down
         @2 running gold
         > 2: bronze bounce, stop bronze, bronze vm-suspending
-        > 2.005: bronze vm-suspended
+        > 2.005: bronze hold, bronze vm-suspended
         @3 up a
         > 3: a path-up
         > 3: a link-up
@@ -182,8 +180,8 @@ fn the_highest_outranks_the_next_only_while_it_runs_itself() {
         > 1: gold bounce, stop gold, san0 incident-opened, a link-down, gold vm-suspending
         > 1: a link-down
         > 1: bronze bounce, stop bronze, a path-down, bronze vm-suspending
-        > 1.005: gold vm-suspended
-        > 1.005: bronze vm-suspended
+        > 1.005: gold hold, gold vm-suspended
+        > 1.005: bronze hold, bronze vm-suspended
         @2 pass
         ",
     );
@@ -198,8 +196,7 @@ fn a_vm_loses_a_path_with_the_link_of_its_own_unit() {
         > 1: san0 incident-opened, a link-down
         @2 down a bronze
         > 2: bronze bounce, stop bronze, a path-down, bronze vm-suspending
-        > 2.005: bronze vm-suspended
-        > 7.005: bronze hold
+        > 2.005: bronze hold, bronze vm-suspended
         @10 up a gold
         > 10: a path-up
         > 11: a path-repaired, a failback
@@ -216,8 +213,7 @@ fn a_vm_loses_a_path_with_the_link_of_its_own_unit() {
         "
         @1 obedient; down a bronze
         > 1: bronze bounce, stop bronze, san0 incident-opened, a link-down, bronze vm-suspending
-        > 1.005: bronze vm-suspended
-        > 6.005: bronze hold
+        > 1.005: bronze hold, bronze vm-suspended
         @10 up a bronze
         > 10: a link-up
         > 11: bronze open, cont bronze, bronze vm-resuming
@@ -235,7 +231,7 @@ fn a_flapping_link_of_an_up_path_is_damped_as_well() {
         "
         @1 obedient; down a bronze
         > 1: bronze bounce, stop bronze, san0 incident-opened, a link-down, bronze vm-suspending
-        > 1.005: bronze vm-suspended
+        > 1.005: bronze hold, bronze vm-suspended
         @2 up a bronze
         > 2: a link-up
         @2.5 down a bronze
@@ -283,7 +279,7 @@ fn what_cannot_be_stopped_is_held_and_told() {
         > 2: bronze vm-managed, bronze policy-blocked
         @3 connect bronze 1
         > 3: bronze bounce, stop bronze, bronze vm-suspending
-        > 3.005: bronze vm-suspended
+        > 3.005: bronze hold, bronze vm-suspended
         @5 up a
         > 5: a path-up
         > 5: a link-up
@@ -360,7 +356,7 @@ fn what_the_operator_resumed_is_not_suspended_again_in_the_same_incident() {
         @1 obedient; down a
         > 1: san0 incident-opened, a link-down
         > 1: bronze bounce, stop bronze, a path-down, bronze vm-suspending
-        > 1.005: bronze vm-suspended
+        > 1.005: bronze hold, bronze vm-suspended
         @2 resume bronze
         > 2: bronze open, cont bronze, bronze vm-resuming, answer ok
         > 2.005: bronze vm-resumed
@@ -371,7 +367,7 @@ fn what_the_operator_resumed_is_not_suspended_again_in_the_same_incident() {
         @20 down a
         > 20: san0 incident-opened, a link-down
         > 20: bronze bounce, stop bronze, a path-down, bronze vm-suspending
-        > 20.005: bronze vm-suspended
+        > 20.005: bronze hold, bronze vm-suspended
         @21 pass
         ",
     );
@@ -385,7 +381,7 @@ fn a_path_that_fails_in_an_open_incident_joins_it() {
         @1 obedient; down a
         > 1: san0 incident-opened, a link-down
         > 1: bronze bounce, stop bronze, a path-down, bronze vm-suspending
-        > 1.005: bronze vm-suspended
+        > 1.005: bronze hold, bronze vm-suspended
         @2 down b
         > 2: b link-down, gold no-path
         > 2: b path-down

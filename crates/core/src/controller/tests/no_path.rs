@@ -23,9 +23,8 @@ fn held_for_the_hold_then_suspended_then_resumed_after_repair() {
         @2 down b
         > 2: b path-down, gold no-path
         > 7: gold bounce, stop gold, gold vm-suspending
-        > 7.005: gold vm-suspended
+        > 7.005: gold hold, gold vm-suspended
         @10 pass
-        > 12.005: gold hold
         @20 up b
         > 20: b path-up
         > 21: gold open, cont gold, b path-repaired, b failback, gold vm-resuming
@@ -90,15 +89,15 @@ fn a_resumed_vm_has_its_whole_hold_again() {
         > 1: san0 incident-opened, a path-down
         > 1: b path-down, gold no-path
         > 6: gold bounce, stop gold, gold vm-suspending
-        > 6.005: gold vm-suspended
+        > 6.005: gold hold, gold vm-suspended
         @10 up b
-        > 10: gold open, b path-up
-        > 11: cont gold, b path-repaired, b failback, gold vm-resuming
+        > 10: b path-up
+        > 11: gold open, cont gold, b path-repaired, b failback, gold vm-resuming
         > 11.005: gold vm-resumed
         @15 down b
         > 15: b path-down, gold no-path
         > 20: gold bounce, stop gold, gold vm-suspending
-        > 20.005: gold vm-suspended
+        > 20.005: gold hold, gold vm-suspended
         @25 pass
         ",
     );
@@ -116,11 +115,10 @@ fn resume_by_failback_waits_for_traffic_on_some_path() {
         > 1: san0 incident-opened, a path-down
         > 1: b path-down, gold no-path
         > 6: gold bounce, stop gold, gold vm-suspending
-        > 6.005: gold vm-suspended
+        > 6.005: gold hold, gold vm-suspended
         @10 up b
-        > 10: gold open, b path-up
+        > 10: b path-up
         > 11: b path-repaired
-        > 11.005: gold hold
         @20 failback
         > 20: gold open, cont gold, b failback, gold vm-resuming, answer ok
         > 20.005: gold vm-resumed
@@ -138,7 +136,7 @@ fn impossible_rungs_are_passed_over() {
         > 1: san0 incident-opened, a path-down
         > 1: b path-down, gold no-path
         > 6: gold bounce, stop gold, gold vm-suspending
-        > 6.005: gold vm-suspended
+        > 6.005: gold hold, gold vm-suspended
         @10 pass
         ",
     );
@@ -172,8 +170,7 @@ fn with_no_rung_left_it_stays_held_until_a_path_or_a_monitor_comes() {
         > 6: gold policy-blocked
         @10 connect gold 1
         > 10: gold bounce, stop gold, gold vm-managed, gold vm-suspending
-        > 10.005: gold vm-suspended
-        > 15.005: gold hold
+        > 10.005: gold hold, gold vm-suspended
         @20 up a
         > 20: a path-up
         > 21: gold open, cont gold, a path-repaired, a failback, gold vm-resuming
@@ -193,8 +190,7 @@ fn a_guest_that_stops_on_our_errors_is_ours_to_resume() {
         > 1: b path-down, gold no-path
         > 6: gold fail, gold vm-failing
         @7 io-error gold
-        > 7: gold bounce, gold vm-suspended
-        > 12: gold hold
+        > 7: gold hold, gold vm-suspended
         @20 up a
         > 20: a path-up
         > 21: gold open, cont gold, a path-repaired, a failback, gold vm-resuming
@@ -214,7 +210,7 @@ fn a_unit_that_is_gone_is_not_waited_for() {
         > 1: san0 incident-opened, a path-down
         @2 gone b
         > 2: gold bounce, stop gold, b path-down, gold no-path, gold vm-suspending
-        > 2.005: gold vm-suspended
+        > 2.005: gold hold, gold vm-suspended
         @3 pass
         ",
     );
@@ -230,7 +226,7 @@ fn a_vm_that_somebody_else_stopped_is_left_alone_until_it_runs() {
         > 1: b path-down, gold no-path
         @10 running gold
         > 10: gold bounce, stop gold, gold vm-suspending
-        > 10.005: gold vm-suspended
+        > 10.005: gold hold, gold vm-suspended
         @11 pass
         ",
     );
@@ -247,9 +243,8 @@ fn nothing_is_resumed_into_a_rule_that_would_suspend_it_again() {
         &mut world,
         "
         > 7: gold bounce, stop gold, gold vm-suspending
-        > 7.005: gold vm-suspended
+        > 7.005: gold hold, gold vm-suspended
         @10 pass
-        > 12.005: gold hold
         @20 up b
         > 20: b path-up
         > 21: b path-repaired, b failback
@@ -286,9 +281,8 @@ fn at_the_start_a_path_has_ten_seconds_to_connect() {
         > 0.2: gold vm-managed
         > 10: san0 incident-opened, a path-down, b path-down, gold no-path
         > 15: gold bounce, stop gold, gold vm-suspending
-        > 15.005: gold vm-suspended
+        > 15.005: gold hold, gold vm-suspended
         @20 pass
-        > 20.005: gold hold
         @30 up a
         > 30: a path-up
         > 31: gold open, cont gold, a path-repaired, a failback, gold vm-resuming

@@ -21,8 +21,7 @@ fn repair_resumes_before_failback() {
         "
         @1 obedient; down a
         > 1: gold bounce, stop gold, san0 incident-opened, a path-down, gold vm-suspending
-        > 1.005: gold vm-suspended
-        > 6.005: gold hold
+        > 1.005: gold hold, gold vm-suspended
         @10 up a
         > 10: a path-up
         > 11: gold open, cont gold, a path-repaired, a failback, gold vm-resuming
@@ -37,8 +36,7 @@ fn repair_resumes_before_failback() {
         "
         @1 obedient; pass; down a
         > 1: gold bounce, stop gold, san0 incident-opened, a path-down, gold vm-suspending
-        > 1.005: gold vm-suspended
-        > 6.005: gold hold
+        > 1.005: gold hold, gold vm-suspended
         @10 up a
         > 10: a path-up
         > 11: gold open, cont gold, a path-repaired, gold vm-resuming
@@ -53,8 +51,7 @@ fn repair_resumes_before_failback() {
         "
         @1 obedient; pass; pass; down a
         > 1: gold bounce, stop gold, san0 incident-opened, a path-down, gold vm-suspending
-        > 1.005: gold vm-suspended
-        > 6.005: gold hold
+        > 1.005: gold hold, gold vm-suspended
         @10 up a
         > 10: a path-up
         > 11: gold open, cont gold, a path-repaired, gold vm-resuming
@@ -72,8 +69,7 @@ fn failback_resumes_only_when_traffic_is_back() {
         "
         @1 obedient; down a
         > 1: gold bounce, stop gold, san0 incident-opened, a path-down, gold vm-suspending
-        > 1.005: gold vm-suspended
-        > 6.005: gold hold
+        > 1.005: gold hold, gold vm-suspended
         @10 up a; pass
         > 10: a path-up
         > 11: gold open, cont gold, a path-repaired, a failback, gold vm-resuming
@@ -87,8 +83,7 @@ fn failback_resumes_only_when_traffic_is_back() {
         "
         @1 obedient; down a
         > 1: gold bounce, stop gold, san0 incident-opened, a path-down, gold vm-suspending
-        > 1.005: gold vm-suspended
-        > 6.005: gold hold
+        > 1.005: gold hold, gold vm-suspended
         @10 up a; pass; pass
         > 10: a path-up
         > 11: a path-repaired
@@ -103,8 +98,7 @@ fn failback_resumes_only_when_traffic_is_back() {
         "
         @1 obedient; down a
         > 1: gold bounce, stop gold, san0 incident-opened, a path-down, gold vm-suspending
-        > 1.005: gold vm-suspended
-        > 6.005: gold hold
+        > 1.005: gold hold, gold vm-suspended
         @10 up a; pass; pass; pass
         > 10: a path-up
         > 11: a path-repaired
@@ -124,8 +118,7 @@ fn a_relapse_starts_the_wait_for_failback_again() {
         "
         @1 obedient; down a
         > 1: gold bounce, stop gold, san0 incident-opened, a path-down, gold vm-suspending
-        > 1.005: gold vm-suspended
-        > 6.005: gold hold
+        > 1.005: gold hold, gold vm-suspended
         @10 up a
         > 10: a path-up
         > 11: a path-repaired
@@ -149,7 +142,7 @@ fn every_relapse_doubles_the_time_until_it_counts() {
         "
         @1 obedient; down a
         > 1: gold bounce, stop gold, san0 incident-opened, a path-down, gold vm-suspending
-        > 1.005: gold vm-suspended
+        > 1.005: gold hold, gold vm-suspended
         @2 up a
         > 2: a path-up
         @2.5 down a
@@ -160,7 +153,6 @@ fn every_relapse_doubles_the_time_until_it_counts() {
         > 4.5: a path-down
         @5 up a
         > 5: a path-up
-        > 6.005: gold hold
         > 9: gold open, cont gold, a path-repaired, a failback, gold vm-resuming
         > 9.005: gold vm-resumed
         > 11.005: san0 incident-closed
@@ -183,11 +175,10 @@ fn vms_are_resumed_one_at_a_time_highest_priority_first() {
         > 1: stop silver, a link-down, silver vm-suspending
         > 1: stop gold, a link-down, gold vm-suspending
         > 1: stop also-silver, a path-down, also-silver vm-suspending
-        > 1.005: bronze vm-suspended
-        > 1.005: silver vm-suspended
-        > 1.005: gold vm-suspended
-        > 1.005: also-silver vm-suspended
-        > 6.005: bronze hold, silver hold, gold hold, also-silver hold
+        > 1.005: bronze hold, bronze vm-suspended
+        > 1.005: silver hold, silver vm-suspended
+        > 1.005: gold hold, gold vm-suspended
+        > 1.005: also-silver hold, also-silver vm-suspended
         @10 up a
         > 10: a path-up
         > 10: a link-up
@@ -252,8 +243,7 @@ fn after_eight_attempts_the_operator_has_to_look() {
         > 42: cont gold, gold vm-resuming
         > 58: cont gold, gold vm-resuming
         > 74: cont gold, gold vm-resuming
-        > 90: gold policy-blocked
-        > 95: gold hold
+        > 90: gold hold, gold policy-blocked
         @100 pass
         @200 resume gold; running gold
         > 200: gold open, cont gold, gold vm-resuming, answer ok
@@ -272,8 +262,7 @@ fn a_resume_whose_path_is_lost_again_is_taken_back() {
         @1 down a
         > 1: gold bounce, stop gold, san0 incident-opened, a path-down, gold vm-suspending
         @1.1 paused gold
-        > 1.1: gold vm-suspended
-        > 6.1: gold hold
+        > 1.1: gold hold, gold vm-suspended
         @10 up a
         > 10: a path-up
         > 11: gold open, cont gold, a path-repaired, a failback, gold vm-resuming
@@ -281,11 +270,10 @@ fn a_resume_whose_path_is_lost_again_is_taken_back() {
         > 11.2: a path-down
         @11.3 down b
         > 11.3: b path-down
-        > 12: gold bounce, gold vm-suspended
+        > 12: gold hold, gold vm-suspended
         @13 up b
         > 13: b path-up
         > 14: b path-repaired, b failback
-        > 17: gold hold
         @20 up a
         > 20: a path-up
         > 22: gold open, cont gold, a path-repaired, a failback, gold vm-resuming

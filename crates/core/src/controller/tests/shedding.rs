@@ -31,8 +31,7 @@ fn reserved_sheds_at_once_and_resumes_after_repair() {
         > 1: san0 incident-opened, a link-down
         > 1: a link-down
         > 1: stop bronze, a path-down, bronze vm-suspending
-        > 1.005: bronze vm-suspended
-        > 6.005: bronze hold
+        > 1.005: bronze hold, bronze vm-suspended
         @10 up a
         > 10: a path-up
         > 10: a link-up
@@ -64,9 +63,8 @@ fn unmet_sheds_only_once_a_reservation_has_really_gone_unmet() {
         > 1: a path-down
         @2 load gold=60 silver=30 bronze=10
         > 3: stop bronze, bronze vm-suspending
-        > 3.005: bronze vm-suspended
+        > 3.005: bronze hold, bronze vm-suspended
         @4 pass
-        > 8.005: bronze hold
         @10 up a
         > 10: a path-up
         > 10: a link-up
@@ -79,7 +77,9 @@ fn unmet_sheds_only_once_a_reservation_has_really_gone_unmet() {
     );
     let shed = world.journal.iter().find(|e| e.kind.as_str() == "vm-suspending").expect("shed");
     assert!(
-        shed.reason.starts_with("shedding, shed_when = \"unmet\": bronze gets 10.0 MiB/s of its 30.0 MiB/s for 1.0 s"),
+        shed.reason.starts_with(
+            "shedding, shed_when = \"unmet\": bronze gets 10.0 MiB/s of its 30.0 MiB/s for 1.0 s"
+        ),
         "{}",
         shed.reason
     );
@@ -108,7 +108,7 @@ fn a_starved_gold_sheds_bronze_not_itself() {
         > 1: a path-down
         @2 load gold=40 silver=30 bronze=30
         > 3: stop bronze, bronze vm-suspending
-        > 3.005: bronze vm-suspended
+        > 3.005: bronze hold, bronze vm-suspended
         @4 pass
         ",
     );
@@ -228,7 +228,7 @@ fn a_vm_that_does_not_run_reserves_nothing() {
         > 1: a path-down
         @2 connect gold 2
         > 2: stop bronze, gold vm-managed, bronze vm-suspending
-        > 2.005: bronze vm-suspended
+        > 2.005: bronze hold, bronze vm-suspended
         @3 pass
         ",
     );
@@ -246,8 +246,7 @@ fn resume_by_failback_waits_for_it() {
         > 1: san0 incident-opened, a link-down
         > 1: a link-down
         > 1: stop bronze, a path-down, bronze vm-suspending
-        > 1.005: bronze vm-suspended
-        > 6.005: bronze hold
+        > 1.005: bronze hold, bronze vm-suspended
         @10 up a
         > 10: a path-up
         > 10: a link-up
@@ -281,9 +280,8 @@ fn a_shed_vm_comes_back_only_where_it_fits() {
         > 2: b link-down
         > 2: stop silver, b link-down, silver vm-suspending
         > 2: stop bronze, b path-down, bronze vm-suspending
-        > 2.005: silver vm-suspended
-        > 2.005: bronze vm-suspended
-        > 7.005: silver hold, bronze hold
+        > 2.005: silver hold, silver vm-suspended
+        > 2.005: bronze hold, bronze vm-suspended
         @10 up b
         > 10: b path-up
         > 10: b link-up
@@ -309,9 +307,9 @@ fn a_shed_vm_comes_back_only_where_it_fits() {
         > 1: san0 incident-opened, a link-down
         > 1: a link-down
         > 1: stop bronze, a path-down, bronze vm-suspending
-        > 1.005: bronze vm-suspended
+        > 1.005: bronze hold, bronze vm-suspended
         @3 resume bronze
-        > 3: cont bronze, bronze vm-resuming, bronze reservation-lost, answer ok
+        > 3: bronze open, cont bronze, bronze vm-resuming, bronze reservation-lost, answer ok
         > 3.005: bronze vm-resumed
         @20 up a
         > 20: a path-up
@@ -330,9 +328,9 @@ fn a_disabled_path_is_missing_as_well() {
         "
         @1 obedient; disable a
         > 1: stop bronze, a path-disabled, san0 incident-opened, bronze vm-suspending, answer ok
-        > 1.005: bronze vm-suspended
+        > 1.005: bronze hold, bronze vm-suspended
         @3 resume bronze
-        > 3: cont bronze, bronze vm-resuming, bronze reservation-lost, answer ok
+        > 3: bronze open, cont bronze, bronze vm-resuming, bronze reservation-lost, answer ok
         > 3.005: bronze vm-resumed
         @5 enable a
         > 5: a path-enabled, a path-up, bronze reservation-met, answer ok
@@ -345,13 +343,13 @@ fn a_disabled_path_is_missing_as_well() {
         "
         @1 obedient; disable a
         > 1: stop bronze, a path-disabled, san0 incident-opened, bronze vm-suspending, answer ok
-        > 1.005: bronze vm-suspended
+        > 1.005: bronze hold, bronze vm-suspended
         @3 down a
         @5 enable a
         > 5: a path-enabled, answer ok
         @6 up a
         > 6: a path-up
-        > 6: cont bronze, bronze vm-resuming
+        > 6: bronze open, cont bronze, bronze vm-resuming
         > 6.005: bronze vm-resumed
         > 8.005: san0 incident-closed
         @9 pass
@@ -372,8 +370,7 @@ fn a_new_vm_by_reload_is_weighed_with_the_others() {
         > 1: host reloaded
         @2 up b bronze; connect bronze 1
         > 2: stop bronze, bronze vm-managed, bronze vm-suspending
-        > 2.005: bronze vm-suspended
-        > 7.005: bronze hold
+        > 2.005: bronze hold, bronze vm-suspended
         @13 up a
         > 13: a path-up
         > 13: a link-up

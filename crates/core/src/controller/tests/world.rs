@@ -91,12 +91,7 @@ pub(super) fn add_vm(spec: &mut Spec, name: &str, priority: u32, reserved: u64) 
 }
 
 pub(super) fn add_disk(spec: &mut Spec, vm: VmId, target: TargetId, unit: &str) -> DiskId {
-    spec.units.push(UnitSpec {
-        target,
-        name: unit.into(),
-        export: unit.into(),
-        assume_same: false,
-    });
+    spec.units.push(UnitSpec { target, name: unit.into(), export: unit.into(), assume_same: false });
     let unit = UnitId::at(spec.units.len() - 1);
     spec.disks.push(DiskSpec { vm, name: "vda".into(), unit, nbd_socket: None, nbd_tcp: None });
     DiskId::at(spec.disks.len() - 1)
@@ -366,11 +361,7 @@ pub(super) fn down(fault: Fault) -> LinkChange {
     LinkChange::Down { fault, requests_outstanding: 0 }
 }
 
-pub(super) fn connected(
-    instance: u64,
-    state: RunState,
-    stops_on_error: StopsOnError,
-) -> HypervisorReport {
+pub(super) fn connected(instance: u64, state: RunState, stops_on_error: StopsOnError) -> HypervisorReport {
     HypervisorReport::Connected { instance, state, stops_on_error }
 }
 

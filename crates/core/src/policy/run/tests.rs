@@ -3,6 +3,7 @@
 use super::*;
 use crate::event::StopsOnError;
 use crate::ids::IncidentId;
+use crate::policy::{Monitor, Why};
 
 fn at(millis: u64) -> Instant {
     Instant::from_millis(millis)
@@ -32,10 +33,10 @@ fn starts() -> Vec<Run> {
     let (since, instance, cause) = (at(0), 7, cause());
     vec![
         Run::Free { since },
-        Run::Held { cause: cause.clone(), since },
+        Run::Held { cause: cause.clone(), since, late: None },
         Run::Suspending { cause: cause.clone(), since, instance, attempt: 1, deadline: Some(at(1000)) },
-        Run::Withdrawing { cause: cause.clone(), since, instance },
-        Run::Suspended { cause: cause.clone(), since, instance },
+        Run::Withdrawing { cause: cause.clone(), since, late: LateStop { instance, until: at(60_000) } },
+        Run::Suspended { cause: cause.clone(), since, instance, stop: StopOrder::Confirmed },
         Run::Resuming { cause: cause.clone(), since, instance, attempt: 1, next_try: at(1000) },
         Run::Proving { cause, since, instance, attempt: 1 },
     ]
@@ -88,10 +89,10 @@ fn the_transition_table_is_as_drawn() {
             "free: suspending+stop held suspended - - - - - - - - - -",
             "held: suspending+stop - suspended free - - - - - - - - -",
             "suspending: - - - withdrawing - suspended suspended - free - -+stop -+stop free",
-            "withdrawing: suspending+stop - - - - resuming+cont resuming+cont - free free free - free",
+            "withdrawing: suspending+stop held - - - resuming+cont resuming+cont - free free free - free",
             "suspended: - - - resuming+cont - - - free - - - - free",
             "resuming: - - - - suspended - - proving free - -+cont - free",
-            "proving: suspending+stop - - - - free resuming - free - free - free",
+            "proving: suspending+stop held - - - free resuming - free - free - free",
         ]
     );
 }
@@ -100,12 +101,9 @@ fn the_transition_table_is_as_drawn() {
 fn cont_goes_only_to_the_process_that_was_stopped_and_stands_still() {
     for start in starts() {
         for (input, _) in inputs() {
-            for (instance, state) in [
-                (8, RunState::Paused),
-                (8, RunState::IoError),
-                (7, RunState::Running),
-                (7, RunState::Other),
-            ] {
+            for (instance, state) in
+                [(8, RunState::Paused), (8, RunState::IoError), (7, RunState::Running), (7, RunState::Other)]
+            {
                 let monitor =
                     Monitor::Present { instance, state, stops_on_error: StopsOnError::Yes, since: at(0) };
                 let step = start.clone().step(at(100_000), &monitor, input.clone());
@@ -139,7 +137,7 @@ fn an_unconfirmed_stop_is_sent_three_times_and_then_told() {
 
 #[test]
 fn cont_is_repeated_with_growing_pauses_and_then_left_to_the_operator() {
-    let mut run = Run::Suspended { cause: cause(), since: at(0), instance: 7 };
+    let mut run = Run::Suspended { cause: cause(), since: at(0), instance: 7, stop: StopOrder::Confirmed };
     run.step(at(0), &monitor(RunState::IoError), Input::Release);
     let mut sent = vec![0];
     while let Some(due) = run.deadline() {
@@ -150,6 +148,34 @@ fn cont_is_repeated_with_growing_pauses_and_then_left_to_the_operator() {
     }
     assert_eq!(sent, [0, 1, 3, 7, 15, 31, 47, 63]);
     assert_eq!(run.cause().map(|c| &c.why), Some(&Why::GaveUp));
+}
+
+#[test]
+fn a_stop_that_comes_after_somebody_elses_cont_is_still_known_as_ours() {
+    let mut run = Run::Free { since: at(0) };
+    run.step(at(0), &monitor(RunState::Running), Input::Suspend(cause()));
+    run.step(at(10), &monitor(RunState::IoError), Input::Report(RunState::IoError));
+    run.step(at(20), &monitor(RunState::Running), Input::Report(RunState::Running));
+    assert_eq!(name(&run), "withdrawing");
+    let step = run.step(at(30), &monitor(RunState::Paused), Input::Report(RunState::Paused));
+    assert_eq!(step.act, Some(Act::Continue { instance: 7 }));
+}
+
+#[test]
+fn a_late_stop_is_waited_for_as_long_as_nobody_can_see_it() {
+    let absent = Monitor::Absent { why: "connection refused".into(), since: at(1) };
+    let mut run = Run::Free { since: at(0) };
+    run.step(at(0), &monitor(RunState::Running), Input::Suspend(cause()));
+    run.step(at(10), &absent, Input::Release);
+    for _ in 0..20 {
+        run.step(run.deadline().expect("it waits"), &absent, Input::Elapsed);
+    }
+    // Meanwhile it has to be held for another reason: the stop is not forgotten.
+    run.step(at(2_000_000), &absent, Input::Hold(cause()));
+    assert_eq!(name(&run), "held");
+    run.step(at(2_000_010), &monitor(RunState::Paused), Input::Report(RunState::Paused));
+    assert_eq!(name(&run), "suspended");
+    assert_eq!(run.instance(), Some(7));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What goes wrong; the list is in [`super`].
 
-use super::ledger::{LinkState, Progress, Rule};
+use super::ledger::{LinkState, Progress, Rule, require};
 use super::storage::BLOCK;
 use super::world::{Event, Sampling, Weather, World};
 use crate::ids::UnitId;
@@ -128,7 +128,8 @@ impl World {
 
     fn fall_sick(&mut self, path: usize) {
         use TargetError::{Busy, Invalid, Io, NoSpace, NotPermitted, ShuttingDown};
-        self.wires[path].sick = Some(self.rng.pick(&[Io, Io, Io, Busy, Busy, NoSpace, Invalid, NotPermitted, ShuttingDown]));
+        self.wires[path].sick =
+            Some(self.rng.pick(&[Io, Io, Io, Busy, Busy, NoSpace, Invalid, NotPermitted, ShuttingDown]));
         let after = self.rng.micros(500..10_000);
         self.schedule(after, Event::Well(path));
     }
@@ -141,7 +142,14 @@ impl World {
         let mut plan = self.scene.plan(self.plan.generation + 1);
         for route in &mut plan.paths {
             *route = PathRoute {
-                health: self.rng.pick(&[Health::Up, Health::Up, Health::Up, Health::Marginal, Health::Down, Health::Disabled]),
+                health: self.rng.pick(&[
+                    Health::Up,
+                    Health::Up,
+                    Health::Up,
+                    Health::Marginal,
+                    Health::Down,
+                    Health::Disabled,
+                ]),
                 access: self.rng.pick(&[Access::Optimized, Access::Optimized, Access::NonOptimized]),
                 preferred: self.rng.percent(80),
             };
@@ -211,7 +219,9 @@ impl World {
             }
             seen => {
                 let same = seen.is_none_or(|seen| seen == now) || self.cache_may_vanish();
-                self.ledger.require(same, Rule::Sampling, || format!("unit {unit} changed while it was compared"));
+                require!(self.ledger, same, Rule::Sampling, || format!(
+                    "unit {unit} changed while it was compared"
+                ));
                 self.tally.samplings += 1;
                 self.driver.router.end_sampling(id, self.now);
                 true

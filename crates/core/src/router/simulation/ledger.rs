@@ -6,6 +6,7 @@
 //! `t` was submitted after the value's own write had ended.
 
 use super::storage::Storage;
+use crate::plan::Gate;
 use crate::router::{ConnectionKey, Durability, Operation, Request, RequestKey};
 use crate::time::Instant;
 use crate::volume::verdict::TargetError;
@@ -39,6 +40,16 @@ pub(super) enum Rule {
     Wake,
     FailedOver,
 }
+
+/// An assertion that is noted in the ledger, so that the run ends with its seed and mutants can be told apart.
+macro_rules! require {
+    ($ledger:expr, $holds:expr, $rule:expr, $text:expr $(,)?) => {
+        if !$holds {
+            $ledger.violated($rule, $text);
+        }
+    };
+}
+pub(super) use require;
 
 #[derive(Clone, Debug)]
 pub(super) struct Violation {
@@ -145,9 +156,9 @@ impl Ledger {
         Self { floors: vec![vec![0; blocks]; units], unflushed: vec![Vec::new(); units], ..Self::default() }
     }
 
-    /// Notes the first violation.
-    pub(super) fn require(&mut self, holds: bool, rule: Rule, text: impl FnOnce() -> String) {
-        if !holds && self.violation.is_none() && !self.ignored.contains(&rule) {
+    /// Notes the first violation. Called by [`require`].
+    pub(super) fn violated(&mut self, rule: Rule, text: impl FnOnce() -> String) {
+        if self.violation.is_none() && !self.ignored.contains(&rule) {
             self.violation = Some(Violation { rule, text: text() });
         }
     }
@@ -179,18 +190,18 @@ impl Ledger {
         let (number, link) = (attempt.request.token, attempt.link);
         let token = self.tokens[number as usize].clone();
         let state = self.links[link].state;
-        self.require(matches!(state, LinkState::Open | LinkState::Cut), Rule::DeadFirst, || {
+        require!(self, matches!(state, LinkState::Open | LinkState::Cut), Rule::DeadFirst, || {
             format!("token {number} sent on a link that is {state:?}")
         });
-        self.require(token.attempt.is_none(), Rule::DeadFirst, || {
+        require!(self, token.attempt.is_none(), Rule::DeadFirst, || {
             format!("token {number} sent while its attempt {:?} is not over", token.attempt)
         });
-        self.require(!token.completed && !token.abandoned, Rule::ExactlyOnce, || {
+        require!(self, !token.completed && !token.abandoned, Rule::ExactlyOnce, || {
             format!("token {number} sent after its end")
         });
         let whole = attempt.request.operation == token.request.operation;
         let legal = whole || (attempt.request.operation == Operation::Flush && token.answered);
-        self.require(legal, Rule::Executed, || format!("token {number} is not what it was: {attempt:?}"));
+        require!(self, legal, Rule::Executed, || format!("token {number} is not what it was: {attempt:?}"));
         if attempt.request.operation.changes_data() {
             self.check_fence(number, &token, now);
         }
@@ -203,7 +214,8 @@ impl Ledger {
 
     fn check_fence(&mut self, number: u32, token: &Token, now: Instant) {
         self.lost.retain(|l| l.fence > now);
-        let meets = |blocks: &Range<usize>| blocks.start < token.blocks.end && token.blocks.start < blocks.end;
+        let meets =
+            |blocks: &Range<usize>| blocks.start < token.blocks.end && token.blocks.start < blocks.end;
         let is_resend = self.lost.iter().any(|l| l.token == number);
         let undecided = |l: &LostWrite| is_resend && !l.decided;
         let against = self
@@ -211,7 +223,7 @@ impl Ledger {
             .iter()
             .find(|l| l.token != number && l.unit == token.unit && meets(&l.blocks) && !undecided(l))
             .cloned();
-        self.require(against.is_none(), Rule::Fence, || {
+        require!(self, against.is_none(), Rule::Fence, || {
             format!("write {number} on {:?} at {now} against {against:?}", token.blocks)
         });
         let rival = self.open.iter().copied().find(|open| {
@@ -219,7 +231,7 @@ impl Ledger {
             let is_write = other.attempt.is_some_and(|a| self.attempts[a].request.operation.changes_data());
             is_write && other.unit == token.unit && meets(&other.blocks) && (is_resend || other.abandoned)
         });
-        self.require(rival.is_none(), Rule::Fence, || {
+        require!(self, rival.is_none(), Rule::Fence, || {
             format!("write {number}, a resend: {is_resend}, while {rival:?} over it is in flight")
         });
         for lost in self.lost.iter_mut().filter(|l| l.token == number) {
@@ -268,25 +280,28 @@ impl Ledger {
         }
     }
 
-    pub(super) fn completed(&mut self, number: u32, result: Result<(), TargetError>, gate_answers: bool) {
+    pub(super) fn completed(&mut self, number: u32, result: Result<(), TargetError>, gate: &Gate) {
+        let answers = matches!(gate, Gate::Bounce(_) | Gate::Fail(_));
         let at = self.tick();
         let token = self.tokens[number as usize].clone();
-        self.require(!token.completed, Rule::ExactlyOnce, || format!("token {number} completed again"));
-        self.require(token.attempt.is_none(), Rule::ExactlyOnce, || {
+        require!(self, !token.completed, Rule::ExactlyOnce, || format!("token {number} completed again"));
+        require!(self, token.attempt.is_none(), Rule::ExactlyOnce, || {
             format!("token {number} completed while an attempt is in flight")
         });
         match result {
             Ok(()) => {
-                self.require(token.answered, Rule::Executed, || format!("token {number} is Ok without an answer"));
+                require!(self, token.answered, Rule::Executed, || {
+                    format!("token {number} is Ok without an answer")
+                });
                 self.acknowledged(number, &token);
             }
             Err(error) => {
                 let excused = match error {
                     TargetError::ShuttingDown => token.abandoned,
-                    TargetError::Io => gate_answers || token.errors.contains(&error),
+                    TargetError::Io => answers || token.errors.contains(&error),
                     _ => token.errors.contains(&error),
                 };
-                self.require(excused, Rule::Blame, || {
+                require!(self, excused, Rule::Blame, || {
                     format!("token {number} fails with {error:?}, its target said {:?}", token.errors)
                 });
             }
@@ -319,8 +334,10 @@ impl Ledger {
 
     fn check_value(&mut self, value: u32, floor: u64, rule: Rule, place: (usize, usize)) {
         let ended = self.tokens[value as usize].ended;
-        self.require(ended.is_none_or(|ended| ended >= floor), rule, || {
-            format!("unit and block {place:?} hold token {value}, ended at {ended:?}, overwritten by one from {floor}")
+        require!(self, ended.is_none_or(|ended| ended >= floor), rule, || {
+            format!(
+                "unit and block {place:?} hold token {value}, ended at {ended:?}, overwritten by one from {floor}"
+            )
         });
     }
 
@@ -341,15 +358,18 @@ impl Ledger {
         let is_durable = |n: u32, t: &Token| storage.is_durable(n, t.blocks.len());
         if token.request.operation.changes_data() {
             let holds = is_durable(number, token);
-            self.require(holds, Rule::Durable, || format!("write {number} is acknowledged and not stable"));
+            require!(self, holds, Rule::Durable, || format!("write {number} is acknowledged and not stable"));
         } else if token.request.operation == Operation::Flush {
             let mut unflushed = std::mem::take(&mut self.unflushed[unit]);
             unflushed.retain(|n| !is_durable(*n, &self.tokens[*n as usize]));
-            let missed = unflushed.iter().copied().find(|n| {
-                self.tokens[*n as usize].ended.is_some_and(|ended| ended < submitted)
-            });
+            let missed = unflushed
+                .iter()
+                .copied()
+                .find(|n| self.tokens[*n as usize].ended.is_some_and(|ended| ended < submitted));
             self.unflushed[unit] = unflushed;
-            self.require(missed.is_none(), Rule::Durable, || format!("flush {number} misses write {missed:?}"));
+            require!(self, missed.is_none(), Rule::Durable, || {
+                format!("flush {number} misses write {missed:?}")
+            });
         }
     }
 

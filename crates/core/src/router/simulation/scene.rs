@@ -82,7 +82,11 @@ fn add_disk(spec: &mut Spec, vm: usize) {
     let unit = UnitId::at(spec.units.len());
     spec.units.push(UnitSpec { name: "second".into(), export: "second".into(), ..spec.units[0].clone() });
     spec.disks.push(DiskSpec { name: "vdb".into(), vm: VmId::at(vm), unit, ..spec.disks[0].clone() });
-    debug_assert_eq!(DiskId::at(spec.disks.len() - 1).index(), unit.index(), "disks and units go together here");
+    debug_assert_eq!(
+        DiskId::at(spec.disks.len() - 1).index(),
+        unit.index(),
+        "disks and units go together here"
+    );
 }
 
 fn traits(rng: &mut Rng) -> Traits {

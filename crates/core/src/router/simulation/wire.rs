@@ -1,6 +1,6 @@
 //! From a dispatch to the target and back.
 
-use super::ledger::{Attempt, BLOCKS_PER_REQUEST_MAX, LinkState, Progress, Rule};
+use super::ledger::{Attempt, BLOCKS_PER_REQUEST_MAX, LinkState, Progress, Rule, require};
 use super::storage::Spot;
 use super::world::{Event, World};
 use crate::plan::{Gate, Health};
@@ -46,7 +46,7 @@ impl World {
             // What was on its way when the gate came: the flush that follows a write.
             Gate::Bounce(_) | Gate::Fail(_) => token.answered,
         };
-        self.ledger.require(allowed, Rule::Gate, || format!("token {} passes the gate", request.token));
+        require!(self.ledger, allowed, Rule::Gate, || format!("token {} passes the gate", request.token));
     }
 
     /// By the words of the design: up before marginal, optimized before non-optimized, traffic's own before standbys.
@@ -65,7 +65,7 @@ impl World {
         // One that has failed somewhere is right to try elsewhere; a second half belongs where the first went.
         let free = !self.ledger.is_untroubled(request.token) || token.answered;
         let holds = mine.is_some() && (free || mine == best);
-        self.ledger.require(holds, Rule::Ranking, || {
+        require!(self.ledger, holds, Rule::Ranking, || {
             format!("token {} takes a path of rank {mine:?}, the best is {best:?}", request.token)
         });
     }
@@ -76,8 +76,10 @@ impl World {
             return;
         }
         let links = self.ledger.links.iter().enumerate();
-        let rival = links.map(|(at, l)| (at, l.unit, l.in_flight.len())).find(|l| l.1 == unit && l.0 != link && l.2 > 0);
-        self.ledger.require(rival.is_none(), Rule::OneConnection, || {
+        let rival = links
+            .map(|(at, l)| (at, l.unit, l.in_flight.len()))
+            .find(|l| l.1 == unit && l.0 != link && l.2 > 0);
+        require!(self.ledger, rival.is_none(), Rule::OneConnection, || {
             format!("link {link} carries data for unit {unit} while {rival:?} does")
         });
     }
@@ -87,7 +89,7 @@ impl World {
         let Some(sampling) = &self.samplings[token.unit] else { return };
         let extent = request.extent();
         let meets = sampling.ranges.iter().any(|r| r.start < extent.end && extent.start < r.end);
-        self.ledger.require(!(meets && request.operation.changes_data()), Rule::Sampling, || {
+        require!(self.ledger, !(meets && request.operation.changes_data()), Rule::Sampling, || {
             format!("write {} into a sampled range", request.token)
         });
     }
@@ -99,7 +101,9 @@ impl World {
         let must = request.operation.changes_data() && (volatile || token.must_be_stable());
         let asks = request.durability == Durability::Stable;
         let has_fua = self.scene.traits[token.unit].fua == Support::Yes;
-        self.ledger.require(asks || !(must && has_fua), Rule::Durable, || format!("{request:?} asks for no FUA"));
+        require!(self.ledger, asks || !(must && has_fua), Rule::Durable, || format!(
+            "{request:?} asks for no FUA"
+        ));
     }
 
     /// Over any time, at most the limit, the burst and one request: then the level before a request is within the burst.
@@ -119,7 +123,10 @@ impl World {
             holds &= *level <= limit * BURST_NANOS;
             *level += u128::from(amount) * 1_000_000_000;
         }
-        self.ledger.require(holds, Rule::Limit, || format!("vm {vm} goes beyond its limit with {}", request.token));
+        require!(self.ledger, holds, Rule::Limit, || format!(
+            "vm {vm} goes beyond its limit with {}",
+            request.token
+        ));
     }
 
     /// Its turn on the wire: from here on the target may have it.

@@ -2,7 +2,7 @@
 //! [`super::wire`].
 
 use super::driver::{Driver, Mutation};
-use super::ledger::{BLOCKS_PER_REQUEST_MAX, Ledger, Rule, Token, Violation};
+use super::ledger::{BLOCKS_PER_REQUEST_MAX, Ledger, Rule, Token, Violation, require};
 use super::rng::Rng;
 use super::scene::{BLOCKS, Scene};
 use super::storage::{BLOCK, Storage};
@@ -15,7 +15,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// How long guests submit and faults happen before each settling.
-const CHAOS: Duration = Duration::from_millis(100);
+const CHAOS: Duration = Duration::from_millis(70);
 const ROUNDS: usize = 2;
 /// Everything must have completed this long after the last fault: the longest chain is a few fences, a few pauses of
 /// busy targets and a dozen requests at the lowest limit.
@@ -37,7 +37,10 @@ pub(super) enum Event {
     /// A frozen link is given up.
     Cut(usize),
     Dead(usize),
-    Connect { path: usize, unit: usize },
+    Connect {
+        path: usize,
+        unit: usize,
+    },
     PathUp(usize),
     Well(usize),
     NewPlan,
@@ -66,6 +69,21 @@ pub(super) struct Tally {
     pub(super) fallback_flushes: u64,
     pub(super) samplings: u64,
     pub(super) abandoned_in_flight: u64,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, other: Self) {
+        self.events += other.events;
+        self.completed += other.completed;
+        self.failed += other.failed;
+        self.lost_writes += other.lost_writes;
+        self.ghosts += other.ghosts;
+        self.quarantine_holds += other.quarantine_holds;
+        self.failovers += other.failovers;
+        self.fallback_flushes += other.fallback_flushes;
+        self.samplings += other.samplings;
+        self.abandoned_in_flight += other.abandoned_in_flight;
+    }
 }
 
 /// One direction of a path, and how it is.
@@ -216,11 +234,11 @@ impl World {
         let open = self.ledger.open.clone();
         let detail = || format!("{} requests hang, one is {:?}", open.len(), open.first());
         let first = open.first().map(|t| format!("{:?}", self.ledger.tokens[*t as usize]));
-        self.ledger.require(open.is_empty(), Rule::Liveness, || format!("{}: {first:?}", detail()));
+        require!(self.ledger, open.is_empty(), Rule::Liveness, || format!("{}: {first:?}", detail()));
         self.inspect();
         let view = self.driver.router.view(self.now);
         let quarantined: u32 = view.units.iter().map(|u| u.quarantined_ranges).sum();
-        self.ledger.require(quarantined == 0, Rule::Liveness, || "ranges stay in quarantine".into());
+        require!(self.ledger, quarantined == 0, Rule::Liveness, || "ranges stay in quarantine".into());
         self.verdict()
     }
 
@@ -229,7 +247,7 @@ impl World {
         self.now = at;
         self.tally.events += 1;
         let looping = self.tally.events > EVENTS_MAX;
-        self.ledger.require(!looping, Rule::Liveness, || "events without end".into());
+        require!(self.ledger, !looping, Rule::Liveness, || "events without end".into());
         if self.take_in(event) {
             self.act();
         }
@@ -287,7 +305,9 @@ impl World {
             self.actions = actions;
             if idle || self.ledger.violation.is_some() {
                 let now = self.now;
-                self.ledger.require(wake > now, Rule::Wake, || format!("wake at {wake}, it is {now} already"));
+                require!(self.ledger, wake > now, Rule::Wake, || format!(
+                    "wake at {wake}, it is {now} already"
+                ));
                 self.wakes += 1;
                 if wake < Instant::FAR_FUTURE {
                     self.schedule_at(wake, Event::Wake(self.wakes));
@@ -303,7 +323,7 @@ impl World {
             Action::Complete { token, result } => self.complete(token, result),
             Action::FailedOver { unit, from, to, .. } => {
                 let lost = std::mem::take(&mut self.losses[unit.index()][from.index()]);
-                self.ledger.require(lost && from != to, Rule::FailedOver, || {
+                require!(self.ledger, lost && from != to, Rule::FailedOver, || {
                     format!("{unit} failed over from {from} to {to} without a loss")
                 });
                 self.tally.failovers += 1;
@@ -313,13 +333,16 @@ impl World {
 
     fn complete(&mut self, token: u32, result: Result<(), TargetError>) {
         let (vm, unit) = (self.ledger.tokens[token as usize].vm, self.ledger.tokens[token as usize].unit);
-        let gate_answers = matches!(self.plan.vms[vm].gate, Gate::Bounce(_) | Gate::Fail(_));
-        self.ledger.completed(token, result, gate_answers);
-        let promised = self.scene.traits[unit].flush == Support::Yes || self.scene.traits[unit].fua == Support::Yes;
+        self.ledger.completed(token, result, &self.plan.vms[vm].gate);
+        let promised =
+            self.scene.traits[unit].flush == Support::Yes || self.scene.traits[unit].fua == Support::Yes;
         if result.is_ok() && promised && !self.ledger.tokens[token as usize].abandoned {
             let volatile = self.scene.spec.targets[0].write_cache == crate::spec::WriteCache::Volatile;
             let request = self.ledger.tokens[token as usize].request;
-            if volatile || self.ledger.tokens[token as usize].must_be_stable() || request.operation == Operation::Flush {
+            if volatile
+                || self.ledger.tokens[token as usize].must_be_stable()
+                || request.operation == Operation::Flush
+            {
                 self.ledger.check_durable(token, &self.storage);
             }
         }
@@ -380,20 +403,23 @@ impl World {
             let (requests, links) = live.fold((0, 0), |(r, n), l| (r + l.in_flight.len(), n + 1));
             let (pending, shown) = (row.pending_requests as usize, row.connections as usize);
             let agree = (pending, shown) == (requests, links) && (pending > 0 || row.pending_bytes == 0);
-            self.ledger.require(agree, Rule::Counters, || {
+            require!(self.ledger, agree, Rule::Counters, || {
                 format!("path {path} shows {pending} on {shown}, there are {requests} on {links}")
             });
         }
         for (vm, row) in view.vms.iter().enumerate() {
-            let open = self.ledger.open.iter().map(|t| &self.ledger.tokens[*t as usize]).filter(|t| t.vm == vm);
+            let open =
+                self.ledger.open.iter().map(|t| &self.ledger.tokens[*t as usize]).filter(|t| t.vm == vm);
             let (flying, held): (Vec<_>, Vec<_>) = open.partition(|t| t.attempt.is_some());
             let agree = (row.in_flight as usize, row.held as usize) == (flying.len(), held.len());
             let reasons: u32 = row.held_reasons.iter().map(|(_, count)| *count).sum();
             let waits = held.iter().any(|t| !t.answered);
             let text = format!("vm {vm} shows {row:?}, there are {} and {}", flying.len(), held.len());
-            self.ledger.require(agree && reasons == row.held, Rule::Counters, || text);
+            require!(self.ledger, agree && reasons == row.held, Rule::Counters, || text);
             let answers = matches!(self.plan.vms[vm].gate, Gate::Bounce(_) | Gate::Fail(_));
-            self.ledger.require(!(answers && waits), Rule::Gate, || format!("vm {vm} keeps what it should answer"));
+            require!(self.ledger, !(answers && waits), Rule::Gate, || format!(
+                "vm {vm} keeps what it should answer"
+            ));
             for (reason, count) in &row.held_reasons {
                 if *reason == crate::view::HoldReason::Quarantine {
                     self.tally.quarantine_holds += u64::from(*count);
@@ -412,9 +438,11 @@ impl World {
     }
 
     fn connect(&mut self, path: usize, unit: usize) -> bool {
-        let live = self.ledger.links.iter().filter(|l| {
-            (l.path, l.unit) == (path, unit) && l.state != super::ledger::LinkState::Dead
-        });
+        let live = self
+            .ledger
+            .links
+            .iter()
+            .filter(|l| (l.path, l.unit) == (path, unit) && l.state != super::ledger::LinkState::Dead);
         if !self.wires[path].up || live.count() >= self.scene.connections {
             return false;
         }

@@ -204,7 +204,9 @@ impl Bench {
                     self.sent.push(sent);
                 }
                 Action::Complete { token, result: Ok(()) } => self.done.push(token.to_string()),
-                Action::Complete { token, result: Err(error) } => self.done.push(format!("{token}:{error:?}")),
+                Action::Complete { token, result: Err(error) } => {
+                    self.done.push(format!("{token}:{error:?}"))
+                }
                 Action::FailedOver { from, to, .. } => self.failovers.push((from, to)),
             }
         }

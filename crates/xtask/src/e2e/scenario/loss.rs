@@ -44,7 +44,6 @@ fn lose_one_path(stage: &mut Stage, loss: Loss, bound_ms: f64) -> Result<()> {
     network::heal()?;
     stage.say("path a is healed");
     repaired(stage, &mut host, lost_at)?;
-    stage.watch(GHOSTS_GONE, |_| Ok(()))?;
     gold.wait_progress(stage)?;
     gold.finish(stage)?;
     host.finish(stage)
@@ -59,12 +58,17 @@ fn failed_over(stage: &mut Stage, host: &mut Host, lost_at: u64, bound_ms: f64) 
     Ok(())
 }
 
-/// The path counts again and its traffic is back.
+/// The path counts again, its traffic is back, and no ghost can come any more.
 fn repaired(stage: &mut Stage, host: &mut Host, since_unix_us: u64) -> Result<()> {
     let wanted = |kind| Wanted { kind, subject: "san0/a", since_unix_us, bound: REPAIR_MAX };
     host.wait_event(stage, &wanted("path-repaired"))?;
     host.wait_event(stage, &Wanted { subject: "*", ..wanted("failback") })?;
-    host.wait_path(stage, "san0/a", "up", REPAIR_MAX)
+    host.wait_path(stage, "san0/a", "up", REPAIR_MAX)?;
+    let before = host.path_number("san0/a", "completed_requests")?;
+    stage.watch(GHOSTS_GONE, |_| Ok(()))?;
+    let carried = host.path_number("san0/a", "completed_requests")? - before;
+    stage.report.check("requests completed by the repaired path", carried, Bound::AtLeast(1.0), "requests");
+    Ok(())
 }
 
 /// The controller behind path a dies; its network still acknowledges.
@@ -81,7 +85,6 @@ pub(super) fn hang(stage: &mut Stage) -> Result<()> {
     array.clear("a")?;
     stage.say("portal a answers again");
     repaired(stage, &mut host, lost_at)?;
-    stage.watch(GHOSTS_GONE, |_| Ok(()))?;
     gold.wait_progress(stage)?;
     gold.finish(stage)?;
     host.finish(stage)
@@ -96,8 +99,18 @@ pub(super) fn slow_not_dead(stage: &mut Stage) -> Result<()> {
 
     let since = array.fault("a", "stall 2s/4s")?;
     stage.say("portal a stalls for 2 s, every 4 s");
-    stage.watch(STALLS, |_| Ok(()))?;
+    let mut waiting = 0.0_f64;
+    stage.watch(STALLS, |_| {
+        waiting = waiting.max(host.path_number("san0/a", "pending_requests")?);
+        Ok(())
+    })?;
     array.clear("a")?;
+    stage.report.check(
+        "most requests that waited for the stalled path",
+        waiting,
+        Bound::AtLeast(1.0),
+        "requests",
+    );
     for kind in ["path-down", "link-down", "failed-over"] {
         let seen = host.events()?.iter().filter(|e| e.kind == kind && e.at_unix_us >= since).count();
         stage.report.check(

@@ -96,6 +96,12 @@ fn lose_bandwidth(stage: &mut Stage, host: &mut Host, gold: &mut Vm, bronze: &mu
     let alone = host.vm_state("gold")? == "running" && gold.run_state()? == "running";
     stage.report.check_that("the higher guest goes on", Truth::from(alone), "");
     gold.wait_progress(stage)?;
+    let mut stayed = true;
+    stage.watch(COUNTED, |_| {
+        stayed &= bronze.run_state()? == "paused";
+        Ok(())
+    })?;
+    stage.report.check_that("bronze stays suspended while the path is lost", Truth::from(stayed), "");
     let waits_for = host.vm("bronze")?["waits_for"].as_str().unwrap_or_default().to_owned();
     stage.report.check_that(
         "it is said what bronze waits for",
@@ -115,9 +121,9 @@ pub(super) fn suspend(stage: &mut Stage) -> Result<()> {
     suspended(stage, &mut host, &mut gold, "gold")?;
     // What was on its way over b when a was lost finishes, and the counters are some moments old.
     stage.watch(COUNTED, |_| Ok(()))?;
-    let before = completed_by_b(&mut host)?;
+    let before = host.path_number("san0/b", "completed_requests")?;
     stage.watch(STAYS, |_| Ok(()))?;
-    let routed = completed_by_b(&mut host)? - before;
+    let routed = host.path_number("san0/b", "completed_requests")? - before;
     let moved = host.events()?.iter().filter(|e| e.kind == "failed-over" && e.at_unix_us >= lost_at).count();
     stage.report.check(
         "requests of path a completed over the other",
@@ -136,10 +142,6 @@ pub(super) fn suspend(stage: &mut Stage) -> Result<()> {
     resumed(stage, &mut host, &mut gold, "gold")?;
     gold.finish(stage)?;
     host.finish(stage)
-}
-
-fn completed_by_b(host: &mut Host) -> Result<f64> {
-    Ok(host.path("san0/b")?["completed_requests"].as_u64().unwrap_or_default() as f64)
 }
 
 /// The daemon says so, and QEMU itself.
