@@ -368,6 +368,6 @@ mod tests {
             got.extend_from_slice(inbox.bytes());
             inbox.consume(inbox.bytes().len());
         }
-        assert!(outbox.is_empty() && outbox.len() == 0 && got == sent);
+        assert!(outbox.is_empty() && got == sent);
     }
 }

@@ -175,12 +175,8 @@ impl Report {
             let mark = if check.passed() { "ok    " } else { "FAILED" };
             let value = check.value.map_or_else(|| "not measured".to_owned(), number);
             let bound = format!("{} {} {}", check.bound.sign(), number(check.bound.limit()), check.unit);
-            let _ = writeln!(
-                out,
-                "  {mark}  {:width$}  {value:>12}  ({bound}) {}",
-                check.name,
-                cut(&check.note)
-            );
+            let _ =
+                writeln!(out, "  {mark}  {:width$}  {value:>12}  ({bound}) {}", check.name, cut(&check.note));
         }
         out
     }

@@ -149,10 +149,14 @@ impl Controller {
     /// `on_path_loss`, while another path is usable: without one, `on_no_path` governs.
     fn apply_path_loss(&mut self, vm: VmId) {
         let state = &self.vms[vm.index()];
+        let policy = self.spec.vm(vm).on_path_loss;
+        if policy == OnPathLoss::Failover {
+            self.vms[vm.index()].blocked = None;
+            return;
+        }
         if !state.guest.run.undecided() || self.network.unserved_unit(vm).is_some() {
             return;
         }
-        let policy = self.spec.vm(vm).on_path_loss;
         let Some((lost, incident)) = self.standing_loss(vm) else {
             self.vms[vm.index()].blocked = None;
             return;

@@ -16,6 +16,9 @@ use crate::policy::rules::{Stopping, stopping};
 use crate::policy::{Cause, Floor, Input, Outstanding, Why};
 use crate::spec::{ByteRate, ShedWhen};
 
+/// So many kept VMs are named in a reason; a thousand names help nobody.
+const KEPT_NAMED_MAX: usize = 5;
+
 /// A target that carries less than it was configured for.
 pub(super) struct Short {
     target: TargetId,
@@ -27,12 +30,14 @@ pub(super) struct Short {
 pub(super) struct Verdict {
     short: Vec<Short>,
     /// Highest priority first.
-    parties: Vec<(VmId, Kept)>,
+    parties: Vec<VmId>,
+    /// By `VmId`; who was not asked about stays.
+    kept: Vec<Kept>,
 }
 
 impl Verdict {
     fn of(&self, vm: VmId) -> Kept {
-        self.parties.iter().find(|(other, _)| *other == vm).map_or(Kept::Stays, |(_, kept)| *kept)
+        self.kept[vm.index()]
     }
 }
 
@@ -50,8 +55,10 @@ impl Controller {
         for (vm, trigger) in &leave {
             self.shed_one(*vm, &verdict, trigger);
         }
+        // They come in the same order.
+        let mut leaving = leave.iter().map(|(vm, _)| *vm).peekable();
         for vm in reserved {
-            if !leave.iter().any(|(leaving, _)| *leaving == vm) {
+            if leaving.next_if_eq(&vm).is_none() {
                 self.watch_reservation(vm, verdict.of(vm));
             }
         }
@@ -62,10 +69,11 @@ impl Controller {
         let reserved = |vm: &VmId| self.spec.vm(*vm).reservation.is_some();
         let short: Vec<_> =
             (0..self.spec.targets.len()).filter_map(|t| self.short(TargetId::at(t))).collect();
+        let mut kept = vec![Kept::Stays; self.vms.len()];
         if short.is_empty() {
-            return Verdict { short, parties: vec![] };
+            return Verdict { short, parties: vec![], kept };
         }
-        let who: Vec<_> = self
+        let parties: Vec<_> = self
             .order
             .iter()
             .copied()
@@ -73,9 +81,11 @@ impl Controller {
             .collect();
         let capacities: Vec<_> =
             self.spec.paths.iter().map(|p| p.capacity.map_or(0, |rate| rate.0)).collect();
-        let claims: Vec<_> = who.iter().map(|vm| self.claims(*vm, &short)).collect();
-        let kept = keep_set(&capacities, &claims);
-        Verdict { short, parties: who.into_iter().zip(kept).collect() }
+        let claims: Vec<_> = parties.iter().map(|vm| self.claims(*vm, &short)).collect();
+        for (vm, fits) in parties.iter().zip(keep_set(&capacities, &claims)) {
+            kept[vm.index()] = fits;
+        }
+        Verdict { short, parties, kept }
     }
 
     fn claims(&self, vm: VmId, short: &[Short]) -> Vec<Claim> {
@@ -123,7 +133,7 @@ impl Controller {
         match self.spec.host.shed_when {
             ShedWhen::Reserved => Some("shed_when = \"reserved\"".into()),
             ShedWhen::Unmet => {
-                let victim = verdict.parties.iter().find_map(|(other, _)| {
+                let victim = verdict.parties.iter().find_map(|other| {
                     let (since, got) = self.vms[other.index()].floor.unmet()?;
                     self.meets(vm, *other, verdict).then_some((*other, since, got))
                 });
@@ -198,12 +208,9 @@ impl Controller {
 
     /// "reservations of 120.0 MiB/s do not fit the 100.0 MiB/s that san0/b carries; kept: …".
     fn numbers(&self, vm: VmId, verdict: &Verdict, target: TargetId) -> String {
-        let there = |other: &&(VmId, Kept)| self.meets_target(other.0, target);
-        let asked = |vms: &[VmId]| {
-            let sum = vms.iter().filter_map(|v| self.spec.vm(*v).reservation).map(|r| r.0).sum();
-            ByteRate(sum)
-        };
-        let all: Vec<_> = verdict.parties.iter().filter(there).map(|(other, _)| *other).collect();
+        let there: Vec<_> =
+            verdict.parties.iter().copied().filter(|other| self.meets_target(*other, target)).collect();
+        let asked = there.iter().filter_map(|v| self.spec.vm(*v).reservation).map(|r| r.0).sum();
         let up: Vec<_> = self
             .spec
             .path_ids()
@@ -212,20 +219,20 @@ impl Controller {
             .collect();
         let carried = up.iter().filter_map(|p| self.spec.path(*p).capacity).map(|c| c.0).sum();
         let names: Vec<_> = up.iter().map(|p| self.spec.path_name(*p)).collect();
-        let kept: Vec<_> = verdict
-            .parties
-            .iter()
-            .filter(there)
-            .filter(|(_, kept)| *kept == Kept::Stays)
-            .map(|(other, _)| self.claimant(*other))
-            .collect();
-        let kept = if kept.is_empty() { "nobody".into() } else { kept.join(", ") };
+        let stay: Vec<_> = there.into_iter().filter(|other| verdict.of(*other) == Kept::Stays).collect();
+        let mut kept: Vec<_> = stay.iter().take(KEPT_NAMED_MAX).map(|other| self.claimant(*other)).collect();
+        match stay.len() {
+            0 => kept.push("nobody".into()),
+            many if many > KEPT_NAMED_MAX => kept.push(format!("and {} more", many - KEPT_NAMED_MAX)),
+            _ => {}
+        }
         format!(
-            "reservations of {} do not fit the {} that {} {}; kept: {kept}; no room for {}",
-            asked(&all),
+            "reservations of {} do not fit the {} that {} {}; kept: {}; no room for {}",
+            ByteRate(asked),
             ByteRate(carried),
             names.join(" and "),
             if names.len() == 1 { "carries" } else { "carry" },
+            kept.join(", "),
             self.claimant(vm)
         )
     }
@@ -281,7 +288,7 @@ impl Controller {
         let displaces = without
             .parties
             .iter()
-            .any(|(other, kept)| *other != vm && *kept == Kept::Stays && with.of(*other) == Kept::Leaves);
+            .any(|o| *o != vm && without.of(*o) == Kept::Stays && with.of(*o) == Kept::Leaves);
         if with.of(vm) == Kept::Stays && !displaces {
             return None;
         }

@@ -17,6 +17,8 @@ pub struct Network {
     pub(super) paths: Vec<Path>,
     /// By `VmId`.
     pub(super) reaches: Vec<Reach>,
+    /// No first connection has been waited for too long before this.
+    first_expiry: Instant,
 }
 
 #[derive(Clone, Debug)]
@@ -29,13 +31,14 @@ pub(super) struct Path {
 impl Network {
     #[must_use]
     pub fn new(spec: &Spec, now: Instant) -> Self {
-        let mut network = Self { links: BTreeMap::new(), paths: vec![], reaches: vec![] };
+        let mut network = Self { links: BTreeMap::new(), paths: vec![], reaches: vec![], first_expiry: now };
         network.fill(spec, now);
         network
     }
 
     /// Adds what the spec has and the network has not.
     fn fill(&mut self, spec: &Spec, now: Instant) {
+        self.first_expiry = now;
         for path in spec.path_ids().skip(self.paths.len()) {
             let (target, access) = (spec.path(path).target, spec.path(path).access);
             self.paths.push(Path { target, machine: PathMachine::new(now), access });
@@ -87,11 +90,21 @@ impl Network {
 
     /// Links whose first connection has taken too long.
     pub fn expire(&mut self, now: Instant) -> Vec<(PathId, UnitId)> {
-        let lost = self.links.iter_mut().filter_map(|(key, row)| match row.elapsed(now) {
-            LinkEdge::Lost => Some(*key),
-            LinkEdge::Nothing | LinkEdge::Connected | LinkEdge::Back { .. } => None,
-        });
-        lost.collect()
+        let mut expired = vec![];
+        if now < self.first_expiry {
+            return expired;
+        }
+        self.first_expiry = Instant::FAR_FUTURE;
+        for (key, row) in &mut self.links {
+            match row.elapsed(now) {
+                LinkEdge::Lost => expired.push(*key),
+                LinkEdge::Nothing | LinkEdge::Connected | LinkEdge::Back { .. } => {}
+            }
+            if let Link::Connecting { until, .. } = row.link() {
+                self.first_expiry = self.first_expiry.min(*until);
+            }
+        }
+        expired
     }
 
     /// Brings each path into agreement with its links and the time; what changed, in the order in which it did.
@@ -110,10 +123,17 @@ impl Network {
 
     fn settle_links(&mut self, path: PathId, now: Instant, rules: &TargetSpec) -> Option<PathChange> {
         let machine = &mut self.paths[path.index()].machine;
-        let rows =
-            || self.links.range((path, UnitId(0))..=(path, UnitId(u16::MAX))).map(|(_, row)| row.link());
-        if let Some(up) = rows().filter_map(up_since).min() {
-            return machine.step(up, Signal::Up, rules);
+        let rows = || self.links.range((path, UnitId(0))..=(path, UnitId(u16::MAX))).map(|(_, row)| row.link());
+        if rows().any(|link| matches!(link, Link::Up { .. })) {
+            match machine.state() {
+                PathState::Connecting { .. } | PathState::Down { .. } => {}
+                PathState::Active { .. }
+                | PathState::Probation { .. }
+                | PathState::Repaired { .. }
+                | PathState::Disabled { .. } => return None,
+            }
+            let first = rows().filter_map(up_since).min()?;
+            return machine.step(first, Signal::Up, rules);
         }
         let waits = rows().any(|link| matches!(link, Link::Connecting { .. }));
         match machine.state() {
@@ -140,6 +160,7 @@ impl Network {
         let rules = spec.target(spec.path(path).target);
         let change = self.paths[path.index()].machine.step(now, signal, rules);
         if change == Some(PathChange::Enabled) {
+            self.first_expiry = now;
             for (_, row) in self.links.range_mut((path, UnitId(0))..=(path, UnitId(u16::MAX))) {
                 row.reconnect(now);
             }

@@ -20,7 +20,7 @@ pub struct Claim {
 /// For each party, whether it is kept. `capacities` are bytes per second.
 #[must_use]
 pub fn keep_set(capacities: &[u64], parties: &[Vec<Claim>]) -> Vec<Kept> {
-    let mut flow = Flow { free: capacities.to_vec(), placed: vec![] };
+    let mut flow = Flow { free: capacities.to_vec(), groups: vec![] };
     parties.iter().map(|claims| flow.admit(claims)).collect()
 }
 
@@ -34,11 +34,12 @@ pub enum Kept {
 struct Flow {
     /// By path.
     free: Vec<u64>,
-    placed: Vec<Placed>,
+    /// Claims that may use the same paths are one: there are few such sets, however many VMs there are.
+    groups: Vec<Group>,
 }
 
 #[derive(Clone, Debug)]
-struct Placed {
+struct Group {
     paths: Vec<usize>,
     /// Bytes per second, beside `paths`.
     on: Vec<u64>,
@@ -46,18 +47,25 @@ struct Placed {
 
 impl Flow {
     fn admit(&mut self, claims: &[Claim]) -> Kept {
-        let before = (self.free.clone(), self.placed.clone());
+        let before = self.clone();
         for claim in claims {
-            self.placed.push(Placed { paths: claim.paths.clone(), on: vec![0; claim.paths.len()] });
-            if !self.place(self.placed.len() - 1, claim.bytes) {
-                (self.free, self.placed) = before;
+            let group = self.group(&claim.paths);
+            if !self.place(group, claim.bytes) {
+                *self = before;
                 return Kept::Leaves;
             }
         }
         Kept::Stays
     }
 
-    /// Spreads `bytes` of the claim at `index`; false if they do not fit.
+    fn group(&mut self, paths: &[usize]) -> usize {
+        self.groups.iter().position(|group| group.paths == paths).unwrap_or_else(|| {
+            self.groups.push(Group { paths: paths.to_vec(), on: vec![0; paths.len()] });
+            self.groups.len() - 1
+        })
+    }
+
+    /// Spreads `bytes` of a claim of the group at `index`; false if they do not fit.
     fn place(&mut self, index: usize, mut bytes: u64) -> bool {
         while bytes > 0 {
             let Some(end) = self.search(index) else { return false };
@@ -66,19 +74,19 @@ impl Flow {
         true
     }
 
-    /// The shortest way from a claim to a path with room: on the way, claims give up one path for the next.
+    /// The shortest way from a group to a path with room: on the way, groups give up one path for the next.
     fn search(&self, index: usize) -> Option<Way> {
         let mut way = Way { via: vec![None; self.free.len()], end: 0 };
         let mut queue = VecDeque::new();
-        way.extend(&mut queue, index, None, &self.placed[index].paths);
+        way.extend(&mut queue, index, None, &self.groups[index].paths);
         while let Some(path) = queue.pop_front() {
             if self.free[path] > 0 {
                 way.end = path;
                 return Some(way);
             }
-            for (claim, placed) in self.placed.iter().enumerate() {
-                if placed.carried(path) > 0 {
-                    way.extend(&mut queue, claim, Some(path), &placed.paths);
+            for (index, group) in self.groups.iter().enumerate() {
+                if group.carried(path) > 0 {
+                    way.extend(&mut queue, index, Some(path), &group.paths);
                 }
             }
         }
@@ -90,40 +98,40 @@ impl Flow {
         let mut amount = bytes.min(self.free[way.end]);
         for hop in way.hops() {
             if let Some(given_up) = hop.given_up {
-                amount = amount.min(self.placed[hop.claim].carried(given_up));
+                amount = amount.min(self.groups[hop.group].carried(given_up));
             }
         }
         self.free[way.end] -= amount;
         for hop in way.hops() {
-            *self.placed[hop.claim].carried_mut(hop.taken) += amount;
+            *self.groups[hop.group].carried_mut(hop.taken) += amount;
             if let Some(given_up) = hop.given_up {
-                *self.placed[hop.claim].carried_mut(given_up) -= amount;
+                *self.groups[hop.group].carried_mut(given_up) -= amount;
             }
         }
         amount
     }
 }
 
-impl Placed {
+impl Group {
     fn carried(&self, path: usize) -> u64 {
         self.paths.iter().position(|p| *p == path).map_or(0, |at| self.on[at])
     }
 
     fn carried_mut(&mut self, path: usize) -> &mut u64 {
         let at = self.paths.iter().position(|p| *p == path);
-        &mut self.on[at.expect("a claim is moved only between paths that it may use")]
+        &mut self.on[at.expect("a group is moved only between paths that it may use")]
     }
 }
 
 /// How a search reached each path.
 struct Way {
-    /// By path: the claim that would take it, and the path that this claim would give up for it.
+    /// By path: the group that would take it, and the path that this group would give up for it.
     via: Vec<Option<(usize, Option<usize>)>>,
     end: usize,
 }
 
 struct Hop {
-    claim: usize,
+    group: usize,
     taken: usize,
     given_up: Option<usize>,
 }
@@ -132,26 +140,26 @@ impl Way {
     fn extend(
         &mut self,
         queue: &mut VecDeque<usize>,
-        claim: usize,
+        group: usize,
         given_up: Option<usize>,
         paths: &[usize],
     ) {
         for path in paths {
             if self.via[*path].is_none() {
-                self.via[*path] = Some((claim, given_up));
+                self.via[*path] = Some((group, given_up));
                 queue.push_back(*path);
             }
         }
     }
 
-    /// From the end back to the claim that is being placed.
+    /// From the end back to the group whose claim is being placed.
     fn hops(&self) -> impl Iterator<Item = Hop> {
         let mut next = Some(self.end);
         std::iter::from_fn(move || {
             let taken = next?;
-            let (claim, given_up) = self.via[taken]?;
+            let (group, given_up) = self.via[taken]?;
             next = given_up;
-            Some(Hop { claim, taken, given_up })
+            Some(Hop { group, taken, given_up })
         })
     }
 }

@@ -52,16 +52,15 @@ impl Router {
             let ready = (0..self.lanes.len())
                 .filter(|i| self.lanes[*i].queued > 0 && self.lanes[*i].blocked.is_none());
             let Some((index, phase)) = self.scheduler.pick(ready, now) else { break };
-            let standing = self.standing(index, phase, top_priority);
+            let standing = self.standing(index, top_priority);
             self.serve_lane(VmId::at(index), phase, standing, now);
         }
         self.answer_pathless();
         self.note_waiting(now)
     }
 
-    fn standing(&self, vm: usize, phase: Phase, top_priority: u32) -> Standing {
-        // A reservation is a floor: headroom for others does not lower it.
-        if phase == Phase::Weight && self.scheduler.tags(vm).priority() < top_priority {
+    fn standing(&self, vm: usize, top_priority: u32) -> Standing {
+        if self.scheduler.tags(vm).priority() < top_priority {
             Standing::Outranked
         } else {
             Standing::Highest
@@ -76,7 +75,7 @@ impl Router {
             if lane.queued == 0 || lane.blocked.is_some() || !is_over_limit {
                 continue;
             }
-            let turn = (Phase::Weight, self.standing(index, Phase::Weight, top_priority));
+            let turn = (Phase::Weight, self.standing(index, top_priority));
             for queue in 0..self.lanes[index].queues.len() {
                 let is_charged = |router: &Self| {
                     let front = router.lanes[index].queues[queue].1.front();

@@ -326,6 +326,12 @@ fn a_vm_leaves_headroom_to_one_of_higher_priority() {
     b.answer(1, Ok(()));
     b.answer(100, Ok(()));
     assert!(b.view().paths[0].pending_bytes > window / 8 * 7, "nobody to leave room for");
+    b.replan(|plan| plan.vms[1].gate = Gate::Hold(reason()));
+    b.submit_for(1, 101, (0, 16));
+    for token in 2..20 {
+        b.answer(token, Ok(()));
+    }
+    assert!(b.view().paths[0].pending_bytes > window / 8 * 7, "one that is held does not compete");
 }
 
 #[test]

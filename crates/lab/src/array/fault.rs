@@ -173,7 +173,7 @@ impl FaultSet {
         let mut words = Vec::new();
         let mut word = |on: bool, text: String| {
             if on {
-                words.push(text)
+                words.push(text);
             }
         };
         word(self.refuse, "refuse".to_owned());

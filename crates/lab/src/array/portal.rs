@@ -63,6 +63,9 @@ impl std::str::FromStr for PortalArg {
 pub struct Counters {
     pub connections: AtomicU64,
     pub connections_total: AtomicU64,
+    /// Taken off the wire, payload included.
+    pub received: AtomicU64,
+    /// Answered.
     pub requests: AtomicU64,
     pub bytes_read: AtomicU64,
     pub bytes_written: AtomicU64,
@@ -82,6 +85,7 @@ pub struct PortalStatus {
     pub faults: Vec<String>,
     pub connections: u64,
     pub connections_total: u64,
+    pub received: u64,
     pub requests: u64,
     pub bytes_read: u64,
     pub bytes_written: u64,
@@ -183,6 +187,7 @@ impl Portal {
             faults: self.faults.borrow().words(),
             connections: get(&c.connections),
             connections_total: get(&c.connections_total),
+            received: get(&c.received),
             requests: get(&c.requests),
             bytes_read: get(&c.bytes_read),
             bytes_written: get(&c.bytes_written),

@@ -179,6 +179,7 @@ impl Session {
             Command::Read | Command::Write => request.len,
             Command::Flush | Command::Trim | Command::WriteZeroes | Command::Disconnect => 0,
         };
+        portal.counters.received.fetch_add(1, Ordering::Relaxed);
         let sits =
             if faults.ghost.is_some() && request.command.modifies() { GHOST_SIT } else { Duration::ZERO };
         let due = portal.admit(bytes, Instant::now()) + faults.slow + sits;

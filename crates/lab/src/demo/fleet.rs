@@ -126,7 +126,7 @@ fn guests(scene: &Scene, say: &mpsc::Sender<Heard>) -> Result<Vec<Vm>> {
     for ((number, plan), mut guest) in scene.vms.iter().enumerate().zip(booting) {
         guest.wait_ready(BOOT_BOUND)?;
         let load = format!(
-            "vmpath lab verify --device /dev/vda --paused --sample-every 200ms --slots 16 --rate {} --sizes 128KiB",
+            "vmpath lab verify --device /dev/vda --paused --sample-every 200ms --slots 16 --rate {} --sizes 64KiB --read 40",
             plan.offered()
         );
         guest.send(&load)?;

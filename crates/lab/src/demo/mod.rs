@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Real guests under emulation drive this part of the rates.
-const GUESTS_PART: u64 = 10;
+const GUESTS_PART: u64 = 4;
 
 /// See the main job: a path lost under load, VMs suspended and resumed by priority, every block verified.
 #[derive(Clone, Debug, clap::Args)]

@@ -62,7 +62,7 @@ impl Scene {
         };
         Self {
             capacity: rate(100),
-            disk: 128 * MIB / part,
+            disk: 128 / part * MIB,
             vms: [
                 vm("gold", 100, 2000, 60, false),
                 vm("silver", 50, 1000, 30, false),

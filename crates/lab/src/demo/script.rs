@@ -46,8 +46,13 @@ pub(super) fn perform(scene: &Scene, cast: Cast, interrupted: &AtomicBool) -> Re
     let found = Findings { broken_unix_us, journal, vms: fleet.lines, phases, array, took };
     let report = judge(scene, &found);
     table.say("\nTimeline, in seconds from the loss of the path:");
-    let told: Vec<_> =
-        found.journal.entries.iter().filter(|e| e.at_unix_us >= began_unix_us && !e.kind.starts_with("link-")).cloned().collect();
+    let told: Vec<_> = found
+        .journal
+        .entries
+        .iter()
+        .filter(|e| e.at_unix_us >= began_unix_us && !e.kind.starts_with("link-"))
+        .cloned()
+        .collect();
     table.say(&timeline(&told, broken_unix_us));
     table.say("Checks:");
     table.say(&report.table());

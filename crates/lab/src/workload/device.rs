@@ -79,7 +79,7 @@ impl VerifyArgs {
         if !self.mix.paused {
             session.command(LineCommand::Go)?;
         }
-        session.converse(&self, self.lines()?)
+        session.converse(&self, &self.lines()?)
     }
 
     fn open_output(&self) -> anyhow::Result<Box<dyn Write>> {
@@ -199,7 +199,7 @@ struct Session {
 }
 
 impl Session {
-    fn converse(&mut self, args: &VerifyArgs, lines: mpsc::Receiver<String>) -> anyhow::Result<ExitCode> {
+    fn converse(&mut self, args: &VerifyArgs, lines: &mpsc::Receiver<String>) -> anyhow::Result<ExitCode> {
         let mut sample_at = args.sample_every;
         loop {
             let now = self.shared.now();

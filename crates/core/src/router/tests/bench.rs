@@ -205,7 +205,7 @@ impl Bench {
                 }
                 Action::Complete { token, result: Ok(()) } => self.done.push(token.to_string()),
                 Action::Complete { token, result: Err(error) } => {
-                    self.done.push(format!("{token}:{error:?}"))
+                    self.done.push(format!("{token}:{error:?}"));
                 }
                 Action::FailedOver { from, to, .. } => self.failovers.push((from, to)),
             }
@@ -215,7 +215,8 @@ impl Bench {
     fn word(&self, sent: &Sent) -> String {
         let operation = match (sent.request.operation, sent.request.durability) {
             (Operation::Read, _) => 'r',
-            (Operation::Flush, _) => 'f',
+            (Operation::Flush, Durability::Volatile) => 'f',
+            (Operation::Flush, Durability::Stable) => 'F',
             (_, Durability::Stable) => 'W',
             (_, Durability::Volatile) => 'w',
         };

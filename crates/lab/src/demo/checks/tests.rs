@@ -65,7 +65,7 @@ fn each_fault_fails_its_check() {
         ("wrong data", |f| f.vms[2].report = Some(json!({ "mismatches": 1 }))),
         ("read back again", |f| drop(f.vms[0].read_backs.pop())),
         ("executed late", |f| {
-            f.array = json!({ "portals": [{ "ghosts_executed": 0, "ghosts_pending": 0 }] })
+            f.array = json!({ "portals": [{ "ghosts_executed": 0, "ghosts_pending": 0 }] });
         }),
         ("reservations named", |f| f.journal.entries[1].reason = "tired".to_owned()),
         ("resumed after failback", |f| f.journal.entries[3].at_unix_us = 14_000_000),
