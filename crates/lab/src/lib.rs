@@ -7,6 +7,7 @@
 
 pub mod array;
 mod child;
+pub mod clock;
 mod demo;
 pub mod guest;
 pub mod net;

@@ -1,7 +1,7 @@
 //! The end of an attempt: answered by the target, or lost with its connection. One verdict decides what follows.
 
 use super::{Action, Client, ConnectionKey, ConnectionStatus, Durability, End, Entry, Place, Router};
-use super::{Request, RequestKey, Stage, Support, UnknownCookie};
+use super::{Operation, Request, RequestKey, Stage, Support, UnknownCookie};
 use crate::ids::{PathId, UnitId};
 use crate::select::rank;
 use crate::spec::WriteCache;
@@ -185,7 +185,7 @@ impl Router {
             AttemptEnd::Served => load.served(cost, now.since(since)),
             // Nothing was moved: or a path that fails fast would look like a fast one.
             AttemptEnd::Refused => {}
-            AttemptEnd::Lost => load.lost(),
+            AttemptEnd::Lost => load.forget_rate(),
         }
     }
 
@@ -225,9 +225,13 @@ impl Router {
         }
     }
 
-    /// A path that the selector would take before one on which the request has failed.
+    /// A path that the selector would take before one on which the request has failed. None for a flush: a server tells
+    /// of lost data once, and the same flush on another path would succeed falsely.
     fn untried_path(&self, key: RequestKey) -> Presence {
         let entry = self.entry(key);
+        if entry.attempt().operation == Operation::Flush {
+            return Presence::Absent;
+        }
         let avoid = &self.plan.spec.vm(entry.vm).avoid_paths;
         let usable = |path: PathId| rank(self.plan.paths[path.index()]).is_some();
         let fresh = |path: PathId| !entry.tried.contains(&path) && !avoid.contains(&path) && usable(path);

@@ -211,7 +211,7 @@ impl Router {
             (e.unit, e.vm, e.attempt().cost().device_bytes())
         };
         let mut list = std::mem::take(&mut self.shortlist);
-        self.collect_candidates(key, &mut list);
+        self.collect_candidates(key, &mut list, now);
         let choice = self.settle_on_one(unit, &mut list).and_then(|()| {
             match select(&list.candidates, cost, standing) {
                 Choice::Path(at) => Ok(list.connections[at]),
@@ -243,7 +243,7 @@ impl Router {
     }
 
     /// One candidate for each path with an open connection to the unit: its least loaded connection.
-    fn collect_candidates(&self, key: RequestKey, list: &mut Shortlist) {
+    fn collect_candidates(&self, key: RequestKey, list: &mut Shortlist, now: Instant) {
         let entry = self.entry(key);
         let avoid = &self.plan.spec.vm(entry.vm).avoid_paths;
         let priority = self.scheduler.tags(entry.vm.index()).priority();
@@ -276,7 +276,7 @@ impl Router {
                 pending: load.pending_bytes,
                 pending_outranked: load.outranked_bytes,
                 window: if load.claimed_by >= Some(priority) { 0 } else { load.window },
-                rate: load.rate(),
+                rate: load.rate(now),
                 tried: if entry.tried.contains(&path) { Tried::Yes } else { Tried::No },
             });
         }

@@ -11,6 +11,9 @@ use crate::time::{Duration, Instant};
 const RATE_UNKNOWN: u64 = 100 << 20;
 /// A rate is re-estimated after this much busy time.
 const RATE_SAMPLE: Duration = Duration::from_millis(50);
+/// After idling for this long a path's measured rate is forgotten: a path that was slow once must get another chance,
+/// and only requests can show that it is well again.
+const RATE_STALE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
 pub(super) struct PathLoad {
@@ -32,6 +35,7 @@ pub(super) struct PathLoad {
     sample_bytes: u64,
     sample_busy: Duration,
     busy_since: Option<Instant>,
+    idle_since: Instant,
     saturated_since: Option<Instant>,
     saturated: Duration,
 }
@@ -53,6 +57,7 @@ impl PathLoad {
             sample_bytes: 0,
             sample_busy: Duration::ZERO,
             busy_since: None,
+            idle_since: Instant::ZERO,
             saturated_since: None,
             saturated: Duration::ZERO,
         }
@@ -64,11 +69,19 @@ impl PathLoad {
     }
 
     /// Device bytes per second that the selector reckons with.
-    pub(super) fn rate(&self) -> u64 {
-        self.measured_rate.or(self.capacity).unwrap_or(RATE_UNKNOWN)
+    pub(super) fn rate(&self, now: Instant) -> u64 {
+        let measured = self.measured_rate.filter(|_| !self.is_stale(now));
+        measured.or(self.capacity).unwrap_or(RATE_UNKNOWN)
+    }
+
+    fn is_stale(&self, now: Instant) -> bool {
+        self.pending_requests == 0 && now.since(self.idle_since) >= RATE_STALE
     }
 
     pub(super) fn dispatched(&mut self, device_bytes: u64, standing: Standing, now: Instant) {
+        if self.is_stale(now) {
+            self.forget_rate();
+        }
         self.pending_bytes += device_bytes;
         self.pending_requests += 1;
         if standing == Standing::Outranked {
@@ -88,6 +101,7 @@ impl PathLoad {
             self.sample_busy += now.since(since);
         }
         self.busy_since = (self.pending_requests > 0).then_some(now);
+        self.idle_since = now;
         if let Some(since) = self.saturated_since.take() {
             self.saturated += now.since(since);
         }
@@ -109,8 +123,8 @@ impl PathLoad {
         }
     }
 
-    pub(super) fn lost(&mut self) {
-        // What was measured while the path was dying says nothing of the path repaired.
+    /// What was measured while a path was dying, or long ago, says nothing of it now.
+    pub(super) fn forget_rate(&mut self) {
         self.measured_rate = None;
         self.sample_bytes = 0;
         self.sample_busy = Duration::ZERO;

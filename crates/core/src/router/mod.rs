@@ -298,7 +298,7 @@ impl Router {
     }
 
     /// Takes over a newer plan.
-    pub fn plan(&mut self, plan: Arc<RoutePlan>, _now: Instant) {
+    pub fn plan(&mut self, plan: Arc<RoutePlan>) {
         self.plan = plan;
         self.scheduler.configure(&self.plan.spec.vms);
         for (load, path) in self.paths.iter_mut().zip(&self.plan.spec.paths) {

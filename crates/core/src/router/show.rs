@@ -11,14 +11,14 @@ impl Router {
         WorkerView {
             at: now,
             generation: self.plan.generation,
-            paths: (0..self.paths.len()).map(|i| self.path_view(i)).collect(),
+            paths: (0..self.paths.len()).map(|i| self.path_view(i, now)).collect(),
             vms: (0..self.lanes.len()).map(|i| self.vm_view(i, now)).collect(),
             disks: Vec::new(),
             units: (0..self.units.len()).map(|i| self.unit_view(i, now)).collect(),
         }
     }
 
-    fn path_view(&self, index: usize) -> PathLoadView {
+    fn path_view(&self, index: usize, now: Instant) -> PathLoadView {
         let load = &self.paths[index];
         let connections = self.connections.iter().filter(|(_, c)| c.path.index() == index).count();
         PathLoadView {
@@ -27,7 +27,7 @@ impl Router {
             window_bytes: load.window,
             connections: u32::try_from(connections).unwrap_or(u32::MAX),
             service_time: load.service_time,
-            rate: load.rate(),
+            rate: load.rate(now),
             completed_requests: load.completed_requests,
             completed_bytes: load.completed_bytes,
             errors: load.errors,

@@ -668,3 +668,37 @@ fn a_reply_to_nothing_changes_nothing() {
     assert_eq!(b.router.reply(sent.connection, sent.cookie, Ok(()), b.now), Ok(()));
     assert_eq!(b.router.reply(sent.connection, sent.cookie, Ok(()), b.now), Err(UnknownCookie), "twice");
 }
+
+#[test]
+fn a_path_that_was_slow_once_gets_another_chance() {
+    let mut b = Bench::new(2, vec![vm("a")]);
+    b.up(A);
+    b.up(B);
+    for token in 0..8 {
+        b.submit(token, Operation::Read, (u64::from(token), 1));
+    }
+    let (on_a, on_b): (Vec<_>, Vec<_>) = b.drain().into_iter().partition(|s| b.path_of(s) == A);
+    b.pass(2);
+    for attempt in on_b {
+        b.answer(attempt.request.token, Ok(()));
+    }
+    b.pass(2000);
+    for attempt in on_a {
+        b.answer(attempt.request.token, Ok(()));
+    }
+    let slow = b.view().paths[0].rate;
+    b.pass(2000);
+    let again = b.view().paths[0].rate;
+    assert!(slow < 1 << 20 && again > 10 << 20, "after a stall {slow}, after a while without requests {again}");
+}
+
+#[test]
+fn a_flush_that_failed_is_not_tried_on_another_path() {
+    let mut b = Bench::new(2, vec![vm("a")]);
+    b.up(A);
+    b.up(B);
+    b.submit(1, Operation::Flush, (0, 0));
+    b.sent();
+    b.answer(1, Err(TargetError::Io));
+    assert_eq!(b.done(), "1:Io", "the target tells of lost data once");
+}

@@ -227,7 +227,7 @@ impl Worker {
             Completion::Woken => {
                 self.ring.wake(&self.doorbell, Tag::Doorbell.pack());
                 self.plan = self.shared.plan.load_full();
-                self.router.plan(Arc::clone(&self.plan), self.now);
+                self.router.plan(Arc::clone(&self.plan));
             }
             Completion::Accepted { tag, result } => {
                 if let Tag::Listener(listener) = Tag::unpack(tag) {

@@ -9,8 +9,9 @@
 //! and files, which answer nothing. It does not know: what a fault does.
 
 use super::fault::Fault;
-use super::portal::{Order, PortalHandle, unix_micros};
+use super::portal::{Order, PortalHandle};
 use super::unit::Unit;
+use crate::clock::unix_micros;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};

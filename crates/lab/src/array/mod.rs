@@ -16,8 +16,9 @@ mod session;
 mod tests;
 pub mod unit;
 
+use crate::clock::unix_micros;
 use control::Controlled;
-use portal::{PortalArg, PortalHandle, unix_micros};
+use portal::{PortalArg, PortalHandle};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -9,12 +9,13 @@ use super::connection;
 use super::fault::{Fault, FaultSet};
 use super::service::Service;
 use super::unit::Unit;
+use crate::clock::unix_micros;
 use crate::net::{Address, Listener, Stream};
 use crate::units::{parse_duration, parse_rate};
 use serde::Serialize;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -271,11 +272,4 @@ async fn accept(listener: Option<&Listener>) -> std::io::Result<Stream> {
         Some(listener) => listener.accept().await,
         None => std::future::pending().await,
     }
-}
-
-/// Microseconds since 1970 of this machine's wall clock.
-#[must_use]
-pub fn unix_micros() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    since.as_micros() as u64
 }

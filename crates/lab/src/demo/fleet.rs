@@ -7,7 +7,7 @@
 use super::child::Child;
 use super::load::{Clock, VmLines};
 use super::scene::{Scene, VmPlan};
-use crate::array::portal::unix_micros;
+use crate::clock::unix_micros;
 use crate::guest::{Guest, GuestConfig, Image, Kernel, Line, MEMORY_MIB, NbdDisk};
 use anyhow::{Context, Result};
 use std::sync::mpsc;

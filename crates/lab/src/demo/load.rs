@@ -51,12 +51,14 @@ impl Progress {
         (0..seconds).map_while(rate).collect()
     }
 
-    /// Bytes per second lately, for people to look at.
-    pub(super) fn recent(&self) -> f64 {
-        let Some((to, more)) = self.points.last() else { return 0.0 };
-        let from = self.points.partition_point(|(at, _)| at + SECOND_US <= *to).min(self.points.len() - 1);
-        let (at, less) = self.points[from];
-        if *to > at { (more - less) as f64 * SECOND_US as f64 / (to - at) as f64 } else { 0.0 }
+    /// Bytes per second in the second before `now`, for people to look at.
+    pub(super) fn recent(&self, now_unix_us: u64) -> f64 {
+        let Some((last, more)) = self.points.last() else { return 0.0 };
+        let from = self.points.partition_point(|(at, _)| at + SECOND_US <= now_unix_us);
+        let Some((at, less)) = self.points.get(from) else { return 0.0 };
+        // What is missing at the end is a sample that has not come yet, unless it is long overdue.
+        let to = if now_unix_us > last + SECOND_US / 2 { now_unix_us } else { *last };
+        if to > *at { (more - less) as f64 * SECOND_US as f64 / (to - at) as f64 } else { 0.0 }
     }
 }
 
@@ -116,7 +118,8 @@ mod tests {
         }
         let phase = Phase { name: "p", from: 50_000, to: 3_500_000 };
         assert_eq!(progress.by_second(&phase), [100.0, 97.5, 50.0]);
-        assert_eq!(progress.recent(), 50.0);
+        assert_eq!(progress.recent(3_900_000), 50.0);
+        assert_eq!(progress.recent(5_000_000), 0.0, "nothing for a second");
     }
 
     #[test]

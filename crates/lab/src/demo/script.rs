@@ -14,7 +14,7 @@ use super::load::Phase;
 use super::scene::{GHOST_AFTER, LOST, Scene, TARGET};
 use super::table::{Table, picture, timeline};
 use crate::array::control::ArrayControl;
-use crate::array::portal::unix_micros;
+use crate::clock::unix_micros;
 use crate::report::Report;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -262,7 +262,8 @@ impl<'a> Stage<'a> {
         if self.looking.due() {
             self.look()?;
         }
-        let rates: Vec<f64> = self.fleet.lines.iter().map(|l| l.progress.recent()).collect();
+        let now = unix_micros();
+        let rates: Vec<f64> = self.fleet.lines.iter().map(|l| l.progress.recent(now)).collect();
         let picture = picture(self.scene, self.phase, &self.vms, &self.paths, &rates);
         self.table.show(self.scene, &picture);
         Ok(())

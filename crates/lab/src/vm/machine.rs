@@ -12,7 +12,7 @@
 
 use super::disk::{Event, Last, Order};
 use super::monitor::{Answer, Asked, MonitorEvent};
-use crate::array::portal::unix_micros;
+use crate::clock::unix_micros;
 use crate::workload::talk::{LineCommand, sum_samples};
 use serde_json::{Value, json};
 use std::time::Duration;

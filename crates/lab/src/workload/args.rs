@@ -50,7 +50,7 @@ impl MixArgs {
     #[must_use]
     pub fn run_number(&self) -> u64 {
         self.run
-            .unwrap_or_else(|| crate::array::portal::unix_micros() ^ u64::from(std::process::id()) << 40)
+            .unwrap_or_else(|| crate::clock::unix_micros() ^ u64::from(std::process::id()) << 40)
             .max(1)
     }
 }

@@ -8,7 +8,7 @@ use super::args::MixArgs;
 use super::block::{BLOCK, Identity};
 use super::engine::{Action, Engine, Outcome, Request, Step};
 use super::talk::LineCommand;
-use crate::array::portal::unix_micros;
+use crate::clock::unix_micros;
 use crate::units::{parse_duration, parse_size};
 use serde_json::{Value, json};
 use std::fs::{File, OpenOptions};

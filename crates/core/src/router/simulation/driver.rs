@@ -43,8 +43,8 @@ impl Driver {
         Self { router: Router::new(plan, now), mutation, buried: Vec::new(), completions: 0 }
     }
 
-    pub(super) fn plan(&mut self, plan: RoutePlan, now: Instant) {
-        self.router.plan(Arc::new(mutate(plan, self.mutation)), now);
+    pub(super) fn plan(&mut self, plan: RoutePlan) {
+        self.router.plan(Arc::new(mutate(plan, self.mutation)));
     }
 
     pub(super) fn connection_up(&mut self, path: PathId, unit: UnitId, traits: Traits) -> ConnectionKey {

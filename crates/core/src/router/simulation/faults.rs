@@ -165,7 +165,7 @@ impl World {
             *vm = VmRoute { gate };
         }
         self.plan = plan.clone();
-        self.driver.plan(plan, self.now);
+        self.driver.plan(plan);
         true
     }
 
@@ -243,7 +243,7 @@ impl World {
     pub(super) fn calm_down(&mut self) {
         let generation = self.plan.generation + 1;
         self.plan = self.scene.plan(generation);
-        self.driver.plan(self.plan.clone(), self.now);
+        self.driver.plan(self.plan.clone());
         for path in 0..self.wires.len() {
             self.wires[path].sick = None;
             let after = self.rng.micros(0..20_000);

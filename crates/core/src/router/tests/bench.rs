@@ -117,7 +117,7 @@ impl Bench {
     pub(super) fn replan(&mut self, change: impl FnOnce(&mut RoutePlan)) {
         change(&mut self.plan);
         self.plan.generation += 1;
-        self.router.plan(Arc::new(self.plan.clone()), self.now);
+        self.router.plan(Arc::new(self.plan.clone()));
         self.act();
     }
 
