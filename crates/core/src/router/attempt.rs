@@ -225,11 +225,11 @@ impl Router {
         }
     }
 
-    /// A path that the selector would take before one on which the request has failed. None for a flush: a server tells
+    /// A path that the selector would take before one on which the request has failed. None for a guest's flush: a target tells
     /// of lost data once, and the same flush on another path would succeed falsely.
     fn untried_path(&self, key: RequestKey) -> Presence {
         let entry = self.entry(key);
-        if entry.attempt().operation == Operation::Flush {
+        if entry.request.operation == Operation::Flush {
             return Presence::Absent;
         }
         let avoid = &self.plan.spec.vm(entry.vm).avoid_paths;

@@ -9,10 +9,11 @@ use super::load::{Clock, VmLines};
 use super::scene::{Scene, VmPlan};
 use crate::clock::unix_micros;
 use crate::guest::{Guest, GuestConfig, Image, Kernel, Line, MEMORY_MIB, NbdDisk};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Guests under emulation take seconds to boot, two at a time.
 const BOOT_BOUND: Duration = Duration::from_secs(90);
@@ -44,14 +45,14 @@ pub(super) struct Fleet {
 
 impl Fleet {
     /// Starts every VM, with its load paused.
-    pub(super) fn start(scene: &Scene, cast: Cast) -> Result<Self> {
+    pub(super) fn start(scene: &Scene, cast: Cast, interrupted: &AtomicBool) -> Result<Self> {
         let (say, heard) = mpsc::channel();
         let (vms, clock) = match cast {
             Cast::StandIns => {
                 let start = |(i, plan)| stand_in(scene, plan, i, &say);
                 (scene.vms.iter().enumerate().map(start).collect::<Result<Vec<_>>>()?, Clock::Own)
             }
-            Cast::Guests => (guests(scene, &say)?, Clock::Ours),
+            Cast::Guests => (guests(scene, &say, interrupted)?, Clock::Ours),
         };
         let lines = scene.vms.iter().map(|_| VmLines { clock, ..VmLines::default() }).collect();
         Ok(Self { vms, heard, lines })
@@ -108,7 +109,7 @@ struct GuestThread {
     thread: Option<JoinHandle<Result<()>>>,
 }
 
-fn guests(scene: &Scene, say: &mpsc::Sender<Heard>) -> Result<Vec<Vm>> {
+fn guests(scene: &Scene, say: &mpsc::Sender<Heard>, interrupted: &AtomicBool) -> Result<Vec<Vm>> {
     let kernel = Kernel::find_or_fetch()?;
     let program = std::env::current_exe().context("cannot find this program's own file")?;
     let image = Image::build(&kernel, &program, &scene.file(""))?;
@@ -124,7 +125,7 @@ fn guests(scene: &Scene, say: &mpsc::Sender<Heard>) -> Result<Vec<Vm>> {
     }
     let mut vms = Vec::new();
     for ((number, plan), mut guest) in scene.vms.iter().enumerate().zip(booting) {
-        guest.wait_ready(BOOT_BOUND)?;
+        wait_ready(&mut guest, interrupted)?;
         let load = format!(
             "vmpath lab verify --device /dev/vda --paused --sample-every 200ms --slots 16 --rate {} --sizes 64KiB --read 40",
             plan.offered()
@@ -138,6 +139,21 @@ fn guests(scene: &Scene, say: &mpsc::Sender<Heard>) -> Result<Vec<Vm>> {
         vms.push(Vm::Guest(GuestThread { tell, thread: Some(thread) }));
     }
     Ok(vms)
+}
+
+/// As [`Guest::wait_ready`], but ends early when the demo does.
+fn wait_ready(guest: &mut Guest, interrupted: &AtomicBool) -> Result<()> {
+    let end = Instant::now() + BOOT_BOUND;
+    while guest.next_line(Duration::from_millis(100))? != Some(Line::Ready) {
+        ensure!(!interrupted.load(Ordering::Relaxed), "interrupted");
+        ensure!(
+            Instant::now() < end,
+            "guest {} does not boot; see {}",
+            guest.name(),
+            guest.console().display()
+        );
+    }
+    Ok(())
 }
 
 /// Carries lines until the fleet lets go of its end.

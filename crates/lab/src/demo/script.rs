@@ -28,6 +28,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const START_BOUND: Duration = Duration::from_secs(15);
 /// Until caches are warm and rates have settled.
 const WARM_UP: Duration = Duration::from_secs(2);
+/// From the beginning of ghosts to the loss of the path.
+const BRINK: Duration = Duration::from_millis(300);
+/// Phases that nothing is asked of.
+const UNMEASURED: [&str; 2] = ["warm-up", "brink"];
 /// For each thing that the daemon is to do by itself.
 const REACT_BOUND: Duration = Duration::from_secs(20);
 const READ_BACK_BOUND: Duration = Duration::from_secs(60);
@@ -121,7 +125,7 @@ impl<'a> Stage<'a> {
             ensure!(!interrupted.load(Ordering::Relaxed), "interrupted");
             std::thread::sleep(TICK);
         }
-        let fleet = Fleet::start(scene, cast)?;
+        let fleet = Fleet::start(scene, cast, interrupted)?;
         let mut stage = Self {
             scene,
             interrupted,
@@ -153,9 +157,7 @@ impl<'a> Stage<'a> {
         self.pass("warm-up", WARM_UP)?;
         self.pass("healthy", self.scene.quiet)?;
 
-        let faults = format!("ghost {} reset refuse", GHOST_AFTER.as_millis());
-        let broken = self.control.fault(LOST, &faults)?;
-        self.note(&format!("path {TARGET}/{LOST} is reset, and refuses connections from now on"));
+        let broken = self.lose_path()?;
         let victim =
             self.scene.vms.iter().find(|vm| vm.may_suspend).context("somebody may be suspended")?.name;
         self.until(LOSS, move |s| s.journal.first("vm-suspended", victim, broken).is_some())?;
@@ -165,6 +167,15 @@ impl<'a> Stage<'a> {
         self.note(&format!("path {TARGET}/{LOST} is repaired"));
         self.until("repaired", move |s| s.journal.first("vm-resumed", victim, repaired).is_some())?;
         self.pass("recovered", self.scene.quiet)?;
+        Ok(broken)
+    }
+
+    /// Breaks a path; says when. A moment before, the array begins to sit on writes, so that there are ghosts.
+    fn lose_path(&mut self) -> Result<u64> {
+        self.control.fault(LOST, &format!("ghost {}", GHOST_AFTER.as_millis()))?;
+        self.pass("brink", BRINK)?;
+        let broken = self.control.fault(LOST, "reset refuse")?;
+        self.note(&format!("path {TARGET}/{LOST} is reset, and refuses connections from now on"));
         Ok(broken)
     }
 
@@ -222,7 +233,7 @@ impl<'a> Stage<'a> {
         self.phase = name;
         let from = unix_micros();
         act(self)?;
-        if name != "warm-up" {
+        if !UNMEASURED.contains(&name) {
             self.phases.push(Phase { name, from, to: unix_micros() });
         }
         Ok(())

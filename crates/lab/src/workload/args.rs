@@ -49,8 +49,6 @@ impl MixArgs {
     /// The number of this run: never 0, so that a zeroed header is nobody's.
     #[must_use]
     pub fn run_number(&self) -> u64 {
-        self.run
-            .unwrap_or_else(|| crate::clock::unix_micros() ^ u64::from(std::process::id()) << 40)
-            .max(1)
+        self.run.unwrap_or_else(|| crate::clock::unix_micros() ^ u64::from(std::process::id()) << 40).max(1)
     }
 }

@@ -296,3 +296,53 @@ impl Session {
 
 /// How soon a command, a sample or a result is noticed.
 const TICK: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: VerifyArgs,
+    }
+
+    /// Runs a load on a file, commanded by these lines; its exit status is good, and its output comes back.
+    fn run(options: &str, commands: &str) -> Vec<Value> {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        std::fs::write(at("control"), commands).unwrap();
+        File::create(at("disk")).unwrap().set_len(2 << 20).unwrap();
+        let line = format!(
+            "verify --device {} --control {} --output {} --slots 4 --sizes 4KiB,64KiB {options}",
+            at("disk"),
+            at("control"),
+            at("out")
+        );
+        let status = Command::parse_from(line.split_whitespace()).args.run().unwrap();
+        assert_eq!(status, ExitCode::SUCCESS);
+        let out = std::fs::read_to_string(at("out")).unwrap();
+        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_load_on_a_file_verifies_and_reads_back() {
+        let lines = run("--duration 300ms --sample-every 100ms --zero 5", "");
+        let read_back = lines.iter().find(|line| line.get("readback").is_some()).unwrap();
+        assert_eq!(read_back["readback"]["mismatches"], 0);
+        let report = &lines.last().unwrap()["report"];
+        assert!(report["blocks_verified"].as_u64() > Some(100) && report["errors"] == 0, "{report}");
+        assert!(lines.iter().any(|line| line.get("sample").is_some()));
+    }
+
+    #[test]
+    fn commands_are_answered_in_order() {
+        let lines = run("--paused", "go\nrate 1MiB/s\nnonsense\npause\nreport\nquit\n");
+        let heads: Vec<&str> = lines
+            .iter()
+            .map(|line| line["answer"].as_str().unwrap_or(line.as_object().unwrap().keys().next().unwrap()))
+            .collect();
+        assert_eq!(heads, ["started", "go", "rate", "error", "pause", "report", "report", "quit", "report"]);
+    }
+}
