@@ -3,6 +3,7 @@
 //! Invariant: a VM is not resumed while some rule would suspend it again at once; a round that changes nothing ends it.
 //! It does not know capacity: see `shed`.
 
+use super::shed::Outlook;
 use super::{Controller, RESUME_PACE, ROUNDS_MAX, UNMANAGED_ACTIVE_FOR};
 use crate::effect::{JournalKind, Subject};
 use crate::event::RunState;
@@ -20,12 +21,17 @@ impl Controller {
         }
         for _ in 0..ROUNDS_MAX {
             let told = self.out.records.len();
+            let mut look = Outlook::at(self.now);
             for at in 0..self.order.len() {
-                let vm = self.order[at];
+                let (vm, before) = (self.order[at], self.out.records.len());
                 self.run_timer(vm);
                 self.climb_ladder(vm);
                 self.apply_path_loss(vm);
-                self.release(vm);
+                self.release(vm, &look);
+                if self.out.records.len() > before {
+                    // Who runs has changed, and so has who fits.
+                    look = Outlook::at(self.now);
+                }
             }
             self.resume_next();
             self.shed();
@@ -267,10 +273,10 @@ impl Controller {
     }
 
     /// Ends holds, and suspensions that were not confirmed yet, of which the cause is over.
-    fn release(&mut self, vm: VmId) {
+    fn release(&mut self, vm: VmId, look: &Outlook) {
         let over = match &self.vms[vm.index()].guest.run {
             Run::Held { cause, .. } | Run::Suspending { cause, .. } => {
-                self.cause_wait(vm, cause, self.now).is_none()
+                self.cause_wait(vm, cause, look).is_none()
             }
             Run::Free { .. }
             | Run::Withdrawing { .. }
@@ -288,7 +294,8 @@ impl Controller {
         if self.now < self.resume_from {
             return;
         }
-        let next = self.order.iter().copied().find(|vm| self.may_resume(*vm));
+        let look = Outlook::at(self.now);
+        let next = self.order.iter().copied().find(|vm| self.may_resume(*vm, &look));
         if let Some(vm) = next {
             self.resume_from = self.now + RESUME_PACE;
             self.tell(vm, Input::Release);
@@ -296,10 +303,10 @@ impl Controller {
     }
 
     /// Suspended by us, what it waits for has come, and its process can be continued.
-    pub(super) fn may_resume(&self, vm: VmId) -> bool {
+    fn may_resume(&self, vm: VmId, look: &Outlook) -> bool {
         match &self.vms[vm.index()].guest.run {
             Run::Suspended { cause, .. } => {
-                self.cause_wait(vm, cause, self.now).is_none() && self.monitor_wait(vm).is_none()
+                self.cause_wait(vm, cause, look).is_none() && self.monitor_wait(vm).is_none()
             }
             Run::Free { .. }
             | Run::Held { .. }

@@ -11,10 +11,12 @@ use crate::effect::{JournalKind, Subject};
 use crate::ids::{IncidentId, PathId, TargetId, VmId};
 use crate::path::{Link, PathState};
 use crate::plan::Health;
-use crate::policy::fit::{Claim, Kept, keep_set};
+use crate::policy::fit::{Claim, Kept, Room};
 use crate::policy::rules::{Stopping, stopping};
 use crate::policy::{Cause, Floor, Input, Outstanding, Why};
 use crate::spec::{ByteRate, ShedWhen};
+use crate::time::Instant;
+use std::cell::OnceCell;
 
 /// So many kept VMs are named in a reason; a thousand names help nobody.
 const KEPT_NAMED_MAX: usize = 5;
@@ -26,13 +28,27 @@ pub(super) struct Short {
     missing: Vec<PathId>,
 }
 
-/// Who stays and who leaves, of those that were asked about.
+/// Who of the running VMs stays and who leaves.
 pub(super) struct Verdict {
     short: Vec<Short>,
-    /// Highest priority first.
+    /// Those that run and have a reservation, highest priority first.
     parties: Vec<VmId>,
-    /// By `VmId`; who was not asked about stays.
+    /// By `VmId`; others stay.
     kept: Vec<Kept>,
+    /// What those who stay leave over.
+    room: Room,
+}
+
+/// What a round of decisions or a view looks at: one time, and one verdict, worked out when somebody asks for it.
+pub(super) struct Outlook {
+    pub(super) now: Instant,
+    verdict: OnceCell<Verdict>,
+}
+
+impl Outlook {
+    pub(super) fn at(now: Instant) -> Self {
+        Self { now, verdict: OnceCell::new() }
+    }
 }
 
 impl Verdict {
@@ -44,7 +60,7 @@ impl Verdict {
 impl Controller {
     /// Sheds whoever does not fit, and tells whose reservation is lost without a remedy.
     pub(super) fn shed(&mut self) {
-        let verdict = self.verdict(None);
+        let verdict = self.verdict();
         let reserved: Vec<_> =
             self.order.iter().copied().filter(|vm| self.spec.vm(*vm).reservation.is_some()).collect();
         let leave: Vec<_> = reserved
@@ -64,28 +80,27 @@ impl Controller {
         }
     }
 
-    /// The keep set among the running VMs and, where asked, one that would join them.
-    pub(super) fn verdict(&self, joining: Option<VmId>) -> Verdict {
-        let reserved = |vm: &VmId| self.spec.vm(*vm).reservation.is_some();
+    /// The keep set among the running VMs.
+    fn verdict(&self) -> Verdict {
         let short: Vec<_> =
             (0..self.spec.targets.len()).filter_map(|t| self.short(TargetId::at(t))).collect();
-        let mut kept = vec![Kept::Stays; self.vms.len()];
-        if short.is_empty() {
-            return Verdict { short, parties: vec![], kept };
+        let capacities = self.spec.paths.iter().map(|p| p.capacity.map_or(0, |rate| rate.0)).collect();
+        let mut verdict = Verdict {
+            short,
+            parties: vec![],
+            kept: vec![Kept::Stays; self.vms.len()],
+            room: Room::new(capacities),
+        };
+        if verdict.short.is_empty() {
+            return verdict;
         }
-        let parties: Vec<_> = self
-            .order
-            .iter()
-            .copied()
-            .filter(|vm| reserved(vm) && (self.runs(*vm) || joining == Some(*vm)))
-            .collect();
-        let capacities: Vec<_> =
-            self.spec.paths.iter().map(|p| p.capacity.map_or(0, |rate| rate.0)).collect();
-        let claims: Vec<_> = parties.iter().map(|vm| self.claims(*vm, &short)).collect();
-        for (vm, fits) in parties.iter().zip(keep_set(&capacities, &claims)) {
-            kept[vm.index()] = fits;
+        for vm in &self.order {
+            if self.spec.vm(*vm).reservation.is_some() && self.runs(*vm) {
+                verdict.parties.push(*vm);
+                verdict.kept[vm.index()] = verdict.room.admit(&self.claims(*vm, &verdict.short));
+            }
         }
-        Verdict { short, parties, kept }
+        verdict
     }
 
     fn claims(&self, vm: VmId, short: &[Short]) -> Vec<Claim> {
@@ -210,7 +225,9 @@ impl Controller {
     fn numbers(&self, vm: VmId, verdict: &Verdict, target: TargetId) -> String {
         let there: Vec<_> =
             verdict.parties.iter().copied().filter(|other| self.meets_target(*other, target)).collect();
-        let asked = there.iter().filter_map(|v| self.spec.vm(*v).reservation).map(|r| r.0).sum();
+        let joins = (!there.contains(&vm)).then_some(vm);
+        let asked =
+            there.iter().chain(&joins).filter_map(|v| self.spec.vm(*v).reservation).map(|r| r.0).sum();
         let up: Vec<_> = self
             .spec
             .path_ids()
@@ -278,22 +295,21 @@ impl Controller {
         }
     }
 
-    /// Why the VM would be shed again if it ran now; none if it fits.
-    pub(super) fn fit_wait(&self, vm: VmId) -> Option<String> {
-        let with = self.verdict(Some(vm));
-        if with.short.is_empty() {
-            return None;
+    /// Why the VM would be shed again if it ran now, or would displace another; none if it fits beside the others.
+    pub(super) fn fit_wait(&self, vm: VmId, look: &Outlook) -> Option<String> {
+        let verdict = look.verdict.get_or_init(|| self.verdict());
+        let fits = if verdict.parties.contains(&vm) {
+            verdict.of(vm)
+        } else {
+            verdict.room.would_admit(&self.claims(vm, &verdict.short))
+        };
+        let short = verdict.short.iter().find(|s| self.meets_target(vm, s.target))?;
+        match fits {
+            Kept::Stays => None,
+            Kept::Leaves => {
+                Some(format!("room for its reservation ({})", self.numbers(vm, verdict, short.target)))
+            }
         }
-        let without = self.verdict(None);
-        let displaces = without
-            .parties
-            .iter()
-            .any(|o| *o != vm && without.of(*o) == Kept::Stays && with.of(*o) == Kept::Leaves);
-        if with.of(vm) == Kept::Stays && !displaces {
-            return None;
-        }
-        let short = with.short.iter().find(|s| self.meets_target(vm, s.target))?;
-        Some(format!("room for its reservation ({})", self.numbers(vm, &with, short.target)))
     }
 }
 

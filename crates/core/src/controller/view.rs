@@ -3,6 +3,7 @@
 //! Invariant: a VM that is held, stopped or on its way has at least one sentence and something that it waits for.
 //! It does not know tables or JSON.
 
+use super::shed::Outlook;
 use super::{Controller, Reserve};
 use crate::ids::{IncidentId, PathId, UnitId, VmId};
 use crate::path::{Link, PathState};
@@ -14,14 +15,15 @@ impl Controller {
     /// Everything that is known and decided. `now` only tells how old things are.
     #[must_use]
     pub fn view(&self, now: Instant) -> HostView {
-        let now = now.max(self.now);
+        let look = Outlook::at(now.max(self.now));
+        let now = look.now;
         HostView {
             at: now,
             spec: self.spec.clone(),
             generation: self.plan.generation,
             paths: self.spec.path_ids().map(|p| self.path_view(p, now)).collect(),
             units: self.spec.unit_ids().map(|u| self.unit_view(u)).collect(),
-            vms: self.spec.vm_ids().map(|vm| self.vm_view(vm, now)).collect(),
+            vms: self.spec.vm_ids().map(|vm| self.vm_view(vm, &look)).collect(),
             incidents: self.incidents.open().iter().map(|i| self.incident_view(i)).collect(),
         }
     }
@@ -77,7 +79,7 @@ impl Controller {
         state.guest.run.incident().or(ladder).or_else(lost)
     }
 
-    fn vm_view(&self, vm: VmId, now: Instant) -> VmView {
+    fn vm_view(&self, vm: VmId, look: &Outlook) -> VmView {
         let guest = &self.vms[vm.index()].guest;
         VmView {
             vm,
@@ -85,8 +87,8 @@ impl Controller {
             run_state: guest.monitor.run_state(),
             gate: self.gate(vm),
             since: guest.since(),
-            because: self.because(vm, now),
-            waits_for: self.waits_for(vm, now).or_else(|| match guest.state() {
+            because: self.because(vm, look.now),
+            waits_for: self.waits_for(vm, look).or_else(|| match guest.state() {
                 VmState::StoppedByOther => Some("whoever stopped it".into()),
                 VmState::Running
                 | VmState::Suspending

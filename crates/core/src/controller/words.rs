@@ -4,6 +4,7 @@
 //! It does not decide, except that "nothing to wait for" and "may go on" are the same question, answered here.
 
 use super::Controller;
+use super::shed::Outlook;
 use crate::event::RunState;
 use crate::ids::{PathId, UnitId, VmId};
 use crate::path::{Link, PathState, UnitReach};
@@ -128,7 +129,8 @@ impl Controller {
     }
 
     /// What has to happen before a hold or suspension with this cause may end; none if it may end now.
-    pub(super) fn cause_wait(&self, vm: VmId, cause: &Cause, now: Instant) -> Option<String> {
+    pub(super) fn cause_wait(&self, vm: VmId, cause: &Cause, look: &Outlook) -> Option<String> {
+        let now = look.now;
         let own = match &cause.why {
             Why::Operator | Why::GaveUp => {
                 return Some(format!("the operator: `vmpath vm resume {}`", self.spec.vm(vm).name));
@@ -138,7 +140,7 @@ impl Controller {
         };
         own.or_else(|| self.rule_wait(vm, now))
             .or_else(|| self.network.unserved_unit(vm).map(|unit| self.a_path_to(unit)))
-            .or_else(|| if self.would_be_shed(vm, cause) { self.fit_wait(vm) } else { None })
+            .or_else(|| if self.would_be_shed(vm, cause) { self.fit_wait(vm, look) } else { None })
     }
 
     /// `on_path_loss` would suspend it again: for a path that is lost now, or that may relapse any moment.
@@ -199,16 +201,17 @@ impl Controller {
 
     /// What ends the state that a VM is in; for the journal, where something always does.
     pub(super) fn until(&self, vm: VmId) -> String {
-        self.waits_for(vm, self.now).unwrap_or_else(|| "its turn".into())
+        self.waits_for(vm, &Outlook::at(self.now)).unwrap_or_else(|| "its turn".into())
     }
 
-    pub(super) fn waits_for(&self, vm: VmId, now: Instant) -> Option<String> {
+    pub(super) fn waits_for(&self, vm: VmId, look: &Outlook) -> Option<String> {
+        let now = look.now;
         let state = &self.vms[vm.index()];
         match &state.guest.run {
             Run::Free { .. } | Run::Proving { .. } => self.ladder_wait(vm, now),
-            Run::Held { cause, .. } => self.cause_wait(vm, cause, now).or_else(|| self.ladder_wait(vm, now)),
+            Run::Held { cause, .. } => self.cause_wait(vm, cause, look).or_else(|| self.ladder_wait(vm, now)),
             Run::Suspending { cause, attempt, deadline, .. } => {
-                let end = self.cause_wait(vm, cause, now);
+                let end = self.cause_wait(vm, cause, look);
                 let confirm = match deadline {
                     Some(_) => format!("`stop` confirmed (attempt {attempt} of {STOP_ATTEMPTS_MAX})"),
                     None => "`stop` confirmed, though it is not repeated any more".into(),
@@ -217,7 +220,7 @@ impl Controller {
             }
             Run::Withdrawing { .. } => Some("a `stop` that may still take effect; `cont` follows it".into()),
             Run::Suspended { cause, .. } => {
-                let wait = self.cause_wait(vm, cause, now).or_else(|| self.monitor_wait(vm));
+                let wait = self.cause_wait(vm, cause, look).or_else(|| self.monitor_wait(vm));
                 wait.or_else(|| Some("its turn: one VM is resumed at a time, highest priority first".into()))
             }
             Run::Resuming { attempt, next_try, .. } => Some(format!(

@@ -17,21 +17,15 @@ pub struct Claim {
     pub paths: Vec<usize>,
 }
 
-/// For each party, whether it is kept. `capacities` are bytes per second.
-#[must_use]
-pub fn keep_set(capacities: &[u64], parties: &[Vec<Claim>]) -> Vec<Kept> {
-    let mut flow = Flow { free: capacities.to_vec(), groups: vec![] };
-    parties.iter().map(|claims| flow.admit(claims)).collect()
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
     Stays,
     Leaves,
 }
 
+/// What those who stay have taken of the paths, and what is left.
 #[derive(Clone, Debug)]
-struct Flow {
+pub struct Room {
     /// By path.
     free: Vec<u64>,
     /// Claims that may use the same paths are one: there are few such sets, however many VMs there are.
@@ -45,8 +39,16 @@ struct Group {
     on: Vec<u64>,
 }
 
-impl Flow {
-    fn admit(&mut self, claims: &[Claim]) -> Kept {
+impl Room {
+    /// `capacities` are bytes per second.
+    #[must_use]
+    pub fn new(capacities: Vec<u64>) -> Self {
+        Self { free: capacities, groups: vec![] }
+    }
+
+    /// Takes in one party beside those that stay already, if it fits. Asked in the order of priority, that is the
+    /// greedy keep set.
+    pub fn admit(&mut self, claims: &[Claim]) -> Kept {
         let before = self.clone();
         for claim in claims {
             let group = self.group(&claim.paths);
@@ -56,6 +58,12 @@ impl Flow {
             }
         }
         Kept::Stays
+    }
+
+    /// What [`Self::admit`] would answer.
+    #[must_use]
+    pub fn would_admit(&self, claims: &[Claim]) -> Kept {
+        self.clone().admit(claims)
     }
 
     fn group(&mut self, paths: &[usize]) -> usize {
@@ -167,6 +175,11 @@ impl Way {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn keep_set(capacities: &[u64], parties: &[Vec<Claim>]) -> Vec<Kept> {
+        let mut room = Room::new(capacities.to_vec());
+        parties.iter().map(|claims| room.admit(claims)).collect()
+    }
 
     /// Capacities, then each party's claims as (bytes, paths); answers one letter a party.
     fn keep(capacities: &[u64], parties: &[&[(u64, &[usize])]]) -> String {

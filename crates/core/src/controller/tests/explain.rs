@@ -192,23 +192,3 @@ fn a_damped_path_shows_its_relapses_until_they_are_forgotten() {
     world.run("@63 pass");
     assert_eq!(shown(&world), (0, 1));
 }
-#[test]
-#[ignore = "a measurement"]
-fn thousand_vms() {
-    let names: Vec<String> = (0..200).map(|i| format!("vm{i}")).collect();
-    let mut s = super::world::spec(&names.iter().map(|n| (n.as_str(), 10, 5)).collect::<Vec<_>>());
-    s.host.shed_when = crate::spec::ShedWhen::Reserved;
-    for n in ["c","d","e","f"] { s.paths.push(super::world::path(n)); }
-    let t=std::time::Instant::now();
-    let mut w = super::world::World::new(s);
-    println!("start {:?}", t.elapsed());
-    let load = |w: &mut super::world::World| { for _ in 0..10 { w.handle(crate::event::Event::Load(crate::event::LoadReport{interval: crate::time::Duration::from_millis(200), vms: vec![crate::event::VmLoad{bytes_completed:1,requests_completed:1,backlogged:0.1};1000], paths: vec![]})); } };
-    let t=std::time::Instant::now(); load(&mut w); println!("healthy load {:?}", t.elapsed()/10);
-    let t=std::time::Instant::now(); w.run("@1 down a"); println!("down {:?}", t.elapsed());
-    let t=std::time::Instant::now(); load(&mut w); println!("degraded load {:?}", t.elapsed()/10);
-    let t=std::time::Instant::now(); w.run("@2 down b"); println!("down {:?}", t.elapsed());
-    let t=std::time::Instant::now(); w.run("@3 down c; down d; down e"); println!("down3 {:?}", t.elapsed());
-    let t=std::time::Instant::now(); load(&mut w); println!("shed load {:?}", t.elapsed()/10);
-    let t=std::time::Instant::now(); w.controller.next_deadline(); println!("deadline {:?}", t.elapsed());
-    let t=std::time::Instant::now(); w.controller.view(w.now); println!("view {:?}", t.elapsed());
-}
