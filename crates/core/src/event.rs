@@ -10,11 +10,17 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub enum Event {
     Link(LinkReport),
-    Hypervisor { vm: VmId, report: HypervisorReport },
+    Hypervisor {
+        vm: VmId,
+        report: HypervisorReport,
+    },
     /// Sent by each worker a few times a second.
     Load(LoadReport),
     /// A change that an operator asked for. The answer is an [`crate::effect::Effect::Answer`] with the same ticket.
-    Command { ticket: u64, command: Command },
+    Command {
+        ticket: u64,
+        command: Command,
+    },
     /// A new configuration, already rebased on the present one (the same names keep their ids).
     Reload(Arc<Spec>),
     /// The time that the controller asked to be woken at has come, or simply some time has passed.
@@ -79,7 +85,11 @@ impl fmt::Display for Fault {
                 unacked_for.as_millis()
             ),
             Self::Hang { silent_for } => {
-                write!(f, "target answers nothing: silent for {:.1} s, ping included", silent_for.as_secs_f64())
+                write!(
+                    f,
+                    "target answers nothing: silent for {:.1} s, ping included",
+                    silent_for.as_secs_f64()
+                )
             }
             Self::ConnectTimeout => write!(f, "no answer while connecting"),
             Self::Protocol(why) => write!(f, "protocol error: {why}"),

@@ -17,10 +17,10 @@ pub mod policy;
 pub mod router;
 pub mod schedule;
 pub mod select;
-pub mod volume;
 pub mod spec;
 pub mod time;
 pub mod view;
+pub mod volume;
 
 #[cfg(test)]
 mod testing;

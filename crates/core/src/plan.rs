@@ -13,6 +13,9 @@ pub struct RoutePlan {
     /// Grows by one with each plan.
     pub generation: u64,
     pub spec: Arc<Spec>,
+    /// How many link reports of the worker this plan has taken into account. A VM that must not be routed over an
+    /// alternate waits, after a loss, for the plan that knows of it.
+    pub link_reports: u64,
     /// By `PathId`.
     pub paths: Vec<PathRoute>,
     /// By `VmId`.

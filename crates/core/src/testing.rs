@@ -2,8 +2,8 @@
 
 use crate::ids::{PathId, TargetId, UnitId, VmId};
 use crate::spec::{
-    Access, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSpec, PathUrl, ResumeOn, ShedWhen,
-    Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
+    Access, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSpec, PathUrl, ResumeOn,
+    ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
 };
 use crate::time::Duration;
 use std::path::PathBuf;
@@ -44,7 +44,10 @@ pub(crate) fn spec(paths: usize, vms: Vec<VmSpec>) -> Spec {
     let path = |i: usize| PathSpec {
         target: TargetId(0),
         name: char::from(b'a' + u8::try_from(i).unwrap()).to_string(),
-        url: PathUrl::Nbd { address: ([127, 0, 0, 1], 10809 + u16::try_from(i).unwrap()).into(), export: None },
+        url: PathUrl::Nbd {
+            address: ([127, 0, 0, 1], 10809 + u16::try_from(i).unwrap()).into(),
+            export: None,
+        },
         capacity: None,
         access: Access::Optimized,
         window_bytes: 1 << 20,

@@ -52,6 +52,8 @@ pub struct Controller {
     /// The next VM is resumed not before this.
     resume_from: Instant,
     plan: RoutePlan,
+    /// Link reports taken in so far.
+    link_reports: u64,
     out: Outbox,
 }
 
@@ -107,7 +109,8 @@ impl Controller {
         let network = Network::new(&spec, now);
         let vms = spec.vm_ids().map(|_| Vm::new(now)).collect();
         let order = order(&spec);
-        let plan = RoutePlan { generation: 0, spec: spec.clone(), paths: vec![], vms: vec![] };
+        let plan =
+            RoutePlan { generation: 0, spec: spec.clone(), link_reports: 0, paths: vec![], vms: vec![] };
         let mut controller = Self {
             spec,
             now,
@@ -117,6 +120,7 @@ impl Controller {
             order,
             resume_from: now,
             plan,
+            link_reports: 0,
             out: Outbox::default(),
         };
         controller.decide();
@@ -128,7 +132,10 @@ impl Controller {
     pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Effect> {
         self.now = self.now.max(now);
         match event {
-            Event::Link(report) => self.take_link(&report),
+            Event::Link(report) => {
+                self.link_reports += 1;
+                self.take_link(&report);
+            }
             Event::Hypervisor { vm, report } => self.take_hypervisor(vm, report),
             Event::Load(report) => self.take_load(&report),
             Event::Command { ticket, command } => self.take_command(ticket, &command),
@@ -219,10 +226,13 @@ impl Controller {
             .collect();
         let vms: Vec<_> = self.spec.vm_ids().map(|vm| VmRoute { gate: self.gate(vm) }).collect();
         let same_spec = Arc::ptr_eq(&self.plan.spec, &self.spec);
-        if self.plan.generation > 0 && same_spec && self.plan.paths == paths && self.plan.vms == vms {
+        let same_reports = self.plan.link_reports == self.link_reports;
+        let same = same_spec && same_reports && self.plan.paths == paths && self.plan.vms == vms;
+        if self.plan.generation > 0 && same {
             return None;
         }
-        self.plan = RoutePlan { generation: self.plan.generation + 1, spec: self.spec.clone(), paths, vms };
+        let (generation, link_reports) = (self.plan.generation + 1, self.link_reports);
+        self.plan = RoutePlan { generation, spec: self.spec.clone(), link_reports, paths, vms };
         Some(self.plan.clone())
     }
 

@@ -123,7 +123,8 @@ impl Network {
 
     fn settle_links(&mut self, path: PathId, now: Instant, rules: &TargetSpec) -> Option<PathChange> {
         let machine = &mut self.paths[path.index()].machine;
-        let rows = || self.links.range((path, UnitId(0))..=(path, UnitId(u16::MAX))).map(|(_, row)| row.link());
+        let rows =
+            || self.links.range((path, UnitId(0))..=(path, UnitId(u16::MAX))).map(|(_, row)| row.link());
         if rows().any(|link| matches!(link, Link::Up { .. })) {
             match machine.state() {
                 PathState::Connecting { .. } | PathState::Down { .. } => {}

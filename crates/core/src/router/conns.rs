@@ -1,7 +1,8 @@
 //! Connections as the router knows them: up, closing, dead; and the sampling of a unit for an identity check.
 
-use super::{Connection, ConnectionKey, ConnectionStatus, Extent, Router, Traits};
+use super::{Connection, ConnectionKey, ConnectionStatus, Extent, Loss, Router, Traits};
 use crate::ids::{PathId, UnitId};
+use crate::spec::OnPathLoss;
 use crate::time::Instant;
 
 impl Router {
@@ -31,9 +32,20 @@ impl Router {
 
     /// Its socket is closed and every submission on it reaped: only now may what it carried go elsewhere.
     /// `unsent` names the attempts of which not one byte was given to the socket.
-    pub fn connection_dead(&mut self, key: ConnectionKey, unsent: &[u64], now: Instant) {
+    ///
+    /// A VM with `on_path_loss = "suspend"` must not be routed over an alternate: if the whole link is lost, nothing of it is
+    /// dispatched until the plan that knows of the loss has said what becomes of it.
+    pub fn connection_dead(&mut self, key: ConnectionKey, unsent: &[u64], loss: Loss, now: Instant) {
         self.connection_closing(key);
         self.lose_all(key, unsent, now);
+        if let Loss::OfLink { report } = loss {
+            let unit = self.connections[key.0 as usize].unit;
+            for disk in self.plan.spec.disks.iter().filter(|d| d.unit == unit) {
+                if self.plan.spec.vm(disk.vm).on_path_loss == OnPathLoss::Suspend {
+                    self.lanes[disk.vm.index()].awaits_plan = Some(report);
+                }
+            }
+        }
         let connection = self.connections.remove(key.0 as usize);
         let unit = &mut self.units[connection.unit.index()];
         if unit.data_connection == Some(key) {

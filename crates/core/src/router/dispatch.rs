@@ -1,12 +1,12 @@
 //! From a queue to a connection: the scheduler names the VM, the volume clears the range, the selector takes the path.
 
-use super::{Action, Charge, Connection, ConnectionKey, ConnectionStatus, Durability, Place, Router};
+use super::{Action, Charge, Connection, ConnectionKey, ConnectionStatus, Durability, Entry, Place, Router};
 use super::{RequestKey, Sharing, Stage, Support};
-use crate::ids::{UnitId, VmId};
+use crate::ids::{PathId, UnitId, VmId};
 use crate::plan::Gate;
 use crate::schedule::{Cost, Phase};
 use crate::select::{Candidate, Choice, Standing, Tried, has_room, rank, select};
-use crate::spec::WriteCache;
+use crate::spec::{OnPathLoss, WriteCache};
 use crate::time::Instant;
 use crate::view::HoldReason;
 use crate::volume::Clearance;
@@ -98,7 +98,7 @@ impl Router {
             load.claimed_by = None;
         }
         for (index, lane) in self.lanes.iter_mut().enumerate() {
-            let held = matches!(self.plan.vms[index].gate, Gate::Hold(_));
+            let held = matches!(self.plan.vms[index].gate, Gate::Hold(_)) || lane.awaits_plan.is_some();
             lane.blocked = held.then_some(HoldReason::Gate);
             if lane.in_flight > 0 || (lane.queued > 0 && !held) {
                 top_priority = top_priority.max(self.scheduler.tags(index).priority());
@@ -242,15 +242,26 @@ impl Router {
         }
     }
 
+    /// The path that a lost request of a VM with `on_path_loss = "suspend"` must be repeated on while it has connections:
+    /// one dead connection is not a lost path, and if the path is lost, the request is not routed.
+    fn bound_to(&self, entry: &Entry) -> Option<PathId> {
+        let (path, _) = entry.lost?;
+        let waits = self.plan.spec.vm(entry.vm).on_path_loss == OnPathLoss::Suspend;
+        let mut open = self.units[entry.unit.index()].connections.iter();
+        (waits && open.any(|k| self.connections[k.0 as usize].path == path)).then_some(path)
+    }
+
     /// One candidate for each path with an open connection to the unit: its least loaded connection.
     fn collect_candidates(&self, key: RequestKey, list: &mut Shortlist, now: Instant) {
         let entry = self.entry(key);
         let avoid = &self.plan.spec.vm(entry.vm).avoid_paths;
         let priority = self.scheduler.tags(entry.vm.index()).priority();
+        let bound = self.bound_to(entry);
         for connection_key in &self.units[entry.unit.index()].connections {
             let connection = &self.connections[connection_key.0 as usize];
             let path = connection.path;
-            if connection.status != ConnectionStatus::Open || avoid.contains(&path) {
+            let elsewhere = bound.is_some_and(|to| to != path);
+            if connection.status != ConnectionStatus::Open || avoid.contains(&path) || elsewhere {
                 continue;
             }
             if let Stage::FlushAfterWrite(on) = entry.stage

@@ -136,6 +136,15 @@ pub enum Action {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownCookie;
 
+/// What is lost with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The path's link to the unit has other connections.
+    OfConnection,
+    /// It was the last one. The worker's link report with this number, counted from 1, tells of it.
+    OfLink { report: u64 },
+}
+
 /// Where a request is. There is no other place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
@@ -241,6 +250,8 @@ struct Lane {
     queued: u32,
     in_flight: u32,
     blocked: Option<HoldReason>,
+    /// Nothing goes before the plan that has taken this link report into account.
+    awaits_plan: Option<u64>,
     /// Since when requests wait for room on a path.
     starved_since: Option<Instant>,
     counters: LaneCounters,
@@ -299,6 +310,9 @@ impl Router {
 
     /// Takes over a newer plan.
     pub fn plan(&mut self, plan: Arc<RoutePlan>) {
+        for lane in &mut self.lanes {
+            lane.awaits_plan = lane.awaits_plan.filter(|report| *report > plan.link_reports);
+        }
         self.plan = plan;
         self.scheduler.configure(&self.plan.spec.vms);
         for (load, path) in self.paths.iter_mut().zip(&self.plan.spec.paths) {

@@ -5,7 +5,7 @@ mod bench;
 use super::*;
 use crate::ids::VmId;
 use crate::plan::Health;
-use crate::spec::{Access, ByteRate, VmSpec, WriteCache};
+use crate::spec::{Access, ByteRate, OnPathLoss, VmSpec, WriteCache};
 use crate::testing::vm;
 use bench::{A, B, Bench, SAFE, reason};
 
@@ -689,7 +689,10 @@ fn a_path_that_was_slow_once_gets_another_chance() {
     let slow = b.view().paths[0].rate;
     b.pass(2000);
     let again = b.view().paths[0].rate;
-    assert!(slow < 1 << 20 && again > 10 << 20, "after a stall {slow}, after a while without requests {again}");
+    assert!(
+        slow < 1 << 20 && again > 10 << 20,
+        "after a stall {slow}, after a while without requests {again}"
+    );
 }
 
 #[test]
@@ -701,4 +704,36 @@ fn a_flush_that_failed_is_not_tried_on_another_path() {
     b.sent();
     b.answer(1, Err(TargetError::Io));
     assert_eq!(b.done(), "1:Io", "the target tells of lost data once");
+}
+
+#[test]
+fn a_vm_that_must_not_fail_over_waits_for_the_plan_that_knows_of_the_loss() {
+    let stays = VmSpec { on_path_loss: OnPathLoss::Suspend, ..vm("a") };
+    let mut b = Bench::new(2, vec![stays]);
+    b.up(A);
+    b.up(B);
+    b.replan(|plan| plan.paths[1].preferred = false);
+    b.read(1, 0);
+    assert_eq!(b.sent(), "1r@a");
+    b.lost(A, &[], Loss::OfLink { report: 3 });
+    b.read(2, 1);
+    b.replan(|plan| plan.link_reports = 2);
+    assert_eq!(b.sent(), "", "neither what was lost nor what is new goes to the other path");
+    b.replan(|plan| plan.link_reports = 3);
+    assert_eq!(b.sent(), "1r@b 2r@b", "the policy knows of it and has left the gate open");
+}
+
+#[test]
+fn a_vm_that_must_not_fail_over_repeats_on_the_path_while_it_has_a_connection() {
+    let stays = VmSpec { on_path_loss: OnPathLoss::Suspend, ..vm("a") };
+    let mut b = Bench::new(2, vec![stays]);
+    b.up(A);
+    b.up(B);
+    b.replan(|plan| plan.paths[1].preferred = false);
+    b.read(1, 0);
+    b.sent();
+    b.up(A);
+    b.replan(|plan| (plan.paths[0].preferred, plan.paths[1].preferred) = (false, true));
+    b.first_dead(A);
+    assert_eq!(b.sent(), "1r@a", "though the other path is the better one now");
 }

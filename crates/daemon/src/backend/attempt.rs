@@ -8,7 +8,9 @@ use std::rc::Rc;
 use vmpath_core::event::Fault;
 use vmpath_core::router::{ConnectionKey, Durability, Operation, Request, ZeroMode};
 use vmpath_core::volume::verdict::TargetError;
-use vmpath_protocol::nbd::{Command, CommandFlags, NbdError, Outstanding, ReplyEvent, SessionError, encode_request};
+use vmpath_protocol::nbd::{
+    Command, CommandFlags, NbdError, Outstanding, ReplyEvent, SessionError, encode_request,
+};
 
 impl Worker {
     /// Queues an attempt of the router's on its connection.
@@ -83,7 +85,11 @@ impl Worker {
         let outstanding = |cookie: u64| {
             if cookie & OWN_COOKIE != 0 {
                 let of = own.iter().find(|o| o.cookie == cookie)?;
-                return Some(Outstanding { command: Command::Read, offset: of.offset, len: of.data.len() as u32 });
+                return Some(Outstanding {
+                    command: Command::Read,
+                    offset: of.offset,
+                    len: of.data.len() as u32,
+                });
             }
             let request = router.attempt(key?, cookie)?;
             let (command, _) = wire_command(request.operation);
@@ -114,7 +120,8 @@ impl Worker {
     fn take_payload(&mut self, index: usize) -> Result<Progress, Fault> {
         let back = &mut self.backs.backs[index];
         let (cookie, at) = back.filling;
-        let pending = back.parser.as_ref().map_or(0, vmpath_protocol::nbd::ReplyParser::payload_pending) as usize;
+        let pending =
+            back.parser.as_ref().map_or(0, vmpath_protocol::nbd::ReplyParser::payload_pending) as usize;
         let taken = pending.min(back.stream.received().len());
         if taken == 0 {
             return Ok(Progress::Starved);
@@ -158,9 +165,9 @@ impl Worker {
             return Ok(());
         }
         let Some(key) = back.key() else { return Ok(()) };
-        self.router
-            .reply(key, cookie, result.map_err(target_error), self.now)
-            .map_err(|_| Fault::Protocol(format!("reply carries cookie {cookie}, which is not outstanding")))?;
+        self.router.reply(key, cookie, result.map_err(target_error), self.now).map_err(|_| {
+            Fault::Protocol(format!("reply carries cookie {cookie}, which is not outstanding"))
+        })?;
         match result {
             Err(NbdError::Shutdown) => Err(Fault::ShuttingDown),
             Ok(()) | Err(_) => Ok(()),

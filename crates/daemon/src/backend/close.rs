@@ -4,6 +4,7 @@ use super::Phase;
 use crate::dataplane::{Worker, WorkerReport};
 use vmpath_core::event::{Fault, LinkChange, LinkReport};
 use vmpath_core::ids::{PathId, UnitId};
+use vmpath_core::router::Loss;
 use vmpath_core::time::Duration;
 
 impl Worker {
@@ -26,7 +27,8 @@ impl Worker {
     /// Cuts all connections of a path: what was seen on one holds for the others.
     pub(super) fn cut_path(&mut self, path: PathId, fault: &Fault) {
         let of_path = |b: &super::Back| self.backs.links[b.link].path == path && !b.is_closing();
-        let indices: Vec<usize> = self.backs.backs.iter().filter(|(_, b)| of_path(b)).map(|(i, _)| i).collect();
+        let indices: Vec<usize> =
+            self.backs.backs.iter().filter(|(_, b)| of_path(b)).map(|(i, _)| i).collect();
         for index in indices {
             self.cut(index, fault.clone());
         }
@@ -65,7 +67,9 @@ impl Worker {
         self.backs.by_key[key.0 as usize] = None;
         let (path, unit, last) = (link.path, link.unit, link.active == 0);
         let outstanding = self.router.in_flight_on(key);
-        self.router.connection_dead(key, &unsent, self.now);
+        // The report that follows says that the link is lost; its number lets VMs wait for control's word on it.
+        let loss = if last { Loss::OfLink { report: self.link_reports + 1 } } else { Loss::OfConnection };
+        self.router.connection_dead(key, &unsent, loss, self.now);
         tracing::info!(
             path = self.plan.spec.path_name(path),
             unit = self.plan.spec.unit_name(unit),
@@ -81,17 +85,18 @@ impl Worker {
         }
     }
 
-    pub(super) fn tell_down(&self, path: PathId, unit: UnitId, fault: Fault, requests_outstanding: u32) {
+    pub(super) fn tell_down(&mut self, path: PathId, unit: UnitId, fault: Fault, requests_outstanding: u32) {
         self.tell(path, unit, LinkChange::Down { fault, requests_outstanding });
     }
 
-    pub(super) fn tell(&self, path: PathId, unit: UnitId, change: LinkChange) {
+    pub(super) fn tell(&mut self, path: PathId, unit: UnitId, change: LinkChange) {
+        self.link_reports += 1;
         let report = LinkReport { path, unit, at: self.now, change };
         let _ = self.reports.send(WorkerReport::Link(report));
     }
 
     /// The first request lost with a link has completed over another path.
-    pub(crate) fn report_failover(&self, unit: UnitId, from: PathId, to: PathId, after: Duration) {
+    pub(crate) fn report_failover(&mut self, unit: UnitId, from: PathId, to: PathId, after: Duration) {
         self.tell(from, unit, LinkChange::FailedOver { to, after });
     }
 }

@@ -65,7 +65,12 @@ impl Worker {
             matches!(b.phase, Phase::Active { .. }) && self.backs.links[b.link].unit == unit
         };
         let same_path = |b: &super::Back| self.backs.links[b.link].path == path;
-        self.backs.backs.iter().filter(|(_, b)| up(b)).min_by_key(|(_, b)| same_path(b)).map(|(index, _)| index)
+        self.backs
+            .backs
+            .iter()
+            .filter(|(_, b)| up(b))
+            .min_by_key(|(_, b)| same_path(b))
+            .map(|(index, _)| index)
     }
 
     /// Reads, once no write to the sampled ranges is in flight; gives up in time.
@@ -87,13 +92,22 @@ impl Worker {
             }
             if ranges.is_empty() {
                 // All of them hold writes of unknown outcome: nothing can be compared before the fence.
-                self.cut(new, Fault::Identity("no block can be compared before the fence of lost writes".into()));
+                self.cut(
+                    new,
+                    Fault::Identity("no block can be compared before the fence of lost writes".into()),
+                );
             }
         }
     }
 
     /// A sampled block has come over one of the two connections.
-    pub(super) fn compared(&mut self, index: usize, range: usize, data: Vec<u8>, result: Result<(), NbdError>) {
+    pub(super) fn compared(
+        &mut self,
+        index: usize,
+        range: usize,
+        data: Vec<u8>,
+        result: Result<(), NbdError>,
+    ) {
         let unit = self.backs.links[self.backs.backs[index].link].unit;
         let Some(comparison) = &mut self.backs.units[unit.index()].comparison else { return };
         let side = match index {
@@ -141,7 +155,9 @@ impl Worker {
         let unit = self.backs.links[self.backs.backs[index].link].unit;
         let state = &mut self.backs.units[unit.index()];
         state.waiting.retain(|i| *i != index);
-        let Some(comparison) = state.comparison.take_if(|c| c.new == index || c.known == index) else { return };
+        let Some(comparison) = state.comparison.take_if(|c| c.new == index || c.known == index) else {
+            return;
+        };
         self.router.end_sampling(unit, self.now);
         if comparison.new != index && !self.backs.backs[comparison.new].is_closing() {
             let back = &mut self.backs.backs[comparison.new];
@@ -197,9 +213,11 @@ fn judge(comparison: &Comparison, blank_is_fine: bool) -> Result<(), String> {
     }
     let blank = new.iter().flatten().all(|data| data.iter().all(|b| *b == 0));
     if blank && !blank_is_fine {
-        return Err("it is blank and cannot be told apart from any other blank unit; write a label to it, or set \
+        return Err(
+            "it is blank and cannot be told apart from any other blank unit; write a label to it, or set \
                     assume_same = true in a [[target.unit]] for it"
-            .into());
+                .into(),
+        );
     }
     Ok(())
 }
@@ -207,7 +225,11 @@ fn judge(comparison: &Comparison, blank_is_fine: bool) -> Result<(), String> {
 fn traits(export: &ExportInfo) -> Traits {
     let support = |yes: bool| if yes { Support::Yes } else { Support::No };
     Traits {
-        sharing: if export.flags.can_multi_conn() { Sharing::ManyConnections } else { Sharing::OneConnection },
+        sharing: if export.flags.can_multi_conn() {
+            Sharing::ManyConnections
+        } else {
+            Sharing::OneConnection
+        },
         fua: support(export.flags.can_fua()),
         flush: support(export.flags.can_flush()),
     }

@@ -49,13 +49,25 @@ struct Link {
 
 #[derive(Debug)]
 enum Phase {
-    Connecting { deadline: Instant },
-    Handshake { machine: Box<ClientHandshake>, deadline: Instant },
+    Connecting {
+        deadline: Instant,
+    },
+    Handshake {
+        machine: Box<ClientHandshake>,
+        deadline: Instant,
+    },
     /// Another connection of the unit is being compared.
-    Waiting { deadline: Instant },
+    Waiting {
+        deadline: Instant,
+    },
     Comparing,
-    Active { key: ConnectionKey },
-    Closing { fault: Fault, key: Option<ConnectionKey> },
+    Active {
+        key: ConnectionKey,
+    },
+    Closing {
+        fault: Fault,
+        key: Option<ConnectionKey>,
+    },
 }
 
 /// A request of our own on a connection.
@@ -174,7 +186,9 @@ impl Back {
         match &self.phase {
             Phase::Active { key } => Some(*key),
             Phase::Closing { key, .. } => *key,
-            Phase::Connecting { .. } | Phase::Handshake { .. } | Phase::Waiting { .. } | Phase::Comparing => None,
+            Phase::Connecting { .. } | Phase::Handshake { .. } | Phase::Waiting { .. } | Phase::Comparing => {
+                None
+            }
         }
     }
 

@@ -51,11 +51,13 @@ pub(super) fn bind_all(spec: &Spec) -> anyhow::Result<Vec<Bound>> {
         let of = spec.disk(disk);
         let name = format!("{}/{}", spec.vm(of.vm).name, of.name);
         if let Some(path) = &of.nbd_socket {
-            let socket = bind_unix(path).with_context(|| format!("disk {name}: cannot listen on {}", path.display()))?;
+            let socket = bind_unix(path)
+                .with_context(|| format!("disk {name}: cannot listen on {}", path.display()))?;
             all.push(Bound { disk, transport: Transport::Unix, socket, path: Some(path.clone()) });
         }
         if let Some(address) = of.nbd_tcp {
-            let socket = bind_tcp(address).with_context(|| format!("disk {name}: cannot listen on {address}"))?;
+            let socket =
+                bind_tcp(address).with_context(|| format!("disk {name}: cannot listen on {address}"))?;
             all.push(Bound { disk, transport: Transport::Tcp, socket, path: None });
         }
     }

@@ -8,9 +8,9 @@ mod requests;
 mod stream;
 mod worker;
 
+pub(crate) use listen::Transport;
 pub(crate) use requests::{FrontRequest, Payload};
 pub(crate) use stream::Stream;
-pub(crate) use listen::Transport;
 pub(crate) use worker::{Listening, Tag, Worker};
 
 use anyhow::Context;

@@ -73,7 +73,8 @@ impl Stream {
 
     /// Starts a receive, if none is in flight and everything received has been consumed.
     pub fn receive(&mut self, ring: &mut Ring) {
-        if self.state == State::Open && self.start == self.end
+        if self.state == State::Open
+            && self.start == self.end
             && let Some(buffer) = self.buffer.take()
         {
             ring.receive(&self.socket, self.receive_tag, buffer);
@@ -128,7 +129,10 @@ impl Stream {
 
     /// Starts a send of what is queued, if none is in flight: several messages in one.
     pub fn flush(&mut self, ring: &mut Ring) {
-        if self.state == State::Shut || matches!(self.sending, Sending::InFlight { .. }) || self.queue.is_empty() {
+        if self.state == State::Shut
+            || matches!(self.sending, Sending::InFlight { .. })
+            || self.queue.is_empty()
+        {
             return;
         }
         let mut segments = Vec::new();
@@ -146,7 +150,12 @@ impl Stream {
     ///
     /// # Errors
     /// The send's own: the connection is lost.
-    pub fn send_done(&mut self, ring: &mut Ring, segments: Vec<Segment>, result: io::Result<usize>) -> io::Result<()> {
+    pub fn send_done(
+        &mut self,
+        ring: &mut Ring,
+        segments: Vec<Segment>,
+        result: io::Result<usize>,
+    ) -> io::Result<()> {
         let Sending::InFlight { bytes } = self.sending else {
             return Ok(());
         };

@@ -81,6 +81,8 @@ pub(crate) struct Worker {
     pub(crate) fronts: Frontends,
     pub(crate) backs: Backends,
     pub(crate) reports: UnboundedSender<WorkerReport>,
+    /// Link reports sent so far.
+    pub(crate) link_reports: u64,
     /// Told at the start of each turn of the loop; good for everything in it.
     pub(crate) now: Instant,
     shared: Arc<Shared>,
@@ -101,6 +103,7 @@ pub(super) fn run(
     started: &SyncSender<anyhow::Result<()>>,
 ) {
     let told = reports.clone();
+    let _obituary = Obituary(reports.clone());
     let mut worker = match Worker::new(shared, listeners, reports) {
         Ok(worker) => worker,
         Err(error) => {
@@ -112,6 +115,19 @@ pub(super) fn run(
     let _ = started.send(Ok(()));
     if let Err(error) = worker.serve() {
         let _ = told.send(WorkerReport::Dead(format!("{error:#}")));
+    }
+}
+
+/// Tells control of a panic: a host without its worker serves nobody, and must not look as if it did.
+struct Obituary(UnboundedSender<WorkerReport>);
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let _ = self
+                .0
+                .send(WorkerReport::Dead("the data-plane thread panicked (a fault of vmpath's)".into()));
+        }
     }
 }
 
@@ -145,6 +161,7 @@ impl Worker {
             backs: Backends::new(&plan.spec, now),
             fronts,
             reports,
+            link_reports: 0,
             now,
             shared,
             doorbell,
@@ -176,7 +193,9 @@ impl Worker {
     fn turn(&mut self, completions: &mut Vec<Completion>) -> anyhow::Result<()> {
         let wake = self.act();
         let until = wake.min(self.next_report).min(self.next_inspection);
-        self.ring.submit_and_wait(until.since(clock::now()), completions).context("the io_uring is broken")?;
+        self.ring
+            .submit_and_wait(until.since(clock::now()), completions)
+            .context("the io_uring is broken")?;
         self.now = clock::now();
         for completion in completions.drain(..) {
             self.take_in(completion);
@@ -206,9 +225,13 @@ impl Worker {
             }
             for action in actions.drain(..) {
                 match action {
-                    Action::Dispatch { connection, cookie, request } => self.send_attempt(connection, cookie, &request),
+                    Action::Dispatch { connection, cookie, request } => {
+                        self.send_attempt(connection, cookie, &request)
+                    }
                     Action::Complete { token, result } => self.answer(token, result),
-                    Action::FailedOver { unit, from, to, after } => self.report_failover(unit, from, to, after),
+                    Action::FailedOver { unit, from, to, after } => {
+                        self.report_failover(unit, from, to, after)
+                    }
                 }
             }
             self.actions = actions;

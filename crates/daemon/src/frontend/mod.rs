@@ -7,8 +7,8 @@
 mod nbd;
 
 use crate::dataplane::{FrontRequest, Payload, Stream, Tag, Worker};
-use crate::sys::uring::{Ring, Segment};
 use crate::dataplane::{Listening, Transport};
+use crate::sys::uring::{Ring, Segment};
 use nbd::Phase;
 use slab::Slab;
 use std::io;
@@ -101,7 +101,8 @@ impl Front {
     }
 
     fn has_room(&self) -> bool {
-        self.open.len() < CLIENT_REQUESTS_MAX && self.open_bytes + self.stream.queued_bytes() < CLIENT_BYTES_MAX
+        self.open.len() < CLIENT_REQUESTS_MAX
+            && self.open_bytes + self.stream.queued_bytes() < CLIENT_BYTES_MAX
     }
 }
 
@@ -247,7 +248,11 @@ impl Worker {
 }
 
 /// The reply's bytes: a header, and a read's data right behind it.
-fn reply(style: ReplyStyle, request: FrontRequest, result: Result<(), TargetError>) -> (Segment, Option<Segment>) {
+fn reply(
+    style: ReplyStyle,
+    request: FrontRequest,
+    result: Result<(), TargetError>,
+) -> (Segment, Option<Segment>) {
     match (result, request.payload) {
         (Ok(()), Payload::Filling(data)) => {
             let head = style.read_head(request.cookie, request.offset, request.length);

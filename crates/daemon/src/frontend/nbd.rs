@@ -8,8 +8,9 @@ use vmpath_core::router::{Durability, Operation, Request, ZeroMode};
 use vmpath_core::spec::Spec;
 use vmpath_core::time::Instant;
 use vmpath_protocol::nbd::{
-    Command, CommandFlags, ExportAnswer, ExportInfo, ExportRefusal, RefusalReason, ReplyStyle, Request as NbdRequest,
-    RequestEvent, RequestParser, ServerHandshake, ServerHandshakeEvent, TransmissionFlags,
+    Command, CommandFlags, ExportAnswer, ExportInfo, ExportRefusal, RefusalReason, ReplyStyle,
+    Request as NbdRequest, RequestEvent, RequestParser, ServerHandshake, ServerHandshakeEvent,
+    TransmissionFlags,
 };
 
 /// ```text
@@ -40,7 +41,10 @@ pub(super) struct Session {
 #[derive(Debug)]
 enum Receiving {
     Nothing,
-    Write { request: NbdRequest, data: Vec<u8> },
+    Write {
+        request: NbdRequest,
+        data: Vec<u8>,
+    },
     /// Of a refused write.
     Skip,
 }
@@ -206,9 +210,11 @@ impl Worker {
             Some(RequestEvent::Request(request)) => {
                 let payload = match request.command {
                     Command::Read => Payload::Filling(vec![0; request.len as usize]),
-                    Command::Write | Command::Disconnect | Command::Flush | Command::Trim | Command::WriteZeroes => {
-                        Payload::None
-                    }
+                    Command::Write
+                    | Command::Disconnect
+                    | Command::Flush
+                    | Command::Trim
+                    | Command::WriteZeroes => Payload::None,
                 };
                 if request.command == Command::Read {
                     front.open_bytes += request.len as usize;
@@ -222,7 +228,9 @@ impl Worker {
     fn payload_complete(&mut self, index: usize) -> Turn {
         let front = &mut self.fronts.fronts[index];
         let Phase::Session(session) = &mut front.phase else { return Turn::Close };
-        if let Receiving::Write { request, data } = std::mem::replace(&mut session.receiving, Receiving::Nothing) {
+        if let Receiving::Write { request, data } =
+            std::mem::replace(&mut session.receiving, Receiving::Nothing)
+        {
             self.submit(index, &request, Payload::Shared(Rc::new(data)));
         }
         Turn::Again

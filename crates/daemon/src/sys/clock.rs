@@ -17,5 +17,7 @@ pub fn unix_micros(at: Instant) -> u64 {
     let present = now();
     let ago = present.since(at).as_micros();
     let ahead = at.since(present).as_micros();
-    wall_us.saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX)).saturating_add(u64::try_from(ahead).unwrap_or(0))
+    wall_us
+        .saturating_sub(u64::try_from(ago).unwrap_or(u64::MAX))
+        .saturating_add(u64::try_from(ahead).unwrap_or(0))
 }

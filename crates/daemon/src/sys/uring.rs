@@ -51,12 +51,26 @@ impl Segment {
 #[derive(Debug)]
 pub enum Completion {
     /// `buffer[..n]` holds what was received; 0 is the end of the stream.
-    Received { tag: u64, buffer: Vec<u8>, result: io::Result<usize> },
+    Received {
+        tag: u64,
+        buffer: Vec<u8>,
+        result: io::Result<usize>,
+    },
     /// The segments come back, for what was not sent of them.
-    Sent { tag: u64, segments: Vec<Segment>, result: io::Result<usize> },
-    Accepted { tag: u64, result: io::Result<OwnedFd> },
+    Sent {
+        tag: u64,
+        segments: Vec<Segment>,
+        result: io::Result<usize>,
+    },
+    Accepted {
+        tag: u64,
+        result: io::Result<OwnedFd>,
+    },
     /// The descriptor is writable, or in error.
-    Writable { tag: u64, result: io::Result<()> },
+    Writable {
+        tag: u64,
+        result: io::Result<()>,
+    },
     /// The event descriptor was written to.
     Woken,
 }
@@ -265,10 +279,15 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let ours = Rc::new(OwnedFd::from(ours));
         let payload = Rc::new(b"shared".to_vec());
-        let segments =
-            vec![Segment::head(b"head-"), Segment::Bytes(b"own-".to_vec()), Segment::Payload(Rc::clone(&payload))];
+        let segments = vec![
+            Segment::head(b"head-"),
+            Segment::Bytes(b"own-".to_vec()),
+            Segment::Payload(Rc::clone(&payload)),
+        ];
         ring.send(&ours, 7, segments, 7);
-        let Completion::Sent { tag, segments, result } = wait(&mut ring, 1).remove(0) else { panic!("a send") };
+        let Completion::Sent { tag, segments, result } = wait(&mut ring, 1).remove(0) else {
+            panic!("a send")
+        };
         assert_eq!((tag, segments.len(), result.unwrap()), (7, 3, 8));
         let mut got = [0; 8];
         theirs.read_exact(&mut got).unwrap();
@@ -284,7 +303,9 @@ mod tests {
         ring.submit_and_wait(Duration::ZERO, &mut Vec::new()).unwrap();
         assert!(Rc::strong_count(&ours) > 1, "the kernel's side holds the socket");
         ring.cancel_all(&ours);
-        let Completion::Received { buffer, result, .. } = wait(&mut ring, 1).remove(0) else { panic!("a receive") };
+        let Completion::Received { buffer, result, .. } = wait(&mut ring, 1).remove(0) else {
+            panic!("a receive")
+        };
         assert_eq!(buffer.len(), 64);
         assert!(result.is_err());
         ring.submit_and_wait(Duration::ZERO, &mut Vec::new()).unwrap();

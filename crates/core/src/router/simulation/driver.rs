@@ -3,7 +3,9 @@
 use super::rng::Rng;
 use crate::ids::{PathId, UnitId};
 use crate::plan::{Gate, RoutePlan};
-use crate::router::{Action, ConnectionKey, Extent, Request, RequestKey, Router, Sharing, Support, Traits};
+use crate::router::{
+    Action, ConnectionKey, Extent, Loss, Request, RequestKey, Router, Sharing, Support, Traits,
+};
 use crate::time::Instant;
 use crate::volume::verdict::TargetError;
 use std::sync::Arc;
@@ -59,7 +61,7 @@ impl Driver {
     pub(super) fn closing(&mut self, link: usize, key: ConnectionKey, unsent: &[u64], now: Instant) {
         if self.mutation == Mutation::BuriesAlive {
             self.buried.push(link);
-            self.router.connection_dead(key, unsent, now);
+            self.router.connection_dead(key, unsent, Loss::OfConnection, now);
         } else {
             self.router.connection_closing(key);
         }
@@ -67,7 +69,7 @@ impl Driver {
 
     pub(super) fn dead(&mut self, link: usize, key: ConnectionKey, unsent: &[u64], now: Instant) {
         if !self.buried.contains(&link) {
-            self.router.connection_dead(key, unsent, now);
+            self.router.connection_dead(key, unsent, Loss::OfConnection, now);
         }
     }
 

@@ -6,7 +6,7 @@
 use crate::ids::{DiskId, PathId, UnitId, VmId};
 use crate::plan::{Gate, GateReason, Health, PathRoute, RoutePlan, VmRoute};
 use crate::router::{
-    Action, ConnectionKey, Durability, Operation, Request, RequestKey, Router, Sharing, Support, Traits,
+    Action, ConnectionKey, Durability, Loss, Operation, Request, RequestKey, Router, Sharing, Support, Traits,
 };
 use crate::spec::{Access, Spec, VmSpec};
 use crate::time::{Duration, Instant};
@@ -65,6 +65,7 @@ impl Bench {
         let route = PathRoute { health: Health::Up, access: Access::Optimized, preferred: true };
         let plan = RoutePlan {
             generation: 1,
+            link_reports: 0,
             paths: vec![route; spec.paths.len()],
             vms: vec![VmRoute { gate: Gate::Open }; spec.vms.len()],
             spec: Arc::new(spec),
@@ -106,11 +107,23 @@ impl Bench {
 
     /// All connections of the path are dead; `unsent` names tokens.
     pub(super) fn dead(&mut self, path: PathId, unsent: &[u32]) {
+        self.lost(path, unsent, Loss::OfConnection);
+    }
+
+    pub(super) fn lost(&mut self, path: PathId, unsent: &[u32], loss: Loss) {
         let unsent: Vec<u64> = unsent.iter().map(|t| self.in_flight[t].cookie).collect();
         for (key, _) in self.connections.iter().filter(|(_, p)| *p == path) {
-            self.router.connection_dead(*key, &unsent, self.now);
+            self.router.connection_dead(*key, &unsent, loss, self.now);
         }
         self.connections.retain(|(_, p)| *p != path);
+        self.act();
+    }
+
+    /// The path's first connection is dead; it has others.
+    pub(super) fn first_dead(&mut self, path: PathId) {
+        let at = self.connections.iter().position(|(_, p)| *p == path).expect("a connection");
+        let (key, _) = self.connections.remove(at);
+        self.router.connection_dead(key, &[], Loss::OfConnection, self.now);
         self.act();
     }
 
