@@ -51,7 +51,8 @@ impl DemoArgs {
         let scene = Scene::new(dir.path(), part);
         let interrupted = interrupted()?;
         let outcome = script::perform(&scene, cast, &interrupted);
-        if self.keep || outcome.is_err() {
+        let ended_early = interrupted.load(Ordering::Relaxed);
+        if self.keep || (outcome.is_err() && !ended_early) {
             println!("\nconfiguration and logs: {}", dir.keep().display());
         }
         let report = outcome?;
