@@ -33,6 +33,9 @@ pub const RESUME_PACE: Duration = Duration::from_millis(500);
 /// A VM that stopped on an EIO may still be draining and flushing its disks for our `stop`, which blocks its monitor:
 /// the gate closes only when that is over. (A state is reported from an answer of the monitor, so `paused` says that.)
 pub const SUSPEND_SETTLE: Duration = Duration::from_secs(5);
+/// How long the open requests of a VM that is being stopped may finish over live paths, before those still queued are
+/// given back to its hypervisor (which keeps them) so that the stop can end.
+pub const DRAIN_MAX: Duration = Duration::from_millis(500);
 /// A VM without a monitor counts as running for so long after its last request.
 pub const UNMANAGED_ACTIVE_FOR: Duration = Duration::from_secs(60);
 /// A decision about one VM can lead to one about another; each round decides all. More than a few mean a defect.
@@ -173,7 +176,7 @@ impl Controller {
             Ladder::Holding { since, .. } => Some(*since + self.spec.vm(vm).on_no_path.hold),
             Ladder::Clear | Ladder::Stranded { .. } | Ladder::Failing { .. } => None,
         };
-        [settled, rung, state.guest.run.deadline()].into_iter().flatten()
+        [settled, rung, self.drained_by(vm), state.guest.run.deadline()].into_iter().flatten()
     }
 
     fn take_load(&mut self, report: &LoadReport) {
@@ -262,10 +265,25 @@ impl Controller {
     }
 
     /// While `stop` takes effect: requests finish if they can, and are bounced only to a VM that stops on that.
+    /// Until when the open requests of a VM that is being stopped may finish by themselves. On a path that is too narrow
+    /// for all, those of a low priority would take very long, and QEMU's `stop` waits for them.
+    fn drained_by(&self, vm: VmId) -> Option<Instant> {
+        match &self.vms[vm.index()].guest.run {
+            Run::Suspending { since, .. } => Some(*since + DRAIN_MAX),
+            Run::Free { .. }
+            | Run::Held { .. }
+            | Run::Withdrawing { .. }
+            | Run::Suspended { .. }
+            | Run::Resuming { .. }
+            | Run::Proving { .. } => None,
+        }
+    }
+
     fn stopping_gate(&self, vm: VmId, reason: GateReason) -> Gate {
         let state = &self.vms[vm.index()];
         let forbidden = state.guest.run.cause().is_some_and(Cause::forbids_routing);
-        if !forbidden && self.network.unserved_unit(vm).is_none() {
+        let draining = self.drained_by(vm).is_none_or(|by| by > self.now);
+        if !forbidden && draining && self.network.unserved_unit(vm).is_none() {
             return Gate::Open;
         }
         if state.guest.monitor.stops_on_error() { Gate::Bounce(reason) } else { Gate::Hold(reason) }
