@@ -288,6 +288,7 @@ impl Router {
                 pending_outranked: load.outranked_bytes,
                 window: if load.claimed_by >= Some(priority) { 0 } else { load.window },
                 rate: load.rate(now),
+                last_dispatch: load.last_dispatch,
                 tried: if entry.tried.contains(&path) { Tried::Yes } else { Tried::No },
             });
         }
@@ -353,7 +354,9 @@ impl Router {
         let connection = &mut self.connections[connection_key.0 as usize];
         connection.in_flight += 1;
         connection.in_flight_bytes += cost.device_bytes();
-        self.paths[connection.path.index()].dispatched(cost.device_bytes(), standing, now);
+        let load = &mut self.paths[connection.path.index()];
+        load.last_dispatch = self.attempts;
+        load.dispatched(cost.device_bytes(), standing, now);
         self.lanes[vm.index()].in_flight += 1;
         let fua = connection.traits.fua;
         if attempt.operation.changes_data() && self.write_cache(unit) == WriteCache::Volatile {

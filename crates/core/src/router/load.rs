@@ -25,6 +25,8 @@ pub(super) struct PathLoad {
     /// In one round of dispatching: the priority of a VM that waits for room here, so that smaller requests of its
     /// equals do not take each byte that comes free.
     pub(super) claimed_by: Option<u32>,
+    /// The number of the attempt that was dispatched last.
+    pub(super) last_dispatch: u64,
     pub(super) errors: u64,
     pub(super) completed_requests: u64,
     pub(super) completed_bytes: u64,
@@ -48,6 +50,7 @@ impl PathLoad {
             outranked_bytes: 0,
             window: path.window_bytes,
             claimed_by: None,
+            last_dispatch: 0,
             errors: 0,
             completed_requests: 0,
             completed_bytes: 0,

@@ -1,7 +1,7 @@
 //! Which path: the load-distribution function over routing information and VM information.
 //!
 //! The best rank wins (up before marginal, optimized before non-optimized, traffic's own paths before standbys); within
-//! it, the lowest expected completion time, `(pending + this) / rate`. VMs that a higher-priority one competes with
+//! it, the lowest expected completion time, `(pending + this) / rate`; paths that are close take turns. VMs that a higher-priority one competes with
 //! leave headroom in each window: together they fill a part of it only. Rejected: sending nothing of theirs while the
 //! window is fuller than that, by whomever; a higher-priority VM that always has work waiting would shut them out.
 //! It does not know queues, connections or time.
@@ -11,6 +11,10 @@ use crate::spec::Access;
 
 /// The part of a window that VMs leave to competing VMs of higher priority: one eighth.
 const HEADROOM_SHIFT: u32 = 3;
+
+/// Expected times within a half of the lowest are as good as equal: the estimates are no better than that. Such paths take
+/// turns, so that under a light load each stays measured, and its loss is seen at once.
+const CLOSE_DIVISOR: u128 = 2;
 
 /// A path as the selector sees it. One entry for each path that has a live connection to the unit.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +28,8 @@ pub struct Candidate {
     /// Estimated device bytes per second; at least 1.
     pub rate: u64,
     pub tried: Tried,
+    /// Grows with each dispatch on any path: the path with the lowest has not had one for longest.
+    pub last_dispatch: u64,
 }
 
 /// Whether this request has already failed on the path.
@@ -68,11 +74,16 @@ pub fn select(candidates: &[Candidate], cost: u64, standing: Standing) -> Choice
     let Some(best) = candidates.iter().filter_map(key).min() else {
         return Choice::None;
     };
+    let usable = |c: &Candidate| key(c) == Some(best) && has_room(c, cost, standing);
+    let Some(soonest) = candidates.iter().filter(|c| usable(c)).map(|c| expected_nanos(c, cost)).min() else {
+        return Choice::Full;
+    };
+    let close = soonest + soonest / CLOSE_DIVISOR;
     candidates
         .iter()
         .enumerate()
-        .filter(|(_, c)| key(c) == Some(best) && has_room(c, cost, standing))
-        .min_by_key(|(_, c)| expected_nanos(c, cost))
+        .filter(|(_, c)| usable(c) && expected_nanos(c, cost) <= close)
+        .min_by_key(|(_, c)| c.last_dispatch)
         .map_or(Choice::Full, |(index, _)| Choice::Path(index))
 }
 
@@ -106,6 +117,7 @@ mod tests {
             window: 1 << 20,
             rate: 100 << 20,
             tried: Tried::No,
+            last_dispatch: 0,
         }
     }
 
@@ -113,6 +125,13 @@ mod tests {
     fn the_lowest_expected_completion_time_wins() {
         let busy = Candidate { pending: 512 << 10, ..up() };
         let slow = Candidate { rate: 10 << 20, ..up() };
+        let earlier = Candidate { last_dispatch: 1, ..up() };
+        let later = Candidate { last_dispatch: 2, rate: 120 << 20, ..up() };
+        assert_eq!(
+            select(&[later, earlier], 4096, Standing::Highest),
+            Choice::Path(1),
+            "as good as equal: in turn"
+        );
         assert_eq!(select(&[busy, up()], 4096, Standing::Highest), Choice::Path(1));
         assert_eq!(
             select(&[slow, busy], 4096, Standing::Highest),

@@ -226,11 +226,11 @@ impl Worker {
             for action in actions.drain(..) {
                 match action {
                     Action::Dispatch { connection, cookie, request } => {
-                        self.send_attempt(connection, cookie, &request)
+                        self.send_attempt(connection, cookie, &request);
                     }
                     Action::Complete { token, result } => self.answer(token, result),
                     Action::FailedOver { unit, from, to, after } => {
-                        self.report_failover(unit, from, to, after)
+                        self.report_failover(unit, from, to, after);
                     }
                 }
             }
