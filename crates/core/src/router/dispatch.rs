@@ -288,6 +288,7 @@ impl Router {
                 pending_outranked: load.outranked_bytes,
                 window: if load.claimed_by >= Some(priority) { 0 } else { load.window },
                 rate: load.rate(now),
+                service_time: load.recent_service_time(now),
                 last_dispatch: load.last_dispatch,
                 tried: if entry.tried.contains(&path) { Tried::Yes } else { Tried::No },
             });

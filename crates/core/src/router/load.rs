@@ -11,6 +11,8 @@ use crate::time::{Duration, Instant};
 const RATE_UNKNOWN: u64 = 100 << 20;
 /// A rate is re-estimated after this much busy time.
 const RATE_SAMPLE: Duration = Duration::from_millis(50);
+/// With fewer requests in flight than this, on average, a path has not shown what it can do.
+const LOADED_DEPTH: u32 = 4;
 /// After idling for this long a path's measured rate is forgotten: a path that was slow once must get another chance,
 /// and only requests can show that it is well again.
 const RATE_STALE: Duration = Duration::from_secs(1);
@@ -36,6 +38,10 @@ pub(super) struct PathLoad {
     /// Device bytes answered in `busy`, since the last estimate.
     sample_bytes: u64,
     sample_busy: Duration,
+    /// That busy time, each moment counted once for each request then in flight.
+    sample_queue: Duration,
+    /// As `service_time`, but none after a loss or an idle while.
+    recent_service: Option<Duration>,
     busy_since: Option<Instant>,
     idle_since: Instant,
     saturated_since: Option<Instant>,
@@ -59,6 +65,8 @@ impl PathLoad {
             measured_rate: None,
             sample_bytes: 0,
             sample_busy: Duration::ZERO,
+            sample_queue: Duration::ZERO,
+            recent_service: None,
             busy_since: None,
             idle_since: Instant::ZERO,
             saturated_since: None,
@@ -73,8 +81,26 @@ impl PathLoad {
 
     /// Device bytes per second that the selector reckons with.
     pub(super) fn rate(&self, now: Instant) -> u64 {
-        let measured = self.measured_rate.filter(|_| !self.is_stale(now));
-        measured.or(self.capacity).unwrap_or(RATE_UNKNOWN)
+        if self.is_stale(now) { self.rate_believed() } else { self.rate_known() }
+    }
+
+    fn rate_known(&self) -> u64 {
+        self.measured_rate.unwrap_or_else(|| self.rate_believed())
+    }
+
+    fn rate_believed(&self) -> u64 {
+        self.capacity.unwrap_or(RATE_UNKNOWN)
+    }
+
+    fn start_sample(&mut self) {
+        self.sample_bytes = 0;
+        self.sample_queue = Duration::ZERO;
+        self.sample_busy = Duration::ZERO;
+    }
+
+    /// Zero if nothing is known of late.
+    pub(super) fn recent_service_time(&self, now: Instant) -> Duration {
+        self.recent_service.filter(|_| !self.is_stale(now)).unwrap_or(Duration::ZERO)
     }
 
     fn is_stale(&self, now: Instant) -> bool {
@@ -85,6 +111,9 @@ impl PathLoad {
         if self.is_stale(now) {
             self.forget_rate();
         }
+        if self.busy_since.is_some() {
+            self.sample(now);
+        }
         self.pending_bytes += device_bytes;
         self.pending_requests += 1;
         if standing == Standing::Outranked {
@@ -93,15 +122,21 @@ impl PathLoad {
         self.busy_since.get_or_insert(now);
     }
 
+    /// Adds the time since the last change to the sample.
+    fn sample(&mut self, now: Instant) {
+        if let Some(since) = self.busy_since.replace(now) {
+            self.sample_busy += now.since(since);
+            self.sample_queue += now.since(since) * self.pending_requests;
+        }
+    }
+
     /// An attempt is over, however it ended.
     pub(super) fn ended(&mut self, device_bytes: u64, standing: Standing, now: Instant) {
+        self.sample(now);
         self.pending_bytes -= device_bytes;
         self.pending_requests -= 1;
         if standing == Standing::Outranked {
             self.outranked_bytes -= device_bytes;
-        }
-        if let Some(since) = self.busy_since {
-            self.sample_busy += now.since(since);
         }
         self.busy_since = (self.pending_requests > 0).then_some(now);
         self.idle_since = now;
@@ -115,22 +150,27 @@ impl PathLoad {
         self.completed_requests += 1;
         self.completed_bytes += cost.bytes;
         self.sample_bytes += cost.device_bytes();
-        self.service_time =
-            if self.service_time.is_zero() { took } else { (self.service_time * 7 + took) / 8 };
+        self.service_time = self.recent_service.map_or(took, |known| (known * 7 + took) / 8);
+        self.recent_service = Some(self.service_time);
         if self.sample_busy >= RATE_SAMPLE {
             let rate = u128::from(self.sample_bytes) * 1_000_000_000 / self.sample_busy.as_nanos();
             let rate = u64::try_from(rate).unwrap_or(u64::MAX).max(1);
-            self.measured_rate = Some(self.measured_rate.map_or(rate, |r| r / 4 * 3 + rate / 4));
-            self.sample_bytes = 0;
-            self.sample_busy = Duration::ZERO;
+            let known = self.rate_known();
+            // With few requests in flight the sample tells how little was asked of the path, not how much it could do:
+            // it can only raise the estimate.
+            let was_loaded = self.sample_queue >= self.sample_busy * LOADED_DEPTH;
+            if was_loaded || rate > known {
+                self.measured_rate = Some(known / 4 * 3 + rate / 4);
+            }
+            self.start_sample();
         }
     }
 
     /// What was measured while a path was dying, or long ago, says nothing of it now.
     pub(super) fn forget_rate(&mut self) {
         self.measured_rate = None;
-        self.sample_bytes = 0;
-        self.sample_busy = Duration::ZERO;
+        self.recent_service = None;
+        self.start_sample();
     }
 
     /// A request found the window full.

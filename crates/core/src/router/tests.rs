@@ -674,7 +674,7 @@ fn a_path_that_was_slow_once_gets_another_chance() {
     let mut b = Bench::new(2, vec![vm("a")]);
     b.up(A);
     b.up(B);
-    for token in 0..8 {
+    for token in 0..16 {
         b.submit(token, Operation::Read, (u64::from(token), 1));
     }
     let (on_a, on_b): (Vec<_>, Vec<_>) = b.drain().into_iter().partition(|s| b.path_of(s) == A);

@@ -1,13 +1,14 @@
 //! Which path: the load-distribution function over routing information and VM information.
 //!
 //! The best rank wins (up before marginal, optimized before non-optimized, traffic's own paths before standbys); within
-//! it, the lowest expected completion time, `(pending + this) / rate`; paths that are close take turns. VMs that a higher-priority one competes with
+//! it, the lowest expected completion time: `(pending + this) / rate`, or what requests take anyway; close ones take turns. VMs that a higher-priority one competes with
 //! leave headroom in each window: together they fill a part of it only. Rejected: sending nothing of theirs while the
 //! window is fuller than that, by whomever; a higher-priority VM that always has work waiting would shut them out.
 //! It does not know queues, connections or time.
 
 use crate::plan::{Health, PathRoute};
 use crate::spec::Access;
+use crate::time::Duration;
 
 /// The part of a window that VMs leave to competing VMs of higher priority: one eighth.
 const HEADROOM_SHIFT: u32 = 3;
@@ -27,6 +28,8 @@ pub struct Candidate {
     pub window: u64,
     /// Estimated device bytes per second; at least 1.
     pub rate: u64,
+    /// What requests have lately taken on it; zero if that is not known. A path far away is slow without any queue.
+    pub service_time: Duration,
     pub tried: Tried,
     /// Grows with each dispatch on any path: the path with the lowest has not had one for longest.
     pub last_dispatch: u64,
@@ -101,7 +104,8 @@ pub fn has_room(path: &Candidate, cost: u64, standing: Standing) -> bool {
 }
 
 fn expected_nanos(path: &Candidate, cost: u64) -> u128 {
-    u128::from(path.pending + cost) * 1_000_000_000 / u128::from(path.rate.max(1))
+    let queue = u128::from(path.pending + cost) * 1_000_000_000 / u128::from(path.rate.max(1));
+    queue.max(path.service_time.as_nanos())
 }
 
 #[cfg(test)]
@@ -116,6 +120,7 @@ mod tests {
             pending_outranked: 0,
             window: 1 << 20,
             rate: 100 << 20,
+            service_time: Duration::ZERO,
             tried: Tried::No,
             last_dispatch: 0,
         }
@@ -132,6 +137,8 @@ mod tests {
             Choice::Path(1),
             "as good as equal: in turn"
         );
+        let far = Candidate { service_time: Duration::from_millis(10), last_dispatch: 0, ..up() };
+        assert_eq!(select(&[far, later], 4096, Standing::Highest), Choice::Path(1), "far away, though idle");
         assert_eq!(select(&[busy, up()], 4096, Standing::Highest), Choice::Path(1));
         assert_eq!(
             select(&[slow, busy], 4096, Standing::Highest),
