@@ -33,8 +33,8 @@ pub const RESUME_PACE: Duration = Duration::from_millis(500);
 /// A VM that stopped on an EIO may still be draining and flushing its disks for our `stop`, which blocks its monitor:
 /// the gate closes only when that is over. (A state is reported from an answer of the monitor, so `paused` says that.)
 pub const SUSPEND_SETTLE: Duration = Duration::from_secs(5);
-/// How long the open requests of a VM that is being stopped may finish over live paths, before those still queued are
-/// given back to its hypervisor (which keeps them) so that the stop can end.
+/// How long the open requests of a VM that is being shed may finish over live paths, before those still queued are
+/// given back to its hypervisor (if it keeps them) so that the stop can end.
 pub const DRAIN_MAX: Duration = Duration::from_millis(500);
 /// A VM without a monitor counts as running for so long after its last request.
 pub const UNMANAGED_ACTIVE_FOR: Duration = Duration::from_secs(60);
@@ -264,12 +264,11 @@ impl Controller {
         }
     }
 
-    /// While `stop` takes effect: requests finish if they can, and are bounced only to a VM that stops on that.
-    /// Until when the open requests of a VM that is being stopped may finish by themselves. On a path that is too narrow
-    /// for all, those of a low priority would take very long, and QEMU's `stop` waits for them.
+    /// Until when the open requests of a VM that is being shed may finish by themselves. On a path that is too narrow
+    /// for all, those of a low priority would take very long, and QEMU's `stop` waits for them. None for other causes.
     fn drained_by(&self, vm: VmId) -> Option<Instant> {
         match &self.vms[vm.index()].guest.run {
-            Run::Suspending { since, .. } => Some(*since + DRAIN_MAX),
+            Run::Suspending { since, cause, .. } => cause.sheds().then(|| *since + DRAIN_MAX),
             Run::Free { .. }
             | Run::Held { .. }
             | Run::Withdrawing { .. }
@@ -279,14 +278,18 @@ impl Controller {
         }
     }
 
+    /// While `stop` takes effect: requests finish if they can, and are bounced only to a VM that stops on that. To
+    /// hold what could finish would block the `stop` for ever.
     fn stopping_gate(&self, vm: VmId, reason: GateReason) -> Gate {
         let state = &self.vms[vm.index()];
         let forbidden = state.guest.run.cause().is_some_and(Cause::forbids_routing);
         let draining = self.drained_by(vm).is_none_or(|by| by > self.now);
-        if !forbidden && draining && self.network.unserved_unit(vm).is_none() {
+        let stops_on_error = state.guest.monitor.stops_on_error();
+        let unserved = self.network.unserved_unit(vm);
+        if !forbidden && unserved.is_none() && (draining || !stops_on_error) {
             return Gate::Open;
         }
-        if state.guest.monitor.stops_on_error() { Gate::Bounce(reason) } else { Gate::Hold(reason) }
+        if stops_on_error { Gate::Bounce(reason) } else { Gate::Hold(reason) }
     }
 }
 

@@ -47,4 +47,13 @@ impl Cause {
             | Why::GaveUp => false,
         }
     }
+
+    /// It makes room for others on paths that are too narrow for all.
+    #[must_use]
+    pub fn sheds(&self) -> bool {
+        match self.why {
+            Why::Shed { .. } => true,
+            Why::PathLoss { .. } | Why::NoPath { .. } | Why::Operator | Why::GaveUp => false,
+        }
+    }
 }

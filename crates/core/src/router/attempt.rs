@@ -7,7 +7,7 @@ use crate::select::rank;
 use crate::spec::WriteCache;
 use crate::time::{Duration, Instant};
 use crate::volume::Answered;
-use crate::volume::verdict::{Alternatives, AttemptFault, Outcome, Presence, TargetError, Verdict, verdict};
+use crate::volume::verdict::{Alternatives, AttemptFault, Presence, TargetError, Verdict, verdict};
 
 /// Pause before a request is repeated to a target that was short of resources.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
@@ -59,7 +59,7 @@ impl Router {
                 if !tried.contains(&path) {
                     tried.push(path);
                 }
-                self.judge(key, AttemptFault::Target(error), Outcome::Harmless, now);
+                self.judge(key, AttemptFault::Target(error), now);
             }
         }
         Ok(())
@@ -132,12 +132,7 @@ impl Router {
             entry.lost.get_or_insert((path, now));
         }
         for key in keys {
-            let outcome = if self.entry(key).attempt().operation.changes_data() {
-                Outcome::Unknown
-            } else {
-                Outcome::Harmless
-            };
-            self.judge(key, AttemptFault::ConnectionLost, outcome, now);
+            self.judge(key, AttemptFault::ConnectionLost, now);
         }
         self.redo_unflushed(dead);
         if !self.units[unit.index()].parked.is_empty() {
@@ -190,7 +185,7 @@ impl Router {
     }
 
     /// What becomes of a request whose attempt has failed. It is in no queue when this is called.
-    fn judge(&mut self, key: RequestKey, fault: AttemptFault, outcome: Outcome, now: Instant) {
+    fn judge(&mut self, key: RequestKey, fault: AttemptFault, now: Instant) {
         let left =
             Alternatives { untried_path: self.untried_path(key), busy_count: self.entry(key).busy_count };
         let vm = self.entry(key).vm;
@@ -198,14 +193,14 @@ impl Router {
             self.finish(key, Err(TargetError::ShuttingDown));
             return;
         }
-        match verdict(fault, outcome, left) {
+        match verdict(fault, left) {
             Verdict::Fail(error) => self.finish(key, Err(error)),
-            Verdict::Retry | Verdict::RetryQuarantined | Verdict::RetryLater if self.gate_answers(vm) => {
+            Verdict::Retry | Verdict::RetryLater if self.gate_answers(vm) => {
                 self.finish(key, Err(TargetError::Io));
             }
-            Verdict::Retry | Verdict::RetryQuarantined => {
+            Verdict::Retry => {
                 self.lanes[vm.index()].counters.retried_requests += 1;
-                self.retry_whole(key);
+                self.retry_whole(key, fault);
                 self.enqueue(key, End::Front, now);
             }
             Verdict::RetryLater => {
@@ -218,9 +213,14 @@ impl Router {
         }
     }
 
-    /// A flush that failed for a volatile cache: no other path's flush would do, so the write goes again with it.
-    fn retry_whole(&mut self, key: RequestKey) {
-        if self.write_cache(self.entry(key).unit) == WriteCache::Volatile {
+    /// A durable write whose flush has failed goes again with it, on whatever path: a target tells of lost data once,
+    /// and another flush would succeed falsely. A flush that was only lost is repeated alone, unless the cache is gone.
+    fn retry_whole(&mut self, key: RequestKey, fault: AttemptFault) {
+        let is_due_again = match fault {
+            AttemptFault::Target(_) => true,
+            AttemptFault::ConnectionLost => self.write_cache(self.entry(key).unit) == WriteCache::Volatile,
+        };
+        if is_due_again {
             self.entry_mut(key).stage = Stage::Whole;
         }
     }

@@ -338,8 +338,7 @@ impl Router {
         now: Instant,
     ) {
         self.attempts += 1;
-        // Low bits find the entry, high bits tell this attempt from any other of the same entry.
-        let cookie = self.attempts << 24 | u64::from(key);
+        let cookie = cookie(self.attempts, key);
         let entry = &mut self.requests[key as usize];
         entry.place = Place::InFlight { connection: connection_key, cookie, since: now, standing };
         let mut attempt = entry.attempt();
@@ -368,5 +367,24 @@ impl Router {
             attempt.durability = Durability::Volatile;
         }
         self.actions.push(Action::Dispatch { connection: connection_key, cookie, request: attempt });
+    }
+}
+
+/// Low bits find the entry, high bits tell this attempt from any other of the same entry. The topmost is not ours: the
+/// worker marks its own requests with it.
+fn cookie(attempts: u64, key: RequestKey) -> u64 {
+    (attempts & ((1 << 39) - 1)) << 24 | u64::from(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cookie;
+
+    #[test]
+    fn a_cookie_leaves_the_topmost_bit_to_the_worker() {
+        let last = cookie((1 << 39) - 1, 0xff_ffff);
+        assert_eq!(last, u64::MAX >> 1);
+        assert_eq!(cookie(1 << 39, 7), 7, "it starts again");
+        assert_eq!(cookie((1 << 39) + 1, 7), 1 << 24 | 7);
     }
 }

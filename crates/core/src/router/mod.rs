@@ -167,7 +167,7 @@ enum Place {
 enum Stage {
     Whole,
     /// The write was answered on this connection. Where the cache does not survive the loss of a path, no other's
-    /// flush covers it, and if it dies the write is due again.
+    /// flush covers it, and if it dies the write is due again; if the target fails the flush, it is so anywhere.
     FlushAfterWrite(ConnectionKey),
 }
 

@@ -27,15 +27,6 @@ pub enum TargetError {
     ShuttingDown,
 }
 
-/// Whether the attempt may have changed the unit, or may yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// A read or flush, or a request that never left this host.
-    Harmless,
-    /// A write, discard or zero that may be executed now, later or never.
-    Unknown,
-}
-
 /// What is left to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alternatives {
@@ -51,13 +42,12 @@ pub enum Presence {
     Absent,
 }
 
-/// What becomes of the request. Never "nothing".
+/// What becomes of the request. Never "nothing". Whether its range is in quarantine is not decided here: what was lost
+/// after it was sent is put there before anything is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Queue it again, at the front; any path may take it (a path already tried only if it is the last).
     Retry,
-    /// As `Retry`, and put its range in quarantine until the fence: this attempt's ghost may still land.
-    RetryQuarantined,
     /// Queue it again after a pause.
     RetryLater,
     /// Answer the guest with this error.
@@ -68,12 +58,9 @@ pub enum Verdict {
 pub const BUSY_RETRIES_MAX: u32 = 100;
 
 #[must_use]
-pub fn verdict(fault: AttemptFault, outcome: Outcome, left: Alternatives) -> Verdict {
+pub fn verdict(fault: AttemptFault, left: Alternatives) -> Verdict {
     match fault {
-        AttemptFault::ConnectionLost => match outcome {
-            Outcome::Harmless => Verdict::Retry,
-            Outcome::Unknown => Verdict::RetryQuarantined,
-        },
+        AttemptFault::ConnectionLost => Verdict::Retry,
         AttemptFault::Target(error) => match error {
             TargetError::Io => match left.untried_path {
                 Presence::Present => Verdict::Retry,
@@ -102,27 +89,20 @@ mod tests {
         let some = Alternatives { untried_path: Presence::Present, busy_count: 0 };
         let none = Alternatives { untried_path: Presence::Absent, busy_count: BUSY_RETRIES_MAX };
         let rows = [
-            (ConnectionLost, Outcome::Harmless, some, Verdict::Retry),
-            (ConnectionLost, Outcome::Harmless, none, Verdict::Retry),
-            (ConnectionLost, Outcome::Unknown, some, Verdict::RetryQuarantined),
-            (ConnectionLost, Outcome::Unknown, none, Verdict::RetryQuarantined),
-            (Target(TargetError::Io), Outcome::Harmless, some, Verdict::Retry),
-            (Target(TargetError::Io), Outcome::Unknown, none, Verdict::Fail(TargetError::Io)),
-            (Target(TargetError::Busy), Outcome::Unknown, some, Verdict::RetryLater),
-            (Target(TargetError::Busy), Outcome::Unknown, none, Verdict::Fail(TargetError::Busy)),
-            (Target(TargetError::NoSpace), Outcome::Unknown, some, Verdict::Fail(TargetError::NoSpace)),
-            (Target(TargetError::Invalid), Outcome::Harmless, some, Verdict::Fail(TargetError::Invalid)),
-            (
-                Target(TargetError::NotPermitted),
-                Outcome::Unknown,
-                some,
-                Verdict::Fail(TargetError::NotPermitted),
-            ),
-            (Target(TargetError::ShuttingDown), Outcome::Unknown, some, Verdict::Retry),
-            (Target(TargetError::ShuttingDown), Outcome::Unknown, none, Verdict::RetryLater),
+            (ConnectionLost, some, Verdict::Retry),
+            (ConnectionLost, none, Verdict::Retry),
+            (Target(TargetError::Io), some, Verdict::Retry),
+            (Target(TargetError::Io), none, Verdict::Fail(TargetError::Io)),
+            (Target(TargetError::Busy), some, Verdict::RetryLater),
+            (Target(TargetError::Busy), none, Verdict::Fail(TargetError::Busy)),
+            (Target(TargetError::NoSpace), some, Verdict::Fail(TargetError::NoSpace)),
+            (Target(TargetError::Invalid), some, Verdict::Fail(TargetError::Invalid)),
+            (Target(TargetError::NotPermitted), some, Verdict::Fail(TargetError::NotPermitted)),
+            (Target(TargetError::ShuttingDown), some, Verdict::Retry),
+            (Target(TargetError::ShuttingDown), none, Verdict::RetryLater),
         ];
-        for (fault, outcome, left, expected) in rows {
-            assert_eq!(verdict(fault, outcome, left), expected, "{fault:?} {outcome:?} {left:?}");
+        for (fault, left, expected) in rows {
+            assert_eq!(verdict(fault, left), expected, "{fault:?} {left:?}");
         }
     }
 }

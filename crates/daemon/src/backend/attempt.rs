@@ -1,7 +1,7 @@
 //! Requests on a connection: sent, and their replies taken in.
 
 use super::{OWN_COOKIE, Purpose};
-use crate::dataplane::{Payload, Worker};
+use crate::dataplane::{Payload, Sent, Worker};
 use crate::sys::uring::Segment;
 use std::io;
 use std::rc::Rc;
@@ -26,17 +26,19 @@ impl Worker {
         };
         let index = self.backs.of_key(connection);
         let back = &mut self.backs.backs[index];
-        if self.router.in_flight_on(connection) == 1 && back.own.is_empty() {
-            // Nothing was outstanding: its silence begins now.
-            back.heard = self.now;
-        }
+        back.expects_reply(self.now);
+        back.in_flight += 1;
         back.stream.push(cookie, Segment::head(&header), payload);
         self.backs.dirty.push(index);
     }
 
     pub(crate) fn back_sent(&mut self, index: usize, segments: Vec<Segment>, result: io::Result<usize>) {
-        if let Err(error) = self.backs.backs[index].stream.send_done(&mut self.ring, segments, result) {
-            self.cut(index, lost(&error));
+        let back = &mut self.backs.backs[index];
+        match back.stream.send_done(&mut self.ring, segments, result) {
+            Ok(Sent::Whole) => {}
+            // The peer takes what is sent: a large write on a slow link is no silence.
+            Ok(Sent::Part) => back.heard = self.now,
+            Err(error) => self.cut(index, lost(&error)),
         }
     }
 
@@ -158,13 +160,16 @@ impl Worker {
         if cookie & OWN_COOKIE != 0 {
             if let Some(at) = back.own.iter().position(|o| o.cookie == cookie) {
                 let own = back.own.swap_remove(at);
-                if let Purpose::Compare(range) = own.purpose {
-                    self.compared(index, range, own.data, result);
+                match own.purpose {
+                    Purpose::Ping => {}
+                    Purpose::FirstRead => self.answered_first_read(index),
+                    Purpose::Compare(range) => self.compared(index, range, result.map(|()| own.data)),
                 }
             }
             return Ok(());
         }
         let Some(key) = back.key() else { return Ok(()) };
+        back.in_flight -= 1;
         self.router.reply(key, cookie, result.map_err(target_error), self.now).map_err(|_| {
             Fault::Protocol(format!("reply carries cookie {cookie}, which is not outstanding"))
         })?;
@@ -179,9 +184,7 @@ impl Worker {
         let cookie = self.backs.own_cookie();
         let header = encode_request(Command::Read, CommandFlags::NONE, cookie, offset, length as u32);
         let back = &mut self.backs.backs[index];
-        if back.own.is_empty() && back.key().is_none_or(|key| self.router.in_flight_on(key) == 0) {
-            back.heard = self.now;
-        }
+        back.expects_reply(self.now);
         back.own.push(super::Own { cookie, purpose, offset, data: vec![0; length] });
         back.stream.push(cookie, Segment::head(&header), None);
         self.backs.dirty.push(index);

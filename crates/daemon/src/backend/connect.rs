@@ -1,6 +1,6 @@
 //! Setting up: sockets, the handshake, and the check that what is announced fits the unit.
 
-use super::{BACKOFF_MAX, BACKOFF_MIN, Back, Phase, Transport};
+use super::{BACKOFF_IDENTITY_MAX, BACKOFF_MAX, BACKOFF_MIN, Back, Phase, Purpose, Transport};
 use crate::dataplane::{Stream, Tag, Worker};
 use crate::sys::uring::Segment;
 use rustix::io::Errno;
@@ -63,6 +63,7 @@ impl Worker {
             export: None,
             parser: None,
             own: Vec::new(),
+            in_flight: 0,
             filling: (0, 0),
             heard: self.now,
         });
@@ -73,7 +74,7 @@ impl Worker {
     pub(super) fn attempt_failed(&mut self, link: usize, fault: Fault) {
         let now = self.now;
         let link = &mut self.backs.links[link];
-        link.next_attempt = now + backoff(link.failures);
+        link.next_attempt = now + backoff(link.failures, &fault);
         link.failures = link.failures.saturating_add(1);
         if link.active == 0 && link.told.as_ref() != Some(&fault) {
             link.told = Some(fault.clone());
@@ -141,21 +142,38 @@ impl Worker {
         };
         back.export = Some(export);
         back.parser = Some(ReplyParser::new(export.reply_style()));
-        back.phase = Phase::Waiting { deadline };
+        back.phase = Phase::Trying { deadline };
         let unit = self.backs.links[back.link].unit;
         let known = self.backs.units[unit.index()].export;
         if let Some(difference) = known.and_then(|known| difference(&known, &export)) {
             self.cut(index, Fault::Identity(difference));
             return;
         }
+        let length = first_block(&export);
+        self.read_own(index, Purpose::FirstRead, 0, length);
+    }
+
+    /// It answers requests: it may be compared.
+    pub(super) fn answered_first_read(&mut self, index: usize) {
+        let back = &mut self.backs.backs[index];
+        let Phase::Trying { deadline } = back.phase else { return };
+        back.phase = Phase::Waiting { deadline };
+        let unit = self.backs.links[back.link].unit;
         self.backs.units[unit.index()].waiting.push_back(index);
         self.next_comparison(unit);
     }
 }
 
-/// The pause after that many failures.
-fn backoff(failures: u32) -> Duration {
-    (BACKOFF_MIN * 2u32.saturating_pow(failures.min(8))).min(BACKOFF_MAX)
+/// Bytes of the block that a ping reads.
+pub(super) fn first_block(export: &ExportInfo) -> usize {
+    const PING_BYTES: u64 = 4096;
+    (export.size.min(PING_BYTES) as usize).max(export.block.min() as usize)
+}
+
+/// The pause after that many failures, the last of them with this fault.
+fn backoff(failures: u32, fault: &Fault) -> Duration {
+    let longest = if matches!(fault, Fault::Identity(_)) { BACKOFF_IDENTITY_MAX } else { BACKOFF_MAX };
+    (BACKOFF_MIN * 2u32.saturating_pow(failures.min(10))).min(longest)
 }
 
 /// A socket on its way to the target. SO_LINGER is 0 before anything can be sent: however this process ends, what has
@@ -231,9 +249,10 @@ fn difference(known: &ExportInfo, new: &ExportInfo) -> Option<String> {
 /// When a setup that does not come to an end is given up; none for connections that are set up.
 pub(super) fn deadline(phase: &Phase) -> Option<Instant> {
     match phase {
-        Phase::Connecting { deadline } | Phase::Handshake { deadline, .. } | Phase::Waiting { deadline } => {
-            Some(*deadline)
-        }
+        Phase::Connecting { deadline }
+        | Phase::Handshake { deadline, .. }
+        | Phase::Trying { deadline }
+        | Phase::Waiting { deadline } => Some(*deadline),
         Phase::Comparing | Phase::Active { .. } | Phase::Closing { .. } => None,
     }
 }
@@ -265,8 +284,9 @@ mod tests {
 
     #[test]
     fn back_off_grows_to_its_bound() {
-        assert_eq!(backoff(0), Duration::from_millis(100));
-        assert_eq!(backoff(2), Duration::from_millis(400));
-        assert_eq!(backoff(1000), BACKOFF_MAX);
+        assert_eq!(backoff(0, &Fault::Reset), Duration::from_millis(100));
+        assert_eq!(backoff(2, &Fault::Reset), Duration::from_millis(400));
+        assert_eq!(backoff(1000, &Fault::Reset), BACKOFF_MAX);
+        assert_eq!(backoff(1000, &Fault::Identity(String::new())), BACKOFF_IDENTITY_MAX);
     }
 }

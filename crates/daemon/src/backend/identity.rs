@@ -1,16 +1,23 @@
 //! The check that two paths lead to one unit (NBD tells nothing but name and size): sampled blocks, read over the new
 //! connection and over one that is up, while writes to them are held.
 //!
-//! One comparison at a time for each unit. A unit without a path up has nothing to compare with: its announced size and
-//! abilities must do. A blank unit proves nothing and needs `assume_same = true`.
+//! One comparison at a time for each unit, and never for longer than [`HOLD_MAX`]: a connection is asked for a block first,
+//! so that one that answers nothing holds up no writes. A unit without a path up, or none that can read, has nothing to
+//! compare with: its announced size and abilities must do. A blank unit proves nothing and needs `assume_same = true`.
 
 use super::{Phase, Purpose, sampled};
 use crate::dataplane::Worker;
 use vmpath_core::event::{Fault, LinkChange};
 use vmpath_core::ids::UnitId;
 use vmpath_core::router::{ConnectionKey, Extent, Sharing, Support, Traits};
-use vmpath_core::time::Instant;
+use vmpath_core::time::{Duration, Instant};
 use vmpath_protocol::nbd::{ExportInfo, NbdError};
+
+/// How long writes to the sampled blocks are held for one comparison.
+const HOLD_MAX: Duration = Duration::from_secs(1);
+
+/// A sampled block as one connection gave it.
+type Sample = Result<Vec<u8>, NbdError>;
 
 /// A comparison in progress.
 #[derive(Debug)]
@@ -19,7 +26,7 @@ pub(super) struct Comparison {
     known: usize,
     ranges: Vec<Extent>,
     /// What has been read over the new and over the known connection.
-    data: [Vec<Option<Vec<u8>>>; 2],
+    data: [Vec<Option<Sample>>; 2],
     stage: Stage,
     deadline: Instant,
 }
@@ -40,8 +47,6 @@ impl Worker {
                 self.activate(new);
                 continue;
             };
-            let path = self.backs.links[self.backs.backs[new].link].path;
-            let budget = self.plan.spec.target(self.plan.spec.path(path).target).ping_budget;
             let size = self.backs.backs[new].export.map_or(0, |e| e.size);
             let ranges = self.router.begin_sampling(unit, &sampled(size));
             let blank = vec![None; ranges.len()];
@@ -52,7 +57,7 @@ impl Worker {
                 ranges,
                 data: [blank.clone(), blank],
                 stage: Stage::Quieting,
-                deadline: self.now + budget,
+                deadline: self.now + HOLD_MAX,
             });
             self.advance_comparison(unit);
         }
@@ -101,13 +106,7 @@ impl Worker {
     }
 
     /// A sampled block has come over one of the two connections.
-    pub(super) fn compared(
-        &mut self,
-        index: usize,
-        range: usize,
-        data: Vec<u8>,
-        result: Result<(), NbdError>,
-    ) {
+    pub(super) fn compared(&mut self, index: usize, range: usize, sample: Sample) {
         let unit = self.backs.links[self.backs.backs[index].link].unit;
         let Some(comparison) = &mut self.backs.units[unit.index()].comparison else { return };
         let side = match index {
@@ -115,14 +114,7 @@ impl Worker {
             i if i == comparison.known => 1,
             _ => return,
         };
-        let new = comparison.new;
-        if let Err(error) = result {
-            self.cut(new, Fault::Identity(format!("a block could not be read for comparison: {error}")));
-            return;
-        }
-        // A late answer to an earlier comparison has a range of its own length; it cannot be mistaken for a success
-        // because each comparison's reads are matched by cookie and dropped with their connection.
-        comparison.data[side][range] = Some(data);
+        comparison.data[side][range] = Some(sample);
         if comparison.data.iter().flatten().all(Option::is_some) {
             self.conclude(unit);
         }
@@ -203,15 +195,27 @@ impl Worker {
     }
 }
 
+/// Blocks that one of the two could not read prove nothing: a medium error behind one path must not lock out another.
 fn judge(comparison: &Comparison, blank_is_fine: bool) -> Result<(), String> {
     let [new, known] = &comparison.data;
+    let mut readable = 0;
+    let mut blank = true;
     for ((range, new), known) in comparison.ranges.iter().zip(new).zip(known) {
+        let (Some(Ok(new)), Some(Ok(known))) = (new, known) else { continue };
         if new != known {
             let bytes = range.end - range.start;
             return Err(format!("the {bytes} bytes at {} differ from those over another path", range.start));
         }
+        readable += 1;
+        blank &= new.iter().all(|byte| *byte == 0);
     }
-    let blank = new.iter().flatten().all(|data| data.iter().all(|b| *b == 0));
+    if readable == 0 {
+        return match new.iter().flatten().find_map(|sample| sample.as_ref().err()) {
+            Some(error) => Err(format!("none of its sampled blocks could be read and compared: {error}")),
+            // It is the known one that reads nothing: there is nothing to compare with.
+            None => Ok(()),
+        };
+    }
     if blank && !blank_is_fine {
         return Err(
             "it is blank and cannot be told apart from any other blank unit; write a label to it, or set \
@@ -232,5 +236,48 @@ fn traits(export: &ExportInfo) -> Traits {
         },
         fua: support(export.flags.can_fua()),
         flush: support(export.flags.can_flush()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BROKEN: Option<Sample> = Some(Err(NbdError::Io));
+
+    fn read(byte: u8) -> Option<Sample> {
+        Some(Ok(vec![byte; 4]))
+    }
+
+    fn comparison(new: [Option<Sample>; 2], known: [Option<Sample>; 2]) -> Comparison {
+        Comparison {
+            new: 0,
+            known: 1,
+            ranges: vec![0..4, 4..8],
+            data: [new.into(), known.into()],
+            stage: Stage::Reading,
+            deadline: Instant::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_difference_or_nothing_readable_is_another_unit_and_a_sick_reference_is_none() {
+        let is_same = |new, known| judge(&comparison(new, known), false).is_ok();
+        assert!(is_same([read(1), read(2)], [read(1), read(2)]));
+        assert!(!is_same([read(1), read(2)], [read(1), read(3)]));
+        assert!(is_same([read(1), BROKEN], [read(1), read(3)]), "one bad block proves nothing");
+        assert!(!is_same([BROKEN, BROKEN], [read(1), read(3)]));
+        assert!(
+            is_same([read(1), read(2)], [BROKEN, BROKEN]),
+            "a path that reads nothing locks out no other"
+        );
+    }
+
+    #[test]
+    fn blank_units_prove_nothing() {
+        let blank = comparison([read(0), read(0)], [read(0), read(0)]);
+        assert!(judge(&blank, false).is_err());
+        assert!(judge(&blank, true).is_ok());
+        assert!(judge(&comparison([read(0), read(7)], [read(0), read(7)]), false).is_ok());
     }
 }

@@ -1,8 +1,8 @@
 //! The connections to storage: each path's link to each unit, kept up for ever.
 //!
 //! ```text
-//! Connecting ──▶ Handshake ──▶ Waiting ──turn comes──▶ Comparing ──same unit──▶ Active
-//!      └────────────┴─────────────┴──────────┴───── any fault ──────┴──▶ Closing ──reaped──▶ (gone; back-off)
+//! Connecting ▶ Handshake ▶ Trying ─answers─▶ Waiting ─turn comes─▶ Comparing ─same unit─▶ Active
+//!     └───────────┴──────────┴─────────────────┴───── any fault ──────┴──▶ Closing ─reaped─▶ (gone; back-off)
 //! ```
 //! Invariant: a connection carries requests only while `Active`, and what it carried goes elsewhere only after it is
 //! closed and reaped. It does not know which request goes where, nor what a lost path means for a VM.
@@ -27,6 +27,8 @@ use vmpath_protocol::nbd::{ClientHandshake, ExportInfo, ReplyParser};
 /// The first pause after a failed attempt to connect; it doubles up to the longest.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// The longest pause after what answered was not (or could not be shown to be) the unit: each attempt holds writes.
+const BACKOFF_IDENTITY_MAX: Duration = Duration::from_secs(30);
 /// Cookies of requests of our own (pings, comparisons) have this bit; the router's never do.
 const OWN_COOKIE: u64 = 1 << 63;
 
@@ -56,6 +58,10 @@ enum Phase {
         machine: Box<ClientHandshake>,
         deadline: Instant,
     },
+    /// The export is open, and a first block has been asked for.
+    Trying {
+        deadline: Instant,
+    },
     /// Another connection of the unit is being compared.
     Waiting {
         deadline: Instant,
@@ -82,6 +88,8 @@ struct Own {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
     Ping,
+    /// To hear that a new connection answers requests, before writes are held for a comparison with it.
+    FirstRead,
     /// The comparison's range with this index.
     Compare(usize),
 }
@@ -96,6 +104,8 @@ struct Back {
     export: Option<ExportInfo>,
     parser: Option<ReplyParser>,
     own: Vec<Own>,
+    /// Requests of the router on it.
+    in_flight: u32,
     /// The read whose data is coming in, and how far it is filled.
     filling: (u64, usize),
     /// When something last came, or was asked after nothing had been outstanding.
@@ -186,9 +196,18 @@ impl Back {
         match &self.phase {
             Phase::Active { key } => Some(*key),
             Phase::Closing { key, .. } => *key,
-            Phase::Connecting { .. } | Phase::Handshake { .. } | Phase::Waiting { .. } | Phase::Comparing => {
-                None
-            }
+            Phase::Connecting { .. }
+            | Phase::Handshake { .. }
+            | Phase::Trying { .. }
+            | Phase::Waiting { .. }
+            | Phase::Comparing => None,
+        }
+    }
+
+    /// Something is about to be asked: if nothing was outstanding, its silence begins now.
+    fn expects_reply(&mut self, now: Instant) {
+        if self.in_flight == 0 && self.own.is_empty() {
+            self.heard = now;
         }
     }
 

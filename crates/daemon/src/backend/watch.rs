@@ -15,8 +15,6 @@ use vmpath_core::time::Duration;
 const PING_WHEN_BUSY: Duration = Duration::from_millis(100);
 /// Silence without anything outstanding after which a ping is sent.
 const PING_WHEN_IDLE: Duration = Duration::from_secs(1);
-/// A ping reads one block.
-const PING_BYTES: usize = 4096;
 /// No acknowledgement for this long, with `TIMEOUTS_MIN` timeouts in a row, is a blackhole. With the kernel's shortest
 /// timeout (200 ms, doubling) the second is due 600 ms after the first byte went unacknowledged.
 const UNACKED_MIN: Duration = Duration::from_millis(500);
@@ -45,12 +43,13 @@ impl Worker {
             return;
         }
         let path = self.backs.links[back.link].path;
-        let in_flight = back.key().map_or(0, |key| self.router.in_flight_on(key));
+        let in_flight = back.in_flight;
         if self.plan.paths[path.index()].health == Health::Disabled {
+            // What is in flight may finish, if the path still answers: so it goes on being watched.
             if in_flight == 0 {
                 self.cut(index, Fault::Disabled);
+                return;
             }
-            return;
         }
         let carries = matches!(back.phase, Phase::Active { .. } | Phase::Comparing);
         let outstanding = in_flight > 0 || !back.own.is_empty();
@@ -68,8 +67,7 @@ impl Worker {
         }
         let patience = if outstanding { PING_WHEN_BUSY } else { PING_WHEN_IDLE };
         if carries && back.own.is_empty() && silent >= patience {
-            let length = back.export.map_or(PING_BYTES as u64, |e| e.size.min(PING_BYTES as u64));
-            let length = (length as usize).max(back.export.map_or(1, |e| e.block.min()) as usize);
+            let length = back.export.map_or(1, |export| connect::first_block(&export));
             self.read_own(index, Purpose::Ping, 0, length);
         }
     }

@@ -25,6 +25,11 @@ use vmpath_core::time::Instant;
 /// The owner wakes at least this often: the monitor counts on a beat each second.
 const WAKE_AT_LEAST: Duration = Duration::from_millis(500);
 
+/// The data plane reports five times a second. Silent for this long, over this many wakes of the owner (a process that was
+/// stopped and goes on is not dead), it is stuck: the process ends and is restarted, rather than hang its guests for ever.
+const DATAPLANE_SILENT_MAX: Duration = Duration::from_secs(10);
+const SILENT_WAKES_MIN: u32 = 20;
+
 /// The timer's grain: a deadline that stays due cannot spin the task.
 const WAKE_AT_MOST: Duration = Duration::from_millis(1);
 
@@ -99,6 +104,7 @@ impl Owner {
 
     /// Runs until asked to stop, or until the data plane is dead. Gives back the data plane, to be stopped.
     pub async fn run(mut self, mut sources: Sources) -> (Ended, Dataplane) {
+        let (mut silent_wakes, mut heard) = (0, clock::now());
         let ended = loop {
             self.beat.beat();
             self.refresh(sources.are_empty());
@@ -106,13 +112,20 @@ impl Owner {
             tokio::select! {
                 _ = &mut sources.stop => break Ended::Asked,
                 Some(report) = sources.dataplane.recv() => {
+                    (silent_wakes, heard) = (0, clock::now());
                     if let Err(why) = self.dataplane(report) {
                         break Ended::DataplaneDead(why);
                     }
                 }
                 Some(report) = sources.hypervisors.recv() => self.hypervisor(report),
                 Some(input) = sources.inputs.recv() => self.input(input),
-                () = wake => self.apply(Event::Tick),
+                () = wake => {
+                    silent_wakes += 1;
+                    if silent_wakes >= SILENT_WAKES_MIN && clock::now().since(heard) >= DATAPLANE_SILENT_MAX {
+                        break Ended::DataplaneDead("it has reported nothing for 10 s".into());
+                    }
+                    self.apply(Event::Tick);
+                }
             }
         };
         (ended, self.performer.dataplane)

@@ -1,7 +1,9 @@
 //! The sockets on which disks are served: bound before the worker starts, so that a fault is told at once.
 
+use super::Listening;
 use anyhow::Context;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -14,13 +16,21 @@ const BACKLOG: i32 = 64;
 /// The guest's hypervisor and its group; nobody else reads or writes a disk.
 const SOCKET_MODE: u32 = 0o660;
 
+/// As many descriptors as the system lets this process have: each disk takes several.
+pub(super) fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open descriptors");
+    }
+}
+
 /// A listening socket of a disk.
 #[derive(Debug)]
 pub(crate) struct Bound {
     disk: DiskId,
     transport: Transport,
     socket: OwnedFd,
-    /// To be unlinked at the end.
     path: Option<PathBuf>,
 }
 
@@ -32,16 +42,9 @@ pub(crate) enum Transport {
 }
 
 impl Bound {
-    /// The worker's own descriptor of it.
-    pub(super) fn for_worker(&self) -> anyhow::Result<(DiskId, Transport, OwnedFd)> {
-        let socket = self.socket.try_clone().context("cannot duplicate a listening socket")?;
-        Ok((self.disk, self.transport, socket))
-    }
-
-    pub(super) fn remove(self) {
-        if let Some(path) = self.path {
-            let _ = std::fs::remove_file(path);
-        }
+    /// What the worker listens on, and the path that is to be unlinked at the end.
+    pub(super) fn split(self) -> (Listening, Option<PathBuf>) {
+        ((self.disk, self.transport, self.socket), self.path)
     }
 }
 

@@ -10,13 +10,14 @@ mod worker;
 
 pub(crate) use listen::Transport;
 pub(crate) use requests::{FrontRequest, Payload};
-pub(crate) use stream::Stream;
+pub(crate) use stream::{Sent, Stream};
 pub(crate) use worker::{Listening, Tag, Worker};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -56,7 +57,8 @@ impl Shared {
 pub struct Dataplane {
     shared: Arc<Shared>,
     thread: JoinHandle<()>,
-    listeners: Vec<listen::Bound>,
+    /// Of listening sockets, to be unlinked at the end.
+    paths: Vec<Option<PathBuf>>,
 }
 
 impl Dataplane {
@@ -65,10 +67,10 @@ impl Dataplane {
     /// # Errors
     /// A socket that cannot be bound, or an io_uring that cannot be made; names the disk.
     pub fn start(plan: Arc<RoutePlan>, reports: UnboundedSender<WorkerReport>) -> anyhow::Result<Self> {
-        let listeners = listen::bind_all(&plan.spec)?;
+        listen::raise_descriptor_limit();
+        let (sockets, paths) = listen::bind_all(&plan.spec)?.into_iter().map(listen::Bound::split).unzip();
         let doorbell = eventfd(0, EventfdFlags::CLOEXEC).context("cannot make an event descriptor")?;
         let shared = Arc::new(Shared { plan: ArcSwap::new(plan), stop: AtomicBool::new(false), doorbell });
-        let sockets = listeners.iter().map(listen::Bound::for_worker).collect::<Result<Vec<_>, _>>()?;
         let (started, ready) = std::sync::mpsc::sync_channel(1);
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -76,7 +78,7 @@ impl Dataplane {
             .spawn(move || worker::run(theirs, sockets, reports, &started))
             .context("cannot start the data-plane thread")?;
         ready.recv().context("the data-plane thread ended at once")??;
-        Ok(Self { shared, thread, listeners })
+        Ok(Self { shared, thread, paths })
     }
 
     /// Gives the workers a newer plan.
@@ -92,8 +94,8 @@ impl Dataplane {
         if self.thread.join().is_err() {
             tracing::error!("the data-plane thread has panicked");
         }
-        for listener in self.listeners {
-            listener.remove();
+        for path in self.paths.into_iter().flatten() {
+            let _ = std::fs::remove_file(path);
         }
     }
 }

@@ -41,6 +41,13 @@ enum Sending {
     InFlight { bytes: usize },
 }
 
+/// How much of what was to be sent has been.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    Part,
+    Whole,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Open,
@@ -127,6 +134,12 @@ impl Stream {
         self.queued_bytes
     }
 
+    /// Messages queued and not yet given to the socket.
+    #[must_use]
+    pub fn queued_messages(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Starts a send of what is queued, if none is in flight: several messages in one.
     pub fn flush(&mut self, ring: &mut Ring) {
         if self.state == State::Shut
@@ -146,7 +159,7 @@ impl Stream {
         ring.send(&self.socket, self.send_tag, segments, 0);
     }
 
-    /// Takes a send's completion back and sends the rest, if it was partial.
+    /// Takes a send's completion back and sends the rest, if it was partial: then the peer has made room for more.
     ///
     /// # Errors
     /// The send's own: the connection is lost.
@@ -155,9 +168,9 @@ impl Stream {
         ring: &mut Ring,
         segments: Vec<Segment>,
         result: io::Result<usize>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Sent> {
         let Sending::InFlight { bytes } = self.sending else {
-            return Ok(());
+            return Ok(Sent::Whole);
         };
         self.sending = Sending::Idle;
         let sent = result?;
@@ -166,10 +179,10 @@ impl Stream {
             let all: usize = segments.iter().map(|s| s.as_slice().len()).sum();
             self.sending = Sending::InFlight { bytes: bytes - sent };
             ring.send(&self.socket, self.send_tag, segments, all - bytes + sent);
-            return Ok(());
+            return Ok(Sent::Part);
         }
         self.flush(ring);
-        Ok(())
+        Ok(Sent::Whole)
     }
 
     /// Names of the messages of which nothing was given to the socket.

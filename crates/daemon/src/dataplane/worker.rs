@@ -214,6 +214,7 @@ impl Worker {
 
     /// Asks the router and performs its actions until there are none; returns when it wants to be asked again.
     fn act(&mut self) -> Instant {
+        self.reap_fronts();
         self.reap_backs();
         let wake = loop {
             let wake = self.router.poll(self.now);

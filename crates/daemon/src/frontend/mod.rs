@@ -10,6 +10,7 @@ use crate::dataplane::{FrontRequest, Payload, Stream, Tag, Worker};
 use crate::dataplane::{Listening, Transport};
 use crate::sys::uring::{Ring, Segment};
 use nbd::Phase;
+use rustix::net::sockopt;
 use slab::Slab;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -19,12 +20,15 @@ use vmpath_core::time::{Duration, Instant};
 use vmpath_core::volume::verdict::TargetError;
 use vmpath_protocol::nbd::{NbdError, ReplyStyle};
 
-/// Bytes of requests that one client may have open; beyond, it is not read from.
-const CLIENT_BYTES_MAX: usize = 64 << 20;
-/// Requests that one client may have open.
+/// Bytes of requests that one client may have open; beyond, no further request of it is read.
+const CLIENT_BYTES_MAX: usize = 32 << 20;
+/// Requests and replies that one client may have open.
 const CLIENT_REQUESTS_MAX: usize = 1024;
-/// Connections that one disk serves at once.
-const CLIENTS_PER_DISK_MAX: u32 = 64;
+/// Connections that one disk serves at once: as many as a client of several connections uses. With the bound on each, a
+/// disk's clients hold at most 512 MiB and the requests that are just being received.
+const CLIENTS_PER_DISK_MAX: u32 = 16;
+/// A TCP client that has gone without a word is noticed after this long.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// A client that has not opened its export by then is in the way.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(20);
 /// How long an export whose unit no path has shown yet is waited for.
@@ -35,6 +39,14 @@ struct Listener {
     disk: DiskId,
     transport: Transport,
     socket: Rc<OwnedFd>,
+    state: Accepting,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Accepting {
+    InFlight,
+    /// The last accept failed (out of descriptors, say): the next one is tried at the next inspection.
+    Paused,
 }
 
 /// A client's connection.
@@ -57,6 +69,9 @@ pub(crate) struct Frontends {
     fronts: Slab<Front>,
     /// Those with something new to send.
     dirty: Vec<usize>,
+    /// Those that go when the kernel has let go of them. Removed in one place only, between the turns' completions, so that
+    /// no index is reused while somebody still holds it.
+    closing: Vec<usize>,
     reading: Reading,
 }
 
@@ -69,12 +84,17 @@ enum Reading {
 
 impl Frontends {
     pub(crate) fn new(ring: &mut Ring, listeners: Vec<Listening>) -> Self {
-        let listener = |(disk, transport, socket)| Listener { disk, transport, socket: Rc::new(socket) };
+        let listener = |(disk, transport, socket)| Listener {
+            disk,
+            transport,
+            socket: Rc::new(socket),
+            state: Accepting::InFlight,
+        };
         let listeners: Vec<_> = listeners.into_iter().map(listener).collect();
         for (index, listener) in listeners.iter().enumerate() {
             ring.accept(&listener.socket, Tag::Listener(index).pack());
         }
-        Self { listeners, fronts: Slab::new(), dirty: Vec::new(), reading: Reading::On }
+        Self { listeners, fronts: Slab::new(), dirty: Vec::new(), closing: Vec::new(), reading: Reading::On }
     }
 
     pub(crate) fn clients_of(&self, disk: DiskId) -> u32 {
@@ -96,26 +116,33 @@ impl Frontends {
 }
 
 impl Front {
-    fn push(&mut self, first: Segment, payload: Option<Segment>) {
-        self.stream.push(0, first, payload);
+    /// Whether what the client sends next may be read: the rest of a write, for which there is memory already, or another
+    /// request.
+    fn has_room(&self) -> bool {
+        self.phase.is_within_payload()
+            || (self.open.len() + self.stream.queued_messages() < CLIENT_REQUESTS_MAX
+                && self.open_bytes + self.stream.queued_bytes() < CLIENT_BYTES_MAX)
     }
 
-    fn has_room(&self) -> bool {
-        self.open.len() < CLIENT_REQUESTS_MAX
-            && self.open_bytes + self.stream.queued_bytes() < CLIENT_BYTES_MAX
+    /// The client has taken its leave and everything that it asked for is done.
+    fn is_finished(&self) -> bool {
+        self.phase.is_ending() && self.open.is_empty() && self.stream.queued_bytes() == 0
     }
 }
 
 impl Worker {
     /// A listener has a new connection.
     pub(crate) fn accepted(&mut self, listener: usize, result: io::Result<OwnedFd>) {
-        let from = &self.fronts.listeners[listener];
+        let from = &mut self.fronts.listeners[listener];
         let (disk, transport) = (from.disk, from.transport);
-        self.ring.accept(&from.socket, Tag::Listener(listener).pack());
         let socket = match result {
-            Ok(socket) => socket,
+            Ok(socket) => {
+                self.ring.accept(&from.socket, Tag::Listener(listener).pack());
+                socket
+            }
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a client");
+                from.state = Accepting::Paused;
+                tracing::warn!(disk = self.disk_name(disk), %error, "cannot accept a client");
                 return;
             }
         };
@@ -125,20 +152,21 @@ impl Worker {
             return;
         }
         if transport == Transport::Tcp {
-            let _ = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
+            let _ = sockopt::set_tcp_nodelay(&socket, true);
+            let _ = sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE);
+            let _ = sockopt::set_socket_keepalive(&socket, true);
         }
         let entry = self.fronts.fronts.vacant_entry();
         let index = entry.key();
         let tags = (Tag::FrontReceive(index).pack(), Tag::FrontSend(index).pack());
-        let front = Front {
+        entry.insert(Front {
             disk,
             stream: Stream::new(Rc::new(socket), tags),
             phase: Phase::handshake(&self.plan.spec, disk),
             open: Vec::new(),
             open_bytes: 0,
             since: self.now,
-        };
-        entry.insert(front);
+        });
         self.read_front(index);
     }
 
@@ -153,10 +181,18 @@ impl Worker {
 
     pub(crate) fn front_sent(&mut self, index: usize, segments: Vec<Segment>, result: io::Result<usize>) {
         let front = &mut self.fronts.fronts[index];
-        match front.stream.send_done(&mut self.ring, segments, result) {
+        let sent = front.stream.send_done(&mut self.ring, segments, result);
+        if front.phase.is_ending() {
+            // It may have gone at once after its leave; what it asked for is done all the same.
+            if front.is_finished() || (sent.is_err() && front.open.is_empty()) {
+                self.close_front(index);
+            }
+            return;
+        }
+        match sent {
             Err(_) => self.close_front(index),
             // A reply has left: there may be room again for what the client has sent.
-            Ok(()) => self.read_front(index),
+            Ok(_) => self.read_front(index),
         }
     }
 
@@ -164,12 +200,11 @@ impl Worker {
     pub(super) fn read_front(&mut self, index: usize) {
         loop {
             let front = &mut self.fronts.fronts[index];
-            if matches!(front.phase, Phase::Closing) {
-                self.reap_front(index);
-                return;
-            }
-            let stopped = self.fronts.reading == Reading::Stopped;
-            if stopped || !front.has_room() {
+            let reads = match &front.phase {
+                Phase::Closing => return,
+                Phase::Handshake(_) | Phase::Session(_) => !front.phase.is_ending() && front.has_room(),
+            };
+            if !reads || self.fronts.reading == Reading::Stopped {
                 return;
             }
             match self.feed_front(index) {
@@ -191,6 +226,9 @@ impl Worker {
     /// Its requests are dropped or end unheard; the connection goes when the kernel has let go of it.
     pub(super) fn close_front(&mut self, index: usize) {
         let front = &mut self.fronts.fronts[index];
+        if matches!(front.phase, Phase::Closing) {
+            return;
+        }
         front.phase = Phase::Closing;
         front.stream.shut(&mut self.ring);
         for token in std::mem::take(&mut front.open) {
@@ -199,26 +237,42 @@ impl Worker {
             let key = request.key;
             self.router.abandon(key, token);
         }
-        self.reap_front(index);
+        self.fronts.closing.push(index);
     }
 
-    fn reap_front(&mut self, index: usize) {
-        if self.fronts.fronts[index].stream.is_idle() {
-            self.fronts.fronts.remove(index);
+    /// Lets go of the connections of which the kernel holds nothing any more.
+    pub(crate) fn reap_fronts(&mut self) {
+        for index in std::mem::take(&mut self.fronts.closing) {
+            if self.fronts.fronts[index].stream.is_idle() {
+                self.fronts.fronts.remove(index);
+            } else {
+                self.fronts.closing.push(index);
+            }
         }
     }
 
-    /// Connections that are closing, that wait for a unit, or that take too long to begin.
+    /// Connections that wait for a unit or take too long to begin, and listeners that could not accept.
     pub(crate) fn inspect_fronts(&mut self) {
         let indices: Vec<usize> = self.fronts.fronts.iter().map(|(index, _)| index).collect();
         for index in indices {
             let front = &self.fronts.fronts[index];
             match &front.phase {
-                Phase::Closing => self.reap_front(index),
-                Phase::Session(_) => {}
-                Phase::Handshake(h) if h.wants_export() => self.answer_export(index),
+                Phase::Closing | Phase::Session(_) => {}
+                Phase::Handshake(h) if h.wants_export() => {
+                    if self.answer_export(index) == nbd::Turn::Close {
+                        self.close_front(index);
+                    } else {
+                        self.read_front(index);
+                    }
+                }
                 Phase::Handshake(_) if self.now.since(front.since) > HANDSHAKE_MAX => self.close_front(index),
                 Phase::Handshake(_) => {}
+            }
+        }
+        for (index, listener) in self.fronts.listeners.iter_mut().enumerate() {
+            if listener.state == Accepting::Paused {
+                listener.state = Accepting::InFlight;
+                self.ring.accept(&listener.socket, Tag::Listener(index).pack());
             }
         }
     }
@@ -233,7 +287,7 @@ impl Worker {
         front.open.retain(|t| *t != token);
         front.open_bytes -= request.payload_bytes();
         let (head, payload) = reply(style, request, result);
-        front.push(head, payload);
+        front.stream.push(0, head, payload);
         self.fronts.dirty.push(index);
         // Its client may have been waiting for room.
         if !self.fronts.fronts[index].stream.is_receiving() {

@@ -8,10 +8,13 @@ use vmpath_core::router::{Durability, Operation, Request, ZeroMode};
 use vmpath_core::spec::Spec;
 use vmpath_core::time::Instant;
 use vmpath_protocol::nbd::{
-    Command, CommandFlags, ExportAnswer, ExportInfo, ExportRefusal, RefusalReason, ReplyStyle,
+    BlockSizes, Command, CommandFlags, ExportAnswer, ExportInfo, ExportRefusal, RefusalReason, ReplyStyle,
     Request as NbdRequest, RequestEvent, RequestParser, ServerHandshake, ServerHandshakeEvent,
     TransmissionFlags,
 };
+
+/// The longest request that is offered to clients, whatever the target takes: 32 MiB, the protocol's own default.
+const REQUEST_MAX: u32 = 32 << 20;
 
 /// ```text
 /// Handshake ──export opened──▶ Session ──disconnect, fault──▶ Closing ──reaped──▶ (gone)
@@ -35,18 +38,21 @@ pub(super) struct Session {
     parser: RequestParser,
     pub(super) style: ReplyStyle,
     receiving: Receiving,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Open,
+    /// The client has taken its leave: what it asked for is finished, nothing more is read.
+    Ending,
 }
 
 /// A write's payload on its way in.
 #[derive(Debug)]
 enum Receiving {
     Nothing,
-    Write {
-        request: NbdRequest,
-        data: Vec<u8>,
-    },
-    /// Of a refused write.
-    Skip,
+    Write { request: NbdRequest, data: Vec<u8> },
 }
 
 /// What feeding a connection once came to.
@@ -62,6 +68,15 @@ impl Phase {
         let machine = ServerHandshake::new(vec![spec.disk(disk).name.clone()]);
         Self::Handshake(Box::new(Handshake { machine, wanted: None }))
     }
+
+    /// The rest of a write is to come.
+    pub(super) fn is_within_payload(&self) -> bool {
+        matches!(self, Self::Session(session) if session.parser.payload_pending() > 0)
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        matches!(self, Self::Session(session) if session.stage == Stage::Ending)
+    }
 }
 
 impl Handshake {
@@ -76,6 +91,7 @@ impl Session {
             style: export.reply_style(),
             parser: RequestParser::new(export),
             receiving: Receiving::Nothing,
+            stage: Stage::Open,
         }
     }
 }
@@ -123,8 +139,7 @@ impl Worker {
         match event {
             ServerHandshakeEvent::WantExport { name, .. } => {
                 handshake.wanted = Some((name, now));
-                self.answer_export(index);
-                Turn::Again
+                self.answer_export(index)
             }
             ServerHandshakeEvent::Done { export, .. } => {
                 front.phase = Phase::Session(Box::new(Session::new(export)));
@@ -135,18 +150,18 @@ impl Worker {
     }
 
     /// Answers a client that asks for the export, as soon as a path has shown what the unit is.
-    pub(super) fn answer_export(&mut self, index: usize) {
+    pub(super) fn answer_export(&mut self, index: usize) -> Turn {
         let front = &mut self.fronts.fronts[index];
         let disk = self.plan.spec.disk(front.disk);
-        let Phase::Handshake(handshake) = &mut front.phase else { return };
-        let Some((name, since)) = &handshake.wanted else { return };
+        let Phase::Handshake(handshake) = &mut front.phase else { return Turn::Close };
+        let Some((name, since)) = &handshake.wanted else { return Turn::Starved };
         let answer = if !name.is_empty() && *name != disk.name {
             let message = format!("this socket serves one export, {:?} (or the empty name)", disk.name);
             Err(ExportRefusal { reason: RefusalReason::Unknown, message })
         } else if let Some(export) = self.backs.export_of(disk.unit) {
             Ok(ExportAnswer { export: offered(export), description: self.plan.spec.unit_name(disk.unit) })
         } else if self.now.since(*since) < EXPORT_WAIT_MAX {
-            return;
+            return Turn::Starved;
         } else {
             let message = "no path to the unit has been up yet; see `vmpath show units`".to_owned();
             Err(ExportRefusal { reason: RefusalReason::Shutdown, message })
@@ -158,11 +173,12 @@ impl Worker {
             front.stream.push(0, Segment::Bytes(output), None);
         }
         self.fronts.dirty.push(index);
-        if let Err(error) = answered {
-            tracing::info!(%error, "client refused");
-            self.close_front(index);
-        } else if !self.fronts.fronts[index].stream.is_receiving() {
-            self.read_front(index);
+        match answered {
+            Ok(()) => Turn::Again,
+            Err(error) => {
+                tracing::info!(%error, "client refused");
+                self.say_last_words(index)
+            }
         }
     }
 
@@ -195,10 +211,12 @@ impl Worker {
         front.stream.consume(fed.consumed);
         match fed.event {
             None => Turn::Starved,
-            Some(RequestEvent::Disconnect) => Turn::Close,
+            Some(RequestEvent::Disconnect) => {
+                session.stage = Stage::Ending;
+                if front.is_finished() { Turn::Close } else { Turn::Again }
+            }
             Some(RequestEvent::Refused(refused)) => {
                 front.stream.push(0, Segment::head(refused.reply_head(session.style).as_bytes()), None);
-                session.receiving = Receiving::Skip;
                 Turn::Again
             }
             Some(RequestEvent::Request(request)) if request.command == Command::Write => {
@@ -290,5 +308,8 @@ fn offered(unit: ExportInfo) -> ExportInfo {
         // The router flushes after the write where the target has no FUA.
         flags = flags | TransmissionFlags::FUA;
     }
-    ExportInfo { flags, structured_replies: false, ..unit }
+    // The bounds are multiples of any minimum; what the unit announced was valid, so this is.
+    let (preferred, max) = (unit.block.preferred().min(REQUEST_MAX), unit.block.max().min(REQUEST_MAX));
+    let block = BlockSizes::new(unit.block.min(), preferred, max).unwrap_or(unit.block);
+    ExportInfo { flags, block, structured_replies: false, ..unit }
 }

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// Submissions that fit before the kernel must be entered.
 const ENTRIES: u32 = 1024;
+/// How often a full submission queue is handed to the kernel before it counts as broken.
+const SUBMIT_TRIES: u32 = 100_000;
 /// Pieces in one send; the system's own bound (IOV_MAX) is 1024.
 pub const SEGMENTS_MAX: usize = 256;
 
@@ -203,7 +205,11 @@ impl Ring {
         let args = types::SubmitArgs::new().timespec(&timespec);
         match self.ring.submitter().submit_with_args(1, &args) {
             Ok(_) => {}
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ETIME | libc::EINTR | libc::EBUSY)) => {}
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
+                ) => {}
             Err(e) => return Err(e),
         }
         while let Some(entry) = self.ring.completion().next() {
@@ -218,7 +224,7 @@ impl Ring {
     fn submit(&mut self, tag: u64, socket: &Rc<OwnedFd>, operation: Operation, entry: squeue::Entry) {
         let key = self.in_flight.insert(InFlight { tag, _socket: Rc::clone(socket), operation });
         let entry = entry.user_data(key as u64);
-        loop {
+        for _ in 0..SUBMIT_TRIES {
             // SAFETY: every pointer in the entry leads into `operation`, which stays in `in_flight` and in place until
             // its completion has been seen (and is leaked if the ring goes first); the descriptor is kept open by it.
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
@@ -228,6 +234,8 @@ impl Ring {
             // the queue's eightfold size leaves room; submitting again succeeds then.
             let _ = self.ring.submit();
         }
+        // Nothing can be sent or received any more: better restarted than silent.
+        panic!("the io_uring takes no submissions");
     }
 }
 

@@ -46,12 +46,28 @@ impl Host {
             host.daemon.check_alive()?;
             Ok(host.api.get("/v1/host").ok())
         })?;
-        stage.wait("all paths to be up", START_MAX, |_| {
-            host.daemon.check_alive()?;
-            host.all_up().map(|up| up.then_some(()))
-        })?;
-        stage.say("the daemon runs and all paths are up");
+        stage.say("the daemon runs");
+        host.wait_all_up(stage, START_MAX)?;
         Ok(host)
+    }
+
+    /// Waits until every path leads to every unit.
+    ///
+    /// # Errors
+    /// One does not within `bound`.
+    pub(crate) fn wait_all_up(&mut self, stage: &mut Stage, bound: Duration) -> Result<()> {
+        stage.wait("all paths to be up", bound, |_| {
+            self.daemon.check_alive()?;
+            self.all_up().map(|up| up.then_some(()))
+        })?;
+        stage.say("all paths are up");
+        Ok(())
+    }
+
+    /// # Errors
+    /// The daemon has ended, or a thread of it has panicked.
+    pub(crate) fn check_alive(&mut self) -> Result<()> {
+        self.daemon.check_alive()
     }
 
     fn all_up(&mut self) -> Result<bool> {

@@ -22,6 +22,7 @@ pub(super) fn bad_input(stage: &mut Stage) -> Result<()> {
     let mut host = Host::start(stage, "tools.toml")?;
     reload(stage, &mut host)?;
     clients(stage)?;
+    hasty_clients(stage, &mut host)?;
     for (fault, says) in [
         ("garbage", "protocol error"),
         ("cut-reply", "closed"),
@@ -107,6 +108,35 @@ fn clients(stage: &mut Stage) -> Result<()> {
     let mut client = RawClient::open(&socket, "vda")?;
     let well = client.read(0, 4096)?;
     stage.report.check_that("another client notices nothing", Truth::from(well == Some(0)), said(well));
+    Ok(())
+}
+
+/// Handshakes that end in the same piece as they succeed, or that have no way to fail.
+fn hasty_clients(stage: &mut Stage, host: &mut Host) -> Result<()> {
+    use rawclient::{Request, export_name, flags, go};
+    let leave = Request::Disconnect.encode(0);
+    let garbage = vec![0x77; 64];
+    let cases = [
+        ("a wrong EXPORT_NAME", vec![flags(), export_name("vdz")]),
+        ("flags and a wrong EXPORT_NAME in one piece", vec![[flags(), export_name("vdz")].concat()]),
+        ("GO and DISC in one piece", vec![flags(), [go("vda"), leave.clone()].concat()]),
+        ("EXPORT_NAME and DISC in one piece", vec![flags(), [export_name("vda"), leave].concat()]),
+        ("GO and garbage in one piece", vec![flags(), [go("vda"), garbage].concat()]),
+    ];
+    let socket = stage.dir.join("gold.sock");
+    for (case, segments) in cases {
+        let closed = rawclient::converse(&socket, &segments)?;
+        stage.report.check_that(&format!("{case}: the connection is closed"), Truth::from(closed), "");
+        let lives = host.check_alive();
+        let words = lives.as_ref().err().map(|why| format!("{why:#}")).unwrap_or_default();
+        stage.report.check_that(&format!("{case}: the daemon lives on"), Truth::from(lives.is_ok()), words);
+        let well = RawClient::open(&socket, "vda").and_then(|mut client| client.read(0, 4096));
+        let words = well.as_ref().map_or_else(|why| format!("{why:#}"), |error| said(*error));
+        let served = well.is_ok_and(|error| error == Some(0));
+        stage.report.check_that(&format!("{case}: another client is served"), Truth::from(served), words);
+        host.check_alive()?;
+        stage.say(case);
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 mod input;
 mod loss;
 mod policy;
+mod sick;
 mod tools;
 
 use super::stage::Stage;
@@ -43,5 +44,13 @@ pub(super) const ALL: &[Scenario] = &[
     ),
     story("suspend", "on_path_loss = suspend: not routed, though the other path is up", policy::suspend),
     story("bad-input", "wrong configurations, clients and targets", input::bad_input),
+    Scenario {
+        bound: Duration::from_secs(30),
+        ..story(
+            "sick-path",
+            "paths that are taken out, answer errors or only shake hands; rash clients",
+            sick::sick_path,
+        )
+    },
     story("tools", "other NBD clients on the front ends", tools::tools),
 ];
