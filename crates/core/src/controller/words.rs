@@ -39,7 +39,12 @@ impl Controller {
             PathState::Connecting { since } => {
                 let links = self.network.links_of(path).count();
                 let what = if links == 0 { "is used by no disk" } else { "is not connected yet" };
-                Some(format!("path {name} {what}, {} after the start", seconds(now.since(*since))))
+                let last = self.network.links_of(path).find_map(|(_, link)| match link {
+                    Link::Connecting { last, .. } => last.as_ref(),
+                    Link::Up { .. } | Link::Down { .. } => None,
+                });
+                let why = last.map_or_else(String::new, |fault| format!(": {fault}"));
+                Some(format!("path {name} {what}, {} after the start{why}", seconds(now.since(*since))))
             }
             PathState::Active { .. } => self.lost_links(path, now),
             PathState::Down { since, fault } => {

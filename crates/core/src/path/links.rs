@@ -2,16 +2,16 @@
 //!
 //! ```text
 //!               up                       down
-//!  Connecting ───────► Up ◄────────────────────────► Down
-//!      │                        up (must prove itself)  ▲
+//!  Connecting ◄──────► Up ◄────────────────────────► Down
+//!      │   cut on purpose       up (must prove itself)  ▲
 //!      └────────── CONNECT_GRACE is over ───────────────┘
 //! ```
 //!
-//! | state      | up                        | down                      | elapsed                | reconnect  |
-//! |------------|---------------------------|---------------------------|------------------------|------------|
-//! | Connecting | Up, proven at once        | stays, keeps the fault    | Down once grace is over| stays      |
-//! | Up         | stays                     | Down                      | stays                  | stays      |
-//! | Down       | Up, proven when damped so | stays, keeps latest fault | stays                  | Connecting |
+//! | state      | up                        | down                      | elapsed                | reconnect  | cut on purpose |
+//! |------------|---------------------------|---------------------------|------------------------|------------|----------------|
+//! | Connecting | Up, proven at once        | stays, keeps the fault    | Down once grace is over| stays      | stays          |
+//! | Up         | stays                     | Down                      | stays                  | stays      | Connecting     |
+//! | Down       | Up, proven when damped so | stays, keeps latest fault | stays                  | Connecting | stays          |
 //!
 //! It does not know its path's state: an operator may have taken that out while the link is up.
 
@@ -124,6 +124,15 @@ impl LinkRow {
         match self.link {
             Link::Connecting { .. } | Link::Down { .. } => *self = Self::new(now),
             Link::Up { since, .. } => self.link = Link::Up { since, proven_at: now },
+        }
+    }
+
+    /// Cut while the operator had the path disabled, and told after it was enabled again: the next connection is a first
+    /// one.
+    pub fn cut_on_purpose(&mut self, now: Instant) {
+        match self.link {
+            Link::Up { .. } => self.link = Link::Connecting { until: now + CONNECT_GRACE, last: None },
+            Link::Connecting { .. } | Link::Down { .. } => {}
         }
     }
 

@@ -3,7 +3,7 @@
 //! Invariant: see [`crate::path`]. Links change by reports, paths only in [`Network::settle`] and by the operator.
 //! It does not know why anybody asks.
 
-use crate::event::{LinkChange, LinkReport};
+use crate::event::{Fault, LinkChange, LinkReport};
 use crate::ids::{PathId, TargetId, UnitId};
 use crate::path::reach::{Reach, reaches};
 use crate::path::{Link, LinkEdge, LinkRow, PathChange, PathMachine, PathState, Signal};
@@ -79,8 +79,15 @@ impl Network {
         let Some(row) = self.links.get_mut(&(report.path, report.unit)) else { return LinkEdge::Nothing };
         let base = spec.target(spec.path(report.path).target).repair_after;
         let seen = report.at.min(now);
+        let disabled = matches!(self.paths[report.path.index()].machine.state(), PathState::Disabled { .. });
         match &report.change {
             LinkChange::Up => row.up(seen, base),
+            // The worker had not heard yet that the operator put it back: it connects again, and nothing has failed.
+            LinkChange::Down { fault: Fault::Disabled, .. } if !disabled => {
+                row.cut_on_purpose(now);
+                self.first_expiry = now;
+                LinkEdge::Nothing
+            }
             LinkChange::Down { fault, requests_outstanding } => {
                 row.down(seen, base, fault.clone(), *requests_outstanding)
             }
@@ -221,7 +228,7 @@ fn up_since(link: &Link) -> Option<Instant> {
     }
 }
 
-fn down_since(link: &Link) -> Option<(Instant, &crate::event::Fault)> {
+fn down_since(link: &Link) -> Option<(Instant, &Fault)> {
     match link {
         Link::Down { since, cause, .. } => Some((*since, cause)),
         Link::Connecting { .. } | Link::Up { .. } => None,

@@ -1,7 +1,7 @@
 //! Connections as the router knows them: up, closing, dead; and the sampling of a unit for an identity check.
 
 use super::{Connection, ConnectionKey, ConnectionStatus, Extent, Loss, Router, Traits};
-use crate::ids::{PathId, UnitId};
+use crate::ids::{PathId, UnitId, VmId};
 use crate::spec::OnPathLoss;
 use crate::time::Instant;
 
@@ -23,9 +23,16 @@ impl Router {
     }
 
     /// No more requests on it. What it carries stays in flight until it is dead.
+    ///
+    /// If the link has no other that is open, VMs with `on_path_loss = "suspend"` wait from now on: see
+    /// [`Self::awaits_word`].
     pub fn connection_closing(&mut self, key: ConnectionKey) {
         let connection = &mut self.connections[key.0 as usize];
+        if connection.status == ConnectionStatus::Closing {
+            return;
+        }
         connection.status = ConnectionStatus::Closing;
+        self.closing.push(key);
         let unit = &mut self.units[connection.unit.index()];
         unit.connections.retain(|k| *k != key);
     }
@@ -46,11 +53,30 @@ impl Router {
                 }
             }
         }
+        self.closing.retain(|k| *k != key);
         let connection = self.connections.remove(key.0 as usize);
         let unit = &mut self.units[connection.unit.index()];
         if unit.data_connection == Some(key) {
             unit.data_connection = None;
         }
+    }
+
+    /// Nothing of the VM may be dispatched: it must not fail over, and a link to one of its units is lost or about to be,
+    /// and control has not said what becomes of it. About to be is what has connections, none of them open; worked out
+    /// from them each time, so that it ends with the last of them or when the link connects again, and cannot be left
+    /// standing.
+    pub(super) fn awaits_word(&self, vm: VmId) -> bool {
+        if self.lanes[vm.index()].awaits_plan.is_some() {
+            return true;
+        }
+        if self.closing.is_empty() || self.plan.spec.vm(vm).on_path_loss != OnPathLoss::Suspend {
+            return false;
+        }
+        let reaches = |unit: UnitId| self.plan.spec.disks.iter().any(|d| d.vm == vm && d.unit == unit);
+        self.closing.iter().map(|key| &self.connections[key.0 as usize]).any(|cut| {
+            let mut open = self.units[cut.unit.index()].connections.iter();
+            reaches(cut.unit) && !open.any(|k| self.connections[k.0 as usize].path == cut.path)
+        })
     }
 
     /// Requests in flight on it.

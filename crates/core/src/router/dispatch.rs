@@ -97,8 +97,10 @@ impl Router {
         for load in &mut self.paths {
             load.claimed_by = None;
         }
-        for (index, lane) in self.lanes.iter_mut().enumerate() {
-            let held = matches!(self.plan.vms[index].gate, Gate::Hold(_)) || lane.awaits_plan.is_some();
+        for index in 0..self.lanes.len() {
+            let gate_holds = matches!(self.plan.vms[index].gate, Gate::Hold(_));
+            let held = gate_holds || self.awaits_word(VmId::at(index));
+            let lane = &mut self.lanes[index];
             lane.blocked = held.then_some(HoldReason::Gate);
             if lane.in_flight > 0 || (lane.queued > 0 && !held) {
                 top_priority = top_priority.max(self.scheduler.tags(index).priority());
@@ -243,7 +245,8 @@ impl Router {
     }
 
     /// The path that a lost request of a VM with `on_path_loss = "suspend"` must be repeated on while it has connections:
-    /// one dead connection is not a lost path, and if the path is lost, the request is not routed.
+    /// one dead connection is not a lost path, and if the path is lost, the request is not routed. (While it has none
+    /// open and some not dead yet, the whole VM waits: [`Self::awaits_word`].)
     fn bound_to(&self, entry: &Entry) -> Option<PathId> {
         let (path, _) = entry.lost?;
         let waits = self.plan.spec.vm(entry.vm).on_path_loss == OnPathLoss::Suspend;

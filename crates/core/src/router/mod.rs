@@ -273,6 +273,8 @@ pub struct Router {
     scheduler: Scheduler,
     requests: Slab<Entry>,
     connections: Slab<Connection>,
+    /// Those that are cut and not dead yet: nearly always none.
+    closing: Vec<ConnectionKey>,
     units: Vec<UnitState>,
     lanes: Vec<Lane>,
     paths: Vec<PathLoad>,
@@ -296,6 +298,7 @@ impl Router {
             scheduler: Scheduler::new(&spec.vms),
             requests: Slab::new(),
             connections: Slab::new(),
+            closing: Vec::new(),
             units: vec![UnitState::default(); spec.units.len()],
             lanes: spec.vm_ids().map(lane).collect(),
             paths: spec.paths.iter().map(PathLoad::new).collect(),
@@ -445,13 +448,25 @@ impl Router {
 
     /// Answers everything of the VM that waits with an error; what is in flight goes on.
     fn answer_waiting(&mut self, vm: VmId) {
-        let waits = |e: &Entry| e.vm == vm && !matches!(e.place, Place::InFlight { .. });
-        let keys: Vec<_> =
-            self.requests.iter().filter(|(_, e)| waits(e)).map(|(k, _)| k as RequestKey).collect();
-        for key in keys {
-            self.take_out(key);
+        for key in self.take_out_all(vm) {
             self.finish(key, Err(TargetError::Io));
         }
+    }
+
+    /// Takes all requests of the VM that wait out of where they wait: its queues, its units, the busy targets.
+    fn take_out_all(&mut self, vm: VmId) -> Vec<RequestKey> {
+        let lane = &mut self.lanes[vm.index()];
+        let mut keys: Vec<_> = lane.queues.iter_mut().flat_map(|(_, queue)| queue.drain(..)).collect();
+        if std::mem::take(&mut lane.queued) > 0 {
+            self.scheduler.idle(vm.index());
+        }
+        let is_its = |key: &mut RequestKey| self.requests[*key as usize].vm == vm;
+        for disk in self.plan.spec.disks_of_vm(vm) {
+            let unit = self.plan.spec.disk(disk).unit;
+            keys.extend(self.units[unit.index()].parked.extract_if(.., is_its));
+        }
+        keys.extend(self.delayed.extract_if(.., is_its));
+        keys
     }
 
     /// The one place where a request ends.

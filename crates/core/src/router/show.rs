@@ -1,6 +1,6 @@
 //! The router's rows of a [`WorkerView`].
 
-use super::{Entry, Place, Router};
+use super::{Entry, Lane, Place, Router};
 use crate::time::Instant;
 use crate::view::{HoldReason, PathLoadView, UnitLoadView, VmLoadView, WorkerView};
 
@@ -12,7 +12,7 @@ impl Router {
             at: now,
             generation: self.plan.generation,
             paths: (0..self.paths.len()).map(|i| self.path_view(i, now)).collect(),
-            vms: (0..self.lanes.len()).map(|i| self.vm_view(i, now)).collect(),
+            vms: self.vm_views(now),
             disks: Vec::new(),
             units: (0..self.units.len()).map(|i| self.unit_view(i, now)).collect(),
         }
@@ -34,29 +34,25 @@ impl Router {
         }
     }
 
-    fn vm_view(&self, index: usize, now: Instant) -> VmLoadView {
-        let lane = &self.lanes[index];
-        let mut view = VmLoadView {
-            in_flight: lane.in_flight,
-            completed_requests: lane.counters.completed_requests,
-            completed_bytes: lane.counters.completed_bytes,
-            failed_requests: lane.counters.failed_requests,
-            retried_requests: lane.counters.retried_requests,
-            ..VmLoadView::default()
-        };
-        let queued = lane.blocked.unwrap_or(HoldReason::Window);
-        for (_, entry) in self.requests.iter().filter(|(_, e)| e.vm.index() == index) {
+    /// By `VmId`; one pass over the requests for all.
+    fn vm_views(&self, now: Instant) -> Vec<VmLoadView> {
+        let mut rows: Vec<_> = self.lanes.iter().map(counted).collect();
+        for (_, entry) in &self.requests {
+            let queued = self.lanes[entry.vm.index()].blocked.unwrap_or(HoldReason::Window);
             let Some(reason) = held_for(entry, queued) else { continue };
-            view.held += 1;
+            let row = &mut rows[entry.vm.index()];
+            row.held += 1;
             let age = now.since(entry.submitted);
-            view.oldest_held = Some(view.oldest_held.map_or(age, |o| o.max(age)));
-            match view.held_reasons.iter_mut().find(|(r, _)| *r == reason) {
+            row.oldest_held = Some(row.oldest_held.map_or(age, |o| o.max(age)));
+            match row.held_reasons.iter_mut().find(|(r, _)| *r == reason) {
                 Some((_, count)) => *count += 1,
-                None => view.held_reasons.push((reason, 1)),
+                None => row.held_reasons.push((reason, 1)),
             }
         }
-        view.held_reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), *reason));
-        view
+        for row in &mut rows {
+            row.held_reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), *reason));
+        }
+        rows
     }
 
     fn unit_view(&self, index: usize, now: Instant) -> UnitLoadView {
@@ -68,6 +64,18 @@ impl Router {
             quarantined_bytes,
             quarantined_for: volume.last_fence().map(|until| until.since(now)),
         }
+    }
+}
+
+/// What the lane itself counts; nothing held.
+fn counted(lane: &Lane) -> VmLoadView {
+    VmLoadView {
+        in_flight: lane.in_flight,
+        completed_requests: lane.counters.completed_requests,
+        completed_bytes: lane.counters.completed_bytes,
+        failed_requests: lane.counters.failed_requests,
+        retried_requests: lane.counters.retried_requests,
+        ..VmLoadView::default()
     }
 }
 

@@ -1,11 +1,12 @@
 //! What the router does in the cases that have a name, each as a short script of what happens and what is expected.
 
 mod bench;
+mod path_loss;
 
 use super::*;
 use crate::ids::VmId;
 use crate::plan::Health;
-use crate::spec::{Access, ByteRate, OnPathLoss, VmSpec, WriteCache};
+use crate::spec::{Access, ByteRate, VmSpec, WriteCache};
 use crate::testing::vm;
 use bench::{A, B, Bench, SAFE, reason};
 
@@ -200,6 +201,25 @@ fn a_bounce_answers_what_waits_and_what_is_lost_and_lets_live_ones_finish() {
     b.replan(|plan| plan.vms[0].gate = Gate::Open);
     b.write(6, 0);
     assert_eq!(b.held(), [(HoldReason::Quarantine, 1)], "the hypervisor's repetition meets its own ghost");
+}
+
+#[test]
+fn a_bounce_answers_in_order_and_nobody_elses() {
+    let mut b = Bench::new(1, vec![vm("a"), vm("b")]);
+    b.up(A);
+    b.submit_for(1, 10, (0, 1));
+    b.replan(|plan| plan.vms.iter_mut().for_each(|route| route.gate = Gate::Hold(reason())));
+    b.write(1, 0);
+    b.write(2, 4);
+    b.abandon(1);
+    b.submit_for(1, 11, (4, 1));
+    b.write(3, 8);
+    assert_eq!(b.done(), "1:ShuttingDown");
+    b.replan(|plan| plan.vms[0].gate = Gate::Bounce(reason()));
+    assert_eq!(b.done(), "2:Io 3:Io");
+    b.submit(4, Operation::Read, (0, 1));
+    assert_eq!((b.done(), b.held()), ("4:Io".into(), vec![]));
+    assert_eq!(b.view().vms[1].held, 1);
 }
 
 #[test]
@@ -550,6 +570,21 @@ fn a_flush_that_fails_for_a_volatile_cache_takes_its_write_along() {
 }
 
 #[test]
+fn a_flush_that_failed_is_not_repaired_by_one_on_another_path() {
+    let mut b = Bench::new(2, vec![vm("a")]);
+    let without_fua = Traits { fua: Support::No, ..bench::TRAITS };
+    b.up_with(A, without_fua);
+    b.stable_write(1, 0);
+    b.answer(1, Ok(()));
+    b.up_with(B, without_fua);
+    b.answer(1, IO);
+    b.answer(1, Ok(()));
+    assert_eq!(b.sent(), "1w@a 1f@a 1w@b 1f@b", "the target tells of lost data once");
+    b.answer(1, Ok(()));
+    assert_eq!(b.done(), "1");
+}
+
+#[test]
 fn sampling_holds_writes_to_its_ranges() {
     let mut b = Bench::new(2, vec![vm("a")]);
     b.up(A);
@@ -701,36 +736,4 @@ fn a_flush_that_failed_is_not_tried_on_another_path() {
     b.sent();
     b.answer(1, Err(TargetError::Io));
     assert_eq!(b.done(), "1:Io", "the target tells of lost data once");
-}
-
-#[test]
-fn a_vm_that_must_not_fail_over_waits_for_the_plan_that_knows_of_the_loss() {
-    let stays = VmSpec { on_path_loss: OnPathLoss::Suspend, ..vm("a") };
-    let mut b = Bench::new(2, vec![stays]);
-    b.up(A);
-    b.up(B);
-    b.replan(|plan| plan.paths[1].preferred = false);
-    b.read(1, 0);
-    assert_eq!(b.sent(), "1r@a");
-    b.lost(A, &[], Loss::OfLink { report: 3 });
-    b.read(2, 1);
-    b.replan(|plan| plan.link_reports = 2);
-    assert_eq!(b.sent(), "", "neither what was lost nor what is new goes to the other path");
-    b.replan(|plan| plan.link_reports = 3);
-    assert_eq!(b.sent(), "1r@b 2r@b", "the policy knows of it and has left the gate open");
-}
-
-#[test]
-fn a_vm_that_must_not_fail_over_repeats_on_the_path_while_it_has_a_connection() {
-    let stays = VmSpec { on_path_loss: OnPathLoss::Suspend, ..vm("a") };
-    let mut b = Bench::new(2, vec![stays]);
-    b.up(A);
-    b.up(B);
-    b.replan(|plan| plan.paths[1].preferred = false);
-    b.read(1, 0);
-    b.sent();
-    b.up(A);
-    b.replan(|plan| (plan.paths[0].preferred, plan.paths[1].preferred) = (false, true));
-    b.first_dead(A);
-    assert_eq!(b.sent(), "1r@a", "though the other path is the better one now");
 }

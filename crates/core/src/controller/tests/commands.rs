@@ -117,6 +117,35 @@ fn an_enabled_path_that_does_not_connect_has_failed() {
     );
 }
 
+/// The worker hears of both, and what it tells of the first comes after the second.
+#[test]
+fn what_was_cut_for_a_disable_that_is_over_is_no_failure() {
+    let mut spec = two();
+    spec.vms[1].on_path_loss = OnPathLoss::Suspend;
+    let mut world = check(
+        spec,
+        "
+        @1 obedient; disable a; enable a; cut a
+        > 1: a path-disabled, answer ok
+        > 1: a path-enabled, a path-up, answer ok
+        @2 up a
+        @20 disable a; enable a; cut a
+        > 20: a path-disabled, answer ok
+        > 20: a path-enabled, a path-up, answer ok
+        @20.5 pass
+        ",
+    );
+    check_in(
+        &mut world,
+        "
+        @21 down a
+        > 30: bronze bounce, stop bronze, san0 incident-opened, a path-down, bronze vm-suspending
+        > 30.005: bronze hold, bronze vm-suspended
+        @31 pass
+        ",
+    );
+}
+
 #[test]
 fn a_path_that_was_down_may_be_disabled_and_that_ends_its_incident() {
     check(

@@ -179,6 +179,20 @@ fn paths_units_and_incidents() {
 }
 
 #[test]
+fn a_path_that_never_came_up_says_why() {
+    let mut world = World::dark(two());
+    let reason = |world: &World| world.controller.view(world.now).paths[0].reason.clone().unwrap_or_default();
+    world.run("@3 pass");
+    assert_eq!(reason(&world), "path san0/a is not connected yet, 3.0 s after the start");
+    let fault = Fault::Refused("Connection refused".into());
+    world.link(world.path("a"), UnitId(1), LinkChange::Down { fault, requests_outstanding: 0 });
+    assert_eq!(
+        reason(&world),
+        "path san0/a is not connected yet, 3.0 s after the start: cannot connect: Connection refused"
+    );
+}
+
+#[test]
 fn a_damped_path_shows_its_relapses_until_they_are_forgotten() {
     let mut world = World::new(two());
     world.run("@1 down a\n@2 up a\n@2.5 down a\n@3 up a\n@10 pass");

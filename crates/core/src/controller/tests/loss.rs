@@ -68,6 +68,21 @@ fn failover_suspend_finishes_its_requests_elsewhere() {
     );
 }
 
+/// However long that takes: only what is shed for want of room is bounced.
+#[test]
+fn failover_suspend_bounces_nothing() {
+    check(
+        with(OnPathLoss::FailoverSuspend, When::Always),
+        "
+        @1 deaf; down a
+        > 1: san0 incident-opened, a link-down
+        > 1: stop bronze, a path-down, bronze vm-suspending
+        @8 paused bronze
+        > 8: bronze hold, bronze vm-suspended
+        ",
+    );
+}
+
 #[test]
 fn migrate_is_blocked_without_another_host() {
     for policy in [OnPathLoss::Migrate, OnPathLoss::FailoverMigrate] {

@@ -53,6 +53,40 @@ fn reserved_sheds_at_once_and_resumes_after_repair() {
 }
 
 #[test]
+fn a_stop_waits_so_long_for_a_narrow_path_and_then_bounces_what_is_queued() {
+    check(
+        reserved(&THREE),
+        "
+        @1 deaf; down a
+        > 1: san0 incident-opened, a link-down
+        > 1: a link-down
+        > 1: stop bronze, a path-down, bronze vm-suspending
+        > 1.5: bronze bounce
+        @2 paused bronze
+        > 2: bronze hold, bronze vm-suspended
+        ",
+    );
+}
+
+/// A `stop` that waits for requests that are held would never end.
+#[test]
+fn what_can_finish_is_not_held_from_a_stop() {
+    check(
+        reserved(&THREE),
+        "
+        @0.5 connect-no-werror bronze 2
+        > 0.5: bronze vm-managed
+        @1 deaf; down a
+        > 1: san0 incident-opened, a link-down
+        > 1: a link-down
+        > 1: stop bronze, a path-down, bronze vm-suspending
+        @8 paused bronze
+        > 8: bronze hold, bronze vm-suspended
+        ",
+    );
+}
+
+#[test]
 fn unmet_sheds_only_once_a_reservation_has_really_gone_unmet() {
     let world = check(
         spec(&THREE),

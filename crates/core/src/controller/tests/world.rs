@@ -301,6 +301,7 @@ impl World {
             ["up", path] => self.links(self.path(path), &LinkChange::Up),
             ["up", path, vm] => self.link(self.path(path), UnitId(self.vm(vm).0), LinkChange::Up),
             ["down", path] => self.links(self.path(path), &down(Fault::Reset)),
+            ["cut", path] => self.links(self.path(path), &down(Fault::Disabled)),
             ["gone", path] => self.links(self.path(path), &down(Fault::UnitGone("no such export".into()))),
             ["down", path, vm] => {
                 self.link(self.path(path), UnitId(self.vm(vm).0), down(Fault::Reset));

@@ -7,8 +7,8 @@ use crate::e2e::rawclient::{RawClient, Request};
 use crate::e2e::stage::Stage;
 use crate::e2e::storage;
 use anyhow::{Context, Result};
-use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::mpsc;
@@ -19,6 +19,7 @@ use vmpath_lab::report::{Bound, Truth};
 
 /// As in `sick-path.toml`.
 const PING_BUDGET: Duration = Duration::from_secs(1);
+const TCP_PORT: u16 = 10810;
 const BLOCK: usize = 4096;
 /// Requests are placed here, beyond what the identity check looks at first.
 const PLACE: u64 = 8 << 20;
@@ -150,8 +151,9 @@ fn reconnect_beside_errors(stage: &mut Stage, host: &mut Host, array: &mut Array
     let reset_when = Instant::now();
     stage.say("portal a answers EIO; portal b is reset");
     let lost = stage.wait("path b to be seen lost", SEEN_MAX, |_| {
-        let lost = |kind| host.find(kind, "*", reset_at).map(|e| e.is_some_and(|e| e.subject.contains("/b")));
-        Ok((lost("path-down")? || lost("link-down")?).then_some(()))
+        let told = host.events()?.into_iter().filter(|e| e.at_unix_us >= reset_at);
+        let is_loss = |kind: &str| matches!(kind, "path-down" | "link-down");
+        Ok(told.into_iter().find(|e| is_loss(&e.kind) && e.subject.contains("san0/b")).map(drop))
     });
     stage.report.check_that("path b was seen lost", Truth::from(lost.is_ok()), "");
     let up = stage.wait("path b to be up", RECONNECT_MAX + SEEN_MAX, |_| {
@@ -202,8 +204,9 @@ fn only_handshakes(stage: &mut Stage, host: &mut Host, array: &mut ArrayControl)
         slowest = slowest.max(began.elapsed());
         stage.watch(PAUSE, |_| Ok(()))?;
     }
-    let health = host.path("san1/a")?["health"].as_str().unwrap_or_default().to_owned();
-    stage.report.check_that("path a was sick meanwhile", Truth::from(health != "up"), health);
+    let path = host.path("san1/a")?;
+    let words = format!("{}: {}", path["health"], path["reason"]);
+    stage.report.check_that("path a was sick meanwhile", Truth::from(path["health"] != "up"), words);
     let name = "slowest write to the first block while path a only shakes hands";
     stage.report.check(name, millis(slowest), Bound::AtMost(1000.0), "ms").note = format!("of {WRITES}");
     stage.report.check("of them failed", failed as f64, Bound::Equal(0.0), "writes");
@@ -249,29 +252,27 @@ fn crowd(stage: &mut Stage, host: &mut Host) -> Result<()> {
     host.check_alive()
 }
 
-/// Connections by unix socket and by TCP, of which the first of each kind waits for its greeting.
+/// Connections by unix socket and by TCP that say nothing.
 ///
 /// Connecting to a unix socket that nobody accepts from has no bound of its own: a thread does it, and is given up.
-fn idle_clients(gold: &Path, each: usize) -> Vec<Idle> {
-    let (sender, receiver) = mpsc::channel();
+fn idle_clients(gold: &Path, each: usize) -> Vec<OwnedFd> {
+    let (by_unix, receiver) = mpsc::channel();
+    let by_tcp = by_unix.clone();
     let socket = gold.to_owned();
-    let tcp = sender.clone();
     thread::spawn(move || {
-        (0..each).try_for_each(|_| {
-            let idle = UnixStream::connect(&socket).map_or(Idle::Refused, Idle::Unix);
-            sender.send(idle)
-        })
+        for stream in (0..each).map_while(|_| UnixStream::connect(&socket).ok()) {
+            _ = by_unix.send(OwnedFd::from(stream)); // we may have been given up
+        }
     });
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 10810));
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, TCP_PORT));
     thread::spawn(move || {
-        (0..each).try_for_each(|_| {
-            let idle = TcpStream::connect_timeout(&address, SEEN_MAX).map_or(Idle::Refused, Idle::Tcp);
-            tcp.send(idle)
-        })
+        for stream in (0..each).map_while(|_| TcpStream::connect_timeout(&address, SEEN_MAX).ok()) {
+            _ = by_tcp.send(OwnedFd::from(stream));
+        }
     });
     let until = Instant::now() + SEEN_MAX * 2;
     let next = || receiver.recv_timeout(until.saturating_duration_since(Instant::now())).ok();
-    std::iter::from_fn(next).filter(|idle| !matches!(idle, Idle::Refused)).collect()
+    std::iter::from_fn(next).collect()
 }
 
 fn millis(time: Duration) -> f64 {
