@@ -182,7 +182,7 @@ impl Router {
             self.park(key, reason);
             return Step::Parked;
         }
-        match self.choose(key, turn.1, now) {
+        match self.choose(key, turn, now) {
             Ok(connection) => {
                 self.pop_front(vm, queue);
                 self.dispatch(key, connection, turn, now);
@@ -205,7 +205,7 @@ impl Router {
     fn choose(
         &mut self,
         key: RequestKey,
-        standing: Standing,
+        turn: (Phase, Standing),
         now: Instant,
     ) -> Result<ConnectionKey, HoldReason> {
         let (unit, vm, cost) = {
@@ -213,33 +213,33 @@ impl Router {
             (e.unit, e.vm, e.attempt().cost().device_bytes())
         };
         let mut list = std::mem::take(&mut self.shortlist);
-        self.collect_candidates(key, &mut list, now);
-        let choice = self.settle_on_one(unit, &mut list).and_then(|()| {
-            match select(&list.candidates, cost, standing) {
+        self.collect_candidates(key, turn.0, &mut list, now);
+        let choice =
+            self.settle_on_one(unit, &mut list).and_then(|()| match select(&list.candidates, cost, turn.1) {
                 Choice::Path(at) => Ok(list.connections[at]),
                 Choice::Full => {
-                    self.note_full(vm, &list, (cost, standing), now);
+                    self.note_full(vm, &list, (cost, turn), now);
                     Err(HoldReason::Window)
                 }
                 Choice::None => Err(HoldReason::NoPath),
-            }
-        });
+            });
         list.clear();
         self.shortlist = list;
         choice
     }
 
     /// The VM waits for room on the paths that have none. An idle standby that it may not use yet is not among them.
-    fn note_full(&mut self, vm: VmId, list: &Shortlist, needs: (u64, Standing), now: Instant) {
+    fn note_full(&mut self, vm: VmId, list: &Shortlist, needs: (u64, (Phase, Standing)), now: Instant) {
+        let (cost, (phase, standing)) = needs;
         let priority = self.scheduler.tags(vm.index()).priority();
         for (connection, candidate) in list.connections.iter().zip(&list.candidates) {
-            if !has_room(candidate, needs.0, needs.1) {
+            if !has_room(candidate, cost, standing) {
                 let path = self.connections[connection.0 as usize].path;
                 let load = &mut self.paths[path.index()];
-                if !has_room(candidate, needs.0, Standing::Highest) {
+                if !has_room(candidate, cost, Standing::Highest) {
                     load.saturated(now);
                 }
-                load.claimed_by = load.claimed_by.max(Some(priority));
+                load.claimed_by = load.claimed_by.max(Some((phase, priority)));
             }
         }
     }
@@ -255,7 +255,7 @@ impl Router {
     }
 
     /// One candidate for each path with an open connection to the unit: its least loaded connection.
-    fn collect_candidates(&self, key: RequestKey, list: &mut Shortlist, now: Instant) {
+    fn collect_candidates(&self, key: RequestKey, phase: Phase, list: &mut Shortlist, now: Instant) {
         let entry = self.entry(key);
         let avoid = &self.plan.spec.vm(entry.vm).avoid_paths;
         let priority = self.scheduler.tags(entry.vm.index()).priority();
@@ -289,7 +289,7 @@ impl Router {
                 route: self.plan.paths[path.index()],
                 pending: load.pending_bytes,
                 pending_outranked: load.outranked_bytes,
-                window: if load.claimed_by >= Some(priority) { 0 } else { load.window },
+                window: if load.claimed_by >= Some((phase, priority)) { 0 } else { load.window },
                 rate: load.rate(now),
                 service_time: load.recent_service_time(now),
                 last_dispatch: load.last_dispatch,

@@ -2,7 +2,7 @@
 
 use super::Router;
 use crate::event::{LoadReport, PathLoad as PathReport, VmLoad};
-use crate::schedule::Cost;
+use crate::schedule::{Cost, Phase};
 use crate::select::Standing;
 use crate::spec::PathSpec;
 use crate::time::{Duration, Instant};
@@ -24,9 +24,9 @@ pub(super) struct PathLoad {
     /// Of the pending ones, what VMs sent while one of higher priority competed.
     pub(super) outranked_bytes: u64,
     pub(super) window: u64,
-    /// In one round of dispatching: the priority of a VM that waits for room here, so that smaller requests of its
-    /// equals do not take each byte that comes free.
-    pub(super) claimed_by: Option<u32>,
+    /// In one round of dispatching: who waits for room here, by what right and with which priority, so that smaller
+    /// requests of its equals, or shares before a floor, do not take each byte that comes free.
+    pub(super) claimed_by: Option<(Phase, u32)>,
     /// The number of the attempt that was dispatched last.
     pub(super) last_dispatch: u64,
     pub(super) errors: u64,

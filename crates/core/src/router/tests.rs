@@ -737,3 +737,12 @@ fn a_flush_that_failed_is_not_tried_on_another_path() {
     b.answer(1, Err(TargetError::Io));
     assert_eq!(b.done(), "1:Io", "the target tells of lost data once");
 }
+
+#[test]
+fn a_floor_is_not_eaten_by_what_is_shared_at_a_higher_priority() {
+    let gold = VmSpec { reservation: Some(ByteRate(60 << 20)), priority: 100, shares: 2000, ..vm("a") };
+    let bronze = VmSpec { reservation: Some(ByteRate(60 << 20)), priority: 10, shares: 500, ..vm("b") };
+    let got = compete(vec![gold, bronze], [16, 32]);
+    assert!(got[0] >= 58, "the higher priority is whole: {got:?}");
+    assert!(got[1] >= 30, "and what it has not reserved goes to the other's floor first: {got:?}");
+}

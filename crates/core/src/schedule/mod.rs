@@ -53,11 +53,11 @@ enum Activity {
     Backlogged,
 }
 
-/// Why a VM is the one to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a VM is the one to go; what is reserved is more than what is shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
-    Reservation,
     Weight,
+    Reservation,
 }
 
 impl Tags {
