@@ -83,9 +83,47 @@ pub enum JournalKind {
     IncidentOpened,
     IncidentClosed,
     Reloaded,
+    /// vmpath runs again after a stop, a crash or a boot.
+    Restarted,
 }
 
 impl JournalKind {
+    pub const ALL: [Self; 27] = [
+        Self::PathDown,
+        Self::PathUp,
+        Self::PathRepaired,
+        Self::Failback,
+        Self::PathDisabled,
+        Self::PathEnabled,
+        Self::AccessChanged,
+        Self::LinkDown,
+        Self::LinkUp,
+        Self::FailedOver,
+        Self::NoPath,
+        Self::VmHeld,
+        Self::VmReleased,
+        Self::VmSuspending,
+        Self::VmSuspended,
+        Self::VmResuming,
+        Self::VmResumed,
+        Self::VmFailing,
+        Self::PolicyBlocked,
+        Self::ReservationLost,
+        Self::ReservationMet,
+        Self::VmManaged,
+        Self::VmUnmanaged,
+        Self::IncidentOpened,
+        Self::IncidentClosed,
+        Self::Reloaded,
+        Self::Restarted,
+    ];
+
+    /// The kind that a word stands for.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+
     /// The word in journals, API and docs.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -116,6 +154,7 @@ impl JournalKind {
             Self::IncidentOpened => "incident-opened",
             Self::IncidentClosed => "incident-closed",
             Self::Reloaded => "reloaded",
+            Self::Restarted => "restarted",
         }
     }
 }

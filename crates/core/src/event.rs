@@ -1,6 +1,6 @@
 //! Everything that can happen to a host, as one closed enum: what [`crate::controller::Controller`] is told.
 
-use crate::ids::{PathId, TargetId, UnitId, VmId};
+use crate::ids::{PathId, TargetId, UnitId, VmId, WorkerId};
 use crate::plan::Health;
 use crate::spec::{Access, Spec};
 use crate::time::{Duration, Instant};
@@ -14,7 +14,7 @@ pub enum Event {
         vm: VmId,
         report: HypervisorReport,
     },
-    /// Sent by each worker a few times a second.
+    /// Sent by each worker a few times a second. It says something of the VMs that the worker carries, and of others nothing.
     Load(LoadReport),
     /// A change that an operator asked for. The answer is an [`crate::effect::Effect::Answer`] with the same ticket.
     Command {
@@ -30,6 +30,7 @@ pub enum Event {
 /// A *link* is one path's way to one unit: its connections to that export. A path is up while one of its links is.
 #[derive(Clone, Debug)]
 pub struct LinkReport {
+    pub worker: WorkerId,
     pub path: PathId,
     pub unit: UnitId,
     pub at: Instant,
@@ -71,6 +72,8 @@ pub enum Fault {
     ShuttingDown,
     /// The operator disabled the path.
     Disabled,
+    /// As it was told before vmpath was restarted; in words.
+    Before(String),
 }
 
 impl fmt::Display for Fault {
@@ -97,6 +100,7 @@ impl fmt::Display for Fault {
             Self::UnitGone(why) => write!(f, "the target has no such unit: {why}"),
             Self::ShuttingDown => write!(f, "the target is shutting down"),
             Self::Disabled => write!(f, "disabled by the operator"),
+            Self::Before(words) => write!(f, "{words}"),
         }
     }
 }
@@ -132,13 +136,13 @@ pub enum RunState {
     Other,
 }
 
-/// What the data plane measured since its last report.
+/// What one worker measured since its last report.
 #[derive(Clone, Debug, Default)]
 pub struct LoadReport {
     pub interval: Duration,
-    /// By `VmId`.
+    /// By `VmId`. Zeros for those that another worker carries.
     pub vms: Vec<VmLoad>,
-    /// By `PathId`.
+    /// By `PathId`: the worker's part.
     pub paths: Vec<PathLoad>,
 }
 

@@ -51,6 +51,9 @@ id!(
 id!(
     /// A virtual disk of a VM, backed by one unit.
     DiskId, "disk#");
+id!(
+    /// A data-plane worker: one thread.
+    WorkerId, "worker#");
 
 /// Everything from one failure to its repair; every decision in it carries this number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,7 +4,7 @@
 //! carry a request is the worker's own knowledge, and the rules of exactly-once, quarantine and flush are kept by the
 //! router whatever the plan says.
 
-use crate::ids::IncidentId;
+use crate::ids::{IncidentId, WorkerId};
 use crate::spec::{Access, Spec};
 use std::sync::Arc;
 
@@ -13,9 +13,9 @@ pub struct RoutePlan {
     /// Grows by one with each plan.
     pub generation: u64,
     pub spec: Arc<Spec>,
-    /// How many link reports of the worker this plan has taken into account. A VM that must not be routed over an
-    /// alternate waits, after a loss, for the plan that knows of it.
-    pub link_reports: u64,
+    /// By `WorkerId`: how many of its link reports this plan has taken into account. A VM that must not be routed over
+    /// an alternate waits, after a loss, for the plan that knows of it.
+    pub link_reports: Vec<u64>,
     /// By `PathId`.
     pub paths: Vec<PathRoute>,
     /// By `VmId`.
@@ -65,4 +65,12 @@ pub struct GateReason {
     pub incident: Option<IncidentId>,
     /// In words, with the numbers: shown to the operator as it is.
     pub text: String,
+}
+
+impl RoutePlan {
+    /// How many link reports of a worker it has taken into account.
+    #[must_use]
+    pub fn reports_of(&self, worker: WorkerId) -> u64 {
+        self.link_reports.get(worker.index()).copied().unwrap_or(0)
+    }
 }

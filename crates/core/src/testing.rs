@@ -64,6 +64,9 @@ pub(crate) fn spec(paths: usize, vms: Vec<VmSpec>) -> Spec {
         unit: UnitId::at(i),
         nbd_socket: Some(PathBuf::from(format!("/run/{i}.nbd"))),
         nbd_tcp: None,
+        vhost_user: None,
+        queues: 1,
+        read_only: false,
     };
     Spec {
         host: HostSpec {
@@ -72,6 +75,9 @@ pub(crate) fn spec(paths: usize, vms: Vec<VmSpec>) -> Spec {
             admin_group: "vmpath".into(),
             shed_when: ShedWhen::Unmet,
             shed_after: Duration::from_secs(1),
+            state_dir: PathBuf::from("/var/lib/vmpath"),
+            run_dir: PathBuf::from("/run/vmpath"),
+            workers: 1,
         },
         targets: vec![target("san0")],
         paths: (0..paths).map(path).collect(),

@@ -128,6 +128,33 @@ pub struct WorkerView {
     pub units: Vec<UnitLoadView>,
 }
 
+impl WorkerView {
+    /// What all workers together are doing: counts and rates are sums, times weighed by requests. Every VM, and with it
+    /// its disks and units, is one worker's own; a path is shared. `at` is the latest, the plan the oldest in force.
+    #[must_use]
+    pub fn merge<'a>(views: impl IntoIterator<Item = &'a Self>) -> Self {
+        let mut views = views.into_iter();
+        let mut sum = views.next().cloned().unwrap_or_default();
+        for view in views {
+            sum.at = sum.at.max(view.at);
+            sum.generation = sum.generation.min(view.generation);
+            add_rows(&mut sum.paths, &view.paths, PathLoadView::add);
+            add_rows(&mut sum.vms, &view.vms, VmLoadView::add);
+            add_rows(&mut sum.disks, &view.disks, |disk, other| disk.clients += other.clients);
+            add_rows(&mut sum.units, &view.units, UnitLoadView::add);
+        }
+        sum
+    }
+}
+
+fn add_rows<T: Clone>(sum: &mut Vec<T>, other: &[T], add: impl Fn(&mut T, &T)) {
+    for (row, more) in sum.iter_mut().zip(other) {
+        add(row, more);
+    }
+    // A worker that has not looked at them yet has no rows.
+    sum.extend(other.iter().skip(sum.len()).cloned());
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct PathLoadView {
     pub pending_requests: u32,
@@ -143,6 +170,25 @@ pub struct PathLoadView {
     pub errors: u64,
 }
 
+impl PathLoadView {
+    fn add(&mut self, other: &Self) {
+        let weighed = |time: Duration, requests: u64| time.as_nanos() * u128::from(requests);
+        let requests = self.completed_requests + other.completed_requests;
+        let total = weighed(self.service_time, self.completed_requests)
+            + weighed(other.service_time, other.completed_requests);
+        let mean = total.checked_div(u128::from(requests)).unwrap_or(0);
+        self.service_time = Duration::from_nanos(u64::try_from(mean).unwrap_or(u64::MAX));
+        self.pending_requests += other.pending_requests;
+        self.pending_bytes += other.pending_bytes;
+        self.window_bytes += other.window_bytes;
+        self.connections += other.connections;
+        self.rate += other.rate;
+        self.completed_requests = requests;
+        self.completed_bytes += other.completed_bytes;
+        self.errors += other.errors;
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct VmLoadView {
     pub in_flight: u32,
@@ -154,6 +200,33 @@ pub struct VmLoadView {
     pub completed_bytes: u64,
     pub failed_requests: u64,
     pub retried_requests: u64,
+}
+
+impl VmLoadView {
+    fn add(&mut self, other: &Self) {
+        self.in_flight += other.in_flight;
+        self.held += other.held;
+        for (reason, count) in &other.held_reasons {
+            self.hold(*reason, *count);
+        }
+        self.sort_reasons();
+        self.oldest_held = self.oldest_held.max(other.oldest_held);
+        self.completed_requests += other.completed_requests;
+        self.completed_bytes += other.completed_bytes;
+        self.failed_requests += other.failed_requests;
+        self.retried_requests += other.retried_requests;
+    }
+
+    pub(crate) fn hold(&mut self, reason: HoldReason, count: u32) {
+        match self.held_reasons.iter_mut().find(|(r, _)| *r == reason) {
+            Some((_, known)) => *known += count,
+            None => self.held_reasons.push((reason, count)),
+        }
+    }
+
+    pub(crate) fn sort_reasons(&mut self) {
+        self.held_reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), *reason));
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -171,6 +244,15 @@ pub struct UnitLoadView {
     pub quarantined_for: Option<Duration>,
 }
 
+impl UnitLoadView {
+    fn add(&mut self, other: &Self) {
+        self.size = self.size.or(other.size);
+        self.quarantined_ranges += other.quarantined_ranges;
+        self.quarantined_bytes += other.quarantined_bytes;
+        self.quarantined_for = self.quarantined_for.max(other.quarantined_for);
+    }
+}
+
 /// Why a request is held now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HoldReason {
@@ -186,6 +268,10 @@ pub enum HoldReason {
     Quarantine,
     /// The target was short of resources; it is retried after a pause.
     RetryLater,
+    /// The disk's ring is stopped.
+    Stopped,
+    /// What a former process or boot may have left on its way to the unit could still arrive.
+    Fence,
     /// Its range is being compared between two paths, to prove that both lead to the same unit.
     Identity,
 }
@@ -200,7 +286,49 @@ impl HoldReason {
             Self::Window => "window",
             Self::Quarantine => "quarantine",
             Self::RetryLater => "retry-later",
+            Self::Stopped => "stopped",
+            Self::Fence => "fence",
             Self::Identity => "identity-check",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(pending: u32, completed: u64, micros: u64) -> WorkerView {
+        let path = PathLoadView {
+            pending_requests: pending,
+            completed_requests: completed,
+            service_time: Duration::from_micros(micros),
+            rate: 100,
+            window_bytes: 1 << 20,
+            ..PathLoadView::default()
+        };
+        WorkerView { paths: vec![path], generation: u64::from(pending), ..WorkerView::default() }
+    }
+
+    #[test]
+    fn workers_add_up() {
+        let mut first = worker(3, 100, 200);
+        let mut second = worker(4, 300, 400);
+        first.at = Instant::from_millis(5);
+        let vm =
+            |held, reason| VmLoadView { held, held_reasons: vec![(reason, held)], ..VmLoadView::default() };
+        first.vms = vec![vm(2, HoldReason::Gate), VmLoadView::default()];
+        second.vms = vec![VmLoadView::default(), vm(1, HoldReason::Limit)];
+        second.units = vec![UnitLoadView { size: Some(7), ..UnitLoadView::default() }];
+        let sum = WorkerView::merge([&first, &second]);
+        let path = &sum.paths[0];
+        assert_eq!((path.pending_requests, path.rate, path.window_bytes), (7, 200, 2 << 20));
+        assert_eq!(path.service_time, Duration::from_micros(350), "weighed by what each has done");
+        assert_eq!((sum.at, sum.generation), (Instant::from_millis(5), 3));
+        assert_eq!((sum.vms[0].held, sum.vms[1].held), (2, 1));
+        assert_eq!(sum.units[0].size, Some(7), "the first worker has not looked yet");
+        assert_eq!(
+            WorkerView::merge([&worker(0, 0, 0), &worker(0, 0, 0)]).paths[0].service_time,
+            Duration::ZERO
+        );
     }
 }

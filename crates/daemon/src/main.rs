@@ -11,6 +11,7 @@ mod control;
 mod dataplane;
 mod frontend;
 mod hypervisor;
+mod store;
 mod sys;
 mod telemetry;
 #[cfg(test)]

@@ -9,6 +9,8 @@ const GOOD: &str = r#"
 [host]
 name = "kvm1"
 api_socket = "DIR/run/vmpath.sock"
+state_dir = "DIR/state"
+run_dir = "DIR/run"
 
 [[target]]
 name = "san0"
@@ -134,7 +136,7 @@ fn every_fault_of_every_file_is_reported_with_its_place() {
     );
     let (status, report) = host.check(&main);
     assert_eq!(status, 1, "{report}");
-    for place in ["vmpath.toml:17:1:", "vmpath.toml:18:9:"] {
+    for place in ["vmpath.toml:19:1:", "vmpath.toml:20:9:"] {
         assert!(report.contains(place), "{place} is not in:\n{report}");
     }
     assert!(report.contains("conf.d/more.toml:"), "{report}");
@@ -159,7 +161,7 @@ fn a_daemon_does_not_start_on_faults() {
     let config = host.write("vmpath.toml", &GOOD.replace("san0/gold", "san1/gold"));
     let output = host.run(&["daemon", "-c", config.to_str().expect("a plain name")]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("vmpath.toml:20:"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("vmpath.toml:22:"), "{}", text(&output.stderr));
     assert!(!host.path("run").exists() && !host.path("gold.sock").exists(), "nothing was started");
 }
 
@@ -186,7 +188,7 @@ fn a_daemon_serves_reloads_and_ends_cleanly() {
     host.write("vmpath.toml", &GOOD.replace("priority = 100", "priority = \"high\""));
     let refused = host.run(&["reload"]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused.stderr).contains("vmpath.toml:17:12"), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("vmpath.toml:19:12"), "{}", text(&refused.stderr));
     assert!(shown(&["show", "vms", "-o", "json"]).contains("\"priority\":100"));
     host.write("vmpath.toml", &GOOD.replace("priority = 100", "priority = 200"));
     daemon.signal(rustix::process::Signal::HUP);
@@ -197,4 +199,33 @@ fn a_daemon_serves_reloads_and_ends_cleanly() {
     daemon.signal(rustix::process::Signal::TERM);
     assert_eq!(daemon.child.wait().expect("an end").code(), Some(0));
     assert!(!host.path("run/vmpath.sock").exists());
+}
+
+#[test]
+fn what_it_knows_outlives_a_kill_and_a_stop() {
+    let host = Host::new();
+    let config = host.write("vmpath.toml", GOOD);
+    let shown = |args: &[&str]| text(&host.run(args).stdout);
+    let mut daemon = Daemon::start(&host, &config);
+    assert!(shown(&["path", "disable", "san0/a"]).contains("san0/a"));
+    daemon.wait_for("path-disabled");
+    daemon.signal(rustix::process::Signal::TERM);
+    assert_eq!(daemon.child.wait().expect("an end").code(), Some(0));
+
+    let mut daemon = Daemon::start(&host, &config);
+    assert!(shown(&["show", "paths"]).contains("disabled"));
+    let events = shown(&["show", "events"]);
+    assert!(events.contains("taken out by the operator") && events.contains("after it was stopped"), "{events}");
+
+    let elsewhere = GOOD.replace("DIR/run/vmpath.sock", "DIR/other.sock").replace("gold.sock", "other-gold.sock");
+    let second = host.write("second/vmpath.toml", &elsewhere);
+    let second = host.run(&["daemon", "-c", second.to_str().expect("a plain name")]);
+    assert!(text(&second.stderr).contains("another vmpath daemon uses"), "{}", text(&second.stderr));
+
+    daemon.child.kill().expect("it lives");
+    daemon.child.wait().expect("an end");
+    let _daemon = Daemon::start(&host, &config);
+    let events = shown(&["show", "events"]);
+    assert!(events.contains("after it was killed"), "{events}");
+    assert!(shown(&["show", "paths"]).contains("disabled"));
 }

@@ -1,7 +1,7 @@
 //! vmpath's laboratory: what if everything goes wrong.
 //!
-//! A storage array that fails on command (`array`), a verifying load and a stand-in for a guest (`workload`, `vm`), the
-//! demonstration of the main job (`demo`), and the shape of every report (`report`). The lab is never part of a
+//! A storage array that fails on command (`array`), a verifying load and a stand-in for a guest (`workload`, `vm`), a
+//! driver of vhost-user-blk disks and a benchmark on it (`vhost`, `hop`), the demonstration of the main job (`demo`), and the shape of every report (`report`). The lab is never part of a
 //! production path. It does not know: the daemon's inside; it sees what an operator sees.
 #![forbid(unsafe_code)]
 
@@ -10,9 +10,11 @@ mod child;
 pub mod clock;
 mod demo;
 pub mod guest;
+pub mod hop;
 pub mod net;
 pub mod report;
 pub mod units;
+pub mod vhost;
 pub mod vm;
 pub mod workload;
 
@@ -30,6 +32,8 @@ pub enum LabCommand {
     Vm(vm::VmArgs),
     /// A verifying load on a block device, as it runs inside real guests.
     Verify(workload::device::VerifyArgs),
+    /// A lean benchmark client over vhost-user-blk.
+    Hop(hop::HopArgs),
 }
 
 impl LabCommand {
@@ -41,6 +45,7 @@ impl LabCommand {
             Self::Ctl(args) => args.run(),
             Self::Vm(args) => args.run(),
             Self::Verify(args) => args.run(),
+            Self::Hop(args) => args.run(),
         }
     }
 }

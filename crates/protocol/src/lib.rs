@@ -10,6 +10,7 @@
 
 pub mod nbd;
 pub mod qmp;
+pub mod virtio_blk;
 
 /// What one call of a machine's `feed` did.
 ///

@@ -6,7 +6,7 @@
 use crate::step;
 use crate::tally::{self, Outcome, Tally};
 use crate::unit::Runner;
-use crate::{e2e, packages, tidy};
+use crate::{e2e, fuzz, packages, tidy};
 use anyhow::Result;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,10 @@ use std::time::{Duration, Instant};
 /// Generous: a cold build on two slow cores.
 const BUILD_TIME: Duration = Duration::from_secs(900);
 const DEMO_TIME: Duration = Duration::from_secs(150);
-const E2E_TIME: Duration = Duration::from_secs(900);
+const DEMO_QEMU_TIME: Duration = Duration::from_secs(240);
+const E2E_TIME: Duration = Duration::from_secs(1200);
+/// Of all fuzz targets together.
+const FUZZ_SECONDS: &str = "10";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Extent {
@@ -34,7 +37,7 @@ pub(crate) fn run(root: &Path, extent: Extent) -> Result<bool> {
     let mut run = Run {
         root: root.to_owned(),
         target: target_dir(root)?,
-        steps: if extent == Extent::Everything { 10 } else { 6 },
+        steps: if extent == Extent::Everything { 12 } else { 6 },
         begun: 0,
         rows: Vec::new(),
         began: Instant::now(),
@@ -46,6 +49,7 @@ pub(crate) fn run(root: &Path, extent: Extent) -> Result<bool> {
     run.tests()?;
     if extent == Extent::Everything {
         run.demo_and_e2e()?;
+        run.fuzz()?;
     }
     Ok(run.finish())
 }
@@ -154,18 +158,37 @@ impl Run {
         if self.command("release build", build.args(["build", "--release", "-p", "vmpath"]))?
             == Outcome::Failed
         {
-            self.not_run("demo", ["demo: there is no binary".to_owned()]);
+            for name in ["demo", "demo, guests"] {
+                self.not_run(name, [format!("{name}: there is no binary")]);
+            }
             self.not_run("e2e", e2e::names().map(|name| format!("e2e: {name}: there is no binary")));
             return Ok(());
         }
         let binary = self.target.join("release/vmpath");
         self.reported("demo", Command::new(&binary).arg("demo"), DEMO_TIME)?;
         if let Some(why) = e2e::obstacle() {
+            self.not_run("demo, guests", [format!("demo with guests: {why}")]);
             self.not_run("e2e", e2e::names().map(|name| format!("e2e: {name}: {why}")));
             return Ok(());
         }
+        // The stand-ins have used NBD.
+        let mut guests = Command::new(&binary);
+        guests.args(["demo", "--qemu", "--front-end", "vhost-user"]);
+        self.reported("demo, guests", &mut guests, DEMO_QEMU_TIME)?;
         let mut e2e = Command::new(std::env::current_exe()?);
         self.reported("e2e", e2e.arg("e2e").arg("--binary").arg(&binary), E2E_TIME)
+    }
+
+    /// A short look of the fuzzer at everything that it has found before, and a little further.
+    fn fuzz(&mut self) -> Result<()> {
+        if packages::lacking().contains(&"g++") {
+            let targets = fuzz::names(&self.root)?;
+            self.not_run("fuzz", targets.into_iter().map(|target| format!("fuzz: {target}: g++ is lacking")));
+            return Ok(());
+        }
+        let mut fuzz = Command::new(std::env::current_exe()?);
+        fuzz.current_dir(&self.root).args(["fuzz", "--seconds", FUZZ_SECONDS]);
+        self.command("fuzz", &mut fuzz).map(drop)
     }
 
     /// Runs something that takes `--report FILE`, and counts the checks of the report that it writes.
@@ -173,7 +196,7 @@ impl Run {
         let began = self.begin(name);
         let folder = self.target.join("reports");
         fs::create_dir_all(&folder)?;
-        let report = folder.join(format!("{name}.json"));
+        let report = folder.join(format!("{}.json", name.replace(", ", "-")));
         if report.exists() {
             fs::remove_file(&report)?; // so that it cannot be mistaken for this run's
         }
@@ -217,7 +240,11 @@ pub(crate) fn build_release(root: &Path) -> Result<PathBuf> {
     Ok(target_dir(root)?.join("release/vmpath"))
 }
 
-fn target_dir(root: &Path) -> Result<PathBuf> {
+/// Where cargo builds.
+///
+/// # Errors
+/// Cargo cannot be run.
+pub(crate) fn target_dir(root: &Path) -> Result<PathBuf> {
     let output = crate::cargo(root).args(["metadata", "--format-version=1", "--no-deps"]).output()?;
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     let target = metadata["target_directory"].as_str().map(PathBuf::from);

@@ -1,7 +1,9 @@
-//! How we work on vmpath: `cargo xtask tidy|prepush|test|e2e`.
+//! How we work on vmpath: `cargo xtask tidy|prepush|test|e2e|bench|fuzz`.
 
+mod bench;
 mod check;
 mod e2e;
+mod fuzz;
 mod packages;
 mod step;
 mod tally;
@@ -32,6 +34,10 @@ enum Task {
     Test,
     /// Real QEMU guests and a real storage server, in namespaces of their own, while paths fail
     E2e(e2e::Arguments),
+    /// What vmpath costs, beside what one would have without it
+    Bench(bench::Arguments),
+    /// What strangers may send, made up by a fuzzer that sees which code it reaches
+    Fuzz(fuzz::Arguments),
 }
 
 fn main() -> Result<ExitCode> {
@@ -42,6 +48,8 @@ fn main() -> Result<ExitCode> {
         Task::Prepush => check::run(&root, Extent::Prepush)?,
         Task::Test => check::run(&root, Extent::Everything)?,
         Task::E2e(arguments) => e2e::run(&root, &arguments)?,
+        Task::Bench(arguments) => bench::run(&root, &arguments)?,
+        Task::Fuzz(arguments) => fuzz::run(&root, &arguments)?,
     };
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

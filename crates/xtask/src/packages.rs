@@ -7,7 +7,7 @@ use anyhow::Result;
 use std::process::Command;
 use std::time::Duration;
 
-/// What the end-to-end tests run, beside what every Debian system has.
+/// What the end-to-end tests and the benchmark run, and what libFuzzer is built with, beside what every Debian system has.
 pub(crate) const NEEDED: &[&str] = &[
     "nbdkit",
     "libnbd-bin",
@@ -17,6 +17,7 @@ pub(crate) const NEEDED: &[&str] = &[
     "qemu-system-x86",
     "qemu-utils",
     "busybox-static",
+    "g++",
 ];
 
 const INSTALL_TIME: Duration = Duration::from_secs(600);

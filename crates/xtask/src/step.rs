@@ -28,6 +28,18 @@ pub(crate) struct Finished {
 /// # Errors
 /// If the command cannot be started.
 pub(crate) fn run(name: &str, command: &mut Command, bound: Duration) -> Result<Finished> {
+    run_and(|line| println!("{line}"), name, command, bound)
+}
+
+/// The same for a command that says too much: only signs of life are shown.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn run_quietly(name: &str, command: &mut Command, bound: Duration) -> Result<Finished> {
+    run_and(|_| (), name, command, bound)
+}
+
+fn run_and(show: impl Fn(&str), name: &str, command: &mut Command, bound: Duration) -> Result<Finished> {
     let began = Instant::now();
     let mut group = Group::spawn(command).with_context(|| format!("cannot start {}", shown(command)))?;
     let (send, lines) = mpsc::channel();
@@ -38,7 +50,7 @@ pub(crate) fn run(name: &str, command: &mut Command, bound: Duration) -> Result<
         let left = bound.saturating_sub(began.elapsed());
         match lines.recv_timeout(HEARTBEAT.min(left)) {
             Ok(line) => {
-                println!("{line}");
+                show(&line);
                 output.push_str(&line);
                 output.push('\n');
             }

@@ -33,6 +33,7 @@ impl Controller {
         let known = state.guest.monitor.instance();
         let ours = state.guest.run.instance();
         let (instance, run_state) = (monitor.instance(), monitor.run_state());
+        state.ran = instance.filter(|_| run_state == Some(RunState::Running));
         let stops = monitor.stops_on_error();
         state.guest.monitor = monitor;
         if known != instance {
@@ -45,18 +46,21 @@ impl Controller {
         if ours.is_some() && ours != instance {
             // A new process has its whole hold before it.
             self.vms[vm.index()].ladder = Ladder::Clear;
+            self.vms[vm.index()].before = None;
             self.tell(vm, Input::Replaced);
             return;
         }
         if known != instance {
             self.tell(vm, Input::Reconnected);
         }
+        self.adopt_after_restart(vm);
         if let Some(run_state) = run_state {
             self.tell(vm, Input::Report(run_state));
         }
     }
 
     fn monitor_lost(&mut self, vm: VmId, why: String) {
+        self.vms[vm.index()].ran = None;
         let monitor = &mut self.vms[vm.index()].guest.monitor;
         if let Monitor::Absent { why: last, .. } = monitor {
             *last = why;
@@ -69,8 +73,11 @@ impl Controller {
 
     fn run_state(&mut self, vm: VmId, reported: RunState) {
         let state = &mut self.vms[vm.index()];
-        let Monitor::Present { state: run_state, since, .. } = &mut state.guest.monitor else { return };
+        let Monitor::Present { instance, state: run_state, since, .. } = &mut state.guest.monitor else {
+            return;
+        };
         let ran = *run_state == RunState::Running;
+        state.ran = (reported == RunState::Running).then_some(*instance);
         if *run_state != reported {
             (*run_state, *since) = (reported, self.now);
         }

@@ -7,6 +7,7 @@
 //! It does not know when one is over.
 
 use crate::ids::{IncidentId, PathId, TargetId};
+use crate::saved::SavedIncident;
 use crate::time::Instant;
 
 #[derive(Debug, Default)]
@@ -25,6 +26,20 @@ pub(super) struct Incident {
 }
 
 impl Incident {
+    pub(super) fn save(&self) -> SavedIncident {
+        let Self { id, target, opened, failures } = self.clone();
+        SavedIncident { id, target, opened, failures }
+    }
+
+    pub(super) fn restored(
+        id: IncidentId,
+        target: TargetId,
+        opened: Instant,
+        failures: Vec<(Option<PathId>, String)>,
+    ) -> Self {
+        Self { id, target, opened, failures }
+    }
+
     pub(super) fn summary(&self) -> String {
         self.failures.iter().map(|(_, what)| what.as_str()).collect::<Vec<_>>().join("; ")
     }
@@ -41,6 +56,17 @@ pub(super) enum Opened {
 }
 
 impl Incidents {
+    /// The number of the newest.
+    pub(super) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Takes over those of the process before; numbers go on after `last`.
+    pub(super) fn restore(&mut self, last: u64, open: Vec<Incident>) {
+        self.last = open.iter().map(|incident| incident.id.0).fold(last, u64::max);
+        self.open = open;
+    }
+
     pub(super) fn of(&self, target: TargetId) -> Option<IncidentId> {
         self.open.iter().find(|i| i.target == target).map(|i| i.id)
     }

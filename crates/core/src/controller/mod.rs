@@ -13,13 +13,14 @@ mod guests;
 mod incidents;
 mod paths;
 mod reload;
+mod restore;
 mod shed;
 mod view;
 mod words;
 
 use crate::effect::{Effect, JournalEntry, JournalKind, Subject};
 use crate::event::{Event, LoadReport};
-use crate::ids::{IncidentId, PathId, UnitId, VmId};
+use crate::ids::{IncidentId, PathId, UnitId, VmId, WorkerId};
 use crate::path::Network;
 use crate::plan::{Gate, GateReason, PathRoute, RoutePlan, VmRoute};
 use crate::policy::{Cause, Floor, Guest, Ladder, Monitor, Run, StopOrder};
@@ -55,8 +56,8 @@ pub struct Controller {
     /// The next VM is resumed not before this.
     resume_from: Instant,
     plan: RoutePlan,
-    /// Link reports taken in so far.
-    link_reports: u64,
+    /// Link reports taken in so far, by `WorkerId`.
+    link_reports: Vec<u64>,
     out: Outbox,
 }
 
@@ -72,6 +73,10 @@ struct Vm {
     reserve: Reserve,
     /// When it last had a request.
     last_io: Option<Instant>,
+    /// The hypervisor process that was last seen running.
+    ran: Option<u64>,
+    /// The same, as the vmpath before a restart has seen it; until the monitor is heard again.
+    before: Option<u64>,
 }
 
 /// What was last told of a VM's reservation.
@@ -101,6 +106,8 @@ impl Vm {
             floor: Floor::Met,
             reserve: Reserve::Kept,
             last_io: None,
+            ran: None,
+            before: None,
         }
     }
 }
@@ -109,12 +116,19 @@ impl Controller {
     /// Starts with every path connecting and every VM's gate open. The first effect is the first plan.
     #[must_use]
     pub fn new(spec: Arc<Spec>, now: Instant) -> (Self, Vec<Effect>) {
+        let mut controller = Self::start(spec, now);
+        controller.decide();
+        let effects = controller.finish();
+        (controller, effects)
+    }
+
+    fn start(spec: Arc<Spec>, now: Instant) -> Self {
         let network = Network::new(&spec, now);
         let vms = spec.vm_ids().map(|_| Vm::new(now)).collect();
         let order = order(&spec);
         let plan =
-            RoutePlan { generation: 0, spec: spec.clone(), link_reports: 0, paths: vec![], vms: vec![] };
-        let mut controller = Self {
+            RoutePlan { generation: 0, spec: spec.clone(), link_reports: vec![], paths: vec![], vms: vec![] };
+        Self {
             spec,
             now,
             network,
@@ -123,12 +137,9 @@ impl Controller {
             order,
             resume_from: now,
             plan,
-            link_reports: 0,
+            link_reports: vec![],
             out: Outbox::default(),
-        };
-        controller.decide();
-        let effects = controller.finish();
-        (controller, effects)
+        }
     }
 
     /// Applies one event. `now` must not go back; if it does, the last time counts.
@@ -136,7 +147,7 @@ impl Controller {
         self.now = self.now.max(now);
         match event {
             Event::Link(report) => {
-                self.link_reports += 1;
+                self.count_report(report.worker);
                 self.take_link(&report);
             }
             Event::Hypervisor { vm, report } => self.take_hypervisor(vm, report),
@@ -177,6 +188,13 @@ impl Controller {
             Ladder::Clear | Ladder::Stranded { .. } | Ladder::Failing { .. } => None,
         };
         [settled, rung, self.drained_by(vm), state.guest.run.deadline()].into_iter().flatten()
+    }
+
+    fn count_report(&mut self, worker: WorkerId) {
+        if self.link_reports.len() <= worker.index() {
+            self.link_reports.resize(worker.index() + 1, 0);
+        }
+        self.link_reports[worker.index()] += 1;
     }
 
     fn take_load(&mut self, report: &LoadReport) {
@@ -234,7 +252,7 @@ impl Controller {
         if self.plan.generation > 0 && same {
             return None;
         }
-        let (generation, link_reports) = (self.plan.generation + 1, self.link_reports);
+        let (generation, link_reports) = (self.plan.generation + 1, self.link_reports.clone());
         self.plan = RoutePlan { generation, spec: self.spec.clone(), link_reports, paths, vms };
         Some(self.plan.clone())
     }

@@ -11,7 +11,7 @@ use crate::event::{Fault, LinkChange, LinkReport};
 use crate::ids::{IncidentId, PathId, TargetId, UnitId};
 use crate::path::{Before, Link, LinkEdge, PathChange, PathState};
 use crate::plan::Health;
-use crate::policy::{Ladder, Run};
+use crate::policy::{Ladder, Monitor, Run};
 use crate::spec::Failback;
 use crate::time::Duration;
 
@@ -191,7 +191,10 @@ impl Controller {
             let its = vm.guest.run.incident() == Some(incident.id);
             // A stopped process that is gone, or that somebody else moves, is not waited for.
             let there = match &vm.guest.run {
-                Run::Suspended { .. } | Run::Resuming { .. } => vm.guest.monitor.continuable().is_some(),
+                // Its monitor may not be back yet after a restart of ours.
+                Run::Suspended { .. } | Run::Resuming { .. } => {
+                    vm.guest.monitor.continuable().is_some() || vm.guest.monitor == Monitor::Unknown
+                }
                 Run::Free { .. }
                 | Run::Held { .. }
                 | Run::Suspending { .. }

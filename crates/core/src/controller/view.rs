@@ -135,7 +135,7 @@ impl Controller {
                     Why::Shed { .. } => because
                         .push(format!("{} has priority {} and may_suspend = true", spec.name, spec.priority)),
                     Why::GaveUp => because.push("resuming it failed too often".into()),
-                    Why::PathLoss { .. } | Why::NoPath { .. } | Why::Operator => {}
+                    Why::PathLoss { .. } | Why::NoPath { .. } | Why::Operator | Why::Restart => {}
                 }
             }
             Run::Withdrawing { cause, .. } | Run::Resuming { cause, .. } => {
@@ -161,7 +161,7 @@ impl Controller {
         let concerned = |p: &PathId| {
             let waited_for = held.is_some_and(|cause| match &cause.why {
                 Why::PathLoss { paths, .. } | Why::Shed { paths } => paths.contains(p),
-                Why::NoPath { .. } | Why::Operator | Why::GaveUp => false,
+                Why::NoPath { .. } | Why::Operator | Why::GaveUp | Why::Restart => false,
             });
             let its = reach.units.iter().filter(|u| u.paths.contains(p));
             let mut links = its.map(|u| self.network.link(*p, u.unit));

@@ -141,7 +141,7 @@ impl Controller {
                 return Some(format!("the operator: `vmpath vm resume {}`", self.spec.vm(vm).name));
             }
             Why::PathLoss { paths, .. } | Why::Shed { paths } => self.paths_wait(vm, paths, now),
-            Why::NoPath { .. } => self.served_wait(vm, now),
+            Why::NoPath { .. } | Why::Restart => self.served_wait(vm, now),
         };
         own.or_else(|| self.rule_wait(vm, now))
             .or_else(|| self.network.unserved_unit(vm).map(|unit| self.a_path_to(unit)))

@@ -24,6 +24,18 @@ pub struct Damping {
 }
 
 impl Damping {
+    /// As it was before a restart: relapses, and when it came up after its last failure.
+    #[must_use]
+    pub fn from_parts(relapses: u32, back_since: Option<Instant>) -> Self {
+        Self { relapses, back_since }
+    }
+
+    /// Relapses, and when it came up after its last failure.
+    #[must_use]
+    pub fn parts(&self) -> (u32, Option<Instant>) {
+        (self.relapses, self.back_since)
+    }
+
     /// How long it must stay good, given the configured `base`.
     #[must_use]
     pub fn required(&self, base: Duration) -> Duration {

@@ -67,6 +67,21 @@ impl LinkRow {
         }
     }
 
+    /// As it was before a restart: `down` says since when and why it is. Else it connects, as at a start.
+    #[must_use]
+    pub fn restored(now: Instant, down: Option<(Instant, Fault)>, damping: Damping) -> Self {
+        let link = match down {
+            Some((since, cause)) => Link::Down { since, latest: cause.clone(), cause, requests_lost: 0 },
+            None => Link::Connecting { until: now + CONNECT_GRACE, last: None },
+        };
+        Self { link, damping }
+    }
+
+    #[must_use]
+    pub fn damping(&self) -> &Damping {
+        &self.damping
+    }
+
     #[must_use]
     pub fn link(&self) -> &Link {
         &self.link

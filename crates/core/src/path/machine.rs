@@ -102,6 +102,11 @@ impl PathMachine {
     }
 
     #[must_use]
+    pub fn restored(state: PathState, damping: Damping) -> Self {
+        Self { state, damping }
+    }
+
+    #[must_use]
     pub fn state(&self) -> &PathState {
         &self.state
     }

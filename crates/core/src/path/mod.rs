@@ -11,6 +11,7 @@ mod links;
 mod machine;
 mod network;
 mod reach;
+mod restore;
 
 pub use damping::{Damping, REPAIR_AFTER_MAX};
 pub use links::{CONNECT_GRACE, Link, LinkEdge, LinkRow};

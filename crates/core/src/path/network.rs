@@ -121,11 +121,22 @@ impl Network {
             let rules = spec.target(spec.path(path).target);
             let change = self.settle_links(path, now, rules);
             changes.extend(change.map(|c| (path, c)));
+            // After a restart, a path that awaits failback must connect again first.
+            if self.only_connects(path) {
+                continue;
+            }
             while let Some(change) = self.paths[path.index()].machine.step(now, Signal::Elapsed, rules) {
                 changes.push((path, change));
             }
         }
         changes
+    }
+
+    /// Some of its links connect for the first time, and none is up.
+    fn only_connects(&self, path: PathId) -> bool {
+        let connects = |link: &Link| matches!(link, Link::Connecting { .. });
+        let up = |link: &Link| matches!(link, Link::Up { .. });
+        self.links_of(path).any(|(_, link)| connects(link)) && !self.links_of(path).any(|(_, link)| up(link))
     }
 
     fn settle_links(&mut self, path: PathId, now: Instant, rules: &TargetSpec) -> Option<PathChange> {

@@ -23,6 +23,8 @@ pub enum Why {
     Operator,
     /// Resuming failed too often; the operator has to look.
     GaveUp,
+    /// It stopped on an I/O error while vmpath was away.
+    Restart,
 }
 
 /// What becomes of a VM's requests while it is being suspended.
@@ -44,7 +46,8 @@ impl Cause {
             | Why::NoPath { .. }
             | Why::Shed { .. }
             | Why::Operator
-            | Why::GaveUp => false,
+            | Why::GaveUp
+            | Why::Restart => false,
         }
     }
 
@@ -53,7 +56,7 @@ impl Cause {
     pub fn sheds(&self) -> bool {
         match self.why {
             Why::Shed { .. } => true,
-            Why::PathLoss { .. } | Why::NoPath { .. } | Why::Operator | Why::GaveUp => false,
+            Why::PathLoss { .. } | Why::NoPath { .. } | Why::Operator | Why::GaveUp | Why::Restart => false,
         }
     }
 }

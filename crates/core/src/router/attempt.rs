@@ -46,7 +46,8 @@ impl Router {
         if attempt.operation.changes_data() {
             let unit = self.entry(key).unit;
             let answered = if result.is_ok() { Answered::Written } else { Answered::Refused };
-            let was_waited_for = self.units[unit.index()].volume.answered(key, answered);
+            let was_waited_for =
+                self.on_volume(unit, |volume, record| volume.answered(key, answered, record));
             if was_waited_for && !self.units[unit.index()].parked.is_empty() {
                 self.unpark(unit, now);
             }
@@ -120,13 +121,10 @@ impl Router {
             let sent = !unsent.contains(&cookie_of(self.entry(*key)));
             self.end_attempt(*key, dead, now, AttemptEnd::Lost);
             let attempt = self.entry(*key).attempt();
-            let volume = &mut self.units[unit.index()].volume;
             if attempt.operation.changes_data() {
-                if sent {
-                    volume.lost(*key, attempt.extent(), now + quiesce);
-                } else {
-                    volume.unsent(*key);
-                }
+                self.on_volume(unit, |volume, record| {
+                    if sent { volume.lost(*key, now + quiesce) } else { volume.unsent(*key, record) }
+                });
             }
             let entry = self.entry_mut(*key);
             entry.lost.get_or_insert((path, now));
@@ -171,6 +169,7 @@ impl Router {
         entry.place = Place::Queued;
         let cost = entry.attempt().cost();
         self.lanes[entry.vm.index()].in_flight -= 1;
+        self.in_flight -= 1;
         let connection = &mut self.connections[connection.0 as usize];
         connection.in_flight -= 1;
         connection.in_flight_bytes -= cost.device_bytes();

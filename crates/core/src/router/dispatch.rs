@@ -1,6 +1,8 @@
 //! From a queue to a connection: the scheduler names the VM, the volume clears the range, the selector takes the path.
 
-use super::{Action, Charge, Connection, ConnectionKey, ConnectionStatus, Durability, Entry, Place, Router};
+use super::{
+    Action, Charge, Connection, ConnectionKey, ConnectionStatus, Durability, Entry, Lane, Place, Router,
+};
 use super::{RequestKey, Sharing, Stage, Support};
 use crate::ids::{PathId, UnitId, VmId};
 use crate::plan::Gate;
@@ -49,8 +51,8 @@ impl Router {
         let top_priority = self.begin_round(now);
         self.serve_charged(top_priority, now);
         loop {
-            let ready = (0..self.lanes.len())
-                .filter(|i| self.lanes[*i].queued > 0 && self.lanes[*i].blocked.is_none());
+            let may_go = |lane: &Lane| lane.queued > 0 && lane.blocked.is_none();
+            let ready = self.busy.iter().map(|vm| vm.index()).filter(|i| may_go(&self.lanes[*i]));
             let Some((index, phase)) = self.scheduler.pick(ready, now) else { break };
             let standing = self.standing(index, top_priority);
             self.serve_lane(VmId::at(index), phase, standing, now);
@@ -69,7 +71,8 @@ impl Router {
 
     /// What has been charged already (lost, refused, or half done) waits for no limit: or a failover would.
     fn serve_charged(&mut self, top_priority: u32, now: Instant) {
-        for index in 0..self.lanes.len() {
+        for at in 0..self.busy.len() {
+            let index = self.busy[at].index();
             let lane = &self.lanes[index];
             let is_over_limit = self.scheduler.tags(index).allowed_at() > now;
             if lane.queued == 0 || lane.blocked.is_some() || !is_over_limit {
@@ -78,7 +81,7 @@ impl Router {
             let turn = (Phase::Weight, self.standing(index, top_priority));
             for queue in 0..self.lanes[index].queues.len() {
                 let is_charged = |router: &Self| {
-                    let front = router.lanes[index].queues[queue].1.front();
+                    let front = router.lanes[index].queues[queue].front();
                     front.is_some_and(|key| router.entry(*key).charge == Charge::Paid)
                 };
                 while is_charged(self) {
@@ -94,10 +97,11 @@ impl Router {
     /// Forgets the last round's findings; returns the highest priority that competes now.
     fn begin_round(&mut self, now: Instant) -> u32 {
         let mut top_priority = 0;
-        for load in &mut self.paths {
-            load.claimed_by = None;
+        for path in self.claimed.drain(..) {
+            self.paths[path.index()].claimed_by = None;
         }
-        for index in 0..self.lanes.len() {
+        for at in 0..self.busy.len() {
+            let index = self.busy[at].index();
             let gate_holds = matches!(self.plan.vms[index].gate, Gate::Hold(_));
             let held = gate_holds || self.awaits_word(VmId::at(index));
             let lane = &mut self.lanes[index];
@@ -114,11 +118,12 @@ impl Router {
 
     /// Behind a gate that answers, only the second half of a write still waits; without a path it must not wait on.
     fn answer_pathless(&mut self) {
-        for index in 0..self.lanes.len() {
-            let lane = &self.lanes[index];
+        for at in 0..self.busy.len() {
+            let vm = self.busy[at];
+            let lane = &self.lanes[vm.index()];
             let pathless = lane.queued > 0 && lane.blocked == Some(HoldReason::NoPath);
-            if pathless && self.gate_answers(VmId::at(index)) {
-                self.answer_waiting(VmId::at(index));
+            if pathless && self.gate_answers(vm) {
+                self.answer_waiting(vm);
             }
         }
     }
@@ -126,7 +131,9 @@ impl Router {
     /// Marks who waits for its limit and who for room, and finds the next limit's end.
     fn note_waiting(&mut self, now: Instant) -> Option<Instant> {
         let mut wake = None;
-        for (index, lane) in self.lanes.iter_mut().enumerate() {
+        for vm in &self.busy {
+            let index = vm.index();
+            let lane = &mut self.lanes[index];
             if lane.queued > 0 && lane.blocked.is_none() {
                 lane.blocked = Some(HoldReason::Limit);
                 let at = self.scheduler.tags(index).allowed_at();
@@ -146,6 +153,11 @@ impl Router {
                 (true, Some(_)) | (false, None) => {}
             }
         }
+        self.busy.retain(|vm| {
+            let lane = &mut self.lanes[vm.index()];
+            lane.is_busy = lane.queued > 0 || lane.in_flight > 0;
+            lane.is_busy
+        });
         wake
     }
 
@@ -174,7 +186,7 @@ impl Router {
     }
 
     fn serve_queue(&mut self, vm: VmId, queue: usize, turn: (Phase, Standing), now: Instant) -> Step {
-        let Some(key) = self.lanes[vm.index()].queues[queue].1.front().copied() else {
+        let Some(key) = self.lanes[vm.index()].queues[queue].front().copied() else {
             return Step::Empty;
         };
         if let Clearance::Wait(reason) = self.clearance(key) {
@@ -193,12 +205,8 @@ impl Router {
     }
 
     fn pop_front(&mut self, vm: VmId, queue: usize) {
-        let lane = &mut self.lanes[vm.index()];
-        lane.queues[queue].1.pop_front();
-        lane.queued -= 1;
-        if lane.queued == 0 {
-            self.scheduler.idle(vm.index());
-        }
+        self.lanes[vm.index()].queues[queue].keys.pop_front();
+        self.unready(vm, 1);
     }
 
     /// The connection for a request, or why there is none now.
@@ -238,6 +246,9 @@ impl Router {
                 let load = &mut self.paths[path.index()];
                 if !has_room(candidate, cost, Standing::Highest) {
                     load.saturated(now);
+                }
+                if load.claimed_by.is_none() {
+                    self.claimed.push(path);
                 }
                 load.claimed_by = load.claimed_by.max(Some((phase, priority)));
             }
@@ -352,7 +363,7 @@ impl Router {
             self.scheduler.charge(vm.index(), phase, cost, now);
         }
         if attempt.operation.changes_data() {
-            self.units[unit.index()].volume.dispatched(key, attempt.extent());
+            self.on_volume(unit, |volume, record| volume.dispatched(key, attempt.extent(), record));
         }
         let connection = &mut self.connections[connection_key.0 as usize];
         connection.in_flight += 1;
@@ -361,6 +372,7 @@ impl Router {
         load.last_dispatch = self.attempts;
         load.dispatched(cost.device_bytes(), standing, now);
         self.lanes[vm.index()].in_flight += 1;
+        self.in_flight += 1;
         let fua = connection.traits.fua;
         if attempt.operation.changes_data() && self.write_cache(unit) == WriteCache::Volatile {
             attempt.durability = Durability::Stable;

@@ -5,6 +5,7 @@ use crate::event::{LoadReport, PathLoad as PathReport, VmLoad};
 use crate::schedule::{Cost, Phase};
 use crate::select::Standing;
 use crate::spec::PathSpec;
+use crate::spread::Share;
 use crate::time::{Duration, Instant};
 
 /// Believed of a path before anything is known of it.
@@ -23,6 +24,7 @@ pub(super) struct PathLoad {
     pub(super) pending_requests: u32,
     /// Of the pending ones, what VMs sent while one of higher priority competed.
     pub(super) outranked_bytes: u64,
+    /// This worker's part of the path's.
     pub(super) window: u64,
     /// In one round of dispatching: who waits for room here, by what right and with which priority, so that smaller
     /// requests of its equals, or shares before a floor, do not take each byte that comes free.
@@ -33,7 +35,8 @@ pub(super) struct PathLoad {
     pub(super) completed_requests: u64,
     pub(super) completed_bytes: u64,
     pub(super) service_time: Duration,
-    capacity: Option<u64>,
+    /// This worker's part of what the path is believed to carry. Zero, as the window, if it has none.
+    rate_believed: u64,
     measured_rate: Option<u64>,
     /// Device bytes answered in `busy`, since the last estimate.
     sample_bytes: u64,
@@ -49,19 +52,19 @@ pub(super) struct PathLoad {
 }
 
 impl PathLoad {
-    pub(super) fn new(path: &PathSpec) -> Self {
+    pub(super) fn new(path: &PathSpec, share: Share) -> Self {
         Self {
             pending_bytes: 0,
             pending_requests: 0,
             outranked_bytes: 0,
-            window: path.window_bytes,
+            window: share.window,
             claimed_by: None,
             last_dispatch: 0,
             errors: 0,
             completed_requests: 0,
             completed_bytes: 0,
             service_time: Duration::ZERO,
-            capacity: path.capacity.map(|c| c.0),
+            rate_believed: rate_believed(path, share),
             measured_rate: None,
             sample_bytes: 0,
             sample_busy: Duration::ZERO,
@@ -74,22 +77,18 @@ impl PathLoad {
         }
     }
 
-    pub(super) fn configure(&mut self, path: &PathSpec) {
-        self.window = path.window_bytes;
-        self.capacity = path.capacity.map(|c| c.0);
+    pub(super) fn configure(&mut self, path: &PathSpec, share: Share) {
+        self.window = share.window;
+        self.rate_believed = rate_believed(path, share);
     }
 
     /// Device bytes per second that the selector reckons with.
     pub(super) fn rate(&self, now: Instant) -> u64 {
-        if self.is_stale(now) { self.rate_believed() } else { self.rate_known() }
+        if self.is_stale(now) { self.rate_believed } else { self.rate_known() }
     }
 
     fn rate_known(&self) -> u64 {
-        self.measured_rate.unwrap_or_else(|| self.rate_believed())
-    }
-
-    fn rate_believed(&self) -> u64 {
-        self.capacity.unwrap_or(RATE_UNKNOWN)
+        self.measured_rate.unwrap_or(self.rate_believed)
     }
 
     fn start_sample(&mut self) {
@@ -177,6 +176,14 @@ impl PathLoad {
     pub(super) fn saturated(&mut self, now: Instant) {
         self.saturated_since.get_or_insert(now);
     }
+}
+
+/// As the window is divided, so is the rate: what is in flight of one is set against the other.
+fn rate_believed(path: &PathSpec, share: Share) -> u64 {
+    if share.window == 0 {
+        return 0;
+    }
+    (path.capacity.map_or(RATE_UNKNOWN, |c| c.0) / share.parts).max(1)
 }
 
 /// Where the counters stood at the last report.

@@ -8,7 +8,9 @@
 mod attempt;
 mod conns;
 mod dispatch;
+mod halt;
 mod load;
+mod record;
 mod show;
 
 #[cfg(test)]
@@ -16,16 +18,18 @@ mod simulation;
 #[cfg(test)]
 mod tests;
 
-use crate::ids::{DiskId, PathId, UnitId, VmId};
+use crate::ids::{DiskId, PathId, UnitId, VmId, WorkerId};
 use crate::plan::{Gate, RoutePlan};
 use crate::schedule::{Cost, Scheduler};
 use crate::select::Standing;
+use crate::spread::shares;
 use crate::time::{Duration, Instant};
 use crate::view::HoldReason;
 use crate::volume::verdict::TargetError;
-use crate::volume::{Clearance, Volume};
-pub use crate::volume::{Extent, RequestKey};
+use crate::volume::{Clearance, Record, Volume};
+pub use crate::volume::{Extent, RequestKey, Slot};
 use dispatch::Shortlist;
+use halt::Halt;
 use load::PathLoad;
 use slab::Slab;
 use std::collections::VecDeque;
@@ -72,6 +76,15 @@ pub enum Durability {
     Stable,
 }
 
+/// Whether a former process may have dispatched it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    New,
+    /// The guest had it open when the former process died (vhost-user's inflight region says so). If that one had
+    /// dispatched it, it was given back by [`Router::restore`], and this is a resend.
+    Replayed,
+}
+
 /// What a guest asks. `token` is the worker's own name for it, given back in actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
@@ -82,6 +95,7 @@ pub struct Request {
     pub offset: u64,
     pub length: u32,
     pub durability: Durability,
+    pub origin: Origin,
 }
 
 impl Request {
@@ -121,14 +135,21 @@ pub enum Support {
     No,
 }
 
-/// What the worker is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the worker is to do, in the order in which it is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Send it. `cookie` is unique for each attempt.
     Dispatch { connection: ConnectionKey, cookie: u64, request: Request },
     /// Answer the client. The token is free afterwards.
     Complete { token: u32, result: Result<(), TargetError> },
-    /// For the record: the first request lost with a link has completed over another path.
+    /// To be written down where it outlives the process, before any later action is performed; it replaces what the slot
+    /// holds. A write that may take effect late: None while its guest has it open, whether in flight or lost; else it
+    /// is a ghost, to be kept off until then ([`Instant::FAR_FUTURE`]: until it is answered). What is found there after
+    /// a crash goes to [`Router::restore`] as it is.
+    Remember { slot: Slot, unit: UnitId, range: Extent, until: Option<Instant> },
+    /// Nothing of what the slot holds can come any more. The slot will be used again.
+    Forget { slot: Slot },
+    /// For the journal: the first request lost with a link has completed over another path.
     FailedOver { unit: UnitId, from: PathId, to: PathId, after: Duration },
 }
 
@@ -240,21 +261,46 @@ struct UnitState {
     parked: Vec<RequestKey>,
     /// Paths lost with requests on them, none of which has completed elsewhere yet.
     losses: Vec<(PathId, Instant)>,
+    /// It is among those with a quarantine.
+    is_fenced: bool,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Lane {
-    /// One queue for each disk of the VM, so that a disk without a path does not block the others.
-    queues: Vec<(DiskId, VecDeque<RequestKey>)>,
+    /// One for each disk of the VM, so that a disk without a path does not block the others.
+    queues: Vec<Queue>,
     next_queue: usize,
+    /// In queues that do not stand still: what the scheduler sees.
     queued: u32,
     in_flight: u32,
+    /// It is among the busy ones.
+    is_busy: bool,
     blocked: Option<HoldReason>,
     /// Nothing goes before the plan that has taken this link report into account.
     awaits_plan: Option<u64>,
     /// Since when requests wait for room on a path.
     starved_since: Option<Instant>,
     counters: LaneCounters,
+}
+
+#[derive(Clone, Debug)]
+struct Queue {
+    disk: DiskId,
+    keys: VecDeque<RequestKey>,
+    halt: Halt,
+}
+
+impl Lane {
+    fn queue_mut(&mut self, disk: DiskId) -> &mut Queue {
+        self.queues.iter_mut().find(|q| q.disk == disk).expect("a VM's lane has all its disks")
+    }
+}
+
+impl Queue {
+    /// The next to go. None while it stands still.
+    fn front(&self) -> Option<&RequestKey> {
+        self.keys.front().filter(|_| self.halt.reason().is_none())
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -269,6 +315,7 @@ struct LaneCounters {
 /// See the module.
 #[derive(Debug)]
 pub struct Router {
+    worker: WorkerId,
     plan: Arc<RoutePlan>,
     scheduler: Scheduler,
     requests: Slab<Entry>,
@@ -276,10 +323,21 @@ pub struct Router {
     /// Those that are cut and not dead yet: nearly always none.
     closing: Vec<ConnectionKey>,
     units: Vec<UnitState>,
+    /// Those with a quarantine: nearly always none.
+    fenced: Vec<UnitId>,
     lanes: Vec<Lane>,
+    /// Those with requests that wait for their turn or are in flight, in order: a round looks at no other.
+    busy: Vec<VmId>,
+    /// Attempts in flight.
+    in_flight: u32,
     paths: Vec<PathLoad>,
+    /// Those that somebody has claimed in this round.
+    claimed: Vec<PathId>,
     delayed: Vec<RequestKey>,
+    /// Units to which nothing goes yet, and until when: nearly always none.
+    held_units: Vec<(UnitId, Instant)>,
     actions: Vec<Action>,
+    record: Record,
     attempts: u64,
     /// Reused for each choice of a path.
     shortlist: Shortlist,
@@ -287,23 +345,35 @@ pub struct Router {
 }
 
 impl Router {
+    /// A worker's own, with its part of each path's window. It carries the VMs that [`crate::spread::spread`] names.
     #[must_use]
-    pub fn new(plan: Arc<RoutePlan>, now: Instant) -> Self {
+    pub fn new(plan: Arc<RoutePlan>, worker: WorkerId, now: Instant) -> Self {
         let spec = &plan.spec;
         let lane = |vm| Lane {
-            queues: spec.disks_of_vm(vm).map(|disk| (disk, VecDeque::new())).collect(),
+            queues: spec
+                .disks_of_vm(vm)
+                .map(|disk| Queue { disk, keys: VecDeque::new(), halt: Halt::default() })
+                .collect(),
             ..Lane::default()
         };
+        let parts = shares(spec, worker);
         Self {
+            worker,
             scheduler: Scheduler::new(&spec.vms),
             requests: Slab::new(),
             connections: Slab::new(),
             closing: Vec::new(),
             units: vec![UnitState::default(); spec.units.len()],
+            fenced: Vec::new(),
             lanes: spec.vm_ids().map(lane).collect(),
-            paths: spec.paths.iter().map(PathLoad::new).collect(),
+            busy: Vec::new(),
+            in_flight: 0,
+            claimed: Vec::new(),
+            paths: spec.paths.iter().zip(parts).map(|(path, share)| PathLoad::new(path, share)).collect(),
             delayed: Vec::new(),
+            held_units: Vec::new(),
             actions: Vec::new(),
+            record: Record::default(),
             attempts: 0,
             shortlist: Shortlist::default(),
             last_report: load::ReportMark::new(now),
@@ -314,17 +384,27 @@ impl Router {
     /// Takes over a newer plan.
     pub fn plan(&mut self, plan: Arc<RoutePlan>) {
         for lane in &mut self.lanes {
-            lane.awaits_plan = lane.awaits_plan.filter(|report| *report > plan.link_reports);
+            lane.awaits_plan = lane.awaits_plan.filter(|report| *report > plan.reports_of(self.worker));
         }
+        let settings_changed = !Arc::ptr_eq(&self.plan.spec, &plan.spec);
         self.plan = plan;
-        self.scheduler.configure(&self.plan.spec.vms);
-        for (load, path) in self.paths.iter_mut().zip(&self.plan.spec.paths) {
-            load.configure(path);
+        if settings_changed {
+            self.configure();
         }
         for vm in self.plan.spec.vm_ids() {
             if self.gate_answers(vm) {
                 self.answer_waiting(vm);
             }
+        }
+    }
+
+    /// Takes over settings that a reload has changed.
+    fn configure(&mut self) {
+        let spec = &self.plan.spec;
+        self.scheduler.configure(&spec.vms);
+        let parts = shares(spec, self.worker);
+        for ((load, path), share) in self.paths.iter_mut().zip(&spec.paths).zip(parts) {
+            load.configure(path, share);
         }
     }
 
@@ -346,6 +426,12 @@ impl Router {
             lost: None,
         };
         let key = self.requests.insert(entry) as RequestKey;
+        if request.origin == Origin::Replayed && request.operation.changes_data() {
+            let claimed = self.on_volume(unit, |volume, record| volume.claim(key, &request.extent(), record));
+            if claimed {
+                self.unpark(unit, now);
+            }
+        }
         if self.gate_answers(vm) {
             self.finish(key, Err(TargetError::Io));
         } else {
@@ -366,7 +452,7 @@ impl Router {
             Place::InFlight { .. } => {
                 let unit = entry.unit;
                 self.requests[key as usize].client = Client::Gone;
-                self.units[unit.index()].volume.abandoned(key);
+                self.on_volume(unit, |volume, record| volume.abandoned(key, record));
             }
             Place::Queued | Place::Parked(_) | Place::Delayed(_) => {
                 self.take_out(key);
@@ -377,15 +463,29 @@ impl Router {
 
     /// Decides everything that can be decided now. Returns when to call again if nothing happens before.
     pub fn poll(&mut self, now: Instant) -> Instant {
+        self.release_units(now);
         self.release_fences(now);
         self.release_delayed(now);
         let limit_wake = self.dispatch_all(now);
-        let fences = self.units.iter().filter_map(|u| u.volume.next_fence());
+        let fences = self.fenced.iter().filter_map(|unit| self.units[unit.index()].volume.next_fence());
         let delays = self.delayed.iter().map(|key| match self.requests[*key as usize].place {
             Place::Delayed(until) => until,
             Place::Queued | Place::Parked(_) | Place::InFlight { .. } => now,
         });
-        fences.chain(delays).chain(limit_wake).min().unwrap_or(Instant::FAR_FUTURE)
+        let held = self.held_units.iter().map(|(_, until)| *until);
+        fences.chain(delays).chain(limit_wake).chain(held).min().unwrap_or(Instant::FAR_FUTURE)
+    }
+
+    /// Attempts in flight, on all connections.
+    #[must_use]
+    pub const fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    /// No request is here, and no action waits to be taken. Quarantines may be left.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.requests.is_empty() && self.actions.is_empty()
     }
 
     /// The actions decided since the last call, in order.
@@ -413,14 +513,37 @@ impl Router {
         let entry = self.entry_mut(key);
         entry.place = Place::Queued;
         let (vm, disk) = (entry.vm, entry.request.disk);
-        let lane = &mut self.lanes[vm.index()];
-        let queue = lane.queues.iter_mut().find(|(d, _)| *d == disk).expect("a VM's lane has all its disks");
+        let queue = self.lanes[vm.index()].queue_mut(disk);
         match end {
-            End::Front => queue.1.push_front(key),
-            End::Back => queue.1.push_back(key),
+            End::Front => queue.keys.push_front(key),
+            End::Back => queue.keys.push_back(key),
         }
-        lane.queued += 1;
+        if queue.halt.reason().is_none() {
+            self.ready(vm, 1, now);
+        }
+    }
+
+    /// So many more requests of the VM wait for their turn.
+    fn ready(&mut self, vm: VmId, count: u32, now: Instant) {
+        if count == 0 {
+            return;
+        }
+        let lane = &mut self.lanes[vm.index()];
+        lane.queued += count;
+        if !std::mem::replace(&mut lane.is_busy, true) {
+            let at = self.busy.partition_point(|other| *other < vm);
+            self.busy.insert(at, vm);
+        }
         self.scheduler.backlogged(vm.index(), now);
+    }
+
+    /// So many fewer.
+    fn unready(&mut self, vm: VmId, count: u32) {
+        let lane = &mut self.lanes[vm.index()];
+        lane.queued -= count;
+        if count > 0 && lane.queued == 0 {
+            self.scheduler.idle(vm.index());
+        }
     }
 
     /// Takes a request that waits out of where it waits.
@@ -431,13 +554,10 @@ impl Router {
         };
         match place {
             Place::Queued => {
-                let lane = &mut self.lanes[vm.index()];
-                for (_, queue) in lane.queues.iter_mut().filter(|(d, _)| *d == disk) {
-                    queue.retain(|k| *k != key);
-                }
-                lane.queued -= 1;
-                if lane.queued == 0 {
-                    self.scheduler.idle(vm.index());
+                let queue = self.lanes[vm.index()].queue_mut(disk);
+                queue.keys.retain(|k| *k != key);
+                if queue.halt.reason().is_none() {
+                    self.unready(vm, 1);
                 }
             }
             Place::Parked(_) => self.units[unit.index()].parked.retain(|k| *k != key),
@@ -456,10 +576,9 @@ impl Router {
     /// Takes all requests of the VM that wait out of where they wait: its queues, its units, the busy targets.
     fn take_out_all(&mut self, vm: VmId) -> Vec<RequestKey> {
         let lane = &mut self.lanes[vm.index()];
-        let mut keys: Vec<_> = lane.queues.iter_mut().flat_map(|(_, queue)| queue.drain(..)).collect();
-        if std::mem::take(&mut lane.queued) > 0 {
-            self.scheduler.idle(vm.index());
-        }
+        let mut keys: Vec<_> = lane.queues.iter_mut().flat_map(|queue| queue.keys.drain(..)).collect();
+        let queued = lane.queued;
+        self.unready(vm, queued);
         let is_its = |key: &mut RequestKey| self.requests[*key as usize].vm == vm;
         for disk in self.plan.spec.disks_of_vm(vm) {
             let unit = self.plan.spec.disk(disk).unit;
@@ -473,7 +592,7 @@ impl Router {
     fn finish(&mut self, key: RequestKey, result: Result<(), TargetError>) {
         let entry = self.requests.remove(key as usize);
         if entry.request.operation.changes_data() && result.is_err() {
-            self.units[entry.unit.index()].volume.given_up(key);
+            self.on_volume(entry.unit, |volume, record| volume.given_up(key, record));
         }
         let counters = &mut self.lanes[entry.vm.index()].counters;
         match result {
@@ -504,9 +623,17 @@ impl Router {
     }
 
     fn release_fences(&mut self, now: Instant) {
-        for index in 0..self.units.len() {
-            if self.units[index].volume.expire(now) {
-                self.unpark(UnitId::at(index), now);
+        let mut at = 0;
+        while let Some(unit) = self.fenced.get(at).copied() {
+            if self.on_volume(unit, |volume, record| volume.expire(now, record)) {
+                self.unpark(unit, now);
+            }
+            let state = &mut self.units[unit.index()];
+            if state.volume.next_fence().is_some() {
+                at += 1;
+            } else {
+                state.is_fenced = false;
+                self.fenced.swap_remove(at);
             }
         }
     }

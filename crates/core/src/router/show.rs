@@ -38,19 +38,19 @@ impl Router {
     fn vm_views(&self, now: Instant) -> Vec<VmLoadView> {
         let mut rows: Vec<_> = self.lanes.iter().map(counted).collect();
         for (_, entry) in &self.requests {
-            let queued = self.lanes[entry.vm.index()].blocked.unwrap_or(HoldReason::Window);
+            let lane = &self.lanes[entry.vm.index()];
+            let halt =
+                lane.queues.iter().find(|q| q.disk == entry.request.disk).and_then(|q| q.halt.reason());
+            let queued = halt.or(lane.blocked).unwrap_or(HoldReason::Window);
             let Some(reason) = held_for(entry, queued) else { continue };
             let row = &mut rows[entry.vm.index()];
             row.held += 1;
             let age = now.since(entry.submitted);
             row.oldest_held = Some(row.oldest_held.map_or(age, |o| o.max(age)));
-            match row.held_reasons.iter_mut().find(|(r, _)| *r == reason) {
-                Some((_, count)) => *count += 1,
-                None => row.held_reasons.push((reason, 1)),
-            }
+            row.hold(reason, 1);
         }
         for row in &mut rows {
-            row.held_reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), *reason));
+            row.sort_reasons();
         }
         rows
     }

@@ -9,11 +9,13 @@
 //! - a path flaps, with all its connections; or all paths do.
 //! - a target answers Io (having done the work or not), Busy, NoSpace, Invalid, NotPermitted or ShuttingDown.
 //! - plans change health, access, preference and gates; clients leave; ranges are sampled for identity.
+//! - the process dies, in the middle of its actions too; the next one has the record and the replayed requests.
 //! - where the write cache is volatile, a dead connection takes what only its cache held.
 //!
 //! Replies overtake each other; writes overlap; units may allow one connection only, and have no FUA or no flush. What
 //! the target breaks of its own promises (FUA, the quiesce bound) is outside: the mutations show what would happen.
 
+mod crash;
 mod driver;
 mod faults;
 mod ledger;
@@ -36,6 +38,8 @@ const REGRESSIONS: &[u64] = &[
 ];
 /// More are played by raising this for one run; a hundred thousand were.
 const SEEDS: u64 = 200;
+/// Likewise, of worlds in which the process dies.
+const CRASH_SEEDS: u64 = 150;
 /// Within so many seeds each mutation must be caught; most are in the first few, the rarest in one of twelve.
 const MUTANT_SEEDS: u64 = 120;
 
@@ -75,6 +79,40 @@ fn no_rule_is_broken() {
 #[test]
 fn no_rule_is_broken_by_other_seeds() {
     play_all(SEEDS / 2..SEEDS);
+}
+
+/// As [`play_all`], with a process that dies again and again.
+#[test]
+fn no_rule_is_broken_by_crashes() {
+    let mut sum = Tally::default();
+    for seed in 0..CRASH_SEEDS {
+        match World::new(seed, Mutation::None, &[]).with_crashes(seed).run() {
+            Ok(tally) => sum.add(tally),
+            Err(Violation { rule, text }) => panic!("seed {seed} with crashes violates {rule:?}: {text}"),
+        }
+    }
+    assert!(sum.crashes > 3 * CRASH_SEEDS && sum.restored > 5 * CRASH_SEEDS, "{sum:?}");
+    assert!(sum.ghosts > 5 * CRASH_SEEDS && sum.completed > 200 * CRASH_SEEDS, "{sum:?}");
+}
+
+fn caught_in_crashes(mutation: Mutation, blind: &[Rule], by: Rule) {
+    let breaks = |seed: &u64| {
+        let end = World::new(*seed, mutation, blind).with_crashes(*seed).run();
+        end.is_err_and(|violation| violation.rule == by)
+    };
+    assert!((0..MUTANT_SEEDS).any(|seed| breaks(&seed)), "{mutation:?} does not break {by:?}");
+}
+
+#[test]
+fn a_record_that_is_not_restored_is_noticed() {
+    caught_in_crashes(Mutation::ForgetsTheRecord, &[], Rule::Fence);
+    caught_in_crashes(Mutation::ForgetsTheRecord, &[Rule::Fence], Rule::StaleRead);
+    caught_in_crashes(Mutation::ForgetsTheRecord, &[Rule::Fence], Rule::FinalValue);
+}
+
+#[test]
+fn a_ghost_that_is_taken_for_an_open_write_is_noticed() {
+    caught_in_crashes(Mutation::TakesGhostsForOpen, &[], Rule::Fence);
 }
 
 /// The checkers can fail: each fault, in the worker or in what the router is told, breaks one of the rules named.

@@ -1,6 +1,8 @@
 //! What the router does in the cases that have a name, each as a short script of what happens and what is expected.
 
 mod bench;
+mod crash;
+mod halt;
 mod path_loss;
 
 use super::*;

@@ -108,13 +108,15 @@ impl Tags {
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     vms: Vec<Tags>,
+    /// Those that are backlogged, in no order.
+    backlogged: Vec<usize>,
     /// The weight of the VM last picked for its shares: where one that was idle joins.
     virtual_time: u128,
 }
 
 impl Scheduler {
     pub fn new<'a>(vms: impl IntoIterator<Item = &'a VmSpec>) -> Self {
-        Self { vms: vms.into_iter().map(Tags::new).collect(), virtual_time: 0 }
+        Self { vms: vms.into_iter().map(Tags::new).collect(), backlogged: Vec::new(), virtual_time: 0 }
     }
 
     pub fn configure<'a>(&mut self, vms: impl IntoIterator<Item = &'a VmSpec>) {
@@ -133,7 +135,8 @@ impl Scheduler {
         if self.vms[vm].active == Activity::Backlogged {
             return;
         }
-        let floor = self.vms.iter().filter(|t| t.active == Activity::Backlogged).map(|t| t.weight).min();
+        let floor = self.backlogged.iter().map(|vm| self.vms[*vm].weight).min();
+        self.backlogged.push(vm);
         let floor = floor.unwrap_or(0).max(self.virtual_time);
         let tags = &mut self.vms[vm];
         tags.active = Activity::Backlogged;
@@ -143,7 +146,12 @@ impl Scheduler {
 
     /// Nothing of `vm` waits any more.
     pub fn idle(&mut self, vm: usize) {
+        if self.vms[vm].active == Activity::Idle {
+            return;
+        }
         self.vms[vm].active = Activity::Idle;
+        let at = self.backlogged.iter().position(|other| *other == vm).expect("it is among them");
+        self.backlogged.swap_remove(at);
     }
 
     /// Of the candidates that are within their limits, the one to go next.

@@ -17,6 +17,8 @@ use super::types::{
 use crate::ids::{TargetId, UnitId, VmId};
 use std::path::PathBuf;
 
+const STATE_DIR_DEFAULT: &str = "/var/lib/vmpath";
+const RUN_DIR_DEFAULT: &str = "/run/vmpath";
 pub(super) const API_SOCKET_DEFAULT: &str = "/run/vmpath/vmpath.sock";
 const ADMIN_GROUP_DEFAULT: &str = "vmpath";
 const HOST_NAME_DEFAULT: &str = "localhost";
@@ -51,6 +53,8 @@ pub(super) fn spec(config: &RawConfig) -> Spec {
 fn host(raw: Option<&RawHost>) -> HostSpec {
     let text =
         |value: Option<&String>, default: &str| value.map_or_else(|| default.to_owned(), String::clone);
+    let directory =
+        |value: Option<&PathBuf>, default: &str| value.map_or_else(|| default.into(), PathBuf::clone);
     HostSpec {
         name: text(raw.and_then(|h| h.name.as_ref()), HOST_NAME_DEFAULT),
         api_socket: raw
@@ -59,6 +63,9 @@ fn host(raw: Option<&RawHost>) -> HostSpec {
         admin_group: text(raw.and_then(|h| h.admin_group.as_ref()), ADMIN_GROUP_DEFAULT),
         shed_when: raw.and_then(|h| h.shed_when).unwrap_or(ShedWhen::Unmet),
         shed_after: raw.and_then(|h| h.shed_after).unwrap_or(SHED_AFTER_DEFAULT),
+        state_dir: directory(raw.and_then(|h| h.state_dir.as_ref()), STATE_DIR_DEFAULT),
+        run_dir: directory(raw.and_then(|h| h.run_dir.as_ref()), RUN_DIR_DEFAULT),
+        workers: raw.and_then(|h| h.workers).unwrap_or(1),
     }
 }
 
@@ -124,6 +131,9 @@ fn disk(spec: &mut Spec, config: &RawConfig, vm: VmId, raw: &RawDisk) {
         unit: id,
         nbd_socket: raw.nbd.as_ref().map(|n| n.it.clone()),
         nbd_tcp: raw.nbd_tcp.as_ref().map(|n| n.it),
+        vhost_user: raw.vhost_user.as_ref().map(|v| v.it.clone()),
+        queues: raw.queues.as_ref().map_or(1, |q| q.it),
+        read_only: raw.read_only.unwrap_or(false),
     });
 }
 

@@ -112,6 +112,12 @@ fn disks(report: &mut Report<'_>, config: &RawConfig) {
                 writers.insert(&unit.it, (unit.at, format!("{}/{name}", vm.label())));
             }
         }
+        for disk in &vm.disks {
+            if let (Some(queues), None) = (&disk.queues, &disk.vhost_user) {
+                let message = "queues: only vhost_user has virtqueues: this has no effect";
+                report.warn(queues.at, Problem::new(message));
+            }
+        }
         if vm.disks.is_empty() {
             let message = format!("vm {} has no disk: nothing of it runs over vmpath", vm.label());
             report.warn(vm.at, Problem::new(message));

@@ -21,8 +21,16 @@ pub(super) fn all(report: &mut Report<'_>, config: &RawConfig) {
     ports(report, config);
 }
 
-/// A server's address or socket, and the export asked for.
-type Endpoint<'c> = (Result<SocketAddr, &'c Path>, String);
+/// What a URL leads to, and the export asked for there.
+type Endpoint<'c> = (Server<'c>, String);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Server<'c> {
+    Address(SocketAddr),
+    Socket(&'c Path),
+    /// It is the unit itself: nothing is asked for.
+    Device(&'c Path),
+}
 
 struct Reached<'c> {
     target: &'c RawTarget,
@@ -56,26 +64,37 @@ fn exports<'c>(
     for path in &target.paths {
         let Some(url) = &path.url else { continue };
         let (server, url_export) = match &url.it {
-            PathUrl::Nbd { address, export } => (Ok(*address), export),
-            PathUrl::NbdUnix { socket, export } => (Err(socket.as_path()), export),
+            PathUrl::Nbd { address, export } => (Server::Address(*address), export.as_deref()),
+            PathUrl::NbdUnix { socket, export } => (Server::Socket(socket), export.as_deref()),
+            PathUrl::Block { device } => (Server::Device(device), Some("")),
         };
-        if let Some(export) = url_export.as_ref().filter(|_| units.len() > 1) {
-            let message = format!(
-                "url: it names the export {export:?}, but target {} has {} units",
-                target.label(),
-                units.len()
-            );
-            let hint = "leave the export out: each unit asks for its own (its name, or its `export`)";
-            report.fault(url.at, Problem::new(message).hint(hint));
+        if let Some(export) = url_export.filter(|_| units.len() > 1) {
+            report.fault(url.at, one_unit_only(server, export, (target, units.len())));
             continue;
         }
         let path_name = path.name.as_ref().map_or("?", |n| n.it.as_str());
-        for (unit, export) in asked_for(target, &units, url_export.as_deref()) {
+        for (unit, export) in asked_for(target, &units, url_export) {
             let here = Reached { target, unit, path: path_name, url_at: url.at };
             match endpoints.get(&(server, export.clone())) {
                 Some(first) => met(report, first, &here, units.get(unit), &mut said),
                 None => drop(endpoints.insert((server, export), here)),
             }
+        }
+    }
+}
+
+/// A URL that leads to one unit, of a target that has several.
+fn one_unit_only(server: Server<'_>, export: &str, of: (&RawTarget, usize)) -> Problem {
+    let (target, units) = (of.0.label(), of.1);
+    match server {
+        Server::Address(_) | Server::Socket(_) => Problem::new(format!(
+            "url: it names the export {export:?}, but target {target} has {units} units"
+        ))
+        .hint("leave the export out: each unit asks for its own (its name, or its `export`)"),
+        Server::Device(device) => {
+            let device = device.display();
+            Problem::new(format!("url: {device} is one unit, but target {target} has {units} units"))
+                .hint("a device is a target of its own, with a path for each way to it")
         }
     }
 }
@@ -188,6 +207,8 @@ fn socket_claims(config: &RawConfig) -> Vec<Claim<'_>> {
     }
     for (vm, disk) in disks(config) {
         claims.extend(disk.nbd.as_ref().map(|nbd| socket_claim("nbd", disk_label(vm, disk), nbd)));
+        let vhost_user = disk.vhost_user.as_ref();
+        claims.extend(vhost_user.map(|socket| socket_claim("vhost_user", disk_label(vm, disk), socket)));
     }
     claims
 }

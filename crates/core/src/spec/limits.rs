@@ -21,6 +21,11 @@ pub(super) const UNIT_OPTIONS_MAX: usize = 4096;
 pub(super) const CONNECTIONS_MAX: u64 = 16;
 pub(super) const CONNECTIONS_DEFAULT: u8 = 2;
 
+/// More threads than any host has CPUs to spare for its storage.
+pub(super) const WORKERS_MAX: u64 = 64;
+/// Beyond so many virtqueues a disk gains nothing: all of a VM's queues are served by one thread.
+pub(super) const QUEUES_MAX: u64 = 16;
+
 pub(super) const PRIORITY_MAX: u64 = 1_000_000;
 pub(super) const PRIORITY_DEFAULT: u32 = 100;
 /// The ratio of two shares stays exact in the scheduler's fixed point.

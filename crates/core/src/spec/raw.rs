@@ -26,6 +26,9 @@ pub(super) struct RawHost {
     pub(super) admin_group: Option<String>,
     pub(super) shed_when: Option<ShedWhen>,
     pub(super) shed_after: Option<Duration>,
+    pub(super) state_dir: Option<PathBuf>,
+    pub(super) run_dir: Option<PathBuf>,
+    pub(super) workers: Option<u16>,
 }
 
 pub(super) struct RawTarget {
@@ -82,6 +85,9 @@ pub(super) struct RawDisk {
     pub(super) unit: Option<At<NamePair>>,
     pub(super) nbd: Option<At<PathBuf>>,
     pub(super) nbd_tcp: Option<At<SocketAddr>>,
+    pub(super) vhost_user: Option<At<PathBuf>>,
+    pub(super) queues: Option<At<u16>>,
+    pub(super) read_only: Option<bool>,
 }
 
 /// `TARGET/NAME`, a path or a unit.

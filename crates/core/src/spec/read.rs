@@ -6,8 +6,9 @@
 
 use super::fault::{At, Problem, Report, shown};
 use super::limits::{
-    CONNECTIONS_MAX, IOPS_MAX, LIMIT_MIN, PATHS_MAX, PATIENCE_MAX, PRIORITY_MAX, RATE_MAX, REACTION_MAX,
-    REACTION_MIN, SHARES_HIGH, SHARES_LOW, SHARES_MAX, SHARES_NORMAL, WINDOW_MAX, WINDOW_MIN,
+    CONNECTIONS_MAX, IOPS_MAX, LIMIT_MIN, PATHS_MAX, PATIENCE_MAX, PRIORITY_MAX, QUEUES_MAX, RATE_MAX,
+    REACTION_MAX, REACTION_MIN, SHARES_HIGH, SHARES_LOW, SHARES_MAX, SHARES_NORMAL, WINDOW_MAX, WINDOW_MIN,
+    WORKERS_MAX,
 };
 use super::quantity::{parse_rate, parse_size, rate_text, size_text};
 use super::raw::{NamePair, RawConfig, RawDisk, RawHost, RawPath, RawTarget, RawUnit, RawVm};
@@ -51,6 +52,9 @@ fn host(report: &mut Report<'_>, found: &Found<'_>) -> RawHost {
         shed_after: plain(
             t.quantity("shed_after", |s| words::duration_within(s, REACTION_MIN, PATIENCE_MAX)),
         ),
+        state_dir: plain(t.parsed("state_dir", url::absolute_path)),
+        run_dir: plain(t.parsed("run_dir", url::absolute_path)),
+        workers: plain(t.integer("workers", 1..=WORKERS_MAX)).and_then(|n| u16::try_from(n).ok()),
     };
     t.finish();
     host
@@ -171,11 +175,10 @@ fn disk(report: &mut Report<'_>, found: &Found<'_>) -> RawDisk {
     let mut t = Table::new(report, "[[vm.disk]]", found);
     t.require("name", "write name = \"vda\"");
     t.require("unit", "write unit = \"TARGET/UNIT\": the storage unit that this disk is");
-    t.not_yet("vhost_user", "use nbd = \"/PATH\", a socket for QEMU's NBD client");
     if !["nbd", "nbd_tcp", "vhost_user"].iter().any(|front_end| t.has(front_end)) {
         t.require(
             "nbd",
-            "write nbd = \"/run/vmpath/db1-vda.sock\", where the VM attaches the disk (or nbd_tcp)",
+            "write nbd = \"/run/vmpath/db1-vda.sock\", where the VM attaches the disk (or vhost_user, or nbd_tcp)",
         );
     }
     let disk = RawDisk {
@@ -184,9 +187,17 @@ fn disk(report: &mut Report<'_>, found: &Found<'_>) -> RawDisk {
         unit: t.parsed("unit", pair),
         nbd: t.parsed("nbd", url::socket_path),
         nbd_tcp: t.number_or_text("nbd_tcp", loopback_port, listen_address),
+        vhost_user: t.parsed("vhost_user", url::socket_path),
+        queues: queues(&mut t),
+        read_only: plain(t.flag("read_only")),
     };
     t.finish();
     disk
+}
+
+fn queues(t: &mut Table<'_, '_, '_>) -> Option<At<u16>> {
+    let At { at, it } = t.integer("queues", 1..=QUEUES_MAX)?;
+    Some(At { at, it: u16::try_from(it).ok()? })
 }
 
 fn plain<T>(found: Option<At<T>>) -> Option<T> {

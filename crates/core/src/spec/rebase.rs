@@ -166,6 +166,9 @@ fn changed_host(new: &Spec, running: &Spec, refusals: &mut Vec<String>) {
     fixed(refusals, "host: name", [&before.name, &after.name], String::clone);
     fixed(refusals, "host: api_socket", [&before.api_socket, &after.api_socket], |p| p.display().to_string());
     fixed(refusals, "host: admin_group", [&before.admin_group, &after.admin_group], String::clone);
+    fixed(refusals, "host: state_dir", [&before.state_dir, &after.state_dir], |p| p.display().to_string());
+    fixed(refusals, "host: run_dir", [&before.run_dir, &after.run_dir], |p| p.display().to_string());
+    fixed(refusals, "host: workers", [&before.workers, &after.workers], u16::to_string);
 }
 
 fn changed_targets(new: &Spec, running: &Spec, refusals: &mut Vec<String>) {
@@ -197,6 +200,11 @@ fn changed_vms(new: &Spec, running: &Spec, refusals: &mut Vec<String>) {
         let name = running.disk_name(id);
         fixed(refusals, format_args!("disk {name}: nbd"), [&before.nbd_socket, &after.nbd_socket], socket);
         fixed(refusals, format_args!("disk {name}: nbd_tcp"), [&before.nbd_tcp, &after.nbd_tcp], address);
+        let sockets = [&before.vhost_user, &after.vhost_user];
+        fixed(refusals, format_args!("disk {name}: vhost_user"), sockets, socket);
+        fixed(refusals, format_args!("disk {name}: queues"), [&before.queues, &after.queues], u16::to_string);
+        let read_only = [&before.read_only, &after.read_only];
+        fixed(refusals, format_args!("disk {name}: read_only"), read_only, bool::to_string);
     }
 }
 

@@ -27,6 +27,12 @@ pub struct HostSpec {
     pub shed_when: ShedWhen,
     /// How long a reservation must have gone unmet before `shed_when = "unmet"` sheds. Default 1 s.
     pub shed_after: Duration,
+    /// Directory of what outlives a boot: incidents, suspended VMs, the journal. Default `/var/lib/vmpath`.
+    pub state_dir: PathBuf,
+    /// Directory on tmpfs of what outlives the process and not the boot: the record of writes. Default `/run/vmpath`.
+    pub run_dir: PathBuf,
+    /// Data-plane threads, 1 to 64. VMs are spread over them: see [`crate::spread`]. Default 1.
+    pub workers: u16,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +67,8 @@ pub enum PathUrl {
     Nbd { address: SocketAddr, export: Option<String> },
     /// `nbd+unix:///[EXPORT]?socket=PATH`
     NbdUnix { socket: PathBuf, export: Option<String> },
+    /// `block:///PATH`: a block device or a file of this host, through its kernel. The path is absolute.
+    Block { device: PathBuf },
 }
 
 /// A storage unit that some disk uses.
@@ -103,6 +111,12 @@ pub struct DiskSpec {
     pub unit: UnitId,
     pub nbd_socket: Option<PathBuf>,
     pub nbd_tcp: Option<SocketAddr>,
+    /// Socket on which the disk is served as a vhost-user-blk device.
+    pub vhost_user: Option<PathBuf>,
+    /// Virtqueues that the vhost-user device offers, 1 to 16. Default 1.
+    pub queues: u16,
+    /// Every front end refuses writes.
+    pub read_only: bool,
 }
 
 /// Bytes per second, more than zero.

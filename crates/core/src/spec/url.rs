@@ -14,10 +14,13 @@ use std::path::{Path, PathBuf};
 const NBD_PORT: u16 = 10809;
 /// The NBD protocol's bound on strings.
 const EXPORT_BYTES_MAX: usize = 4096;
+/// The kernel's bound on a path, less its final NUL.
+const PATH_BYTES_MAX: usize = 4095;
 /// `sun_path` of a unix socket address, less its final NUL.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
-const FORMS: &str = "the forms are nbd://ADDRESS:PORT[/EXPORT] and nbd+unix:///[EXPORT]?socket=/PATH";
+const FORMS: &str =
+    "the forms are nbd://ADDRESS:PORT[/EXPORT], nbd+unix:///[EXPORT]?socket=/PATH and block:///PATH";
 
 pub(super) fn parse(text: &str) -> Result<PathUrl, Problem> {
     let Some((scheme, rest)) = text.split_once("://") else {
@@ -31,11 +34,12 @@ pub(super) fn parse(text: &str) -> Result<PathUrl, Problem> {
         "nbd" => nbd(rest),
         "nbd+unix" => nbd_unix(rest),
         "nbds" | "nbds+unix" => Err(Problem::new("NBD over TLS is not available yet").hint(FORMS)),
-        "nvme-tcp" | "nvme+tcp" | "nvme" | "iscsi" | "block" => {
+        "block" => block(rest),
+        "nvme-tcp" | "nvme+tcp" | "nvme" | "iscsi" => {
             Err(Problem::new(format!("{scheme}:// is not available yet")).hint(FORMS))
         }
         _ => Err(Problem::new(format!("{} is not a scheme that vmpath knows", shown(scheme)))
-            .hint(did_you_mean(scheme, ["nbd", "nbd+unix"]).unwrap_or_else(|| FORMS.to_owned()))),
+            .hint(did_you_mean(scheme, ["nbd", "nbd+unix", "block"]).unwrap_or_else(|| FORMS.to_owned()))),
     }
 }
 
@@ -75,6 +79,23 @@ fn nbd_unix(rest: &str) -> Result<PathUrl, Problem> {
     let socket = socket
         .ok_or_else(|| Problem::new("the socket is missing").hint("write nbd+unix:///EXPORT?socket=/PATH"))?;
     Ok(PathUrl::NbdUnix { socket, export: export(path)? })
+}
+
+fn block(rest: &str) -> Result<PathUrl, Problem> {
+    if rest.contains('?') {
+        return Err(Problem::new("block:// takes nothing after a '?'")
+            .hint("a '?' that is part of a name is written %3F"));
+    }
+    if !rest.starts_with('/') {
+        let host = rest.split('/').next().unwrap_or_default();
+        return Err(Problem::new(format!("block:// takes no address, and {} stands there", shown(host)))
+            .hint("write three slashes: block:///dev/sdb"));
+    }
+    let text = percent_decoded(rest)?;
+    if text.ends_with('/') {
+        return Err(Problem::new(format!("{} cannot be a device or a file", shown(&text))));
+    }
+    Ok(PathUrl::Block { device: absolute_path(&text)? })
 }
 
 /// `ADDRESS[:PORT]` of a server.
@@ -166,6 +187,20 @@ pub(super) fn export_name(name: &str) -> Result<String, Problem> {
     Ok(name.to_owned())
 }
 
+/// Checks the path of a file or directory: absolute, and one that the kernel takes.
+pub(super) fn absolute_path(text: &str) -> Result<PathBuf, Problem> {
+    if !text.starts_with('/') {
+        return Err(Problem::new(format!("{} is not absolute", shown(text))).hint("a path begins with '/'"));
+    }
+    if text.contains('\0') {
+        return Err(Problem::new("a path cannot hold a NUL"));
+    }
+    if text.len() > PATH_BYTES_MAX {
+        return Err(Problem::new(format!("a path has at most {PATH_BYTES_MAX} bytes")));
+    }
+    Ok(PathBuf::from(text))
+}
+
 /// Checks the path of a unix socket: absolute, and short enough for the kernel.
 pub(super) fn socket_path(text: &str) -> Result<PathBuf, Problem> {
     if text.is_empty() {
@@ -238,6 +273,7 @@ impl fmt::Display for PathUrl {
                 let export = export.as_deref().unwrap_or_default();
                 write!(f, "nbd+unix:///{}?socket={}", Encoded(export), encoded(socket))
             }
+            Self::Block { device } => write!(f, "block://{}", encoded(device)),
         }
     }
 }
@@ -268,6 +304,9 @@ mod tests {
         assert_eq!(parse("nbd://[::ffff:10.0.1.5]:1"), Ok(nbd("10.0.1.5:1", None)));
         assert_eq!(parse("nbd+unix:///?socket=/run/x.sock"), Ok(unix("/run/x.sock", None)));
         assert_eq!(parse("nbd+unix:///disk?socket=/run/%25.sock"), Ok(unix("/run/%.sock", Some("disk"))));
+        let block = |device: &str| PathUrl::Block { device: device.into() };
+        assert_eq!(parse("block:///dev/disk/by-id/wwn-0x5"), Ok(block("/dev/disk/by-id/wwn-0x5")));
+        assert_eq!(parse("block:///srv/a%20%3F"), Ok(block("/srv/a ?")));
     }
 
     #[test]
@@ -278,7 +317,14 @@ mod tests {
             ("http://10.0.1.5", "not a scheme that vmpath knows (the forms are"),
             ("iscsi://10.0.1.5", "iscsi:// is not available yet"),
             ("nvme-tcp://10.0.1.5", "nvme-tcp:// is not available yet"),
-            ("block:///dev/sdb", "block:// is not available yet"),
+            ("block://sdb", "block:// takes no address, and \"sdb\" stands there"),
+            ("block:", "is not a URL"),
+            ("block://", "takes no address"),
+            ("block:///", "cannot be a device or a file"),
+            ("block:///dev/", "cannot be a device or a file"),
+            ("block:///dev/sdb?x=1", "nothing after a '?'"),
+            ("block:///dev/%00", "cannot hold a NUL"),
+            ("blok:///dev/sdb", "did you mean \"block\"?"),
             ("nbds://10.0.1.5", "TLS is not available yet"),
             ("nbd://", "the address is missing"),
             ("nbd://storage1:10809", "is a host name, not an address (write the address: a path must not"),
@@ -315,6 +361,8 @@ mod tests {
             let said = parse(text).expect_err(text).to_string();
             assert!(said.contains(expected), "{text}: {said}");
         }
+        let long = format!("block:///{}", "x".repeat(4095));
+        assert!(parse(&long).unwrap_err().message.contains("at most 4095 bytes"));
         let long = format!("nbd+unix:///?socket=/{}", "x".repeat(107));
         assert!(parse(&long).unwrap_err().message.contains("108 bytes"));
     }
@@ -323,6 +371,8 @@ mod tests {
         #[test]
         fn urls_round_trip(export in "[^\\x00]{0,12}", socket in "/[^\\x00/]{1,20}", v6 in any::<u128>(), port in 1_u16..) {
             let export = Some(export).filter(|e| !e.is_empty());
+            let block = PathUrl::Block { device: socket.clone().into() };
+            prop_assert_eq!(parse(&block.to_string()), Ok(block));
             let unix = PathUrl::NbdUnix { socket: socket.into(), export: export.clone() };
             prop_assert_eq!(parse(&unix.to_string()), Ok(unix));
             let ip = IpAddr::from((v6 >> 8).to_be_bytes()).to_canonical();
@@ -332,7 +382,7 @@ mod tests {
         }
 
         #[test]
-        fn no_url_panics(text in "(nbd|nbd\\+unix)://\\PC{0,20}") {
+        fn no_url_panics(text in "(nbd|nbd\\+unix|block)://\\PC{0,20}") {
             let _ = parse(&text);
         }
     }

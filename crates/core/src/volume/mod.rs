@@ -8,7 +8,11 @@
 //! for the quiesce bound.
 //! It does not know paths, VMs or payloads.
 
+mod record;
 pub mod verdict;
+
+pub(crate) use record::Note;
+pub use record::{Record, Slot};
 
 use crate::time::Instant;
 use crate::view::HoldReason;
@@ -26,15 +30,18 @@ struct Quarantine {
     /// The fence: after this, what was lost can no longer take effect.
     until: Instant,
     resend: Resend,
+    slot: Slot,
 }
 
 /// ```text
-/// Candidate ──dispatched again──▶ Chosen ──succeeded──▶ Settled
-///     ▲                             │
-///     └────lost again (new fence)───┘        any ──failed to the guest──▶ Nobody
+/// Unclaimed ──replayed──▶ Candidate ──dispatched again──▶ Chosen ──succeeded──▶ Settled
+///                             ▲                             │
+///                             └────lost again (new fence)───┘     any ──failed to the guest──▶ Nobody
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Resend {
+    /// A former process had it in flight: the guest has it open, and its front end may replay it.
+    Unclaimed,
     /// The lost request waits to be sent again.
     Candidate(RequestKey),
     /// It is in flight again.
@@ -50,6 +57,8 @@ struct InFlight {
     key: RequestKey,
     range: Extent,
     client: Client,
+    /// The same as its quarantine's, if this is a resend.
+    slot: Slot,
 }
 
 /// Whether anybody waits for a write.
@@ -99,7 +108,7 @@ impl Volume {
                 Resend::Candidate(owner) if owner == key => is_resend = true,
                 // Both are lost and unanswered: whichever goes first is the one that is resent.
                 Resend::Candidate(_) => {}
-                Resend::Chosen(_) | Resend::Settled | Resend::Nobody => {
+                Resend::Unclaimed | Resend::Chosen(_) | Resend::Settled | Resend::Nobody => {
                     return Clearance::Wait(HoldReason::Quarantine);
                 }
             }
@@ -114,73 +123,112 @@ impl Volume {
         Clearance::Go
     }
 
-    /// The write-like request has been handed to a connection.
-    pub fn dispatched(&mut self, key: RequestKey, range: Extent) {
-        for q in &mut self.quarantines {
-            if q.resend == Resend::Candidate(key) {
+    /// The write-like request is about to be handed to a connection.
+    pub fn dispatched(&mut self, key: RequestKey, range: Extent, record: &mut Record) {
+        let own = self.quarantines.iter_mut().find(|q| q.resend == Resend::Candidate(key));
+        let slot = match own {
+            Some(q) => {
                 q.resend = Resend::Chosen(key);
+                q.slot
             }
-        }
-        self.in_flight.push(InFlight { key, range, client: Client::Waiting });
+            None => record.remember(&range, None),
+        };
+        self.in_flight.push(InFlight { key, range, client: Client::Waiting, slot });
     }
 
     /// The client of a write-like request in flight has left; nobody will hear of its end.
-    pub fn abandoned(&mut self, key: RequestKey) {
+    pub fn abandoned(&mut self, key: RequestKey, record: &mut Record) {
         if let Some(f) = self.in_flight.iter_mut().find(|f| f.key == key && f.client == Client::Waiting) {
             f.client = Client::Gone;
             self.orphans += 1;
+            record.change(f.slot, &f.range, Some(Instant::FAR_FUTURE));
         }
+    }
+
+    /// A write-like request of a former process, from its record. With an end it is a ghost; without one it was open,
+    /// and whoever replays it may claim it. Either way `fence` has come when nothing of that process can take effect.
+    pub fn restore(&mut self, range: Extent, until: Option<Instant>, fence: Instant, record: &mut Record) {
+        let (until, resend) = match until {
+            None => (fence, Resend::Unclaimed),
+            Some(until) => (until.min(fence), Resend::Nobody),
+        };
+        // Until it is claimed it is noted as a ghost: a guest that was reset meanwhile may open another of this range.
+        let slot = record.remember(&range, Some(until));
+        self.quarantines.push(Quarantine { range, until, resend, slot });
+    }
+
+    /// A write-like request is replayed. If one of exactly its range is unclaimed, it is that one: a resend. True if so;
+    /// others that overlap may have waited for that.
+    pub fn claim(&mut self, key: RequestKey, range: &Extent, record: &mut Record) -> bool {
+        let unclaimed = |q: &&mut Quarantine| q.resend == Resend::Unclaimed && q.range == *range;
+        let Some(q) = self.quarantines.iter_mut().find(unclaimed) else { return false };
+        q.resend = Resend::Candidate(key);
+        record.change(q.slot, range, None);
+        true
     }
 
     /// The target has answered it, with success or an error: this attempt is over. True if another write may have
     /// waited for that.
-    pub fn answered(&mut self, key: RequestKey, result: Answered) -> bool {
-        let ended = self.remove(key);
-        let was_waited_for = ended.is_some_and(|f| {
-            f.client == Client::Gone || self.quarantines.iter().any(|q| overlap(&q.range, &f.range))
-        });
-        for q in &mut self.quarantines {
-            if q.resend == Resend::Chosen(key) {
-                q.resend = match result {
-                    Answered::Written => Resend::Settled,
-                    Answered::Refused => Resend::Candidate(key),
-                };
+    pub fn answered(&mut self, key: RequestKey, result: Answered, record: &mut Record) -> bool {
+        let Some(ended) = self.remove(key) else { return false };
+        let own = self.quarantines.iter_mut().find(|q| q.resend == Resend::Chosen(key));
+        match (own, result) {
+            (None, _) => record.forget(ended.slot),
+            (Some(q), Answered::Refused) => q.resend = Resend::Candidate(key),
+            (Some(q), Answered::Written) => {
+                q.resend = Resend::Settled;
+                record.change(q.slot, &q.range, Some(q.until));
             }
         }
-        was_waited_for
+        ended.client == Client::Gone || self.quarantines.iter().any(|q| overlap(&q.range, &ended.range))
     }
 
     /// Its connection died before it was sent.
-    pub fn unsent(&mut self, key: RequestKey) {
-        self.answered(key, Answered::Refused);
+    pub fn unsent(&mut self, key: RequestKey, record: &mut Record) {
+        self.answered(key, Answered::Refused, record);
     }
 
-    /// Its connection died with it; `until` is the fence.
-    pub fn lost(&mut self, key: RequestKey, range: Extent, until: Instant) {
-        self.remove(key);
+    /// Its connection died with it; `until` is the fence. Its slot stays as it is: the guest still has it open.
+    pub fn lost(&mut self, key: RequestKey, until: Instant) {
+        let Some(InFlight { range, slot, .. }) = self.remove(key) else { return };
+        let resend = Resend::Candidate(key);
         // A resend of the same bytes: one quarantine with the later fence says it all.
         if let Some(q) = self.quarantines.iter_mut().find(|q| q.resend == Resend::Chosen(key)) {
             q.until = q.until.max(until);
-            q.resend = Resend::Candidate(key);
+            q.resend = resend;
             return;
         }
-        self.quarantines.push(Quarantine { range, until, resend: Resend::Candidate(key) });
+        self.quarantines.push(Quarantine { range, until, resend, slot });
     }
 
     /// The request ends without having succeeded; what it left in quarantine stays there.
-    pub fn given_up(&mut self, key: RequestKey) {
+    pub fn given_up(&mut self, key: RequestKey, record: &mut Record) {
         for q in &mut self.quarantines {
             if matches!(q.resend, Resend::Candidate(owner) | Resend::Chosen(owner) if owner == key) {
                 q.resend = Resend::Nobody;
+                record.change(q.slot, &q.range, Some(q.until));
             }
         }
     }
 
     /// Drops quarantines whose fence has come. True if any did.
-    pub fn expire(&mut self, now: Instant) -> bool {
+    pub fn expire(&mut self, now: Instant, record: &mut Record) -> bool {
         let before = self.quarantines.len();
-        self.quarantines.retain(|q| q.until > now);
+        self.quarantines.retain(|q| {
+            let stays = q.until > now;
+            // A resend in flight keeps the slot until its answer.
+            if !stays && !matches!(q.resend, Resend::Chosen(_)) {
+                record.forget(q.slot);
+            }
+            stays
+        });
         self.quarantines.len() != before
+    }
+
+    /// Whether anything is in quarantine.
+    #[must_use]
+    pub const fn is_fenced(&self) -> bool {
+        !self.quarantines.is_empty()
     }
 
     #[must_use]

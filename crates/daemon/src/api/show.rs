@@ -5,7 +5,7 @@
 
 use super::wire;
 use crate::control::handle::Snapshot;
-use crate::control::journal::{Line, Page, subject_type};
+use crate::control::journal::{Line, Page};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use vmpath_core::event::RunState;
@@ -289,7 +289,7 @@ pub(super) fn event(line: &Line) -> wire::Event {
         at_unix_us: line.at_unix_us,
         incident: incident(line.incident),
         kind: line.kind.as_str().into(),
-        subject: wire::Subject { kind: subject_type(line.subject).into(), name: line.subject_name.clone() },
+        subject: wire::Subject { kind: line.subject.as_str().into(), name: line.subject_name.clone() },
         reason: line.reason.clone(),
         until: line.until.clone(),
     }

@@ -1,10 +1,10 @@
-//! Requests on a connection: sent, and their replies taken in.
+//! Requests on an NBD connection: sent, and their replies taken in.
 
-use super::{OWN_COOKIE, Purpose};
-use crate::dataplane::{Payload, Sent, Worker};
-use crate::sys::uring::Segment;
+use super::{Filling, OWN_COOKIE, Purpose, Wire};
+use crate::dataplane::{Body, Head, Name, Received, STAGING_BYTES, Target, Worker};
+use crate::sys::socket::Pieces;
+use crate::sys::uring::Watch;
 use std::io;
-use std::rc::Rc;
 use vmpath_core::event::Fault;
 use vmpath_core::router::{ConnectionKey, Durability, Operation, Request, ZeroMode};
 use vmpath_core::volume::verdict::TargetError;
@@ -12,189 +12,343 @@ use vmpath_protocol::nbd::{
     Command, CommandFlags, NbdError, Outstanding, ReplyEvent, SessionError, encode_request,
 };
 
+/// Reads from this size on are received where they belong; of the next reply no more than its header comes with them.
+/// Smaller ones come many at a time and are copied: one copy of a few KiB costs less than one system call each.
+const LARGE_READ: u32 = 32 * 1024;
+/// Room for the longest reply header.
+const HEADER_ROOM: usize = 64;
+/// Receives from one connection before others have their turn.
+const RECEIVES_PER_TURN: usize = 8;
+
 impl Worker {
     /// Queues an attempt of the router's on its connection.
     pub(crate) fn send_attempt(&mut self, connection: ConnectionKey, cookie: u64, request: &Request) {
+        let index = self.backs.of_key(connection);
+        let back = &mut self.backs.backs[index];
+        back.expects_reply(self.now);
+        back.in_flight += 1;
+        let Wire::Nbd(nbd) = &mut back.wire else {
+            self.start_block(index, cookie, request);
+            return;
+        };
         let (command, mut flags) = wire_command(request.operation);
         if request.durability == Durability::Stable && request.operation.changes_data() {
             flags = flags | CommandFlags::FUA;
         }
         let header = encode_request(command, flags, cookie, request.offset, request.length);
-        let payload = match &self.requests[request.token as usize].payload {
-            Payload::Shared(data) if command == Command::Write => Some(Segment::Payload(Rc::clone(data))),
-            Payload::Shared(_) | Payload::Filling(_) | Payload::None => None,
+        let body = match command {
+            Command::Write => Body::OfRequest(request.length),
+            Command::Read => {
+                nbd.expects_large = request.length >= LARGE_READ;
+                Body::None
+            }
+            Command::Disconnect | Command::Flush | Command::Trim | Command::WriteZeroes => Body::None,
         };
-        let index = self.backs.of_key(connection);
-        let back = &mut self.backs.backs[index];
-        back.expects_reply(self.now);
-        back.in_flight += 1;
-        back.stream.push(cookie, Segment::head(&header), payload);
+        nbd.stream.push(Name { cookie, token: request.token }, Head::new(&header), body);
         self.backs.dirty.push(index);
     }
 
-    pub(crate) fn back_sent(&mut self, index: usize, segments: Vec<Segment>, result: io::Result<usize>) {
-        let back = &mut self.backs.backs[index];
-        match back.stream.send_done(&mut self.ring, segments, result) {
-            Ok(Sent::Whole) => {}
-            // The peer takes what is sent: a large write on a slow link is no silence.
-            Ok(Sent::Part) => back.heard = self.now,
+    /// Sends what is queued on connections that have something new.
+    pub(crate) fn flush_backs(&mut self) {
+        let mut dirty = std::mem::take(&mut self.backs.dirty);
+        for index in dirty.drain(..) {
+            self.flush_back(index);
+        }
+        // What a cut has queued meanwhile is kept.
+        dirty.append(&mut self.backs.dirty);
+        self.backs.dirty = dirty;
+    }
+
+    fn flush_back(&mut self, index: usize) {
+        let Some(back) = self.backs.backs.get_mut(index) else { return };
+        let Wire::Nbd(nbd) = &mut back.wire else { return };
+        match nbd.stream.flush(&mut self.ring, &mut self.pool, &self.requests) {
+            Ok(_) if nbd.stream.queued_messages() == 0 => {}
+            Ok(sent) => {
+                self.requests.await_socket(nbd.stream.requests_queued());
+                if sent > 0 {
+                    // The peer takes what is sent: a large write on a slow link is no silence.
+                    back.heard = self.now;
+                }
+            }
             Err(error) => self.cut(index, lost(&error)),
         }
     }
 
-    pub(crate) fn back_received(&mut self, index: usize, buffer: Vec<u8>, result: &io::Result<usize>) {
-        let back = &mut self.backs.backs[index];
-        back.stream.receive_done(buffer, result);
-        if back.is_closing() {
-            return;
-        }
-        match result {
-            Ok(0) => self.cut(index, Fault::Closed),
-            Err(error) => self.cut(index, lost(error)),
-            Ok(_) => {
-                back.heard = self.now;
-                self.feed_handshake(index);
-                self.feed_replies(index);
-                if let Some(back) = self.backs.backs.get_mut(index) {
-                    back.stream.receive(&mut self.ring);
-                }
-            }
+    /// The socket is writable again.
+    pub(crate) fn back_unblocked(&mut self, index: usize) {
+        if let Wire::Nbd(nbd) = &mut self.backs.backs[index].wire {
+            nbd.stream.unblocked();
+            self.backs.dirty.push(index);
         }
     }
 
-    fn feed_replies(&mut self, index: usize) {
-        loop {
-            match self.feed_reply(index) {
-                Ok(Progress::Again) => {}
-                Ok(Progress::Starved) => return,
+    /// The ring says that something has come.
+    pub(crate) fn back_ready(&mut self, index: usize, watch: Watch) {
+        let back = &mut self.backs.backs[index];
+        let Wire::Nbd(nbd) = &mut back.wire else { return };
+        nbd.stream.watched(&mut self.ring, watch);
+        self.read_back(index);
+    }
+
+    /// Receives and takes in what has come.
+    pub(crate) fn read_back(&mut self, index: usize) {
+        let mut staging = std::mem::take(&mut self.staging);
+        for _ in 0..RECEIVES_PER_TURN {
+            match self.receive_once(index, &mut staging) {
+                Ok(Received::Part(_)) => {}
+                Ok(Received::All(_) | Received::Nothing) => {
+                    self.staging = staging;
+                    return;
+                }
+                Ok(Received::End) => {
+                    self.staging = staging;
+                    self.cut(index, Fault::Closed);
+                    return;
+                }
                 Err(fault) => {
+                    self.staging = staging;
                     self.cut(index, fault);
                     return;
                 }
             }
         }
+        self.staging = staging;
+        // It may have more; a watch tells of what comes, not of what is left.
+        self.backs.unread.push(index);
+    }
+
+    /// One receive: the rest of a read's data straight to where it belongs, and what follows into the staging buffer.
+    fn receive_once(&mut self, index: usize, staging: &mut [u8]) -> Result<Received, Fault> {
+        let back = &mut self.backs.backs[index];
+        let Wire::Nbd(nbd) = &mut back.wire else { return Ok(Received::Nothing) };
+        let carried = nbd.stream.take_carry(staging);
+        let mut pieces = Pieces::default();
+        let target = match (nbd.payload_pending(), nbd.filling) {
+            (0, _) | (_, Filling::OfOwn { .. }) => Target::Elsewhere,
+            (pending, Filling::OfRequest { token, at }) => {
+                self.requests.target(&mut pieces, token, at..at + pending)
+            }
+        };
+        let end = match (target, nbd.expects_large) {
+            (Target::InPlace, true) => carried + HEADER_ROOM,
+            (Target::InPlace, false) | (Target::Elsewhere, _) => staging.len(),
+        };
+        let direct_room = pieces.bytes();
+        pieces.push_target(&mut staging[carried..end]);
+        let received = nbd.stream.receive(&mut pieces).map_err(|e| lost(&e))?;
+        let bytes = match received {
+            Received::All(bytes) | Received::Part(bytes) => bytes,
+            Received::Nothing | Received::End => {
+                nbd.stream.carry_over(&staging[..carried]);
+                return Ok(received);
+            }
+        };
+        back.heard = self.now;
+        let direct = bytes.min(direct_room);
+        if direct > 0 {
+            nbd.taken(direct)?;
+        }
+        self.feed_back(index, &staging[..carried + bytes - direct])?;
+        Ok(received)
+    }
+
+    /// Gives the parser what has come, whole replies at a time; the rest is carried over.
+    fn feed_back(&mut self, index: usize, bytes: &[u8]) -> Result<(), Fault> {
+        let mut at = 0;
+        loop {
+            let Some(back) = self.backs.backs.get(index).filter(|b| !b.is_closing()) else { return Ok(()) };
+            let Wire::Nbd(nbd) = &back.wire else { return Ok(()) };
+            let consumed = if nbd.parser.is_some() {
+                self.feed_reply(index, &bytes[at..])?
+            } else {
+                self.feed_handshake(index, &bytes[at..])
+            };
+            match consumed {
+                Progress::Again(consumed) => at += consumed,
+                Progress::Starved(consumed) => {
+                    at += consumed;
+                    break;
+                }
+            }
+        }
+        if let Wire::Nbd(nbd) = &mut self.backs.backs[index].wire {
+            if bytes.len() - at > STAGING_BYTES / 2 {
+                return Err(Fault::Protocol("a header without an end".into()));
+            }
+            nbd.stream.carry_over(&bytes[at..]);
+        }
+        Ok(())
     }
 
     /// One event of the reply stream.
-    fn feed_reply(&mut self, index: usize) -> Result<Progress, Fault> {
+    fn feed_reply(&mut self, index: usize, bytes: &[u8]) -> Result<Progress, Fault> {
         let back = &mut self.backs.backs[index];
-        if back.is_closing() {
-            return Ok(Progress::Starved);
-        }
         let key = back.key();
-        let Some(parser) = &mut back.parser else { return Ok(Progress::Starved) };
+        let Wire::Nbd(nbd) = &mut back.wire else { return Ok(Progress::Starved(0)) };
+        let pending = nbd.payload_pending();
+        if pending > 0 {
+            return self.take_payload(index, &bytes[..pending.min(bytes.len())]);
+        }
+        let Some(parser) = &mut nbd.parser else { return Ok(Progress::Starved(0)) };
         let (router, own) = (&self.router, &back.own);
         let outstanding = |cookie: u64| {
             if cookie & OWN_COOKIE != 0 {
                 let of = own.iter().find(|o| o.cookie == cookie)?;
-                return Some(Outstanding {
-                    command: Command::Read,
-                    offset: of.offset,
-                    len: of.data.len() as u32,
-                });
+                let len = of.data.len() as u32;
+                return Some(Outstanding { command: Command::Read, offset: of.offset, len });
             }
             let request = router.attempt(key?, cookie)?;
             let (command, _) = wire_command(request.operation);
             Some(Outstanding { command, offset: request.offset, len: request.length })
         };
-        let fed = parser.feed(back.stream.received(), outstanding).map_err(|e| protocol(&e))?;
-        back.stream.consume(fed.consumed);
+        let fed = parser.feed(bytes, outstanding).map_err(|e| protocol(&e))?;
         match fed.event {
-            None if parser.payload_pending() > 0 => self.take_payload(index),
-            None => Ok(Progress::Starved),
+            None => return Ok(Progress::Starved(fed.consumed)),
             Some(ReplyEvent::Payload { cookie, buf_offset, .. }) => {
-                self.backs.backs[index].filling = (cookie, buf_offset as usize);
-                Ok(Progress::Again)
+                let filling = self.filling(index, cookie, buf_offset as usize);
+                if let Wire::Nbd(nbd) = &mut self.backs.backs[index].wire {
+                    nbd.filling = filling;
+                }
             }
             Some(ReplyEvent::Hole { cookie, buf_offset, len }) => {
-                let at = buf_offset as usize;
-                self.buffer_of(index, cookie)[at..at + len as usize].fill(0);
-                Ok(Progress::Again)
+                let filling = self.filling(index, cookie, buf_offset as usize);
+                self.fill_zeroes(index, filling, len as usize);
             }
-            Some(ReplyEvent::Done { cookie, result }) => {
-                self.reply_done(index, cookie, result)?;
-                Ok(Progress::Again)
+            Some(ReplyEvent::Done { cookie, result }) => self.reply_done(index, cookie, result)?,
+        }
+        Ok(Progress::Again(fed.consumed))
+    }
+
+    /// Where the data of the read under a cookie goes. The parser has checked that it is a read and that the range lies in it.
+    fn filling(&self, index: usize, cookie: u64, at: usize) -> Filling {
+        let key = self.backs.backs[index].key();
+        match key.filter(|_| cookie & OWN_COOKIE == 0).and_then(|key| self.router.attempt(key, cookie)) {
+            Some(request) => Filling::OfRequest { token: request.token, at },
+            None => Filling::OfOwn { cookie, at },
+        }
+    }
+
+    fn fill(&mut self, index: usize, filling: Filling, bytes: &[u8]) {
+        match filling {
+            Filling::OfRequest { token, at } => self.requests.fill(token, at, bytes),
+            Filling::OfOwn { cookie, at } => {
+                let own = &mut self.backs.backs[index].own;
+                if let Some(own) = own.iter_mut().find(|o| o.cookie == cookie) {
+                    own.data[at..at + bytes.len()].copy_from_slice(bytes);
+                }
             }
+        }
+    }
+
+    fn fill_zeroes(&mut self, index: usize, mut filling: Filling, mut len: usize) {
+        const ZEROES: [u8; 4096] = [0; 4096];
+        while len > 0 {
+            let part = len.min(ZEROES.len());
+            self.fill(index, filling, &ZEROES[..part]);
+            filling = filling.after(part);
+            len -= part;
         }
     }
 
     /// Copies what has come of a read's data to where it belongs.
-    fn take_payload(&mut self, index: usize) -> Result<Progress, Fault> {
-        let back = &mut self.backs.backs[index];
-        let (cookie, at) = back.filling;
-        let pending =
-            back.parser.as_ref().map_or(0, vmpath_protocol::nbd::ReplyParser::payload_pending) as usize;
-        let taken = pending.min(back.stream.received().len());
-        if taken == 0 {
-            return Ok(Progress::Starved);
+    fn take_payload(&mut self, index: usize, bytes: &[u8]) -> Result<Progress, Fault> {
+        if bytes.is_empty() {
+            return Ok(Progress::Starved(0));
         }
-        // The received bytes and the request's buffer belong to different owners inside the worker: lend the former.
-        let received = back.stream.lend();
-        self.buffer_of(index, cookie)[at..at + taken].copy_from_slice(received.first(taken));
-        let back = &mut self.backs.backs[index];
-        back.stream.give_back(received);
-        back.stream.consume(taken);
-        back.filling = (cookie, at + taken);
-        if let Some(parser) = &mut back.parser {
-            parser.payload_taken(taken as u32).map_err(|e| protocol(&e))?;
+        let Wire::Nbd(nbd) = &self.backs.backs[index].wire else { return Ok(Progress::Starved(0)) };
+        let filling = nbd.filling;
+        self.fill(index, filling, bytes);
+        if let Wire::Nbd(nbd) = &mut self.backs.backs[index].wire {
+            nbd.taken(bytes.len())?;
         }
-        Ok(Progress::Again)
-    }
-
-    /// Where a read's data goes. The parser has checked that the cookie names a read and the range lies in it.
-    fn buffer_of(&mut self, index: usize, cookie: u64) -> &mut [u8] {
-        let back = &mut self.backs.backs[index];
-        if cookie & OWN_COOKIE != 0 {
-            let own = back.own.iter_mut().find(|o| o.cookie == cookie);
-            return own.map_or(&mut [], |o| &mut o.data);
-        }
-        let token = back.key().and_then(|key| self.router.attempt(key, cookie)).map(|r| r.token);
-        match token.map(|t| &mut self.requests[t as usize].payload) {
-            Some(Payload::Filling(data)) => data,
-            Some(Payload::None | Payload::Shared(_)) | None => &mut [],
-        }
+        Ok(Progress::Again(bytes.len()))
     }
 
     fn reply_done(&mut self, index: usize, cookie: u64, result: Result<(), NbdError>) -> Result<(), Fault> {
-        let back = &mut self.backs.backs[index];
+        let back = &self.backs.backs[index];
+        if let Wire::Nbd(nbd) = &back.wire
+            && !nbd.stream.has_sent(cookie)
+        {
+            return Err(Fault::Protocol("a reply to a request that has not been sent whole".into()));
+        }
         if cookie & OWN_COOKIE != 0 {
-            if let Some(at) = back.own.iter().position(|o| o.cookie == cookie) {
-                let own = back.own.swap_remove(at);
-                match own.purpose {
-                    Purpose::Ping => {}
-                    Purpose::FirstRead => self.answered_first_read(index),
-                    Purpose::Compare(range) => self.compared(index, range, result.map(|()| own.data)),
-                }
-            }
+            self.own_done(index, cookie, result);
             return Ok(());
         }
-        let Some(key) = back.key() else { return Ok(()) };
-        back.in_flight -= 1;
-        self.router.reply(key, cookie, result.map_err(target_error), self.now).map_err(|_| {
-            Fault::Protocol(format!("reply carries cookie {cookie}, which is not outstanding"))
-        })?;
+        self.attempt_done(index, cookie, result.map_err(target_error))?;
         match result {
             Err(NbdError::Shutdown) => Err(Fault::ShuttingDown),
             Ok(()) | Err(_) => Ok(()),
         }
     }
 
+    /// A request of our own has been answered.
+    pub(super) fn own_done(&mut self, index: usize, cookie: u64, result: Result<(), NbdError>) {
+        let back = &mut self.backs.backs[index];
+        let Some(at) = back.own.iter().position(|o| o.cookie == cookie) else { return };
+        let own = back.own.swap_remove(at);
+        match own.purpose {
+            Purpose::Ping => {}
+            Purpose::FirstRead => self.answered_first_read(index),
+            Purpose::Compare(range) => self.compared(index, range, result.map(|()| own.data)),
+        }
+    }
+
+    /// An attempt of the router's has been answered.
+    pub(super) fn attempt_done(
+        &mut self,
+        index: usize,
+        cookie: u64,
+        result: Result<(), TargetError>,
+    ) -> Result<(), Fault> {
+        let back = &mut self.backs.backs[index];
+        let Some(key) = back.key() else { return Ok(()) };
+        self.router
+            .reply(key, cookie, result, self.now)
+            .map_err(|_| Fault::Protocol("a reply to a request that is not in flight".into()))?;
+        back.in_flight -= 1;
+        Ok(())
+    }
+
     /// Asks for one block, to hear whether the target is alive.
     pub(super) fn read_own(&mut self, index: usize, purpose: Purpose, offset: u64, length: usize) {
         let cookie = self.backs.own_cookie();
-        let header = encode_request(Command::Read, CommandFlags::NONE, cookie, offset, length as u32);
         let back = &mut self.backs.backs[index];
         back.expects_reply(self.now);
         back.own.push(super::Own { cookie, purpose, offset, data: vec![0; length] });
-        back.stream.push(cookie, Segment::head(&header), None);
-        self.backs.dirty.push(index);
+        match &mut back.wire {
+            Wire::Nbd(nbd) => {
+                let header =
+                    encode_request(Command::Read, CommandFlags::NONE, cookie, offset, length as u32);
+                nbd.stream.push(Name { cookie, token: 0 }, Head::new(&header), Body::None);
+                self.backs.dirty.push(index);
+            }
+            Wire::Block(_) => self.start_own_block(index, cookie, offset, length),
+        }
+    }
+
+    /// Connections that had more to read than one turn takes.
+    pub(crate) fn read_unread_backs(&mut self) {
+        if self.backs.unread.is_empty() {
+            return;
+        }
+        let mut unread = std::mem::take(&mut self.backs.unread);
+        for index in unread.drain(..) {
+            if self.backs.backs.get(index).is_some_and(|b| !b.is_closing()) {
+                self.read_back(index);
+            }
+        }
+        unread.append(&mut self.backs.unread);
+        self.backs.unread = unread;
     }
 }
 
+/// How far the parser has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Progress {
-    Again,
-    Starved,
+pub(super) enum Progress {
+    Again(usize),
+    Starved(usize),
 }
 
 fn wire_command(operation: Operation) -> (Command, CommandFlags) {
@@ -219,7 +373,7 @@ fn target_error(error: NbdError) -> TargetError {
     }
 }
 
-fn lost(error: &io::Error) -> Fault {
+pub(super) fn lost(error: &io::Error) -> Fault {
     match error.raw_os_error() {
         // ECONNABORTED: this host's administrator has destroyed the socket.
         Some(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED) => Fault::Reset,
@@ -227,6 +381,6 @@ fn lost(error: &io::Error) -> Fault {
     }
 }
 
-fn protocol(error: &SessionError) -> Fault {
+pub(super) fn protocol(error: &SessionError) -> Fault {
     Fault::Protocol(error.to_string())
 }

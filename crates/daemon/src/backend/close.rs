@@ -1,6 +1,6 @@
 //! The end of a connection, in two steps: cut, then reaped. Between them nothing that it carried goes anywhere.
 
-use super::Phase;
+use super::{Phase, Wire};
 use crate::dataplane::{Worker, WorkerReport};
 use vmpath_core::event::{Fault, LinkChange, LinkReport};
 use vmpath_core::ids::{PathId, UnitId};
@@ -16,7 +16,14 @@ impl Worker {
         }
         let key = back.key();
         back.phase = Phase::Closing { fault, key };
-        back.stream.shut(&mut self.ring);
+        match &mut back.wire {
+            Wire::Nbd(nbd) => nbd.stream.shut(&mut self.ring),
+            Wire::Block(block) => {
+                if let Some(file) = block.file.as_ref().filter(|_| block.submitted > 0) {
+                    self.ring.cancel_all(file);
+                }
+            }
+        }
         if let Some(key) = key {
             self.router.connection_closing(key);
         }
@@ -41,7 +48,7 @@ impl Worker {
             return;
         }
         for index in std::mem::take(&mut self.backs.closing) {
-            if self.backs.backs[index].stream.is_idle() {
+            if self.backs.backs[index].is_idle() {
                 self.reap(index);
             } else {
                 self.backs.closing.push(index);
@@ -54,8 +61,12 @@ impl Worker {
         let Phase::Closing { fault, key } = back.phase else {
             unreachable!("only what was cut is reaped");
         };
-        let unsent: Vec<u64> = back.stream.unsent().collect();
-        drop(back.stream);
+        let unsent: Vec<u64> = match &back.wire {
+            Wire::Nbd(nbd) => nbd.stream.unsent().collect(),
+            Wire::Block(_) => Vec::new(),
+        };
+        drop(back.wire);
+        self.record.disconnected(index as u32);
         let link = &mut self.backs.links[back.link];
         link.connections -= 1;
         let Some(key) = key else {
@@ -91,7 +102,7 @@ impl Worker {
 
     pub(super) fn tell(&mut self, path: PathId, unit: UnitId, change: LinkChange) {
         self.link_reports += 1;
-        let report = LinkReport { path, unit, at: self.now, change };
+        let report = LinkReport { worker: self.id(), path, unit, at: self.now, change };
         let _ = self.reports.send(WorkerReport::Link(report));
     }
 

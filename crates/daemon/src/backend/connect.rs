@@ -1,12 +1,15 @@
 //! Setting up: sockets, the handshake, and the check that what is announced fits the unit.
 
-use super::{BACKOFF_IDENTITY_MAX, BACKOFF_MAX, BACKOFF_MIN, Back, Phase, Purpose, Transport};
+use super::attempt::Progress;
+use super::{
+    BACKOFF_IDENTITY_MAX, BACKOFF_MAX, BACKOFF_MIN, Back, Filling, Nbd, Phase, Purpose, Transport, Wire,
+};
 use crate::dataplane::{Stream, Tag, Worker};
-use crate::sys::uring::Segment;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use vmpath_core::event::Fault;
 use vmpath_core::plan::Health;
@@ -23,8 +26,9 @@ impl Worker {
             if disabled || link.next_attempt > self.now || link.connections > link.active {
                 continue;
             }
+            let is_device = matches!(self.plan.spec.path(link.path).url, PathUrl::Block { .. });
             let wanted = match &self.backs.units[link.unit.index()].export {
-                Some(export) if export.flags.can_multi_conn() => {
+                Some(export) if !is_device && export.flags.can_multi_conn() => {
                     let target = self.plan.spec.path(link.path).target;
                     u32::from(self.plan.spec.target(target).connections)
                 }
@@ -40,12 +44,17 @@ impl Worker {
         let link = &self.backs.links[index];
         let path = self.plan.spec.path(link.path);
         let deadline = self.now + self.plan.spec.target(path.target).ping_budget;
-        let transport = match path.url {
-            PathUrl::Nbd { .. } => Transport::Tcp,
-            PathUrl::NbdUnix { .. } => Transport::Unix,
+        let opened = match &path.url {
+            PathUrl::Nbd { .. } => open(&path.url).map(|socket| (socket, Transport::Tcp)),
+            PathUrl::NbdUnix { .. } => open(&path.url).map(|socket| (socket, Transport::Unix)),
+            PathUrl::Block { device } => {
+                let device = device.clone();
+                self.open_block(index, &device);
+                return;
+            }
         };
-        let socket = match open(&path.url) {
-            Ok(socket) => Rc::new(socket),
+        let (socket, transport) = match opened {
+            Ok((socket, transport)) => (Rc::new(socket), transport),
             Err(error) => {
                 self.attempt_failed(index, Fault::Refused(error.to_string()));
                 return;
@@ -53,18 +62,17 @@ impl Worker {
         };
         let entry = self.backs.backs.vacant_entry();
         let at = entry.key();
-        let tags = (Tag::BackReceive(at).pack(), Tag::BackSend(at).pack());
-        self.ring.writable(&socket, Tag::BackConnect(at).pack());
+        let mut stream = Stream::new(socket, (Tag::BackRead(at).pack(), Tag::BackWrite(at).pack()));
+        stream.await_connected(&mut self.ring, Tag::BackConnect(at).pack());
+        let filling = Filling::OfOwn { cookie: 0, at: 0 };
+        let nbd = Nbd { stream, transport, parser: None, filling, expects_large: false };
         entry.insert(Back {
             link: index,
-            stream: Stream::new(socket, tags),
+            wire: Wire::Nbd(nbd),
             phase: Phase::Connecting { deadline },
-            transport,
             export: None,
-            parser: None,
             own: Vec::new(),
             in_flight: 0,
-            filling: (0, 0),
             heard: self.now,
         });
         self.backs.links[index].connections += 1;
@@ -86,62 +94,66 @@ impl Worker {
     /// The socket is writable for the first time: connected, or not.
     pub(crate) fn connected(&mut self, index: usize, result: io::Result<()>) {
         let back = &mut self.backs.backs[index];
+        let Wire::Nbd(nbd) = &mut back.wire else { return };
+        nbd.stream.unblocked();
         let Phase::Connecting { deadline } = back.phase else { return };
-        let socket = back.stream.socket();
-        let outcome = result.and_then(|()| match sockopt::socket_error(socket)? {
-            // A ring does not wait on a socket that is set not to.
-            Ok(()) => Ok(rustix::io::ioctl_fionbio(socket, false)?),
-            Err(error) => Err(error.into()),
-        });
+        let outcome = result.and_then(|()| Ok(sockopt::socket_error(nbd.stream.socket())??));
         if let Err(error) = outcome {
             self.cut(index, refused(&error));
             return;
+        }
+        if let Some((local, peer)) = addresses(nbd.stream.socket()) {
+            self.record.connected(index as u32, local, peer);
         }
         let link = &self.backs.links[back.link];
         let unit = self.plan.spec.unit(link.unit);
         let named = match &self.plan.spec.path(link.path).url {
             PathUrl::Nbd { export, .. } | PathUrl::NbdUnix { export, .. } => export.as_ref(),
+            PathUrl::Block { .. } => None,
         };
         match ClientHandshake::new(named.unwrap_or(&unit.export)) {
             Ok(machine) => {
                 back.phase = Phase::Handshake { machine: Box::new(machine), deadline };
                 back.heard = self.now;
-                back.stream.receive(&mut self.ring);
+                nbd.stream.watch(&mut self.ring);
             }
             Err(error) => self.cut(index, Fault::Protocol(error.to_string())),
         }
     }
 
     /// Gives the handshake what has come.
-    pub(super) fn feed_handshake(&mut self, index: usize) {
+    pub(super) fn feed_handshake(&mut self, index: usize, bytes: &[u8]) -> Progress {
         let back = &mut self.backs.backs[index];
-        let Phase::Handshake { machine, .. } = &mut back.phase else { return };
-        let fed = machine.feed(back.stream.received());
+        let (Phase::Handshake { machine, .. }, Wire::Nbd(nbd)) = (&mut back.phase, &mut back.wire) else {
+            return Progress::Starved(0);
+        };
+        let fed = machine.feed(bytes);
         let output = machine.take_output();
         if !output.is_empty() {
-            back.stream.push(0, Segment::Bytes(output), None);
+            nbd.stream.push_bytes(output);
             self.backs.dirty.push(index);
         }
         match fed {
-            Err(error) => self.cut(index, handshake_fault(&error)),
-            Ok(fed) => {
-                back.stream.consume(fed.consumed);
-                if let Some(export) = fed.event {
-                    self.opened(index, export);
-                }
+            Err(error) => {
+                self.cut(index, handshake_fault(&error));
+                Progress::Starved(bytes.len())
             }
+            Ok(fed) => match fed.event {
+                None => Progress::Starved(fed.consumed),
+                Some(export) => {
+                    nbd.parser = Some(ReplyParser::new(export.reply_style()));
+                    self.opened(index, export);
+                    Progress::Again(fed.consumed)
+                }
+            },
         }
     }
 
     /// The export is open; now it must be the unit.
-    fn opened(&mut self, index: usize, export: ExportInfo) {
+    pub(super) fn opened(&mut self, index: usize, export: ExportInfo) {
         let back = &mut self.backs.backs[index];
-        let deadline = match back.phase {
-            Phase::Handshake { deadline, .. } => deadline,
-            _ => self.now,
-        };
+        let deadline = deadline(&back.phase).unwrap_or(self.now);
         back.export = Some(export);
-        back.parser = Some(ReplyParser::new(export.reply_style()));
         back.phase = Phase::Trying { deadline };
         let unit = self.backs.links[back.link].unit;
         let known = self.backs.units[unit.index()].export;
@@ -195,11 +207,19 @@ fn open(url: &PathUrl) -> io::Result<OwnedFd> {
             let connected = rustix::net::connect(&socket, &SocketAddrUnix::new(at)?);
             (socket, connected)
         }
+        PathUrl::Block { .. } => return Err(io::ErrorKind::Unsupported.into()),
     };
     match connected {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Both ends of a TCP connection; a unix socket ends with its process.
+fn addresses(socket: impl AsFd) -> Option<(SocketAddr, SocketAddr)> {
+    let local = rustix::net::getsockname(&socket).ok()?.try_into().ok()?;
+    let peer = rustix::net::getpeername(&socket).ok()??.try_into().ok()?;
+    Some((local, peer))
 }
 
 fn refused(error: &io::Error) -> Fault {

@@ -5,16 +5,18 @@
 //!     └───────────┴──────────┴─────────────────┴───── any fault ──────┴──▶ Closing ─reaped─▶ (gone; back-off)
 //! ```
 //! Invariant: a connection carries requests only while `Active`, and what it carried goes elsewhere only after it is
-//! closed and reaped. It does not know which request goes where, nor what a lost path means for a VM.
+//! closed and reaped. A `block:///` path is a connection too: its handshake is opening the device. It does not know which request goes where, nor what a lost path means for a VM.
 
 mod attempt;
+mod block;
 mod close;
 mod connect;
 mod identity;
 mod watch;
 
 use crate::dataplane::Stream;
-use crate::sys::uring::Ring;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use slab::Slab;
 use std::collections::VecDeque;
 use vmpath_core::event::Fault;
@@ -98,24 +100,79 @@ enum Purpose {
 #[derive(Debug)]
 struct Back {
     link: usize,
-    stream: Stream,
+    wire: Wire,
     phase: Phase,
-    transport: Transport,
     export: Option<ExportInfo>,
-    parser: Option<ReplyParser>,
     own: Vec<Own>,
     /// Requests of the router on it.
     in_flight: u32,
-    /// The read whose data is coming in, and how far it is filled.
-    filling: (u64, usize),
     /// When something last came, or was asked after nothing had been outstanding.
     heard: Instant,
+}
+
+/// By what a connection reaches its target.
+#[derive(Debug)]
+enum Wire {
+    Nbd(Nbd),
+    Block(Block),
+}
+
+#[derive(Debug)]
+struct Nbd {
+    stream: Stream,
+    transport: Transport,
+    /// None during the handshake.
+    parser: Option<ReplyParser>,
+    /// The read whose data is coming in.
+    filling: Filling,
+    /// Whether the read asked for last is one whose data should come straight to its place.
+    expects_large: bool,
+}
+
+/// A file or device that the kernel reaches.
+#[derive(Debug)]
+struct Block {
+    /// None until it is open.
+    file: Option<Rc<OwnedFd>>,
+    /// Submissions that the kernel has not given back.
+    submitted: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Transport {
     Tcp,
     Unix,
+}
+
+/// Where the data that comes next goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Filling {
+    OfRequest { token: u32, at: usize },
+    OfOwn { cookie: u64, at: usize },
+}
+
+impl Filling {
+    fn after(self, bytes: usize) -> Self {
+        match self {
+            Self::OfRequest { token, at } => Self::OfRequest { token, at: at + bytes },
+            Self::OfOwn { cookie, at } => Self::OfOwn { cookie, at: at + bytes },
+        }
+    }
+}
+
+impl Nbd {
+    fn payload_pending(&self) -> usize {
+        self.parser.as_ref().map_or(0, ReplyParser::payload_pending) as usize
+    }
+
+    /// That much of a read's data has come.
+    fn taken(&mut self, bytes: usize) -> Result<(), Fault> {
+        self.filling = self.filling.after(bytes);
+        match &mut self.parser {
+            Some(parser) => parser.payload_taken(bytes as u32).map_err(|e| attempt::protocol(&e)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What is known of a unit, and the comparison that runs on it.
@@ -136,14 +193,18 @@ pub(crate) struct Backends {
     /// By `ConnectionKey`: the connection with that key.
     by_key: Vec<Option<usize>>,
     closing: Vec<usize>,
+    /// Those with something new to send.
     dirty: Vec<usize>,
+    /// Those with something left to receive.
+    unread: Vec<usize>,
     next_own: u64,
 }
 
 impl Backends {
-    pub(crate) fn new(spec: &Spec, now: Instant) -> Self {
+    /// For the units of one worker.
+    pub(crate) fn new(spec: &Spec, units: &[UnitId], now: Instant) -> Self {
         let mut links = Vec::new();
-        for unit in spec.unit_ids() {
+        for unit in units.iter().copied() {
             for path in spec.paths_of_unit(unit) {
                 links.push(Link {
                     path,
@@ -164,6 +225,7 @@ impl Backends {
             by_key: Vec::new(),
             closing: Vec::new(),
             dirty: Vec::new(),
+            unread: Vec::new(),
             next_own: 0,
         }
     }
@@ -173,12 +235,8 @@ impl Backends {
         self.units[unit.index()].export
     }
 
-    pub(crate) fn flush(&mut self, ring: &mut Ring) {
-        for index in self.dirty.drain(..) {
-            if let Some(back) = self.backs.get_mut(index) {
-                back.stream.flush(ring);
-            }
-        }
+    pub(crate) fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
     }
 
     fn of_key(&self, key: ConnectionKey) -> usize {
@@ -208,6 +266,14 @@ impl Back {
     fn expects_reply(&mut self, now: Instant) {
         if self.in_flight == 0 && self.own.is_empty() {
             self.heard = now;
+        }
+    }
+
+    /// Nothing of it is in the kernel's hands.
+    fn is_idle(&self) -> bool {
+        match &self.wire {
+            Wire::Nbd(nbd) => nbd.stream.is_idle(),
+            Wire::Block(block) => block.submitted == 0,
         }
     }
 

@@ -4,7 +4,7 @@
 //! for the ping budget while something, a ping at least, was outstanding. Never by the age of a request: a slow array
 //! is not a dead path.
 
-use super::{Back, Phase, Purpose, Transport, connect};
+use super::{Back, Phase, Purpose, Transport, Wire, connect};
 use crate::dataplane::Worker;
 use crate::sys::tcp;
 use vmpath_core::event::Fault;
@@ -30,8 +30,8 @@ impl Worker {
                 self.inspect(index);
             }
         }
-        for unit in self.plan.spec.unit_ids() {
-            self.advance_comparison(unit);
+        for at in 0..self.its_units.len() {
+            self.advance_comparison(self.its_units[at]);
         }
         self.connect_missing();
     }
@@ -75,10 +75,11 @@ impl Worker {
 
 /// The kernel's word that the network swallows what is sent.
 fn unacknowledged(back: &Back) -> Option<Fault> {
-    if back.transport != Transport::Tcp || matches!(back.phase, Phase::Connecting { .. }) {
+    let Wire::Nbd(nbd) = &back.wire else { return None };
+    if nbd.transport != Transport::Tcp || matches!(back.phase, Phase::Connecting { .. }) {
         return None;
     }
-    let health = tcp::health(back.stream.socket()).ok()?;
+    let health = tcp::health(nbd.stream.socket()).ok()?;
     let timeouts = health.timeouts();
     (timeouts >= TIMEOUTS_MIN && health.since_last_ack >= UNACKED_MIN)
         .then_some(Fault::Blackhole { unacked_for: health.since_last_ack, retransmits: timeouts })

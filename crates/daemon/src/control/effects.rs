@@ -1,17 +1,26 @@
 //! Doing what the controller decided: one `match`, and the only caller of hypervisors.
 //!
 //! Invariant: nothing here waits. A plan is published, an order is queued, a line is appended. What cannot be done
-//! comes back as a report, as if the hypervisor had refused. It decides nothing.
+//! comes back as a report, as if the hypervisor had refused. An order to a hypervisor leaves only when the state that
+//! remembers it is on the disk, or when the disk is late: a kill in between would leave a VM stopped by nobody. It decides
+//! nothing.
 
 use super::journal::Journal;
 use crate::dataplane::Dataplane;
 use crate::hypervisor::{Hypervisors, Order};
+use crate::store::{Store, Ticket};
 use crate::sys::clock;
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use vmpath_core::effect::{CommandError, Effect};
 use vmpath_core::event::{Event, HypervisorReport};
 use vmpath_core::ids::VmId;
 use vmpath_core::spec::Spec;
+use vmpath_core::time::Instant;
+
+/// A commit takes some milliseconds; behind a disk that takes longer, a VM is stopped all the same.
+const ORDER_WAIT: Duration = Duration::from_millis(200);
 
 /// What the owner acts on.
 #[derive(Debug)]
@@ -19,6 +28,19 @@ pub struct Performer {
     pub dataplane: Dataplane,
     pub hypervisors: Hypervisors,
     pub journal: Journal,
+    pub store: Store,
+    /// In the order in which they were given.
+    pub orders: VecDeque<WaitingOrder>,
+}
+
+/// An order that waits for the state that remembers it to be on the disk.
+#[derive(Clone, Copy, Debug)]
+pub struct WaitingOrder {
+    vm: VmId,
+    order: Order,
+    needs: Ticket,
+    /// At the latest.
+    until: Instant,
 }
 
 /// An operator's command has been decided.
@@ -40,21 +62,52 @@ impl Performer {
     pub fn perform(&mut self, effects: Vec<Effect>, spec: &Spec, outcome: &mut Outcome) {
         for effect in effects {
             match effect {
-                Effect::Publish(plan) => self.dataplane.publish(Arc::new(plan)),
+                Effect::Publish(plan) => self.dataplane.publish(&Arc::new(plan)),
                 Effect::Stop { vm, instance } => self.order(vm, Order::Stop { instance }, outcome),
                 Effect::Continue { vm, instance } => self.order(vm, Order::Continue { instance }, outcome),
                 Effect::Record(entry) => {
                     let at_unix_us = clock::unix_micros(entry.at);
-                    self.journal.append(entry, spec, at_unix_us);
+                    let line = self.journal.append(entry, spec, at_unix_us);
+                    self.store.append(&line, clock::now());
                 }
                 Effect::Answer { ticket, result } => outcome.answers.push(Answered { ticket, result }),
             }
         }
     }
 
-    fn order(&self, vm: VmId, order: Order, outcome: &mut Outcome) {
-        if let Err(why) = self.hypervisors.send(vm, order) {
-            outcome.events.push(Event::Hypervisor { vm, report: HypervisorReport::Refused { why } });
+    /// Whether any of these needs its state to be kept first.
+    #[must_use]
+    pub fn orders_anything(effects: &[Effect]) -> bool {
+        effects.iter().any(|effect| match effect {
+            Effect::Stop { .. } | Effect::Continue { .. } => true,
+            Effect::Publish(_) | Effect::Record(_) | Effect::Answer { .. } => false,
+        })
+    }
+
+    fn order(&mut self, vm: VmId, order: Order, outcome: &mut Outcome) {
+        let (needs, now) = (self.store.ticket(), clock::now());
+        self.orders.push_back(WaitingOrder { vm, order, needs, until: now + ORDER_WAIT });
+        self.release(now, outcome);
+    }
+
+    /// Sends the orders that need not wait any longer.
+    pub fn release(&mut self, now: Instant, outcome: &mut Outcome) {
+        while let Some(waiting) = self.orders.front() {
+            let kept = waiting.needs <= self.store.committed() || self.store.is_late();
+            if !kept && now < waiting.until {
+                return;
+            }
+            let WaitingOrder { vm, order, .. } = *waiting;
+            self.orders.pop_front();
+            if let Err(why) = self.hypervisors.send(vm, order) {
+                outcome.events.push(Event::Hypervisor { vm, report: HypervisorReport::Refused { why } });
+            }
         }
+    }
+
+    /// When [`Self::release`] has something to do, whatever the disk does.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.orders.front().map(|waiting| waiting.until)
     }
 }

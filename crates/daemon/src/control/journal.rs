@@ -1,7 +1,7 @@
 //! The event journal: append-only, numbered, bounded, in memory.
 //!
 //! Names are resolved when an entry is written, so that it stays readable after a reload that removes them. Each entry
-//! is also a log line, which is how it outlives the process. It does not know who reads it.
+//! is also a log line. It does not know who reads it, nor that it is kept over restarts.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,10 +19,52 @@ pub struct Line {
     pub at_unix_us: u64,
     pub incident: Option<IncidentId>,
     pub kind: JournalKind,
-    pub subject: Subject,
+    pub subject: SubjectType,
     pub subject_name: String,
     pub reason: String,
     pub until: Option<String>,
+}
+
+/// What a line is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubjectType {
+    Host,
+    Target,
+    Path,
+    Unit,
+    Vm,
+}
+
+impl SubjectType {
+    const ALL: [Self; 5] = [Self::Host, Self::Target, Self::Path, Self::Unit, Self::Vm];
+
+    const fn of(subject: Subject) -> Self {
+        match subject {
+            Subject::Host => Self::Host,
+            Subject::Target(_) => Self::Target,
+            Subject::Path(_) => Self::Path,
+            Subject::Unit(_) => Self::Unit,
+            Subject::Vm(_) => Self::Vm,
+        }
+    }
+
+    /// The word in logs and API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Target => "target",
+            Self::Path => "path",
+            Self::Unit => "unit",
+            Self::Vm => "vm",
+        }
+    }
+
+    /// The type that a word stands for.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|of| of.as_str() == word)
+    }
 }
 
 /// Which lines are asked for.
@@ -67,15 +109,25 @@ impl Journal {
         self.last_seq
     }
 
+    /// Goes on with the lines of the process before, the oldest first, and their numbers.
+    #[must_use]
+    pub fn restored(kept_max: usize, lines: Vec<Line>) -> Self {
+        let mut journal = Self::new(kept_max);
+        let too_many = lines.len().saturating_sub(journal.kept_max);
+        journal.lines = lines.into_iter().skip(too_many).map(Arc::new).collect();
+        journal.last_seq = journal.lines.back().map_or(0, |line| line.seq);
+        journal
+    }
+
     /// Appends an entry, under the names of `spec`; the oldest makes room.
-    pub fn append(&mut self, entry: JournalEntry, spec: &Spec, at_unix_us: u64) {
+    pub fn append(&mut self, entry: JournalEntry, spec: &Spec, at_unix_us: u64) -> Arc<Line> {
         self.last_seq += 1;
         let line = Line {
             seq: self.last_seq,
             at_unix_us,
             incident: entry.incident,
             kind: entry.kind,
-            subject: entry.subject,
+            subject: SubjectType::of(entry.subject),
             subject_name: name_of(entry.subject, spec),
             reason: entry.reason,
             until: entry.until,
@@ -84,7 +136,9 @@ impl Journal {
         if self.lines.len() == self.kept_max {
             self.lines.pop_front();
         }
-        self.lines.push_back(Arc::new(line));
+        let line = Arc::new(line);
+        self.lines.push_back(Arc::clone(&line));
+        line
     }
 
     #[must_use]
@@ -110,7 +164,7 @@ impl Journal {
 impl About {
     fn covers(&self, line: &Line) -> bool {
         (self.incident.is_some() && line.incident == self.incident)
-            || (matches!(line.subject, Subject::Vm(_)) && line.subject_name == self.vm)
+            || (line.subject == SubjectType::Vm && line.subject_name == self.vm)
     }
 }
 
@@ -121,18 +175,6 @@ fn name_of(subject: Subject, spec: &Spec) -> String {
         Subject::Path(id) => spec.path_name(id),
         Subject::Unit(id) => spec.unit_name(id),
         Subject::Vm(id) => spec.vm(id).name.clone(),
-    }
-}
-
-/// The word for a subject's type in logs and API.
-#[must_use]
-pub const fn subject_type(subject: Subject) -> &'static str {
-    match subject {
-        Subject::Host => "host",
-        Subject::Target(_) => "target",
-        Subject::Path(_) => "path",
-        Subject::Unit(_) => "unit",
-        Subject::Vm(_) => "vm",
     }
 }
 
@@ -163,14 +205,15 @@ const fn is_trouble(kind: JournalKind) -> bool {
         | JournalKind::ReservationMet
         | JournalKind::VmManaged
         | JournalKind::IncidentClosed
-        | JournalKind::Reloaded => false,
+        | JournalKind::Reloaded
+        | JournalKind::Restarted => false,
     }
 }
 
 fn log(line: &Line) {
     let Line { seq, subject_name, reason, .. } = line;
     let kind = line.kind.as_str();
-    let of = subject_type(line.subject);
+    let of = line.subject.as_str();
     let incident = line.incident.map(|id| format!(" [{id}]")).unwrap_or_default();
     let until = line.until.as_ref().map(|until| format!("; until {until}")).unwrap_or_default();
     if is_trouble(line.kind) {
@@ -218,6 +261,25 @@ mod tests {
         assert_eq!(seqs(&journal, Some(99), 10), [0; 0]);
         let page = journal.read(&Query { after: None, limit: 0, about: None });
         assert_eq!((page.first_seq, page.last_seq), (3, 6));
+    }
+
+    #[test]
+    fn a_restored_journal_goes_on_where_it_was() {
+        let old = journal(&[(Subject::Host, None); 6]);
+        let lines: Vec<_> = old.lines.iter().map(|line| (**line).clone()).collect();
+        let mut journal = Journal::restored(3, lines);
+        assert_eq!(seqs(&journal, None, 10), [4, 5, 6]);
+        let entry = JournalEntry {
+            at: Instant::ZERO,
+            incident: None,
+            kind: JournalKind::PathUp,
+            subject: Subject::Host,
+            reason: "why".into(),
+            until: None,
+        };
+        assert_eq!(journal.append(entry, &testing::spec(), 7).seq, 7);
+        assert_eq!(seqs(&journal, None, 10), [5, 6, 7]);
+        assert_eq!(Journal::restored(3, vec![]).last_seq(), 0);
     }
 
     #[test]

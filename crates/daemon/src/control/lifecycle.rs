@@ -1,7 +1,8 @@
 //! The daemon from start to end.
 //!
 //! Invariant: nothing is started on a configuration with faults or beside another daemon, and the end is bounded:
-//! about three seconds, whatever the paths and hypervisors do. Suspended VMs stay suspended when the daemon ends.
+//! the data plane's own bound and two seconds, whatever paths, hypervisors and the state disk do. Suspended VMs stay suspended when the daemon
+//! ends; the next one knows them.
 
 use super::config::{Config, load};
 use super::effects::{Outcome, Performer};
@@ -11,11 +12,14 @@ use super::monitor::{Beat, Monitor};
 use super::owner::{Ended, Owner, Sources};
 use super::reload::{self, ReloadRequest, Reloader};
 use crate::api;
-use crate::dataplane::{Dataplane, WorkerReport};
+use crate::dataplane::{STOP_MAX, Dataplane, WorkerReport};
 use crate::hypervisor::{Hypervisors, Report};
+use crate::store::{Left, OpenError, Store};
+use crate::sys::boot::BootId;
 use crate::sys::clock;
 use crate::telemetry::{log, notify};
 use anyhow::{Context, Result, anyhow, bail};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -24,7 +28,8 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use vmpath_core::controller::Controller;
-use vmpath_core::effect::Effect;
+use vmpath_core::effect::{Effect, JournalEntry, JournalKind, Subject};
+use vmpath_core::saved::Before;
 use vmpath_core::spec::Spec;
 
 /// Questions that may wait for the owner; the API bounds its connections further.
@@ -36,8 +41,11 @@ const HYPERVISOR_REPORTS_MAX: usize = 256;
 /// Control needs little: one thread for the owner, one for what it talks to.
 const CONTROL_THREADS: usize = 2;
 
-/// The data plane's stop is bounded to 2 s by itself; this is for when it is not.
-const DATAPLANE_STOP_WAIT: Duration = Duration::from_millis(2500);
+/// The data plane's stop is bounded by itself; this is for when it is not.
+const DATAPLANE_STOP_WAIT: Duration = STOP_MAX.saturating_add(Duration::from_millis(500));
+
+/// For the last commit of the store.
+const STORE_CLOSE_WAIT: Duration = Duration::from_secs(1);
 
 /// For tasks that still wait for a file or a client.
 const RUNTIME_STOP_WAIT: Duration = Duration::from_millis(200);
@@ -79,7 +87,7 @@ fn start_and_serve(runtime: &Runtime, file: &Path, config: &Config) -> Result<()
 }
 
 struct Daemon {
-    owner: tokio::task::JoinHandle<(Ended, Dataplane)>,
+    owner: tokio::task::JoinHandle<(Ended, Dataplane, Store)>,
     stop_owner: oneshot::Sender<()>,
     api: api::Server,
     reloads: mpsc::Sender<ReloadRequest>,
@@ -95,10 +103,12 @@ impl Daemon {
         let (report, hypervisors) = mpsc::channel(HYPERVISOR_REPORTS_MAX);
         let (stop_owner, stop) = oneshot::channel();
         let (worker_report, dataplane) = mpsc::unbounded_channel();
-        let sources = Sources { inputs, hypervisors, dataplane, stop };
 
         let beat = Beat::default();
-        let owner = owner(&spec, &report, worker_report, beat.clone())?;
+        let (store, left) = open_store(&spec).await?;
+        let sources = Sources { inputs, hypervisors, dataplane, commits: store.commits(), stop };
+        let links = Links { monitors: report, reports: worker_report };
+        let owner = owner(&spec, links, store, left, beat.clone())?;
         let (reload, reloads) = mpsc::channel(reload::REQUESTS_MAX);
         let handle = ControlHandle::new(input.clone(), reload.clone(), owner.snapshots());
         let monitor = Monitor::start(beat).context("cannot start the monitor thread")?;
@@ -137,43 +147,93 @@ impl Daemon {
         self.api.stop().await;
         // Its end is also the answer to a send that finds it gone.
         let _ = self.stop_owner.send(());
-        let (_, dataplane) =
+        let (_, dataplane, store) =
             self.owner.await.map_err(|error| anyhow!("the control owner failed: {error}"))?;
         let stopped = tokio::task::spawn_blocking(move || dataplane.stop());
         match tokio::time::timeout(DATAPLANE_STOP_WAIT, stopped).await {
             Ok(_) => tracing::info!("stopped"),
             Err(_) => tracing::warn!("the data plane did not end in time; ending without it"),
         }
+        // Last: until here it is no clean end.
+        let closed = tokio::task::spawn_blocking(move || store.close(STORE_CLOSE_WAIT));
+        if !closed.await.unwrap_or(false) {
+            tracing::warn!("vmpath's own state was not written to its end; the next start takes this one for a crash");
+        }
         Ok(())
     }
 }
 
-fn fell(ended: Result<(Ended, Dataplane), tokio::task::JoinError>) -> anyhow::Error {
+fn fell(ended: Result<(Ended, Dataplane, Store), tokio::task::JoinError>) -> anyhow::Error {
     match ended {
-        Ok((Ended::DataplaneDead(why), _)) => anyhow!("the data plane has ended, so the daemon ends: {why}"),
-        Ok((Ended::Asked, _)) => anyhow!("the control owner ended by itself"),
+        Ok((Ended::DataplaneDead(why), ..)) => anyhow!("the data plane has ended, so the daemon ends: {why}"),
+        Ok((Ended::Asked, ..)) => anyhow!("the control owner ended by itself"),
         Err(error) => anyhow!("the control owner failed: {error}"),
     }
 }
 
-/// Makes the owner: first decisions, data plane, monitors.
-fn owner(
-    spec: &Arc<Spec>,
-    monitors: &mpsc::Sender<Report>,
+/// Opens the store and reads what the process before has left. A sick disk keeps nobody from being served.
+async fn open_store(spec: &Spec) -> Result<(Store, Left)> {
+    let boot = BootId::current()?;
+    let dir = spec.host.state_dir.clone();
+    let opened = tokio::task::spawn_blocking(move || Store::open(&dir, &boot));
+    match opened.await.map_err(|error| anyhow!("the store failed: {error}"))? {
+        Ok(opened) => Ok(opened),
+        Err(OpenError::Refused(why)) => bail!(why),
+        Err(OpenError::Sick(why)) => {
+            tracing::error!(
+                "vmpath's own state is not kept in this run, and what the last one knew is not known: {why}; VMs that it had \
+                 suspended are shown as stopped-by-other and wait for you"
+            );
+            Ok((Store::none(), Left::default()))
+        }
+    }
+}
+
+/// Where monitors and the data plane report to.
+struct Links {
+    monitors: mpsc::Sender<Report>,
     reports: mpsc::UnboundedSender<WorkerReport>,
-    beat: Beat,
-) -> Result<Owner> {
-    let (controller, effects) = Controller::new(Arc::clone(spec), clock::now());
-    let (plans, effects): (Vec<_>, Vec<_>) =
+}
+
+/// Makes the owner: first decisions, data plane, monitors.
+fn owner(spec: &Arc<Spec>, links: Links, store: Store, left: Left, beat: Beat) -> Result<Owner> {
+    let Left { saved, lines, unreadable, .. } = left;
+    let (controller, effects) = match before(left.boot, left.clean)? {
+        Some(before) => Controller::restore(Arc::clone(spec), saved, before, clock::now()),
+        None => Controller::new(Arc::clone(spec), clock::now()),
+    };
+    let (plans, mut effects): (Vec<_>, Vec<_>) =
         effects.into_iter().partition(|effect| matches!(effect, Effect::Publish(_)));
     let Some(Effect::Publish(plan)) = plans.into_iter().last() else {
         bail!("the controller has published no first plan; this is a fault in vmpath");
     };
-    let dataplane = Dataplane::start(Arc::new(plan), reports)?;
-    let hypervisors = Hypervisors::start(spec, monitors);
-    let mut performer = Performer { dataplane, hypervisors, journal: Journal::new(journal::ENTRIES_MAX) };
+    effects.extend(unreadable.map(|why| Effect::Record(unreadable_entry(why))));
+    let dataplane = Dataplane::start(&Arc::new(plan), &links.reports)?;
+    let hypervisors = Hypervisors::start(spec, &links.monitors);
+    let journal = Journal::restored(journal::ENTRIES_MAX, lines);
+    let mut performer = Performer { dataplane, hypervisors, journal, store, orders: VecDeque::new() };
     performer.perform(effects, spec, &mut Outcome::default());
     Ok(Owner::new(Arc::clone(spec), controller, performer, beat))
+}
+
+/// How the process before ended; none if there was none.
+fn before(boot: Option<BootId>, clean: bool) -> Result<Option<Before>> {
+    let Some(boot) = boot else { return Ok(None) };
+    if boot != BootId::current()? {
+        return Ok(Some(Before::Booted));
+    }
+    Ok(Some(if clean { Before::Stopped } else { Before::Died }))
+}
+
+fn unreadable_entry(why: String) -> JournalEntry {
+    JournalEntry {
+        at: clock::now(),
+        incident: None,
+        kind: JournalKind::Restarted,
+        subject: Subject::Host,
+        reason: why,
+        until: None,
+    }
 }
 
 fn sizes(spec: &Spec) -> String {

@@ -10,17 +10,20 @@ use super::monitor::Beat;
 use super::rates::RateWindow;
 use crate::dataplane::{Dataplane, WorkerReport};
 use crate::hypervisor::Report;
+use crate::store::{Store, Ticket};
 use crate::sys::clock;
 use arc_swap::ArcSwap;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use vmpath_core::controller::Controller;
 use vmpath_core::effect::CommandError;
 use vmpath_core::event::Event;
+use vmpath_core::ids::WorkerId;
 use vmpath_core::spec::Spec;
 use vmpath_core::time::Instant;
+use vmpath_core::view::WorkerView;
 
 /// The owner wakes at least this often: the monitor counts on a beat each second.
 const WAKE_AT_LEAST: Duration = Duration::from_millis(500);
@@ -45,6 +48,8 @@ pub struct Sources {
     pub inputs: mpsc::Receiver<Input>,
     pub hypervisors: mpsc::Receiver<Report>,
     pub dataplane: mpsc::UnboundedReceiver<WorkerReport>,
+    /// What the store has on its disk.
+    pub commits: watch::Receiver<Ticket>,
     /// Fires, or is dropped, when the daemon shall end.
     pub stop: oneshot::Receiver<()>,
 }
@@ -62,6 +67,8 @@ pub struct Owner {
     spec: Arc<Spec>,
     controller: Controller,
     performer: Performer,
+    /// The latest of each worker.
+    views: BTreeMap<WorkerId, Arc<WorkerView>>,
     rates: RateWindow,
     /// Operators that wait for the answer to their command, by ticket.
     waiting: HashMap<u64, oneshot::Sender<Result<String, CommandError>>>,
@@ -86,6 +93,7 @@ impl Owner {
             spec,
             controller,
             performer,
+            views: BTreeMap::new(),
             rates: RateWindow::default(),
             waiting: HashMap::new(),
             last_ticket: 0,
@@ -102,11 +110,12 @@ impl Owner {
         Arc::clone(&self.snapshot)
     }
 
-    /// Runs until asked to stop, or until the data plane is dead. Gives back the data plane, to be stopped.
-    pub async fn run(mut self, mut sources: Sources) -> (Ended, Dataplane) {
+    /// Runs until asked to stop, or until the data plane is dead. Gives back the data plane and the store, to be ended.
+    pub async fn run(mut self, mut sources: Sources) -> (Ended, Dataplane, Store) {
         let (mut silent_wakes, mut heard) = (0, clock::now());
         let ended = loop {
             self.beat.beat();
+            self.release();
             self.refresh(sources.are_empty());
             let wake = tokio::time::sleep(self.wait());
             tokio::select! {
@@ -119,6 +128,8 @@ impl Owner {
                 }
                 Some(report) = sources.hypervisors.recv() => self.hypervisor(report),
                 Some(input) = sources.inputs.recv() => self.input(input),
+                // The orders that waited for it leave at the top of the loop.
+                Ok(()) = sources.commits.changed() => {}
                 () = wake => {
                     silent_wakes += 1;
                     if silent_wakes >= SILENT_WAKES_MIN && clock::now().since(heard) >= DATAPLANE_SILENT_MAX {
@@ -128,11 +139,13 @@ impl Owner {
                 }
             }
         };
-        (ended, self.performer.dataplane)
+        self.publish();
+        (ended, self.performer.dataplane, self.performer.store)
     }
 
     fn wait(&self) -> Duration {
-        let deadline = self.controller.next_deadline().unwrap_or(Instant::FAR_FUTURE);
+        let deadlines = self.controller.next_deadline().into_iter().chain(self.performer.deadline());
+        let deadline = deadlines.min().unwrap_or(Instant::FAR_FUTURE);
         deadline.since(clock::now()).clamp(WAKE_AT_MOST, WAKE_AT_LEAST)
     }
 
@@ -140,8 +153,9 @@ impl Owner {
         match report {
             WorkerReport::Link(link) => self.apply(Event::Link(link)),
             WorkerReport::Load(load) => self.apply(Event::Load(load)),
-            WorkerReport::View(view) => {
-                self.rates.push(view);
+            WorkerReport::View(worker, view) => {
+                self.views.insert(worker, view);
+                self.rates.push(Arc::new(WorkerView::merge(self.views.values().map(Arc::as_ref))));
                 self.changed = true;
             }
             WorkerReport::Dead(why) => return Err(why),
@@ -180,6 +194,17 @@ impl Owner {
         self.publish();
     }
 
+    /// Orders whose state is kept now; and what becomes of those that cannot be sent.
+    fn release(&mut self) {
+        let now = clock::now();
+        self.performer.store.look(now);
+        let mut outcome = Outcome::default();
+        self.performer.release(now, &mut outcome);
+        for event in outcome.events {
+            self.apply(event);
+        }
+    }
+
     /// One event, and what its effects lead to at once.
     fn apply(&mut self, event: Event) {
         let mut events = VecDeque::from([event]);
@@ -187,6 +212,9 @@ impl Owner {
         for _ in 0..FOLLOW_UPS_MAX {
             let Some(event) = events.pop_front() else { break };
             let effects = self.controller.handle(clock::now(), event);
+            if Performer::orders_anything(&effects) {
+                self.performer.store.save(self.controller.save(), clock::now());
+            }
             self.performer.perform(effects, &self.spec, &mut outcome);
             events.extend(outcome.events.drain(..));
         }
@@ -219,6 +247,7 @@ impl Owner {
 
     fn publish(&mut self) {
         let now = clock::now();
+        self.performer.store.save(self.controller.save(), now);
         self.snapshot.store(Arc::new(Snapshot {
             host: self.controller.view(now),
             worker: self.rates.latest().cloned(),

@@ -58,6 +58,9 @@ pub(super) fn bind_all(spec: &Spec) -> anyhow::Result<Vec<Bound>> {
                 .with_context(|| format!("disk {name}: cannot listen on {}", path.display()))?;
             all.push(Bound { disk, transport: Transport::Unix, socket, path: Some(path.clone()) });
         }
+        if let Some(path) = &of.vhost_user {
+            must_be_free(path).with_context(|| format!("disk {name}: cannot serve {}", path.display()))?;
+        }
         if let Some(address) = of.nbd_tcp {
             let socket =
                 bind_tcp(address).with_context(|| format!("disk {name}: cannot listen on {address}"))?;
@@ -68,6 +71,23 @@ pub(super) fn bind_all(spec: &Spec) -> anyhow::Result<Vec<Bound>> {
 }
 
 fn bind_unix(path: &Path) -> anyhow::Result<OwnedFd> {
+    must_be_free(path)?;
+    listen_unix(path)
+}
+
+/// Nobody else serves the socket. To be asked once, before this process listens on anything: it connects.
+fn must_be_free(path: &Path) -> anyhow::Result<()> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        anyhow::bail!("another process serves this socket; stop it, or choose another path");
+    }
+    Ok(())
+}
+
+/// Listens on a socket that this process alone serves; a stale one goes.
+///
+/// # Errors
+/// The path is taken by something else, or cannot be bound.
+pub(crate) fn listen_unix(path: &Path) -> anyhow::Result<OwnedFd> {
     if let Some(parent) = path.parent()
         && !parent.exists()
     {
@@ -75,9 +95,6 @@ fn bind_unix(path: &Path) -> anyhow::Result<OwnedFd> {
     }
     match std::fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => {
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
-                anyhow::bail!("another process serves this socket; stop it, or choose another path");
-            }
             std::fs::remove_file(path).context("cannot remove the stale socket")?;
         }
         Ok(_) => anyhow::bail!("there is a file that is not a socket; move it away, or choose another path"),
@@ -99,5 +116,5 @@ fn bind_tcp(address: SocketAddr) -> anyhow::Result<OwnedFd> {
 }
 
 fn socket(family: AddressFamily) -> anyhow::Result<OwnedFd> {
-    Ok(rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
+    Ok(rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?)
 }

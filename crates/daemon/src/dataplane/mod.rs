@@ -4,17 +4,23 @@
 //! VMs' fates, and does not know the hypervisor, the API or the journal.
 
 mod listen;
+mod poller;
+mod recover;
 mod requests;
 mod stream;
 mod worker;
 
-pub(crate) use listen::Transport;
-pub(crate) use requests::{FrontRequest, Payload};
-pub(crate) use stream::{Sent, Stream};
-pub(crate) use worker::{Listening, Tag, Worker};
+pub(crate) use listen::{Transport, listen_unix};
+pub(crate) use requests::{Client, FrontRequest, NbdClient, Payload, Requests, Target};
+pub(crate) use stream::{Body, Head, Name, Received, Stream};
+pub(crate) use worker::{Listening, STAGING_BYTES, Tag, Worker};
+pub use worker::STOP_MAX;
 
+use crate::sys::clock;
+use crate::sys::record::Record;
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use recover::Recovered;
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -23,7 +29,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use tokio::sync::mpsc::UnboundedSender;
 use vmpath_core::event::{LinkReport, LoadReport};
+use vmpath_core::ids::{DiskId, UnitId, WorkerId};
 use vmpath_core::plan::RoutePlan;
+use vmpath_core::spread::spread;
 use vmpath_core::view::WorkerView;
 
 /// What a worker tells the control owner. The channel has no bound of its own: loads and views come five times a second,
@@ -32,14 +40,15 @@ use vmpath_core::view::WorkerView;
 pub enum WorkerReport {
     Link(LinkReport),
     Load(LoadReport),
-    View(Arc<WorkerView>),
-    /// The worker has ended; the process cannot go on.
+    View(WorkerId, Arc<WorkerView>),
+    /// A worker has ended; the process cannot go on.
     Dead(String),
 }
 
-/// What control and worker share: the plan, a doorbell, and the order to stop.
+/// What control and one worker share: the plan, a doorbell, and the order to stop.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    pub(crate) worker: WorkerId,
     pub(crate) plan: ArcSwap<RoutePlan>,
     pub(crate) stop: AtomicBool,
     pub(crate) doorbell: OwnedFd,
@@ -52,50 +61,102 @@ impl Shared {
     }
 }
 
+/// What a worker begins with.
+pub(crate) struct Outfit {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) listeners: Vec<Listening>,
+    pub(crate) reports: UnboundedSender<WorkerReport>,
+    pub(crate) record: Record,
+    /// Writes of a former process whose outcome is unknown.
+    pub(crate) recovered: Vec<recover::Write>,
+}
+
 /// The running data plane.
 #[derive(Debug)]
 pub struct Dataplane {
-    shared: Arc<Shared>,
-    thread: JoinHandle<()>,
-    /// Of listening sockets, to be unlinked at the end.
-    paths: Vec<Option<PathBuf>>,
+    workers: Vec<(Arc<Shared>, JoinHandle<()>)>,
+    /// Of NBD's listening sockets, to be unlinked at the end. (The vhost-user ones are the workers' own.)
+    sockets: Vec<PathBuf>,
 }
 
 impl Dataplane {
-    /// Binds every disk's listeners and starts the pinned worker.
+    /// Takes in what a former process left, binds every disk's listeners and starts the pinned workers.
     ///
     /// # Errors
-    /// A socket that cannot be bound, or an io_uring that cannot be made; names the disk.
-    pub fn start(plan: Arc<RoutePlan>, reports: UnboundedSender<WorkerReport>) -> anyhow::Result<Self> {
+    /// A socket that cannot be bound, an io_uring that cannot be made, or a former process of which it is not known what
+    /// it left; in words that say what to do.
+    pub fn start(plan: &Arc<RoutePlan>, reports: &UnboundedSender<WorkerReport>) -> anyhow::Result<Self> {
         listen::raise_descriptor_limit();
-        let (sockets, paths) = listen::bind_all(&plan.spec)?.into_iter().map(listen::Bound::split).unzip();
-        let doorbell = eventfd(0, EventfdFlags::CLOEXEC).context("cannot make an event descriptor")?;
-        let shared = Arc::new(Shared { plan: ArcSwap::new(plan), stop: AtomicBool::new(false), doorbell });
-        let (started, ready) = std::sync::mpsc::sync_channel(1);
-        let theirs = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("vmpath-io-0".into())
-            .spawn(move || worker::run(theirs, sockets, reports, &started))
-            .context("cannot start the data-plane thread")?;
-        ready.recv().context("the data-plane thread ended at once")??;
-        Ok(Self { shared, thread, paths })
+        let spec = &plan.spec;
+        let recovered = Recovered::read(&spec.host.run_dir, spec)?;
+        recovered.destroy_leftovers()?;
+        let workers = spread(spec);
+        let of_disk = |disk: DiskId| workers[spec.disk(disk).vm.index()];
+        let mut sockets = Vec::new();
+        let mut listeners: Vec<Vec<Listening>> = vec_of(usize::from(spec.host.workers));
+        for bound in listen::bind_all(spec)? {
+            let (listening, path) = bound.split();
+            sockets.extend(path);
+            listeners[of_disk(listening.0).index()].push(listening);
+        }
+        let mut plane = Self { workers: Vec::new(), sockets };
+        let started = clock::now();
+        let worker_of = |unit: UnitId| {
+            let disk = spec.disk_ids().find(|disk| spec.disk(*disk).unit == unit);
+            disk.map_or(WorkerId(0), of_disk)
+        };
+        for (index, listeners) in listeners.into_iter().enumerate() {
+            let worker = WorkerId::at(index);
+            let record = recover::new_record(spec, worker, started)?;
+            let doorbell = eventfd(0, EventfdFlags::CLOEXEC).context("cannot make an event descriptor")?;
+            let plan = ArcSwap::new(Arc::clone(plan));
+            let shared = Arc::new(Shared { worker, plan, stop: AtomicBool::new(false), doorbell });
+            let its = |(unit, ..): &&recover::Write| worker_of(*unit) == worker;
+            let recovered = recovered.writes.iter().filter(its).cloned().collect();
+            let outfit =
+                Outfit { shared: Arc::clone(&shared), listeners, reports: reports.clone(), record, recovered };
+            plane.workers.push((shared, start_worker(outfit)?));
+        }
+        recovered.remove_files();
+        Ok(plane)
     }
 
     /// Gives the workers a newer plan.
-    pub fn publish(&self, plan: Arc<RoutePlan>) {
-        self.shared.plan.store(plan);
-        self.shared.ring();
+    pub fn publish(&self, plan: &Arc<RoutePlan>) {
+        for (shared, _) in &self.workers {
+            shared.plan.store(Arc::clone(plan));
+            shared.ring();
+        }
     }
 
-    /// Lets what is in flight finish for a moment, closes every connection and joins the workers; bounded to 2 s.
+    /// Lets what is in flight on live paths finish, closes every connection and joins the workers; bounded to [`STOP_MAX`].
     pub fn stop(self) {
-        self.shared.stop.store(true, Ordering::Release);
-        self.shared.ring();
-        if self.thread.join().is_err() {
-            tracing::error!("the data-plane thread has panicked");
+        for (shared, _) in &self.workers {
+            shared.stop.store(true, Ordering::Release);
+            shared.ring();
         }
-        for path in self.paths.into_iter().flatten() {
+        for (_, thread) in self.workers {
+            if thread.join().is_err() {
+                tracing::error!("a data-plane thread has panicked");
+            }
+        }
+        for path in self.sockets {
             let _ = std::fs::remove_file(path);
         }
     }
+}
+
+fn vec_of<T: Default>(count: usize) -> Vec<T> {
+    std::iter::repeat_with(T::default).take(count).collect()
+}
+
+/// Returns when it has put what was recovered into its own record.
+fn start_worker(outfit: Outfit) -> anyhow::Result<JoinHandle<()>> {
+    let (started, ready) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new()
+        .name(format!("vmpath-io-{}", outfit.shared.worker.0))
+        .spawn(move || worker::run(outfit, &started))
+        .context("cannot start a data-plane thread")?;
+    ready.recv().context("a data-plane thread ended at once")??;
+    Ok(thread)
 }

@@ -4,22 +4,25 @@
 //! is here is only I/O. Front ends and back ends add their parts in their own rooms. It blocks nowhere but in the ring.
 
 use super::listen::Transport;
-use super::{FrontRequest, Shared, WorkerReport};
+use super::poller::Poller;
+use super::{Outfit, Requests, Shared, WorkerReport};
 use crate::backend::Backends;
 use crate::frontend::Frontends;
+use crate::sys::buffer::Pool;
 use crate::sys::clock;
-use crate::sys::uring::{Completion, Ring};
+use crate::sys::record::Record;
+use crate::sys::uring::{Completion, Ring, Watch};
 use anyhow::Context;
-use slab::Slab;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use tokio::sync::mpsc::UnboundedSender;
-use vmpath_core::ids::DiskId;
+use vmpath_core::ids::{DiskId, UnitId, WorkerId};
 use vmpath_core::plan::RoutePlan;
 use vmpath_core::router::{Action, Router};
+use vmpath_core::spread::spread;
 use vmpath_core::time::{Duration, Instant};
 use vmpath_core::view::DiskLoadView;
 
@@ -27,19 +30,29 @@ use vmpath_core::view::DiskLoadView;
 const REPORT_EVERY: Duration = Duration::from_millis(200);
 /// How often connections are looked at: their acknowledgements, silence and deadlines.
 const INSPECT_EVERY: Duration = Duration::from_millis(50);
+/// A worker's staging buffer: small enough to stay in a CPU's cache.
+pub(crate) const STAGING_BYTES: usize = 64 * 1024;
 /// How long a stop lets requests in flight finish.
 const DRAIN_MAX: Duration = Duration::from_millis(1000);
+/// The longest that [`super::Dataplane::stop`] takes.
+pub const STOP_MAX: Duration = Duration::from_millis(2000);
 
 /// What a completion belongs to, packed into the ring's tag: a kind and an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tag {
     Doorbell,
     Listener(usize),
-    FrontReceive(usize),
-    FrontSend(usize),
+    FrontRead(usize),
+    FrontWrite(usize),
     BackConnect(usize),
-    BackReceive(usize),
-    BackSend(usize),
+    BackRead(usize),
+    BackWrite(usize),
+    BackOpen(usize),
+    BackBlock(usize),
+    Port(usize),
+    GuestSession(usize),
+    /// Sixteen to a session.
+    Kick(usize),
 }
 
 impl Tag {
@@ -47,11 +60,16 @@ impl Tag {
         let (kind, index) = match self {
             Self::Doorbell => (0, 0),
             Self::Listener(i) => (1, i),
-            Self::FrontReceive(i) => (2, i),
-            Self::FrontSend(i) => (3, i),
+            Self::FrontRead(i) => (2, i),
+            Self::FrontWrite(i) => (3, i),
             Self::BackConnect(i) => (4, i),
-            Self::BackReceive(i) => (5, i),
-            Self::BackSend(i) => (6, i),
+            Self::BackRead(i) => (5, i),
+            Self::BackWrite(i) => (6, i),
+            Self::BackOpen(i) => (7, i),
+            Self::BackBlock(i) => (8, i),
+            Self::Port(i) => (9, i),
+            Self::GuestSession(i) => (10, i),
+            Self::Kick(i) => (11, i),
         };
         kind << 32 | index as u64
     }
@@ -61,11 +79,16 @@ impl Tag {
         match tag >> 32 {
             0 => Self::Doorbell,
             1 => Self::Listener(index),
-            2 => Self::FrontReceive(index),
-            3 => Self::FrontSend(index),
+            2 => Self::FrontRead(index),
+            3 => Self::FrontWrite(index),
             4 => Self::BackConnect(index),
-            5 => Self::BackReceive(index),
-            6 => Self::BackSend(index),
+            5 => Self::BackRead(index),
+            6 => Self::BackWrite(index),
+            7 => Self::BackOpen(index),
+            8 => Self::BackBlock(index),
+            9 => Self::Port(index),
+            10 => Self::GuestSession(index),
+            11 => Self::Kick(index),
             other => unreachable!("no tag of kind {other} is ever packed"),
         }
     }
@@ -77,41 +100,44 @@ pub(crate) struct Worker {
     pub(crate) ring: Ring,
     pub(crate) router: Router,
     pub(crate) plan: Arc<RoutePlan>,
-    pub(crate) requests: Slab<FrontRequest>,
+    pub(crate) requests: Requests,
+    pub(crate) pool: Pool,
+    /// Where bytes are received whose place is not known yet; one for all connections.
+    pub(crate) staging: Vec<u8>,
     pub(crate) fronts: Frontends,
     pub(crate) backs: Backends,
+    pub(crate) record: Record,
     pub(crate) reports: UnboundedSender<WorkerReport>,
     /// Link reports sent so far.
     pub(crate) link_reports: u64,
     /// Told at the start of each turn of the loop; good for everything in it.
     pub(crate) now: Instant,
+    poller: Poller,
     shared: Arc<Shared>,
     doorbell: Rc<OwnedFd>,
     actions: Vec<Action>,
     next_report: Instant,
     next_inspection: Instant,
+    pub(crate) its_disks: Vec<DiskId>,
+    pub(crate) its_units: Vec<UnitId>,
 }
 
 /// A listening socket with its disk.
 pub(crate) type Listening = (DiskId, Transport, OwnedFd);
 
 /// The thread's body.
-pub(super) fn run(
-    shared: Arc<Shared>,
-    listeners: Vec<Listening>,
-    reports: UnboundedSender<WorkerReport>,
-    started: &SyncSender<anyhow::Result<()>>,
-) {
-    let told = reports.clone();
-    let _obituary = Obituary(reports.clone());
-    let mut worker = match Worker::new(shared, listeners, reports) {
-        Ok(worker) => worker,
+pub(super) fn run(outfit: Outfit, started: &SyncSender<anyhow::Result<()>>) {
+    let told = outfit.reports.clone();
+    let _obituary = Obituary(outfit.reports.clone());
+    let id = outfit.shared.worker;
+    let mut worker = match Worker::new(outfit) {
+        Ok(made) => made,
         Err(error) => {
             let _ = started.send(Err(error));
             return;
         }
     };
-    pin();
+    pin(id);
     let _ = started.send(Ok(()));
     if let Err(error) = worker.serve() {
         let _ = told.send(WorkerReport::Dead(format!("{error:#}")));
@@ -131,46 +157,72 @@ impl Drop for Obituary {
     }
 }
 
-/// Stays on one CPU, the last, if the system lets it.
-fn pin() {
+/// Stays on one CPU, counted from the last, if the system lets it.
+fn pin(worker: WorkerId) {
     let mut cpus = rustix::thread::CpuSet::new();
-    let last = std::thread::available_parallelism().map_or(0, |n| n.get() - 1);
-    cpus.set(last);
+    let count = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+    cpus.set(count - 1 - worker.index() % count);
     if let Err(error) = rustix::thread::sched_setaffinity(None, &cpus) {
-        tracing::debug!(%error, "the data-plane thread is not pinned");
+        tracing::debug!(%error, "a data-plane thread is not pinned");
     }
 }
 
 impl Worker {
-    fn new(
-        shared: Arc<Shared>,
-        listeners: Vec<Listening>,
-        reports: UnboundedSender<WorkerReport>,
-    ) -> anyhow::Result<Self> {
+    fn new(outfit: Outfit) -> anyhow::Result<Self> {
+        let Outfit { shared, listeners, reports, record, recovered } = outfit;
         let mut ring = Ring::new().context(
             "cannot make an io_uring: vmpath needs Linux 6.1 or newer and the sysctl kernel.io_uring_disabled at 0",
         )?;
         let doorbell = Rc::new(shared.doorbell.try_clone().context("cannot duplicate the event descriptor")?);
-        ring.wake(&doorbell, Tag::Doorbell.pack());
+        ring.watch(&doorbell, Tag::Doorbell.pack());
         let now = clock::now();
         let plan = shared.plan.load_full();
-        let fronts = Frontends::new(&mut ring, listeners);
-        Ok(Self {
-            router: Router::new(Arc::clone(&plan), now),
-            requests: Slab::new(),
-            backs: Backends::new(&plan.spec, now),
+        let its_vms = spread(&plan.spec);
+        let its_disks: Vec<DiskId> = plan
+            .spec
+            .disk_ids()
+            .filter(|disk| its_vms[plan.spec.disk(*disk).vm.index()] == shared.worker)
+            .collect();
+        let its_units: Vec<UnitId> =
+            plan.spec.unit_ids().filter(|unit| its_disks.iter().any(|d| plan.spec.disk(*d).unit == *unit)).collect();
+        let ports = its_disks.iter().filter_map(|d| Some((*d, plan.spec.disk(*d).vhost_user.clone()?)));
+        let fronts = Frontends::new(&mut ring, listeners, ports.collect());
+        let mut router = Router::new(Arc::clone(&plan), shared.worker, now);
+        for (unit, range, until) in recovered {
+            router.restore(unit, range, until, now);
+        }
+        for unit in &its_units {
+            // Counted from the boot of the host: what an earlier one sent may come until then.
+            let quiesce = plan.spec.target(plan.spec.unit(*unit).target).quiesce;
+            if now < Instant::ZERO + quiesce {
+                router.hold_unit_until(*unit, Instant::ZERO + quiesce);
+            }
+        }
+        let mut worker = Self {
+            router,
+            requests: Requests::default(),
+            pool: Pool::default(),
+            staging: vec![0; STAGING_BYTES],
+            backs: Backends::new(&plan.spec, &its_units, now),
             fronts,
+            record,
             reports,
             link_reports: 0,
             now,
+            poller: Poller::default(),
             shared,
             doorbell,
             actions: Vec::new(),
             next_report: now + REPORT_EVERY,
             next_inspection: now,
+            its_disks,
+            its_units,
             ring,
             plan,
-        })
+        };
+        // What was recovered is in this worker's record before the old one goes.
+        worker.act();
+        Ok(worker)
     }
 
     fn serve(&mut self) -> anyhow::Result<()> {
@@ -181,11 +233,13 @@ impl Worker {
         // No new requests; what live paths can finish is finished.
         self.fronts.stop_reading();
         let deadline = self.now + DRAIN_MAX;
-        while !self.requests.is_empty() && self.now < deadline {
+        while !self.requests.table.is_empty() && self.now < deadline {
             self.turn(&mut completions)?;
         }
         self.flush_all();
-        self.ring.submit_and_wait(Duration::from_millis(20), &mut completions)?;
+        for path in self.fronts.port_paths() {
+            let _ = std::fs::remove_file(path);
+        }
         Ok(())
     }
 
@@ -193,17 +247,20 @@ impl Worker {
     fn turn(&mut self, completions: &mut Vec<Completion>) -> anyhow::Result<()> {
         let wake = self.act();
         let until = wake.min(self.next_report).min(self.next_inspection);
-        self.ring
-            .submit_and_wait(until.since(clock::now()), completions)
-            .context("the io_uring is broken")?;
+        self.await_something(until, completions).context("the io_uring is broken")?;
         self.now = clock::now();
         for completion in completions.drain(..) {
             self.take_in(completion);
         }
+        self.read_unread_backs();
+        self.read_unread_fronts();
+        self.read_unread_sessions();
+        self.poll_rings();
         if self.now >= self.next_inspection {
             self.next_inspection = self.now + INSPECT_EVERY;
             self.inspect_backs();
             self.inspect_fronts();
+            self.open_ports();
         }
         if self.now >= self.next_report {
             self.next_report = self.now + REPORT_EVERY;
@@ -212,9 +269,37 @@ impl Worker {
         Ok(())
     }
 
+    /// Waits for a completion, at most until `until`: spinning for a while if that is likely to be enough, then asleep.
+    fn await_something(&mut self, until: Instant, completions: &mut Vec<Completion>) -> std::io::Result<()> {
+        self.ring.poll(completions)?;
+        if !completions.is_empty() || self.backs.has_unread() || self.fronts.has_unread() {
+            return Ok(());
+        }
+        if self.rings_have_work() {
+            return Ok(());
+        }
+        let began = clock::now();
+        let spin_until = self.poller.spin_until(began).min(until);
+        let mut now = began;
+        let mut found = false;
+        while !found && now < spin_until {
+            std::hint::spin_loop();
+            self.ring.poll(completions)?;
+            found = !completions.is_empty() || self.rings_have_work();
+            now = clock::now();
+        }
+        if !found && now < until && !self.stop_polling() {
+            self.ring.wait(until.since(now), completions)?;
+            now = clock::now();
+        }
+        self.poller.waited(now.since(began));
+        Ok(())
+    }
+
     /// Asks the router and performs its actions until there are none; returns when it wants to be asked again.
     fn act(&mut self) -> Instant {
         self.reap_fronts();
+        self.reap_sessions();
         self.reap_backs();
         let wake = loop {
             let wake = self.router.poll(self.now);
@@ -229,6 +314,10 @@ impl Worker {
                     Action::Dispatch { connection, cookie, request } => {
                         self.send_attempt(connection, cookie, &request);
                     }
+                    Action::Remember { slot, unit, range, until } => {
+                        self.record.remember(slot, unit.0, range, until);
+                    }
+                    Action::Forget { slot } => self.record.forget(slot),
                     Action::Complete { token, result } => self.answer(token, result),
                     Action::FailedOver { unit, from, to, after } => {
                         self.report_failover(unit, from, to, after);
@@ -241,54 +330,72 @@ impl Worker {
         wake
     }
 
+    pub(crate) fn id(&self) -> WorkerId {
+        self.shared.worker
+    }
+
     fn flush_all(&mut self) {
-        self.fronts.flush(&mut self.ring);
-        self.backs.flush(&mut self.ring);
+        self.flush_fronts();
+        self.flush_backs();
+        self.notify_guests();
     }
 
     fn take_in(&mut self, completion: Completion) {
         match completion {
-            Completion::Woken => {
-                self.ring.wake(&self.doorbell, Tag::Doorbell.pack());
-                self.plan = self.shared.plan.load_full();
-                self.router.plan(Arc::clone(&self.plan));
-            }
-            Completion::Accepted { tag, result } => {
-                if let Tag::Listener(listener) = Tag::unpack(tag) {
-                    self.accepted(listener, result);
-                }
-            }
-            Completion::Writable { tag, result } => {
-                if let Tag::BackConnect(back) = Tag::unpack(tag) {
-                    self.connected(back, result);
-                }
-            }
-            Completion::Received { tag, buffer, result } => match Tag::unpack(tag) {
-                Tag::FrontReceive(front) => self.front_received(front, buffer, &result),
-                Tag::BackReceive(back) => self.back_received(back, buffer, &result),
-                other => unreachable!("{other:?} receives nothing"),
+            Completion::Ready { tag, watch } => match Tag::unpack(tag) {
+                Tag::Doorbell => self.called(watch),
+                Tag::Listener(listener) => self.listener_ready(listener, watch),
+                Tag::FrontRead(front) => self.front_ready(front, watch),
+                Tag::BackRead(back) => self.back_ready(back, watch),
+                Tag::Port(port) => self.port_ready(port, watch),
+                Tag::GuestSession(session) => self.session_ready(session, watch),
+                Tag::Kick(at) => self.kicked(at / 16, (at % 16) as u16, watch),
+                other => unreachable!("{other:?} is not watched"),
             },
-            Completion::Sent { tag, segments, result } => match Tag::unpack(tag) {
-                Tag::FrontSend(front) => self.front_sent(front, segments, result),
-                Tag::BackSend(back) => self.back_sent(back, segments, result),
+            Completion::Writable { tag, result } => match Tag::unpack(tag) {
+                Tag::BackConnect(back) => self.connected(back, result),
+                Tag::BackWrite(back) => self.back_unblocked(back),
+                Tag::FrontWrite(front) => self.front_unblocked(front),
                 other => unreachable!("{other:?} sends nothing"),
             },
+            Completion::Opened { tag, result } => {
+                if let Tag::BackOpen(back) = Tag::unpack(tag) {
+                    self.block_opened(back, result);
+                }
+            }
+            Completion::Block { tag, cookie, buffer, result } => {
+                if let Tag::BackBlock(back) = Tag::unpack(tag) {
+                    self.block_done(back, cookie, buffer, result);
+                }
+            }
         }
+    }
+
+    /// Control has published a plan, or wants the worker to stop.
+    fn called(&mut self, watch: Watch) {
+        if watch == Watch::Ended {
+            self.ring.watch(&self.doorbell, Tag::Doorbell.pack());
+        }
+        self.plan = self.shared.plan.load_full();
+        self.router.plan(Arc::clone(&self.plan));
     }
 
     fn report(&mut self) {
         let load = self.router.load_report(self.now);
         let mut view = self.router.view(self.now);
-        for unit in self.plan.spec.unit_ids() {
-            view.units[unit.index()].size = self.backs.export_of(unit).map(|e| e.size);
+        for unit in &self.its_units {
+            view.units[unit.index()].size = self.backs.export_of(*unit).map(|e| e.size);
         }
         view.disks = self
             .plan
             .spec
             .disk_ids()
-            .map(|disk| DiskLoadView { disk, clients: self.fronts.clients_of(disk) })
+            .map(|disk| DiskLoadView {
+                disk,
+                clients: self.fronts.clients_of(disk) + self.requests.guests.of_disk(disk),
+            })
             .collect();
         let _ = self.reports.send(WorkerReport::Load(load));
-        let _ = self.reports.send(WorkerReport::View(Arc::new(view)));
+        let _ = self.reports.send(WorkerReport::View(self.shared.worker, Arc::new(view)));
     }
 }

@@ -1,24 +1,30 @@
-//! Where guests attach: the NBD server's connections, one export a disk.
+//! Where guests attach: NBD exports and vhost-user-blk devices, one or both a disk.
 //!
 //! A front end turns a client's bytes into the router's requests and completions into replies. Clients are untrusted: a
 //! bad request gets the protocol's error, a lost frame ends the connection, and a client that does not read its replies
-//! is not read from either. It does not know paths; the second half, what a client says, is in [`nbd`].
+//! is not read from either. It does not know paths. What an NBD client says is in [`nbd`].
 
+mod guests;
 mod nbd;
+#[allow(dead_code, unused_imports)]
+mod serve;
+mod vhost_user;
 
-use crate::dataplane::{FrontRequest, Payload, Stream, Tag, Worker};
+use crate::dataplane::{Body, Client, FrontRequest, Head, Name, NbdClient, Payload, Stream, Tag, Worker};
 use crate::dataplane::{Listening, Transport};
-use crate::sys::uring::{Ring, Segment};
+use crate::sys::uring::{Ring, Watch};
+pub(crate) use guests::{GuestSlot, Guests};
 use nbd::Phase;
-use rustix::net::sockopt;
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, sockopt};
 use slab::Slab;
-use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::rc::Rc;
 use vmpath_core::ids::DiskId;
 use vmpath_core::time::{Duration, Instant};
 use vmpath_core::volume::verdict::TargetError;
-use vmpath_protocol::nbd::{NbdError, ReplyStyle};
+use vmpath_protocol::nbd::{Command, NbdError};
 
 /// Bytes of requests that one client may have open; beyond, no further request of it is read.
 const CLIENT_BYTES_MAX: usize = 32 << 20;
@@ -44,7 +50,7 @@ struct Listener {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Accepting {
-    InFlight,
+    Watched,
     /// The last accept failed (out of descriptors, say): the next one is tried at the next inspection.
     Paused,
 }
@@ -59,6 +65,8 @@ struct Front {
     open: Vec<u32>,
     /// Bytes of those, and of the write being received.
     open_bytes: usize,
+    /// It has sent more than it may have open; nothing tells of that again.
+    waits_for_room: bool,
     since: Instant,
 }
 
@@ -72,6 +80,16 @@ pub(crate) struct Frontends {
     /// Those that go when the kernel has let go of them. Removed in one place only, between the turns' completions, so that
     /// no index is reused while somebody still holds it.
     closing: Vec<usize>,
+    /// Those with something left to read.
+    unread: Vec<usize>,
+    /// Disks' vhost-user sockets.
+    ports: Vec<serve::Port>,
+    /// Rings that are polled: session and queue.
+    polled: Vec<(usize, u16)>,
+    /// Sessions with results to show, with more to say, and that have ended.
+    news: Vec<usize>,
+    unread_sessions: Vec<usize>,
+    closing_sessions: Vec<usize>,
     reading: Reading,
 }
 
@@ -83,18 +101,31 @@ enum Reading {
 }
 
 impl Frontends {
-    pub(crate) fn new(ring: &mut Ring, listeners: Vec<Listening>) -> Self {
+    pub(crate) fn new(ring: &mut Ring, listeners: Vec<Listening>, ports: Vec<(DiskId, PathBuf)>) -> Self {
+        let ports = ports.into_iter().map(|(disk, path)| serve::Port::new(disk, path)).collect();
         let listener = |(disk, transport, socket)| Listener {
             disk,
             transport,
             socket: Rc::new(socket),
-            state: Accepting::InFlight,
+            state: Accepting::Watched,
         };
         let listeners: Vec<_> = listeners.into_iter().map(listener).collect();
         for (index, listener) in listeners.iter().enumerate() {
-            ring.accept(&listener.socket, Tag::Listener(index).pack());
+            ring.watch(&listener.socket, Tag::Listener(index).pack());
         }
-        Self { listeners, fronts: Slab::new(), dirty: Vec::new(), closing: Vec::new(), reading: Reading::On }
+        Self {
+            listeners,
+            fronts: Slab::new(),
+            dirty: Vec::new(),
+            closing: Vec::new(),
+            unread: Vec::new(),
+            ports,
+            polled: Vec::new(),
+            news: Vec::new(),
+            unread_sessions: Vec::new(),
+            closing_sessions: Vec::new(),
+            reading: Reading::On,
+        }
     }
 
     pub(crate) fn clients_of(&self, disk: DiskId) -> u32 {
@@ -102,16 +133,21 @@ impl Frontends {
         self.fronts.iter().filter(|(_, f)| of(f)).count() as u32
     }
 
-    pub(crate) fn stop_reading(&mut self) {
-        self.reading = Reading::Stopped;
+    pub(crate) fn has_unread(&self) -> bool {
+        !self.unread.is_empty() || !self.unread_sessions.is_empty()
     }
 
-    pub(crate) fn flush(&mut self, ring: &mut Ring) {
-        for index in self.dirty.drain(..) {
-            if let Some(front) = self.fronts.get_mut(index) {
-                front.stream.flush(ring);
-            }
-        }
+    fn is_reading(&self) -> bool {
+        self.reading == Reading::On
+    }
+
+    /// Sockets that are to be unlinked at the end.
+    pub(crate) fn port_paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.ports.iter().filter_map(serve::Port::bound)
+    }
+
+    pub(crate) fn stop_reading(&mut self) {
+        self.reading = Reading::Stopped;
     }
 }
 
@@ -131,21 +167,35 @@ impl Front {
 }
 
 impl Worker {
-    /// A listener has a new connection.
-    pub(crate) fn accepted(&mut self, listener: usize, result: io::Result<OwnedFd>) {
-        let from = &mut self.fronts.listeners[listener];
+    /// A listener has new connections.
+    pub(crate) fn listener_ready(&mut self, listener: usize, watch: Watch) {
+        if watch == Watch::Ended {
+            self.ring.watch(&self.fronts.listeners[listener].socket, Tag::Listener(listener).pack());
+        }
+        self.accept_all(listener);
+    }
+
+    fn accept_all(&mut self, listener: usize) {
+        loop {
+            let from = &mut self.fronts.listeners[listener];
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            match rustix::net::accept_with(&from.socket, flags) {
+                Ok(socket) => self.accepted(listener, socket),
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(error) => {
+                    from.state = Accepting::Paused;
+                    let disk = from.disk;
+                    tracing::warn!(disk = self.disk_name(disk), %error, "cannot accept a client");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn accepted(&mut self, listener: usize, socket: OwnedFd) {
+        let from = &self.fronts.listeners[listener];
         let (disk, transport) = (from.disk, from.transport);
-        let socket = match result {
-            Ok(socket) => {
-                self.ring.accept(&from.socket, Tag::Listener(listener).pack());
-                socket
-            }
-            Err(error) => {
-                from.state = Accepting::Paused;
-                tracing::warn!(disk = self.disk_name(disk), %error, "cannot accept a client");
-                return;
-            }
-        };
         let serving = self.fronts.fronts.iter().filter(|(_, f)| f.disk == disk).count();
         if serving as u32 >= CLIENTS_PER_DISK_MAX || self.fronts.reading == Reading::Stopped {
             tracing::warn!(disk = self.disk_name(disk), "too many clients of one disk; one is turned away");
@@ -158,69 +208,77 @@ impl Worker {
         }
         let entry = self.fronts.fronts.vacant_entry();
         let index = entry.key();
-        let tags = (Tag::FrontReceive(index).pack(), Tag::FrontSend(index).pack());
+        let tags = (Tag::FrontRead(index).pack(), Tag::FrontWrite(index).pack());
+        let mut stream = Stream::new(Rc::new(socket), tags);
+        stream.watch(&mut self.ring);
         entry.insert(Front {
             disk,
-            stream: Stream::new(Rc::new(socket), tags),
+            stream,
             phase: Phase::handshake(&self.plan.spec, disk),
             open: Vec::new(),
             open_bytes: 0,
+            waits_for_room: false,
             since: self.now,
         });
+        // The server speaks first.
         self.read_front(index);
     }
 
-    pub(crate) fn front_received(&mut self, index: usize, buffer: Vec<u8>, result: &io::Result<usize>) {
+    /// The ring says that something has come.
+    pub(crate) fn front_ready(&mut self, index: usize, watch: Watch) {
         let front = &mut self.fronts.fronts[index];
-        front.stream.receive_done(buffer, result);
-        match result {
-            Ok(0) | Err(_) => self.close_front(index),
-            Ok(_) => self.read_front(index),
-        }
+        front.stream.watched(&mut self.ring, watch);
+        self.read_front(index);
     }
 
-    pub(crate) fn front_sent(&mut self, index: usize, segments: Vec<Segment>, result: io::Result<usize>) {
-        let front = &mut self.fronts.fronts[index];
-        let sent = front.stream.send_done(&mut self.ring, segments, result);
-        if front.phase.is_ending() {
-            // It may have gone at once after its leave; what it asked for is done all the same.
-            if front.is_finished() || (sent.is_err() && front.open.is_empty()) {
-                self.close_front(index);
-            }
-            return;
-        }
-        match sent {
-            Err(_) => self.close_front(index),
-            // A reply has left: there may be room again for what the client has sent.
-            Ok(_) => self.read_front(index),
-        }
+    /// The socket is writable again.
+    pub(crate) fn front_unblocked(&mut self, index: usize) {
+        self.fronts.fronts[index].stream.unblocked();
+        self.fronts.dirty.push(index);
     }
 
-    /// Takes in what the client has sent, as far as there is room, and asks for more.
-    pub(super) fn read_front(&mut self, index: usize) {
-        loop {
-            let front = &mut self.fronts.fronts[index];
-            let reads = match &front.phase {
-                Phase::Closing => return,
-                Phase::Handshake(_) | Phase::Session(_) => !front.phase.is_ending() && front.has_room(),
-            };
-            if !reads || self.fronts.reading == Reading::Stopped {
-                return;
+    /// Clients that had more to read than one turn takes.
+    pub(crate) fn read_unread_fronts(&mut self) {
+        let mut unread = std::mem::take(&mut self.fronts.unread);
+        for index in unread.drain(..) {
+            if self.fronts.fronts.contains(index) {
+                self.read_front(index);
             }
-            match self.feed_front(index) {
-                nbd::Turn::Again => {}
-                nbd::Turn::Starved => {
-                    let front = &mut self.fronts.fronts[index];
-                    front.stream.receive(&mut self.ring);
-                    self.fronts.dirty.push(index);
-                    return;
-                }
-                nbd::Turn::Close => {
+        }
+        unread.append(&mut self.fronts.unread);
+        self.fronts.unread = unread;
+    }
+
+    /// Sends replies, and reads on from clients that waited for room.
+    pub(crate) fn flush_fronts(&mut self) {
+        let mut dirty = std::mem::take(&mut self.fronts.dirty);
+        for index in dirty.drain(..) {
+            let Some(front) = self.fronts.fronts.get_mut(index) else { continue };
+            let sent = front.stream.flush(&mut self.ring, &mut self.pool, &self.requests);
+            if front.phase.is_ending() {
+                // It may have gone at once after its leave; what it asked for is done all the same.
+                if front.is_finished() || (sent.is_err() && front.open.is_empty()) {
                     self.close_front(index);
-                    return;
                 }
+            } else if sent.is_err() {
+                self.close_front(index);
+            } else if front.waits_for_room && front.has_room() {
+                front.waits_for_room = false;
+                self.fronts.unread.push(index);
             }
         }
+        dirty.append(&mut self.fronts.dirty);
+        self.fronts.dirty = dirty;
+    }
+
+    /// Whether it may be read from.
+    fn is_readable(&self, index: usize) -> bool {
+        let front = &self.fronts.fronts[index];
+        let open = match &front.phase {
+            Phase::Closing => false,
+            Phase::Handshake(_) | Phase::Session(_) => !front.phase.is_ending() && front.has_room(),
+        };
+        open && self.fronts.is_reading()
     }
 
     /// Its requests are dropped or end unheard; the connection goes when the kernel has let go of it.
@@ -232,8 +290,8 @@ impl Worker {
         front.phase = Phase::Closing;
         front.stream.shut(&mut self.ring);
         for token in std::mem::take(&mut front.open) {
-            let request = &mut self.requests[token as usize];
-            request.client = None;
+            let request = &mut self.requests.table[token as usize];
+            request.client = Client::Gone;
             let key = request.key;
             self.router.abandon(key, token);
         }
@@ -269,53 +327,68 @@ impl Worker {
                 Phase::Handshake(_) => {}
             }
         }
+        let mut paused = Vec::new();
         for (index, listener) in self.fronts.listeners.iter_mut().enumerate() {
             if listener.state == Accepting::Paused {
-                listener.state = Accepting::InFlight;
-                self.ring.accept(&listener.socket, Tag::Listener(index).pack());
+                listener.state = Accepting::Watched;
+                paused.push(index);
             }
+        }
+        for listener in paused {
+            self.accept_all(listener);
         }
     }
 
     /// Completes a request: the reply goes to its client, if that is still there, and the token is free.
     pub(crate) fn answer(&mut self, token: u32, result: Result<(), TargetError>) {
-        let request = self.requests.remove(token as usize);
-        let Some(index) = request.client else { return };
-        let front = &mut self.fronts.fronts[index];
-        let Phase::Session(session) = &front.phase else { return };
-        let style = session.style;
-        front.open.retain(|t| *t != token);
-        front.open_bytes -= request.payload_bytes();
-        let (head, payload) = reply(style, request, result);
-        front.stream.push(0, head, payload);
-        self.fronts.dirty.push(index);
-        // Its client may have been waiting for room.
-        if !self.fronts.fronts[index].stream.is_receiving() {
-            self.read_front(index);
+        let request = self.requests.table.remove(token as usize);
+        match request.client {
+            Client::Gone => self.recycle(request.payload),
+            Client::Nbd(client) => self.answer_nbd(token, client, request, result),
+            Client::Guest(slot) => {
+                self.recycle(request.payload);
+                self.answer_guest(slot, result);
+            }
         }
+    }
+
+    fn recycle(&mut self, payload: Payload) {
+        if let Payload::Buffer(buffer) = payload {
+            self.pool.give(buffer);
+        }
+    }
+
+    fn answer_nbd(
+        &mut self,
+        token: u32,
+        client: NbdClient,
+        request: FrontRequest,
+        result: Result<(), TargetError>,
+    ) {
+        let front = &mut self.fronts.fronts[client.front];
+        let Phase::Session(session) = &front.phase else { return self.recycle(request.payload) };
+        let style = session.style;
+        if let Some(at) = front.open.iter().position(|t| *t == token) {
+            front.open.swap_remove(at);
+        }
+        front.open_bytes -= request.payload_bytes();
+        match (result, client.command, request.payload) {
+            (Ok(()), Command::Read, Payload::Buffer(data)) => {
+                let head = style.read_head(client.cookie, client.offset, client.length);
+                front.stream.push(Name::default(), Head::new(head.as_bytes()), Body::Buffer(data));
+            }
+            (result, command, payload) => {
+                let head = style.status(command, client.cookie, result.map_err(wire_error));
+                front.stream.push(Name::default(), Head::new(head.as_bytes()), Body::None);
+                self.recycle(payload);
+            }
+        }
+        self.fronts.dirty.push(client.front);
     }
 
     pub(super) fn disk_name(&self, disk: DiskId) -> String {
         let spec = &self.plan.spec;
         format!("{}/{}", spec.vm(spec.disk(disk).vm).name, spec.disk(disk).name)
-    }
-}
-
-/// The reply's bytes: a header, and a read's data right behind it.
-fn reply(
-    style: ReplyStyle,
-    request: FrontRequest,
-    result: Result<(), TargetError>,
-) -> (Segment, Option<Segment>) {
-    match (result, request.payload) {
-        (Ok(()), Payload::Filling(data)) => {
-            let head = style.read_head(request.cookie, request.offset, request.length);
-            (Segment::head(head.as_bytes()), Some(Segment::Bytes(data)))
-        }
-        (result, _) => {
-            let head = style.status(request.command, request.cookie, result.map_err(wire_error));
-            (Segment::head(head.as_bytes()), None)
-        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! What an NBD client says: the handshake, then requests that become the router's.
 
-use super::{EXPORT_WAIT_MAX, FrontRequest, Payload, Worker};
-use crate::sys::uring::Segment;
-use std::rc::Rc;
+use super::{Body, Client, EXPORT_WAIT_MAX, FrontRequest, Head, Name, NbdClient, Payload, Worker};
+use crate::dataplane::Received;
+use crate::sys::buffer::Buffer;
+use crate::sys::socket::Pieces;
 use vmpath_core::ids::DiskId;
-use vmpath_core::router::{Durability, Operation, Request, ZeroMode};
+use vmpath_core::router::{Durability, Operation, Origin, Request, ZeroMode};
 use vmpath_core::spec::Spec;
 use vmpath_core::time::Instant;
 use vmpath_protocol::nbd::{
@@ -52,16 +53,19 @@ enum Stage {
 #[derive(Debug)]
 enum Receiving {
     Nothing,
-    Write { request: NbdRequest, data: Vec<u8> },
+    Write { request: NbdRequest, data: Buffer, filled: usize },
 }
 
-/// What feeding a connection once came to.
+/// What feeding a connection once came to; with the bytes that it took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
-    Again,
-    Starved,
+    Again(usize),
+    Starved(usize),
     Close,
 }
+
+/// Receives from one client before others have their turn.
+const RECEIVES_PER_TURN: usize = 4;
 
 impl Phase {
     pub(super) fn handshake(spec: &Spec, disk: DiskId) -> Self {
@@ -85,6 +89,10 @@ impl Handshake {
     }
 }
 
+/// The client has gone, or must go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ended;
+
 impl Session {
     fn new(export: ExportInfo) -> Self {
         Self {
@@ -97,38 +105,110 @@ impl Session {
 }
 
 impl Worker {
-    /// Gives the machine what has been received, once.
-    pub(super) fn feed_front(&mut self, index: usize) -> Turn {
-        let front = &mut self.fronts.fronts[index];
-        match &mut front.phase {
-            Phase::Handshake(handshake) => {
-                let fed = handshake.machine.feed(front.stream.received());
-                let output = handshake.machine.take_output();
-                if !output.is_empty() {
-                    front.stream.push(0, Segment::Bytes(output), None);
-                }
-                match fed {
-                    Err(error) => {
-                        tracing::info!(disk = self.disk_name(self.fronts.fronts[index].disk), %error, "client refused");
-                        self.say_last_words(index)
-                    }
-                    Ok(fed) => {
-                        front.stream.consume(fed.consumed);
-                        match fed.event {
-                            None => Turn::Starved,
-                            Some(event) => self.handshake_event(index, event),
-                        }
-                    }
-                }
+    /// Takes in what the client has sent, as far as there is room.
+    pub(super) fn read_front(&mut self, index: usize) {
+        for _ in 0..RECEIVES_PER_TURN {
+            if !self.is_readable(index) {
+                self.fronts.fronts[index].waits_for_room = true;
+                return;
             }
-            Phase::Session(_) => self.feed_session(index),
-            Phase::Closing => Turn::Close,
+            let mut staging = std::mem::take(&mut self.staging);
+            let received = self.receive_front(index, &mut staging);
+            self.staging = staging;
+            match received {
+                Ok(Received::Part(_)) => {}
+                Ok(Received::All(_) | Received::Nothing) => return,
+                Ok(Received::End) | Err(Ended) => return self.close_front(index),
+            }
+        }
+        self.fronts.unread.push(index);
+    }
+
+    /// One receive: the rest of a write's data straight to its buffer, and what follows into the staging buffer.
+    fn receive_front(&mut self, index: usize, staging: &mut [u8]) -> Result<Received, Ended> {
+        let front = &mut self.fronts.fronts[index];
+        let carried = front.stream.take_carry(staging);
+        let mut pieces = Pieces::default();
+        if let Phase::Session(session) = &mut front.phase
+            && let Receiving::Write { data, filled, .. } = &mut session.receiving
+            && carried == 0
+        {
+            pieces.push_target(&mut data[*filled..]);
+        }
+        let direct_room = pieces.bytes();
+        pieces.push_target(&mut staging[carried..]);
+        let received = match front.stream.receive(&mut pieces) {
+            Ok(received) => received,
+            Err(_) => return Err(Ended),
+        };
+        let bytes = match received {
+            Received::All(bytes) | Received::Part(bytes) => bytes,
+            Received::Nothing => 0,
+            Received::End => return Ok(received),
+        };
+        let direct = bytes.min(direct_room);
+        if direct > 0 && self.payload_received(index, direct) == Turn::Close {
+            return Err(Ended);
+        }
+        self.feed_front(index, &staging[..carried + bytes - direct])?;
+        Ok(received)
+    }
+
+    /// Gives the machine what has been received; what it does not take is carried over.
+    fn feed_front(&mut self, index: usize, bytes: &[u8]) -> Result<(), Ended> {
+        let mut at = 0;
+        loop {
+            if !self.is_readable(index) {
+                self.fronts.fronts[index].waits_for_room = true;
+                break;
+            }
+            let turn = match &self.fronts.fronts[index].phase {
+                Phase::Handshake(_) => self.feed_client_handshake(index, &bytes[at..]),
+                Phase::Session(_) => self.feed_session(index, &bytes[at..]),
+                Phase::Closing => Turn::Close,
+            };
+            match turn {
+                Turn::Again(consumed) => at += consumed,
+                Turn::Starved(consumed) => {
+                    at += consumed;
+                    break;
+                }
+                Turn::Close => return Err(Ended),
+            }
+        }
+        self.fronts.fronts[index].stream.carry_over(&bytes[at..]);
+        Ok(())
+    }
+
+    fn feed_client_handshake(&mut self, index: usize, bytes: &[u8]) -> Turn {
+        let front = &mut self.fronts.fronts[index];
+        let Phase::Handshake(handshake) = &mut front.phase else { return Turn::Close };
+        let fed = handshake.machine.feed(bytes);
+        let output = handshake.machine.take_output();
+        if !output.is_empty() {
+            front.stream.push_bytes(output);
+        }
+        self.fronts.dirty.push(index);
+        match fed {
+            Err(error) => {
+                tracing::info!(disk = self.disk_name(self.fronts.fronts[index].disk), %error, "client refused");
+                self.say_last_words(index)
+            }
+            Ok(fed) => match fed.event {
+                None => Turn::Starved(fed.consumed),
+                Some(event) => match self.handshake_event(index, event) {
+                    Turn::Again(_) => Turn::Again(fed.consumed),
+                    Turn::Starved(_) => Turn::Starved(fed.consumed),
+                    Turn::Close => Turn::Close,
+                },
+            },
         }
     }
 
     /// What the machine still has to say is sent before closing, if the socket takes it at once.
     fn say_last_words(&mut self, index: usize) -> Turn {
-        self.fronts.fronts[index].stream.flush(&mut self.ring);
+        let front = &mut self.fronts.fronts[index];
+        let _ = front.stream.flush(&mut self.ring, &mut self.pool, &self.requests);
         Turn::Close
     }
 
@@ -143,7 +223,7 @@ impl Worker {
             }
             ServerHandshakeEvent::Done { export, .. } => {
                 front.phase = Phase::Session(Box::new(Session::new(export)));
-                Turn::Again
+                Turn::Again(0)
             }
             ServerHandshakeEvent::Aborted => self.say_last_words(index),
         }
@@ -154,14 +234,14 @@ impl Worker {
         let front = &mut self.fronts.fronts[index];
         let disk = self.plan.spec.disk(front.disk);
         let Phase::Handshake(handshake) = &mut front.phase else { return Turn::Close };
-        let Some((name, since)) = &handshake.wanted else { return Turn::Starved };
+        let Some((name, since)) = &handshake.wanted else { return Turn::Starved(0) };
         let answer = if !name.is_empty() && *name != disk.name {
             let message = format!("this socket serves one export, {:?} (or the empty name)", disk.name);
             Err(ExportRefusal { reason: RefusalReason::Unknown, message })
         } else if let Some(export) = self.backs.export_of(disk.unit) {
             Ok(ExportAnswer { export: offered(export), description: self.plan.spec.unit_name(disk.unit) })
         } else if self.now.since(*since) < EXPORT_WAIT_MAX {
-            return Turn::Starved;
+            return Turn::Starved(0);
         } else {
             let message = "no path to the unit has been up yet; see `vmpath show units`".to_owned();
             Err(ExportRefusal { reason: RefusalReason::Shutdown, message })
@@ -170,11 +250,11 @@ impl Worker {
         let answered = handshake.machine.answer_export(answer);
         let output = handshake.machine.take_output();
         if !output.is_empty() {
-            front.stream.push(0, Segment::Bytes(output), None);
+            front.stream.push_bytes(output);
         }
         self.fronts.dirty.push(index);
         match answered {
-            Ok(()) => Turn::Again,
+            Ok(()) => Turn::Again(0),
             Err(error) => {
                 tracing::info!(%error, "client refused");
                 self.say_last_words(index)
@@ -182,85 +262,100 @@ impl Worker {
         }
     }
 
-    fn feed_session(&mut self, index: usize) -> Turn {
+    fn feed_session(&mut self, index: usize, bytes: &[u8]) -> Turn {
         let front = &mut self.fronts.fronts[index];
         let Phase::Session(session) = &mut front.phase else { return Turn::Close };
         let pending = session.parser.payload_pending() as usize;
         if pending > 0 {
-            let input = front.stream.received();
-            let taken = pending.min(input.len());
+            let taken = pending.min(bytes.len());
             if taken == 0 {
-                return Turn::Starved;
+                return Turn::Starved(0);
             }
-            if let Receiving::Write { data, .. } = &mut session.receiving {
-                data.extend_from_slice(&input[..taken]);
+            if let Receiving::Write { data, filled, .. } = &mut session.receiving {
+                data[*filled..*filled + taken].copy_from_slice(&bytes[..taken]);
             }
-            front.stream.consume(taken);
-            if session.parser.payload_taken(taken as u32).is_err() {
-                return Turn::Close;
-            }
-            return if taken == pending { self.payload_complete(index) } else { Turn::Starved };
+            return match self.payload_received(index, taken) {
+                Turn::Close => Turn::Close,
+                Turn::Again(_) | Turn::Starved(_) => Turn::Again(taken),
+            };
         }
-        let fed = match session.parser.feed(front.stream.received()) {
+        let fed = match session.parser.feed(bytes) {
             Ok(fed) => fed,
             Err(error) => {
                 tracing::info!(disk = self.disk_name(self.fronts.fronts[index].disk), %error, "client cut off");
                 return Turn::Close;
             }
         };
-        front.stream.consume(fed.consumed);
         match fed.event {
-            None => Turn::Starved,
+            None => return Turn::Starved(fed.consumed),
             Some(RequestEvent::Disconnect) => {
                 session.stage = Stage::Ending;
-                if front.is_finished() { Turn::Close } else { Turn::Again }
+                if front.is_finished() {
+                    return Turn::Close;
+                }
             }
             Some(RequestEvent::Refused(refused)) => {
-                front.stream.push(0, Segment::head(refused.reply_head(session.style).as_bytes()), None);
-                Turn::Again
+                let head = Head::new(refused.reply_head(session.style).as_bytes());
+                front.stream.push(Name::default(), head, Body::None);
+                self.fronts.dirty.push(index);
             }
-            Some(RequestEvent::Request(request)) if request.command == Command::Write => {
-                session.receiving =
-                    Receiving::Write { request, data: Vec::with_capacity(request.len as usize) };
-                front.open_bytes += request.len as usize;
-                Turn::Again
-            }
-            Some(RequestEvent::Request(request)) => {
-                let payload = match request.command {
-                    Command::Read => Payload::Filling(vec![0; request.len as usize]),
-                    Command::Write
-                    | Command::Disconnect
-                    | Command::Flush
-                    | Command::Trim
-                    | Command::WriteZeroes => Payload::None,
-                };
-                if request.command == Command::Read {
-                    front.open_bytes += request.len as usize;
-                }
-                self.submit(index, &request, payload);
-                Turn::Again
-            }
+            Some(RequestEvent::Request(request)) => self.begin(index, &request),
         }
+        Turn::Again(fed.consumed)
     }
 
-    fn payload_complete(&mut self, index: usize) -> Turn {
+    fn begin(&mut self, index: usize, request: &NbdRequest) {
+        let front = &mut self.fronts.fronts[index];
+        let length = request.len as usize;
+        let payload = match request.command {
+            Command::Write if length > 0 => {
+                front.open_bytes += length;
+                if let Phase::Session(session) = &mut front.phase {
+                    let data = self.pool.take(length);
+                    session.receiving = Receiving::Write { request: *request, data, filled: 0 };
+                }
+                return;
+            }
+            Command::Read => {
+                front.open_bytes += length;
+                Payload::Buffer(self.pool.take(length))
+            }
+            Command::Write
+            | Command::Disconnect
+            | Command::Flush
+            | Command::Trim
+            | Command::WriteZeroes => Payload::None,
+        };
+        self.submit(index, request, payload);
+    }
+
+    /// That much of a write's data is in its buffer.
+    fn payload_received(&mut self, index: usize, bytes: usize) -> Turn {
         let front = &mut self.fronts.fronts[index];
         let Phase::Session(session) = &mut front.phase else { return Turn::Close };
-        if let Receiving::Write { request, data } =
-            std::mem::replace(&mut session.receiving, Receiving::Nothing)
-        {
-            self.submit(index, &request, Payload::Shared(Rc::new(data)));
+        if session.parser.payload_taken(bytes as u32).is_err() {
+            return Turn::Close;
         }
-        Turn::Again
+        if let Receiving::Write { filled, .. } = &mut session.receiving {
+            *filled += bytes;
+        }
+        if session.parser.payload_pending() == 0
+            && let Receiving::Write { request, data, .. } =
+                std::mem::replace(&mut session.receiving, Receiving::Nothing)
+        {
+            self.submit(index, &request, Payload::Buffer(data));
+        }
+        Turn::Again(0)
     }
 
     fn submit(&mut self, index: usize, request: &NbdRequest, payload: Payload) {
         let front = &mut self.fronts.fronts[index];
-        let entry = self.requests.vacant_entry();
+        let entry = self.requests.table.vacant_entry();
         let token = entry.key() as u32;
         let routed = Request {
             disk: front.disk,
             token,
+            origin: Origin::New,
             operation: operation(request),
             offset: request.offset,
             length: request.len,
@@ -272,15 +367,14 @@ impl Worker {
         };
         // The key is known before anything can be completed: completions come out of `poll` only.
         let key = self.router.submit(routed, self.now);
-        entry.insert(FrontRequest {
-            client: Some(index),
-            key,
+        let client = NbdClient {
+            front: index,
             cookie: request.cookie,
             command: request.command,
             offset: request.offset,
             length: request.len,
-            payload,
-        });
+        };
+        entry.insert(FrontRequest { client: Client::Nbd(client), key, payload });
         front.open.push(token);
     }
 }

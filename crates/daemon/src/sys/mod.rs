@@ -3,6 +3,15 @@
 //! Each function here is safe to call; what makes it so is written at its SAFETY line. It knows no VM, path or request.
 #![allow(unsafe_code)]
 
+pub mod boot;
+pub mod buffer;
 pub mod clock;
+pub mod diag;
+pub mod dirty;
+pub mod guest;
+pub mod inflight;
+pub mod record;
+pub mod socket;
 pub mod tcp;
 pub mod uring;
+pub mod vring;

@@ -8,7 +8,7 @@ use super::child::Child;
 use super::load::{Clock, VmLines};
 use super::scene::{Scene, VmPlan};
 use crate::clock::unix_micros;
-use crate::guest::{Guest, GuestConfig, Image, Kernel, Line, MEMORY_MIB, NbdDisk};
+use crate::guest::{Guest, GuestConfig, GuestDisk, Image, Kernel, Line, MEMORY_MIB};
 use anyhow::{Context, Result, ensure};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -117,7 +117,7 @@ fn guests(scene: &Scene, say: &mpsc::Sender<Heard>, interrupted: &AtomicBool) ->
     for plan in &scene.vms {
         let dir = scene.file(&format!("guest-{}", plan.name));
         std::fs::create_dir_all(&dir)?;
-        let disk = NbdDisk { socket: scene.nbd_socket(plan.name), export: String::new() };
+        let disk = GuestDisk { front_end: scene.front_end, socket: scene.disk_socket(plan.name) };
         let qmp = scene.qmp_socket(plan.name);
         let config =
             GuestConfig { name: plan.name.to_owned(), disks: vec![disk], qmp, memory_mib: MEMORY_MIB, dir };

@@ -18,6 +18,7 @@ mod scene;
 mod script;
 mod table;
 
+use crate::guest::FrontEnd;
 use fleet::Cast;
 use scene::Scene;
 use std::path::PathBuf;
@@ -37,6 +38,9 @@ pub struct DemoArgs {
     /// Use real QEMU guests instead of stand-ins; slower, and at lower rates.
     #[arg(long)]
     pub qemu: bool,
+    /// How the VMs reach their disks.
+    #[arg(long, value_enum, default_value_t)]
+    pub front_end: FrontEnd,
     /// Keep the folder with the configuration and the logs.
     #[arg(long)]
     pub keep: bool,
@@ -48,7 +52,7 @@ impl DemoArgs {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let dir = tempfile::Builder::new().prefix("vmpath-demo-").tempdir()?;
         let (cast, part) = if self.qemu { (Cast::Guests, GUESTS_PART) } else { (Cast::StandIns, 1) };
-        let scene = Scene::new(dir.path(), part);
+        let scene = Scene::new(dir.path(), part, self.front_end);
         let interrupted = interrupted()?;
         let outcome = script::perform(&scene, cast, &interrupted);
         let ended_early = interrupted.load(Ordering::Relaxed);

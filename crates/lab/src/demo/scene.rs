@@ -3,6 +3,7 @@
 //! Invariant: with both portals everybody's reservation fits, with one it does not, and then exactly bronze must leave.
 //! Rejected: numbers scattered over the script. It does not know: what will happen to it.
 
+use crate::guest::FrontEnd;
 use crate::units::MIB;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -46,12 +47,14 @@ pub(super) struct Scene {
     pub(super) vms: [VmPlan; 3],
     /// How long each quiet phase lasts.
     pub(super) quiet: Duration,
+    /// How every disk is served.
+    pub(super) front_end: FrontEnd,
     dir: PathBuf,
 }
 
 impl Scene {
     /// `part`: real guests under emulation cannot drive the full rates, so everything is divided by it.
-    pub(super) fn new(dir: &Path, part: u64) -> Self {
+    pub(super) fn new(dir: &Path, part: u64, front_end: FrontEnd) -> Self {
         let rate = |mib: u64| mib * MIB / part;
         let vm = |name, priority, shares, mib, may_suspend| VmPlan {
             name,
@@ -69,6 +72,7 @@ impl Scene {
                 vm("bronze", 10, 500, 30, true),
             ],
             quiet: Duration::from_secs(5),
+            front_end,
             dir: dir.to_owned(),
         }
     }
@@ -85,8 +89,11 @@ impl Scene {
         self.file("array.sock")
     }
 
-    pub(super) fn nbd_socket(&self, vm: &str) -> PathBuf {
-        self.file(&format!("{vm}.nbd"))
+    pub(super) fn disk_socket(&self, vm: &str) -> PathBuf {
+        match self.front_end {
+            FrontEnd::Nbd => self.file(&format!("{vm}.nbd")),
+            FrontEnd::VhostUser => self.file(&format!("{vm}.vhost")),
+        }
     }
 
     pub(super) fn qmp_socket(&self, vm: &str) -> PathBuf {
@@ -107,7 +114,11 @@ impl Scene {
 
     /// A VM's command line, behind `lab vm`.
     pub(super) fn vm_arguments(&self, vm: &VmPlan) -> Vec<String> {
-        let disk = format!("vda=nbd+unix:///?socket={}", self.nbd_socket(vm.name).display());
+        let socket = self.disk_socket(vm.name).display().to_string();
+        let disk = match self.front_end {
+            FrontEnd::Nbd => format!("vda=nbd+unix:///?socket={socket}"),
+            FrontEnd::VhostUser => format!("vda=vhost-user:{socket}"),
+        };
         let qmp = self.qmp_socket(vm.name).display().to_string();
         let rate = vm.offered().to_string();
         let words =
@@ -119,10 +130,16 @@ impl Scene {
     /// The daemon's config; `urls` are the portals', in order.
     pub(super) fn config(&self, urls: &[String]) -> String {
         let rate = |bytes: u64| format!("{} KiB/s", bytes / 1024);
+        let front_end = match self.front_end {
+            FrontEnd::Nbd => "nbd",
+            FrontEnd::VhostUser => "vhost_user",
+        };
         let mut text = format!(
-            "[host]\nname = \"demo\"\napi_socket = \"{}\"\nshed_when = \"unmet\"\n\n[[target]]\nname = \"{TARGET}\"\n\
+            "[host]\nname = \"demo\"\napi_socket = \"{}\"\nstate_dir = \"{}\"\nrun_dir = \"{}\"\nshed_when = \"unmet\"\n\n[[target]]\nname = \"{TARGET}\"\n\
              failback = \"after {FAILBACK_AFTER}\"\nquiesce = \"{QUIESCE}\"\n",
-            self.api_socket().display()
+            self.api_socket().display(),
+            self.file("state").display(),
+            self.file("run").display()
         );
         for (name, url) in PORTALS.iter().zip(urls) {
             let capacity = rate(self.capacity);
@@ -136,14 +153,15 @@ impl Scene {
                 text,
                 "\n[[vm]]\nname = \"{name}\"\npriority = {priority}\nshares = {shares}\nreservation = \"{reservation}\"\n\
                  qmp = \"{qmp}\"\nmay_suspend = {may_suspend}\nmay_migrate = false\nresume = \"failback\"\n\
-                 [[vm.disk]]\nname = \"vda\"\nunit = \"{TARGET}/{name}\"\nnbd = \"{nbd}\"\n",
+                 [[vm.disk]]\nname = \"vda\"\nunit = \"{TARGET}/{name}\"\n\
+                 {front_end} = \"{socket}\"\n",
                 name = vm.name,
                 priority = vm.priority,
                 shares = vm.shares,
                 reservation = rate(vm.reservation),
                 may_suspend = vm.may_suspend,
                 qmp = self.qmp_socket(vm.name).display(),
-                nbd = self.nbd_socket(vm.name).display(),
+                socket = self.disk_socket(vm.name).display(),
             );
         }
         text
@@ -156,7 +174,7 @@ mod tests {
 
     #[test]
     fn one_portal_is_too_little_for_three_and_enough_for_two() {
-        let scene = Scene::new(Path::new("/tmp/demo"), 1);
+        let scene = Scene::new(Path::new("/tmp/demo"), 1, FrontEnd::Nbd);
         let reserved = |count| scene.vms[..count].iter().map(|vm| vm.reservation).sum::<u64>();
         assert!(
             reserved(3) > scene.capacity && reserved(2) < scene.capacity && reserved(3) < 2 * scene.capacity
@@ -166,11 +184,13 @@ mod tests {
 
     #[test]
     fn the_config_is_what_the_parser_accepts() {
-        let scene = Scene::new(Path::new("/tmp/demo"), 10);
-        let urls = ["nbd://127.0.0.1:1001".to_owned(), "nbd://127.0.0.1:1002".to_owned()];
-        let text = scene.config(&urls);
-        let parsed =
-            vmpath_core::spec::parse(&[vmpath_core::spec::Source { name: "demo.toml", text: &text }]);
-        assert!(parsed.is_ok(), "{parsed:?}");
+        for front_end in [FrontEnd::Nbd, FrontEnd::VhostUser] {
+            let scene = Scene::new(Path::new("/tmp/demo"), 10, front_end);
+            let urls = ["nbd://127.0.0.1:1001".to_owned(), "nbd://127.0.0.1:1002".to_owned()];
+            let text = scene.config(&urls);
+            let parsed =
+                vmpath_core::spec::parse(&[vmpath_core::spec::Source { name: "demo.toml", text: &text }]);
+            assert!(parsed.is_ok(), "{parsed:?}");
+        }
     }
 }

@@ -117,7 +117,7 @@ impl<'a> Stage<'a> {
         let command = ["daemon", "-c", &config.display().to_string()].map(str::to_owned);
         let mut daemon = Child::start("daemon", &command, &scene.file(""), |_| true)?;
         let end = Instant::now() + START_BOUND;
-        while !scene.vms.iter().all(|vm| scene.nbd_socket(vm.name).exists())
+        while !scene.vms.iter().all(|vm| scene.disk_socket(vm.name).exists())
             || api::get(&scene.api_socket(), "/v1/host").is_err()
         {
             daemon.check_alive()?;

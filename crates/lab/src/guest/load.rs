@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 pub struct Load {
     guest: Guest,
     sample: Value,
+    /// Milliseconds, of all samples since it was asked for.
+    longest_gap: f64,
     report: Value,
     read_back: Value,
 }
@@ -34,7 +36,7 @@ impl Load {
     /// The guest is gone.
     pub fn start(mut guest: Guest, arguments: &str) -> Result<Self> {
         guest.send(&format!("vmpath lab verify {arguments}"))?;
-        Ok(Self { guest, sample: Value::Null, report: Value::Null, read_back: Value::Null })
+        Ok(Self { guest, sample: Value::Null, longest_gap: 0.0, report: Value::Null, read_back: Value::Null })
     }
 
     /// Takes what the load has said, waiting at most `bound` for the first line.
@@ -60,6 +62,12 @@ impl Load {
     #[must_use]
     pub const fn sample(&self) -> &Value {
         &self.sample
+    }
+
+    /// The longest time without a completion while requests were open, in milliseconds, by the samples since the last
+    /// call.
+    pub fn take_gap(&mut self) -> f64 {
+        std::mem::take(&mut self.longest_gap)
     }
 
     /// Requests completed, by the newest sample.
@@ -90,6 +98,22 @@ impl Load {
             self.poll(Duration::from_millis(50))?;
         }
         Ok(self.completed())
+    }
+
+    /// Everything that the load has counted so far, while it goes on.
+    ///
+    /// # Errors
+    /// It does not answer within `bound`, or it is gone.
+    pub fn report(&mut self, bound: Duration) -> Result<Value> {
+        let end = Instant::now() + bound;
+        self.report = Value::Null;
+        self.command("report")?;
+        while self.report.is_null() {
+            if let Some(status) = self.take_next(end)? {
+                bail!("guest {}: its load has ended with status {status}", self.guest.name());
+            }
+        }
+        Ok(self.report.take())
     }
 
     /// Stops the load, reads back all that was written, and ends it.
@@ -149,6 +173,8 @@ impl Load {
                 *place = value.take();
             }
         }
+        let gap = self.sample["longest_gap_ms"].as_f64().unwrap_or(0.0);
+        self.longest_gap = self.longest_gap.max(gap);
         match line.get("error") {
             Some(why) => bail!("guest {}: its load says {why}", self.guest.name()),
             None => Ok(None),

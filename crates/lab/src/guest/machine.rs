@@ -1,7 +1,7 @@
 //! QEMU's process: its command line, its process group, its end.
 
 use super::image::Image;
-use super::{GuestConfig, NbdDisk, last_lines};
+use super::{FrontEnd, GuestConfig, GuestDisk, last_lines};
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::json;
@@ -73,8 +73,9 @@ fn arguments(image: &Image, config: &GuestConfig) -> Vec<String> {
     let text = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
     let mut all = text(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
     // A second processor that could be: before 8.1 QEMU is believed to drop the guest's barriers without it.
-    all.extend(text(&["-machine", "q35,accel=tcg", "-smp", "1,maxcpus=2"]));
-    all.extend(["-name".to_owned(), config.name.clone(), "-m".to_owned(), config.memory_mib.to_string()]);
+    all.extend(text(&["-smp", "1,maxcpus=2"]));
+    all.extend(["-name".to_owned(), config.name.clone()]);
+    all.extend(memory_arguments(config));
     all.extend(["-kernel".to_owned(), path(&image.vmlinuz), "-initrd".to_owned(), path(&image.initramfs)]);
     all.extend(text(&["-append", KERNEL_LINE]));
     all.extend(["-serial".to_owned(), format!("file:{}", path(&console(&config.dir)))]);
@@ -89,20 +90,52 @@ fn arguments(image: &Image, config: &GuestConfig) -> Vec<String> {
     all
 }
 
+/// A vhost-user back end maps the guest's memory, so it must be a file that can be shared.
+fn memory_arguments(config: &GuestConfig) -> Vec<String> {
+    let size = config.memory_mib;
+    let shared = config.disks.iter().any(|disk| disk.front_end == FrontEnd::VhostUser);
+    let mut all = vec!["-m".to_owned(), size.to_string(), "-machine".to_owned()];
+    if shared {
+        all.push("q35,accel=tcg,memory-backend=memory".to_owned());
+        all.extend(["-object".to_owned(), format!("memory-backend-memfd,id=memory,size={size}M,share=on")]);
+    } else {
+        all.push("q35,accel=tcg".to_owned());
+    }
+    all
+}
+
+fn disk_arguments(number: usize, disk: &GuestDisk) -> Vec<String> {
+    match disk.front_end {
+        FrontEnd::Nbd => nbd_arguments(number, disk),
+        FrontEnd::VhostUser => vhost_user_arguments(number, disk),
+    }
+}
+
 /// An I/O error stops the machine instead of reaching the guest, and is repeated on `cont`; a lost server is an error
 /// at once (`reconnect-delay` 0), because with a delay `stop` would block for as long.
-fn disk_arguments(number: usize, disk: &NbdDisk) -> Vec<String> {
+fn nbd_arguments(number: usize, disk: &GuestDisk) -> Vec<String> {
     let node = json!({
         "driver": "nbd",
         "node-name": format!("disk{number}"),
         "server": { "type": "unix", "path": path(&disk.socket) },
-        "export": disk.export,
+        "export": "",
         "reconnect-delay": 0,
         "discard": "unmap",
         "cache": { "direct": true },
     });
     let device = format!("virtio-blk-pci,drive=disk{number},num-queues=1,werror=stop,rerror=stop");
     vec!["-blockdev".to_owned(), node.to_string(), "-device".to_owned(), device]
+}
+
+/// QEMU sees none of the disk's requests; when the back end goes away, it looks for it again every second.
+fn vhost_user_arguments(number: usize, disk: &GuestDisk) -> Vec<String> {
+    let socket = path(&disk.socket).replace(',', ",,");
+    vec![
+        "-chardev".to_owned(),
+        format!("socket,id=disk{number},path={socket},reconnect=1"),
+        "-device".to_owned(),
+        format!("vhost-user-blk-pci,chardev=disk{number},num-queues=1"),
+    ]
 }
 
 fn path(path: &Path) -> String {
@@ -113,9 +146,8 @@ fn path(path: &Path) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_disk_stops_the_machine_on_errors_and_never_waits_for_a_lost_server() {
-        let disk = NbdDisk { socket: PathBuf::from("/run/x,y.sock"), export: "vda".to_owned() };
+    fn arguments_for(front_end: FrontEnd) -> Vec<String> {
+        let disk = GuestDisk { front_end, socket: PathBuf::from("/run/x,y.sock") };
         let config = GuestConfig {
             name: "g".to_owned(),
             disks: vec![disk.clone(), disk],
@@ -123,10 +155,24 @@ mod tests {
             memory_mib: 256,
             dir: PathBuf::from("/run/g"),
         };
-        let image = Image { vmlinuz: PathBuf::from("/k"), initramfs: PathBuf::from("/i") };
-        let arguments = arguments(&image, &config);
+        arguments(&Image { vmlinuz: PathBuf::from("/k"), initramfs: PathBuf::from("/i") }, &config)
+    }
+
+    #[test]
+    fn every_nbd_disk_stops_the_machine_on_errors_and_never_waits_for_a_lost_server() {
+        let arguments = arguments_for(FrontEnd::Nbd);
         let devices = arguments.iter().filter(|a| a.ends_with("werror=stop,rerror=stop")).count();
         assert_eq!(devices, 2);
         assert!(arguments.iter().any(|a| a.contains("\"reconnect-delay\":0") && a.contains("/run/x,y.sock")));
+        assert!(arguments.contains(&"q35,accel=tcg".to_owned()));
+    }
+
+    #[test]
+    fn every_vhost_user_disk_is_looked_for_again_and_shares_the_memory() {
+        let arguments = arguments_for(FrontEnd::VhostUser);
+        let sockets = arguments.iter().filter(|a| a.ends_with("path=/run/x,,y.sock,reconnect=1")).count();
+        assert_eq!(sockets, 2);
+        assert!(arguments.contains(&"q35,accel=tcg,memory-backend=memory".to_owned()));
+        assert!(arguments.iter().any(|a| a.starts_with("memory-backend-memfd") && a.ends_with("share=on")));
     }
 }

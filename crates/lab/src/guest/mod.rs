@@ -1,6 +1,6 @@
 //! Real guests: QEMU with Debian's cloud kernel, and this very program inside as the verifying workload.
 //!
-//! A guest boots from a shared, read-only kernel and initramfs; its disks come from NBD exports. Its console goes to
+//! A guest boots from a shared, read-only kernel and initramfs; its disks come from sockets. Its console goes to
 //! a file; a second serial port carries one command in and its lines out. Nothing of it survives its value: QEMU has
 //! a process group of its own, which is killed on drop.
 //! Rejected: a guest with an operating system image (hundreds of megabytes to fetch, a minute to boot under TCG), and
@@ -30,19 +30,30 @@ use std::time::{Duration, Instant};
 /// What a guest needs; QEMU under TCG takes about this, and two seconds of a processor, to boot.
 pub const MEMORY_MIB: u32 = 256;
 
-/// An NBD export that becomes a disk, in order `/dev/vda`, `/dev/vdb`, ….
+/// How a disk reaches the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum FrontEnd {
+    /// QEMU's own NBD client behind a virtio-blk device of QEMU's.
+    #[default]
+    Nbd,
+    /// The device itself is on the other side of the socket, and works in the guest's memory.
+    VhostUser,
+}
+
+/// What becomes a disk, in order `/dev/vda`, `/dev/vdb`, ….
 #[derive(Clone, Debug)]
-pub struct NbdDisk {
-    /// Unix socket of the NBD server. It must listen when the guest starts.
+pub struct GuestDisk {
+    pub front_end: FrontEnd,
+    /// Unix socket of the server. It must listen when the guest starts. A vhost-user-blk server may come and go later:
+    /// QEMU tries again each second.
     pub socket: PathBuf,
-    pub export: String,
 }
 
 #[derive(Clone, Debug)]
 pub struct GuestConfig {
     /// Shown in messages.
     pub name: String,
-    pub disks: Vec<NbdDisk>,
+    pub disks: Vec<GuestDisk>,
     /// Where QEMU listens for a QMP client, such as the daemon.
     pub qmp: PathBuf,
     pub memory_mib: u32,
@@ -114,6 +125,22 @@ impl Guest {
     /// QEMU is gone or does not answer.
     pub fn run_state(&mut self) -> Result<String> {
         self.monitor.run_state().with_context(|| format!("guest {}: its monitor does not answer", self.name))
+    }
+
+    /// Stops the machine by hand, as an operator would. Returns how long QEMU took to answer.
+    ///
+    /// # Errors
+    /// QEMU is gone or does not answer.
+    pub fn stop(&mut self) -> Result<Duration> {
+        self.monitor.timed("stop").with_context(|| format!("guest {} does not stop", self.name))
+    }
+
+    /// Lets the machine go on. Returns how long QEMU took to answer.
+    ///
+    /// # Errors
+    /// QEMU is gone, does not answer or refuses.
+    pub fn cont(&mut self) -> Result<Duration> {
+        self.monitor.timed("cont").with_context(|| format!("guest {} does not go on", self.name))
     }
 
     #[must_use]

@@ -1,5 +1,5 @@
 //! A monitor of our own, apart from the daemon's: asks QEMU for its run state, so that a test can see what the daemon
-//! claims. It changes nothing.
+//! claims, and stops and continues the machine as an operator would.
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -43,6 +43,13 @@ impl Monitor {
     pub(super) fn run_state(&mut self) -> Result<String> {
         let answer = self.execute("query-status")?;
         Ok(answer["status"].as_str().context("no status in the answer")?.to_owned())
+    }
+
+    /// Executes a command; how long its answer took.
+    pub(super) fn timed(&mut self, command: &str) -> Result<Duration> {
+        let began = Instant::now();
+        self.execute(command)?;
+        Ok(began.elapsed())
     }
 
     /// Sends a command and returns what it returns; the greeting and events that come before are passed over.

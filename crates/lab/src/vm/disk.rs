@@ -58,8 +58,21 @@ pub(super) enum Event {
         write: bool,
         why: String,
     },
-    /// After `Stop`: nothing is open any more.
-    Stopped,
+    /// A request failed, and the guest has been told.
+    GuestError {
+        disk: usize,
+        write: bool,
+        why: String,
+    },
+    /// After `Stop`: nothing will complete any more. With what there is to tell of it.
+    Stopped {
+        detail: Option<Value>,
+    },
+    /// The connection has died, and why; or it is up again.
+    Link {
+        disk: usize,
+        down: Option<String>,
+    },
     ReadBack {
         disk: usize,
         blocks: u64,
@@ -160,13 +173,16 @@ impl Disk {
                 self.run = Run::Running;
                 self.engine.resumed(stopped);
             }
-            Order::Line(LineCommand::Go) => self.engine.go(),
-            Order::Line(LineCommand::Pause | LineCommand::Quit) => self.engine.pause(),
-            Order::Line(LineCommand::Rate(rate)) => self.engine.set_rate(rate),
-            Order::Line(LineCommand::ReadBack) => self.engine.read_back(),
-            Order::Line(LineCommand::Report) => {}
-            Order::Sample(to) => drop(to.send(self.sample())),
-            Order::Report { last, to } => drop(to.send(self.report(last))),
+            Order::Line(command) => obey_line(&mut self.engine, command),
+            Order::Sample(to) => {
+                let running = (self.run == Run::Running).then(|| self.now());
+                let strays = self.strays();
+                drop(to.send(sample(&mut self.engine, running, strays)));
+            }
+            Order::Report { last, to } => {
+                let strays = self.strays();
+                drop(to.send(report(&mut self.engine, last, strays)));
+            }
         }
     }
 
@@ -283,7 +299,7 @@ impl Disk {
     fn stopped(&mut self) {
         if matches!(self.run, Run::Draining | Run::Flushing) {
             self.run = Run::Stopped;
-            self.tell(Event::Stopped);
+            self.tell(Event::Stopped { detail: None });
         }
     }
 
@@ -292,31 +308,43 @@ impl Disk {
         let _ = self.events.send(event);
     }
 
-    fn sample(&mut self) -> Value {
-        let now = self.now();
-        if self.run == Run::Running {
-            self.engine.stats.look(now);
-        }
-        self.engine.stats.completed_twice = self.strays();
-        let mut sample = self.engine.stats.sample();
-        sample["open"] = json!(self.engine.open());
-        sample["state"] = json!(self.engine.state());
-        sample
-    }
-
-    fn report(&mut self, last: Last) -> Value {
-        self.engine.stats.completed_twice = self.strays();
-        if last == Last::Yes {
-            self.engine.stats.lost += self.engine.open() as u64;
-        }
-        let mut report = self.engine.stats.to_json();
-        report["open"] = json!(self.engine.open());
-        report
-    }
-
     fn strays(&self) -> u64 {
         self.strays + if let Link::Up(session) = &self.link { session.strays } else { 0 }
     }
+}
+
+/// Carries a command of the load out.
+pub(super) fn obey_line(engine: &mut Engine, command: LineCommand) {
+    match command {
+        LineCommand::Go => engine.go(),
+        LineCommand::Pause | LineCommand::Quit => engine.pause(),
+        LineCommand::Rate(rate) => engine.set_rate(rate),
+        LineCommand::ReadBack => engine.read_back(),
+        LineCommand::Report => {}
+    }
+}
+
+/// The counters of a disk. The gap that is open counts while the guest runs: then the time is given.
+pub(super) fn sample(engine: &mut Engine, running: Option<Duration>, strays: u64) -> Value {
+    if let Some(now) = running {
+        engine.stats.look(now);
+    }
+    engine.stats.completed_twice = strays;
+    let mut sample = engine.stats.sample();
+    sample["open"] = json!(engine.open());
+    sample["state"] = json!(engine.state());
+    sample
+}
+
+/// Everything about a disk; what is open is lost if it is the last report.
+pub(super) fn report(engine: &mut Engine, last: Last, strays: u64) -> Value {
+    engine.stats.completed_twice = strays;
+    if last == Last::Yes {
+        engine.stats.lost += engine.open() as u64;
+    }
+    let mut report = engine.stats.to_json();
+    report["open"] = json!(engine.open());
+    report
 }
 
 /// The next thing that the link has: a connection that is up again, or readiness (none).
@@ -346,7 +374,7 @@ async fn reconnect(address: Address, export: String) -> Session {
     }
 }
 
-async fn sleep_until(wake: Option<Instant>) {
+pub(super) async fn sleep_until(wake: Option<Instant>) {
     match wake {
         Some(wake) => tokio::time::sleep_until(wake).await,
         None => std::future::pending().await,

@@ -6,8 +6,8 @@
 //!    ^                  |                 ^                            |
 //!    +------- cont -----+                 +----------- cont -----------+
 //! ```
-//! Invariant: `stop` is answered when every disk has nothing open, and until then no other QMP command is carried out,
-//! as in QEMU 7.2 (whose main loop waits); events are sent before. Rejected: a state per disk.
+//! Invariant: `stop` is answered when every disk has stopped (over NBD: has nothing open), and until then no other QMP
+//! command is carried out, as in QEMU 7.2 (whose main loop waits); events are sent before. Rejected: a state per disk.
 //! It does not know: NBD, blocks.
 
 use super::disk::{Event, Last, Order};
@@ -26,6 +26,14 @@ pub(super) struct DiskHandle {
     pub name: String,
     pub url: String,
     pub orders: mpsc::Sender<Order>,
+    pub block: BlockNode,
+}
+
+/// Whether QEMU's block layer knows the disk: it knows nothing of vhost-user's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BlockNode {
+    Known,
+    Unknown,
 }
 
 /// A stop that waits for its disks.
@@ -68,7 +76,7 @@ impl Machine {
                 Ok(StatusInfo { running: self.is_running(), status: self.state.clone() }.to_return())
             }
             "query-block" => Ok(self.query_block()),
-            "qom-get" => qom_get(&command),
+            "qom-get" => self.qom_get(&command),
             "query-name" => Ok(json!({ "name": self.name })),
             "query-version" => {
                 Ok(json!({ "qemu": { "major": 7, "minor": 2, "micro": 0 }, "package": " (vmpath lab)" }))
@@ -85,30 +93,44 @@ impl Machine {
                 self.io_error(disk, write).await;
                 Some(json!({ "io_error": { "disk": self.disks[disk].name, "write": write, "why": why } }))
             }
-            Event::Stopped => {
-                if let Some(mut stopping) = self.stopping.take() {
-                    stopping.waiting = stopping.waiting.saturating_sub(1);
-                    if stopping.waiting > 0 {
-                        self.stopping = Some(stopping);
-                    } else if let Some(reply) = stopping.reply {
-                        let _ = reply.send(Ok(json!({})));
-                    }
-                }
-                None
+            Event::GuestError { disk, write, why } => {
+                Some(json!({ "io_error": { "disk": self.disks[disk].name, "write": write, "why": why } }))
             }
-            Event::ReadBack { disk, blocks, mismatches } => {
-                let name = &self.disks[disk].name;
-                self.read_backs.push(json!({ "disk": name, "blocks": blocks, "mismatches": mismatches }));
-                if self.read_backs.len() < self.disks.len() {
-                    return None;
-                }
-                let disks = std::mem::take(&mut self.read_backs);
-                let sum = |key: &str| disks.iter().filter_map(|d| d[key].as_u64()).sum::<u64>();
-                Some(
-                    json!({ "readback": { "blocks": sum("blocks"), "mismatches": sum("mismatches"), "disks": disks } }),
-                )
+            Event::Stopped { detail } => {
+                self.one_has_stopped();
+                detail.map(|detail| json!({ "stopped": detail }))
             }
+            Event::Link { disk, down } => {
+                let state = if down.is_some() { "down" } else { "up" };
+                let (name, at) = (&self.disks[disk].name, unix_micros());
+                Some(json!({ "link": { "disk": name, "state": state, "why": down, "at_unix_us": at } }))
+            }
+            Event::ReadBack { disk, blocks, mismatches } => self.read_back(disk, blocks, mismatches),
         }
+    }
+
+    fn one_has_stopped(&mut self) {
+        let Some(mut stopping) = self.stopping.take() else { return };
+        stopping.waiting = stopping.waiting.saturating_sub(1);
+        if stopping.waiting > 0 {
+            self.stopping = Some(stopping);
+        } else if let Some(reply) = stopping.reply {
+            let _ = reply.send(Ok(json!({})));
+        }
+    }
+
+    /// The line, when every disk has been read back.
+    fn read_back(&mut self, disk: usize, blocks: u64, mismatches: u64) -> Option<Value> {
+        let name = &self.disks[disk].name;
+        self.read_backs.push(json!({ "disk": name, "blocks": blocks, "mismatches": mismatches }));
+        if self.read_backs.len() < self.disks.len() {
+            return None;
+        }
+        let disks = std::mem::take(&mut self.read_backs);
+        let sum = |key: &str| disks.iter().filter_map(|d| d[key].as_u64()).sum::<u64>();
+        Some(
+            json!({ "readback": { "blocks": sum("blocks"), "mismatches": sum("mismatches"), "disks": disks } }),
+        )
     }
 
     /// Hands a command of the load to every disk.
@@ -216,14 +238,24 @@ impl Machine {
                 "inserted": { "node-name": disk.name, "drv": "raw", "ro": false, "file": disk.url },
             })
         };
-        self.disks.iter().map(row).collect()
+        let known = self.disks.iter().filter(|disk| disk.block == BlockNode::Known);
+        known.map(row).collect()
     }
-}
 
-fn qom_get(command: &QmpCommand) -> Answer {
-    let path = command.arguments["path"].as_str().unwrap_or_default();
-    match command.arguments["property"].as_str().unwrap_or_default() {
-        "werror" | "rerror" if path.starts_with("/machine/peripheral/") => Ok(json!("stop")),
-        property => Err(("GenericError", format!("Property '{path}.{property}' not found"))),
+    fn qom_get(&self, command: &QmpCommand) -> Answer {
+        let path = command.arguments["path"].as_str().unwrap_or_default();
+        let property = command.arguments["property"].as_str().unwrap_or_default();
+        let without = |disk: &DiskHandle| {
+            disk.block == BlockNode::Unknown
+                && path.starts_with(&format!("/machine/peripheral/{}/", disk.name))
+        };
+        match property {
+            "werror" | "rerror"
+                if path.starts_with("/machine/peripheral/") && !self.disks.iter().any(without) =>
+            {
+                Ok(json!("stop"))
+            }
+            _ => Err(("GenericError", format!("Property '{path}.{property}' not found"))),
+        }
     }
 }

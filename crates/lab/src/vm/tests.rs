@@ -9,6 +9,8 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+mod vhost;
+
 /// Nothing here takes longer than a fraction of it.
 const BOUND: Duration = Duration::from_secs(20);
 
@@ -26,7 +28,7 @@ struct VmCommand {
 
 struct World {
     dir: tempfile::TempDir,
-    _array: Array,
+    _array: Option<Array>,
     stdin: mpsc::Sender<String>,
     lines: UnboundedReceiver<Value>,
 }
@@ -38,17 +40,23 @@ impl World {
         let at = |name: &str| dir.path().join(name).display().to_string();
         let array = format!("array --unit u=512KiB --portal a=unix:{} --control {}", at("nbd"), at("ctl"));
         let array = ArrayCommand::parse_from(array.split(' ')).args.open().await.unwrap();
+        let disk = format!("nbd+unix:///u?socket={}", at("nbd"));
+        let world = Self::on(dir, &disk, options);
+        Self { _array: Some(array), ..world }
+    }
+
+    /// A VM on a disk that is served already.
+    fn on(dir: tempfile::TempDir, disk: &str, options: &str) -> Self {
         let vm = format!(
-            "vm --disk vda=nbd+unix:///u?socket={} --qmp {} --sizes 4KiB,32KiB --slots 8 --sample-every 20ms {options}",
-            at("nbd"),
-            at("qmp")
+            "vm --disk vda={disk} --qmp {} --sizes 4KiB,32KiB --slots 8 --sample-every 20ms {options}",
+            dir.path().join("qmp").display()
         );
         let args = VmCommand::parse_from(vm.split_whitespace()).args;
         let (stdin, stdin_lines) = mpsc::channel(16);
         let (say, lines) = mpsc::unbounded_channel();
         let out: Out = Box::new(move |line| drop(say.send(line.clone())));
         tokio::task::spawn_local(async move { args.work(stdin_lines, out).await.unwrap() });
-        Self { dir, _array: array, stdin, lines }
+        Self { dir, _array: None, stdin, lines }
     }
 
     async fn array(&self, portal_order: impl FnOnce(&mut ArrayControl) + Send + 'static) {

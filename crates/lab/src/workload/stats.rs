@@ -102,7 +102,7 @@ impl Stats {
             "longest_gap_ms": millis(self.longest_gap),
             "latency_ms": {
                 "p50": quantile(0.5), "p90": quantile(0.9), "p99": quantile(0.99), "p999": quantile(0.999),
-                "max": millis(self.latency.max),
+                "max": millis(self.latency.max()),
             },
         })
     }
@@ -117,24 +117,29 @@ pub fn millis(time: Duration) -> f64 {
 /// Bits of a latency that are told apart: buckets are at most 1/16 wide.
 const FINE_BITS: u32 = 4;
 
-/// Latencies in microseconds, in buckets that grow with them.
+/// Latencies in buckets that grow with them: microseconds, or whatever unit the raw methods are used with.
 #[derive(Clone, Debug)]
 pub struct Histogram {
     buckets: Vec<u64>,
     count: u64,
-    max: Duration,
+    max: u64,
 }
 
 impl Default for Histogram {
     fn default() -> Self {
         let rows = (u64::BITS - FINE_BITS + 1) as usize;
-        Self { buckets: vec![0; rows << FINE_BITS], count: 0, max: Duration::ZERO }
+        Self { buckets: vec![0; rows << FINE_BITS], count: 0, max: 0 }
     }
 }
 
 impl Histogram {
     pub fn add(&mut self, latency: Duration) {
-        self.buckets[bucket(latency.as_micros() as u64)] += 1;
+        self.add_raw(latency.as_micros() as u64);
+    }
+
+    /// Adds a latency in a unit of the caller's.
+    pub fn add_raw(&mut self, latency: u64) {
+        self.buckets[bucket(latency)] += 1;
         self.count += 1;
         self.max = self.max.max(latency);
     }
@@ -142,19 +147,31 @@ impl Histogram {
     /// The latency that the part `q` (0 to 1) of all stay at or below, to a sixteenth; zero if there is none.
     #[must_use]
     pub fn quantile(&self, q: f64) -> Duration {
+        Duration::from_micros(self.quantile_raw(q))
+    }
+
+    /// The same in the unit of [`Histogram::add_raw`].
+    #[must_use]
+    pub fn quantile_raw(&self, q: f64) -> u64 {
         let rank = (q * self.count as f64).ceil().max(1.0) as u64;
         let mut seen = 0;
         let found = self.buckets.iter().position(|count| {
             seen += count;
             seen >= rank
         });
-        found.map_or(Duration::ZERO, |bucket| Duration::from_micros(upper_end(bucket)).min(self.max))
+        found.map_or(0, |bucket| upper_end(bucket).min(self.max))
+    }
+
+    /// The longest of all.
+    #[must_use]
+    pub fn max(&self) -> Duration {
+        Duration::from_micros(self.max)
     }
 }
 
-fn bucket(micros: u64) -> usize {
-    let row = (u64::BITS - micros.leading_zeros()).saturating_sub(FINE_BITS + 1);
-    let fine = (micros >> row) as usize;
+fn bucket(value: u64) -> usize {
+    let row = (u64::BITS - value.leading_zeros()).saturating_sub(FINE_BITS + 1);
+    let fine = (value >> row) as usize;
     ((row as usize) << FINE_BITS) + fine
 }
 

@@ -5,7 +5,7 @@ use super::server::Server;
 use super::stage::Stage;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use vmpath_lab::report::Bound;
@@ -18,7 +18,10 @@ pub(crate) struct Host {
     pub(crate) api: Api,
     socket: PathBuf,
     binary: PathBuf,
+    config: PathBuf,
     daemon: Server,
+    /// How often it was started.
+    starts: u32,
 }
 
 /// A line of the journal.
@@ -36,19 +39,55 @@ impl Host {
     /// # Errors
     /// It does not start, or a path does not come up.
     pub(crate) fn start(stage: &mut Stage, config: &str) -> Result<Self> {
-        let file = stage.config(config)?;
-        let mut command = Command::new(stage.binary());
-        command.arg("daemon").arg("-c").arg(&file);
-        let daemon = Server::start("daemon", &mut command, &stage.dir)?;
+        let config = stage.config(config)?;
+        let daemon = daemon(stage, &config, 1)?;
         let socket = stage.dir.join("api.sock");
-        let mut host = Self { api: Api::new(&socket), socket, binary: stage.binary().to_owned(), daemon };
-        stage.wait("the daemon's API", START_MAX, |_| {
-            host.daemon.check_alive()?;
-            Ok(host.api.get("/v1/host").ok())
-        })?;
+        let binary = stage.binary().to_owned();
+        let mut host = Self { api: Api::new(&socket), socket, binary, config, daemon, starts: 1 };
+        host.wait_api(stage)?;
         stage.say("the daemon runs");
         host.wait_all_up(stage, START_MAX)?;
         Ok(host)
+    }
+
+    /// Kills the daemon as a crash would, and starts it again at once. Returns before it answers.
+    ///
+    /// # Errors
+    /// It had died before, or cannot be started.
+    pub(crate) fn crash(&mut self, stage: &Stage) -> Result<()> {
+        self.daemon.check_alive()?;
+        self.daemon.kill();
+        self.start_again(stage)
+    }
+
+    /// Ends the daemon as an update would, by SIGTERM, and starts it again. Returns before it answers.
+    ///
+    /// # Errors
+    /// It had died before, does not end well, or cannot be started.
+    pub(crate) fn restart(&mut self, stage: &Stage) -> Result<()> {
+        self.daemon.check_alive()?;
+        let status = self.daemon.terminate(STOP_MAX)?;
+        if !status.success() {
+            bail!("the daemon ends with {status} on SIGTERM");
+        }
+        self.start_again(stage)
+    }
+
+    fn start_again(&mut self, stage: &Stage) -> Result<()> {
+        self.starts += 1;
+        self.daemon = daemon(stage, &self.config, self.starts)?;
+        Ok(())
+    }
+
+    /// Waits until the daemon answers.
+    ///
+    /// # Errors
+    /// It does not in time, or has ended.
+    pub(crate) fn wait_api(&mut self, stage: &mut Stage) -> Result<()> {
+        stage.wait("the daemon's API", START_MAX, |_| {
+            self.daemon.check_alive()?;
+            Ok(self.api.get("/v1/host").ok().map(drop))
+        })
     }
 
     /// Waits until every path leads to every unit.
@@ -58,7 +97,7 @@ impl Host {
     pub(crate) fn wait_all_up(&mut self, stage: &mut Stage, bound: Duration) -> Result<()> {
         stage.wait("all paths to be up", bound, |_| {
             self.daemon.check_alive()?;
-            self.all_up().map(|up| up.then_some(()))
+            all_up(&self.api.get("/v1/paths")?).map(|up| up.then_some(()))
         })?;
         stage.say("all paths are up");
         Ok(())
@@ -68,16 +107,6 @@ impl Host {
     /// The daemon has ended, or a thread of it has panicked.
     pub(crate) fn check_alive(&mut self) -> Result<()> {
         self.daemon.check_alive()
-    }
-
-    fn all_up(&mut self) -> Result<bool> {
-        let answer = self.api.get("/v1/paths")?;
-        let paths = rows(&answer, "paths")?;
-        let link_up = |link: &Value| link["state"] == "up";
-        let well = |path: &Value| {
-            path["health"] == "up" && path["links"].as_array().is_some_and(|l| l.iter().all(link_up))
-        };
-        Ok(!paths.is_empty() && paths.iter().all(well))
     }
 
     /// `target/path`'s row.
@@ -108,6 +137,15 @@ impl Host {
             .find(|row| row["name"] == name)
             .cloned()
             .with_context(|| format!("no VM {name}"))
+    }
+
+    /// Ranges of all units in which the outcome of a write is unknown.
+    ///
+    /// # Errors
+    /// The daemon does not answer.
+    pub(crate) fn quarantined_ranges(&mut self) -> Result<u64> {
+        let answer = self.api.get("/v1/units")?;
+        Ok(rows(&answer, "units")?.iter().filter_map(|unit| unit["quarantined_ranges"].as_u64()).sum())
     }
 
     /// A VM's state, as `vmpath show vms` names it.
@@ -254,6 +292,26 @@ impl Host {
         }
         Ok(())
     }
+}
+
+/// Each start has a log of its own.
+fn daemon(stage: &Stage, config: &Path, start: u32) -> Result<Server> {
+    let name = if start == 1 { "daemon".to_owned() } else { format!("daemon-{start}") };
+    let mut command = Command::new(stage.binary());
+    Server::start(&name, command.arg("daemon").arg("-c").arg(config), &stage.dir)
+}
+
+/// Whether every path of an answer to `/v1/paths` leads to every unit.
+///
+/// # Errors
+/// It is no such answer.
+pub(crate) fn all_up(answer: &Value) -> Result<bool> {
+    let paths = rows(answer, "paths")?;
+    let link_up = |link: &Value| link["state"] == "up";
+    let well = |path: &Value| {
+        path["health"] == "up" && path["links"].as_array().is_some_and(|l| l.iter().all(link_up))
+    };
+    Ok(!paths.is_empty() && paths.iter().all(well))
 }
 
 /// An event to wait for.

@@ -4,13 +4,13 @@
 //! of itself is compared with what the guest saw and what QEMU says.
 //! It does not know the daemon's inside: it uses the binary, the configuration and the API.
 
-mod api;
-mod host;
+pub(crate) mod api;
+pub(crate) mod host;
 mod isolate;
 mod network;
 mod rawclient;
 mod scenario;
-mod server;
+pub(crate) mod server;
 mod stage;
 mod storage;
 mod vm;
@@ -22,7 +22,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
-use vmpath_lab::guest::Kernel;
+use vmpath_lab::guest::{FrontEnd, Kernel};
 use vmpath_lab::report::{Report, Truth};
 
 #[derive(Debug, clap::Args)]
@@ -30,6 +30,9 @@ pub(crate) struct Arguments {
     /// Only these scenarios, by name
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     only: Vec<String>,
+    /// Run each scenario over these front ends, where it makes sense; without it, over its own choice
+    #[arg(long, value_delimiter = ',', value_enum, value_name = "FRONT-END,…")]
+    front_end: Vec<FrontEnd>,
     /// Write the checks and the timelines as JSON
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
@@ -48,6 +51,23 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     ALL.iter().map(|s| s.name)
 }
 
+/// A scenario over one front end.
+#[derive(Clone, Copy)]
+struct Part {
+    scenario: &'static Scenario,
+    front_end: FrontEnd,
+}
+
+impl Part {
+    /// In reports, and of its folder.
+    fn name(self) -> String {
+        match self.front_end {
+            FrontEnd::Nbd => self.scenario.name.to_owned(),
+            FrontEnd::VhostUser => format!("{}-vhost", self.scenario.name),
+        }
+    }
+}
+
 /// Why nothing can be run on this machine, with what to do about it. Fetches the guests' kernel if need be: inside the
 /// run's own network there is nowhere to fetch it from.
 pub(crate) fn obstacle() -> Option<String> {
@@ -64,9 +84,9 @@ pub(crate) fn obstacle() -> Option<String> {
 /// # Errors
 /// Nothing could be run.
 pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<bool> {
-    let chosen = choose(&arguments.only)?;
+    let chosen = choose(arguments)?;
     if arguments.list {
-        chosen.iter().for_each(|s| println!("{:18} {}", s.name, s.about));
+        chosen.iter().for_each(|part| println!("{:18} {}", part.name(), part.scenario.about));
         return Ok(true);
     }
     let binary = match &arguments.binary {
@@ -76,11 +96,20 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<bool> {
     if arguments.inside { inside(root, &chosen, &binary, arguments) } else { outside(&binary, arguments) }
 }
 
-fn choose(only: &[String]) -> Result<Vec<&'static Scenario>> {
+/// What is asked for, over the front ends that are asked for.
+fn choose(arguments: &Arguments) -> Result<Vec<Part>> {
+    let only = &arguments.only;
     if let Some(unknown) = only.iter().find(|name| names().all(|n| n != name.as_str())) {
         bail!("there is no scenario {unknown}; there are: {}", names().collect::<Vec<_>>().join(", "));
     }
-    Ok(ALL.iter().filter(|s| only.is_empty() || only.iter().any(|name| name == s.name)).collect())
+    let wanted = |scenario: &&Scenario| only.is_empty() || only.iter().any(|name| name == scenario.name);
+    let over = |scenario: &'static Scenario| {
+        let asked = &arguments.front_end;
+        let all = if asked.is_empty() { scenario.over.by_default() } else { asked };
+        let parts = all.iter().filter(|f| scenario.over.allows(**f));
+        parts.map(|front_end| Part { scenario, front_end: *front_end }).collect::<Vec<_>>()
+    };
+    Ok(ALL.iter().filter(wanted).flat_map(over).collect())
 }
 
 /// Starts ourselves again in namespaces of our own.
@@ -93,6 +122,9 @@ fn outside(binary: &Path, arguments: &Arguments) -> Result<bool> {
     if !arguments.only.is_empty() {
         words.extend(["--only".into(), arguments.only.join(",").into()]);
     }
+    for front_end in arguments.front_end.iter().filter_map(clap::ValueEnum::to_possible_value) {
+        words.extend(["--front-end".into(), front_end.get_name().into()]);
+    }
     if let Some(report) = &arguments.report {
         words.extend(["--report".into(), std::path::absolute(report)?.into()]);
     }
@@ -100,20 +132,21 @@ fn outside(binary: &Path, arguments: &Arguments) -> Result<bool> {
     Ok(isolate::run(&words)?.success())
 }
 
-fn inside(root: &Path, chosen: &[&Scenario], binary: &Path, arguments: &Arguments) -> Result<bool> {
+fn inside(root: &Path, chosen: &[Part], binary: &Path, arguments: &Arguments) -> Result<bool> {
     isolate::prepare()?;
     let dir = tempfile::Builder::new().prefix("vmpath-e2e-").tempdir()?;
     let tools = Rc::new(Tools::new(root, binary, dir.path())?);
     let mut all = Report::new();
     let mut took = Vec::new();
-    for (number, scenario) in chosen.iter().enumerate() {
-        println!("== e2e {}/{} {}: {}", number + 1, chosen.len(), scenario.name, scenario.about);
+    for (number, &part) in chosen.iter().enumerate() {
+        let name = part.name();
+        println!("== e2e {}/{} {name}: {}", number + 1, chosen.len(), part.scenario.about);
         let began = Instant::now();
-        let report = play(scenario, &tools);
-        took.push((scenario.name, began.elapsed().as_secs_f64()));
+        let report = play(part, &tools);
         print!("{}", report.table());
-        println!("== {}: {}, {:.1} s", scenario.name, word(report.passed()), began.elapsed().as_secs_f64());
-        all.absorb(scenario.name, report);
+        println!("== {name}: {}, {:.1} s", word(report.passed()), began.elapsed().as_secs_f64());
+        all.absorb(&name, report);
+        took.push((name, began.elapsed().as_secs_f64()));
     }
     all.attach("seconds", &took.into_iter().collect::<std::collections::BTreeMap<_, _>>());
     let failed = all.checks().iter().filter(|check| !check.passed()).count();
@@ -129,8 +162,9 @@ fn inside(root: &Path, chosen: &[&Scenario], binary: &Path, arguments: &Argument
 }
 
 /// One scenario; whatever stops it becomes a failed check.
-fn play(scenario: &Scenario, tools: &Rc<Tools>) -> Report {
-    let mut stage = match Stage::new(scenario.name, tools, scenario.bound) {
+fn play(part: Part, tools: &Rc<Tools>) -> Report {
+    let Part { scenario, front_end } = part;
+    let mut stage = match Stage::new(&part.name(), front_end, tools, scenario.bound) {
         Ok(stage) => stage,
         Err(why) => {
             let mut report = Report::new();
@@ -158,4 +192,32 @@ fn end_of(path: &Path, lines: usize) -> String {
     let text = fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn chosen(line: &str) -> Vec<String> {
+        let command = Command::parse_from(line.split_whitespace());
+        choose(&command.arguments).expect("names that are there").into_iter().map(Part::name).collect()
+    }
+
+    #[test]
+    fn a_scenario_runs_over_its_own_front_ends_or_over_those_that_are_asked_for() {
+        assert_eq!(chosen("e2e --only reset,hang,tools"), ["reset", "reset-vhost", "hang", "tools"]);
+        assert_eq!(
+            chosen("e2e --only reset,hang,tools --front-end vhost-user"),
+            ["reset-vhost", "hang-vhost"]
+        );
+        assert_eq!(chosen("e2e --only restart,suspend-open"), ["restart-vhost", "suspend-open-vhost"]);
+        assert!(chosen("e2e --only restart --front-end nbd").is_empty());
+    }
 }

@@ -30,6 +30,11 @@ impl Server {
         Ok(Self { name: name.to_owned(), child, log })
     }
 
+    /// Process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// # Errors
     /// It has ended, or a thread of it has panicked; its log says why.
     pub(crate) fn check_alive(&mut self) -> Result<()> {
@@ -49,7 +54,7 @@ impl Server {
     ///
     /// # Errors
     /// It has not ended within `bound`.
-    pub(crate) fn terminate(mut self, bound: Duration) -> Result<ExitStatus> {
+    pub(crate) fn terminate(&mut self, bound: Duration) -> Result<ExitStatus> {
         if let Some(pid) = self.pid() {
             kill_process(pid, Signal::TERM).with_context(|| format!("cannot signal {}", self.name))?;
         }
@@ -65,6 +70,14 @@ impl Server {
         }
     }
 
+    /// Ends it by SIGKILL, with all that it has started.
+    pub(crate) fn kill(&mut self) {
+        if let Some(pid) = self.pid().filter(|_| matches!(self.child.try_wait(), Ok(None))) {
+            _ = kill_process_group(pid, Signal::KILL); // it may end by itself meanwhile
+        }
+        _ = self.child.wait();
+    }
+
     fn pid(&self) -> Option<Pid> {
         i32::try_from(self.child.id()).ok().and_then(Pid::from_raw)
     }
@@ -72,9 +85,6 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(pid) = self.pid() {
-            _ = kill_process_group(pid, Signal::KILL); // it may have ended by itself
-        }
-        _ = self.child.wait();
+        self.kill();
     }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
-use vmpath_lab::guest::{Image, Kernel};
+use vmpath_lab::guest::{FrontEnd, Image, Kernel};
 use vmpath_lab::report::Report;
 
 /// Between two looks at something that is waited for.
@@ -55,7 +55,9 @@ impl Tools {
 pub(crate) struct Stage {
     pub(crate) dir: PathBuf,
     pub(crate) report: Report,
-    name: &'static str,
+    /// How the guests reach their disks.
+    pub(crate) front_end: FrontEnd,
+    name: String,
     tools: Rc<Tools>,
     began: Instant,
     bound: Duration,
@@ -64,10 +66,18 @@ pub(crate) struct Stage {
 impl Stage {
     /// # Errors
     /// Its folder cannot be made.
-    pub(crate) fn new(name: &'static str, tools: &Rc<Tools>, bound: Duration) -> Result<Self> {
+    pub(crate) fn new(name: &str, front_end: FrontEnd, tools: &Rc<Tools>, bound: Duration) -> Result<Self> {
         let dir = tools.dir.join(name);
         fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        Ok(Self { dir, report: Report::new(), name, tools: Rc::clone(tools), began: Instant::now(), bound })
+        Ok(Self {
+            dir,
+            report: Report::new(),
+            front_end,
+            name: name.to_owned(),
+            tools: Rc::clone(tools),
+            began: Instant::now(),
+            bound,
+        })
     }
 
     /// A line of progress.
@@ -147,7 +157,7 @@ impl Stage {
         self.tools.image()
     }
 
-    /// A configuration of the folder `e2e`, with this scenario's folder written into it. Returns the file.
+    /// A configuration of the folder `e2e`, with this scenario's folder and front end written into it. Returns the file.
     ///
     /// # Errors
     /// There is none of that name.
@@ -156,7 +166,12 @@ impl Stage {
         let text =
             fs::read_to_string(&template).with_context(|| format!("cannot read {}", template.display()))?;
         let file = self.dir.join("vmpath.toml");
-        fs::write(&file, text.replace("{dir}", &self.dir.to_string_lossy()))?;
+        let key = match self.front_end {
+            FrontEnd::Nbd => "nbd",
+            FrontEnd::VhostUser => "vhost_user",
+        };
+        let text = text.replace("{front_end}", key).replace("{dir}", &self.dir.to_string_lossy());
+        fs::write(&file, text)?;
         Ok(file)
     }
 
@@ -165,14 +180,21 @@ impl Stage {
     /// # Errors
     /// It cannot be made.
     pub(crate) fn memory_folder(&self) -> Result<PathBuf> {
-        let folder = self.tools.memory.join(self.name);
+        let folder = self.memory_path();
         fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(folder)
     }
 }
 
+impl Stage {
+    /// Where [`Stage::memory_folder`] is.
+    pub(crate) fn memory_path(&self) -> PathBuf {
+        self.tools.memory.join(&self.name)
+    }
+}
+
 impl Drop for Stage {
     fn drop(&mut self) {
-        _ = fs::remove_dir_all(self.tools.memory.join(self.name)); // it goes with the run in any case
+        _ = fs::remove_dir_all(self.memory_path()); // it goes with the run in any case
     }
 }

@@ -29,6 +29,19 @@ pub(crate) fn nbdkit(stage: &mut Stage, units: &[&str]) -> Result<Server> {
     for unit in units {
         fill(&folder.join(unit), unit)?;
     }
+    serve(stage, &folder)
+}
+
+/// nbdkit once more, over the same units, after [`nbdkit`] was killed.
+///
+/// # Errors
+/// It does not start.
+pub(crate) fn nbdkit_again(stage: &mut Stage) -> Result<Server> {
+    let folder = stage.memory_path();
+    serve(stage, &folder)
+}
+
+fn serve(stage: &mut Stage, folder: &Path) -> Result<Server> {
     let mut command = Command::new("nbdkit");
     // Without `noparallel`, nbdkit 1.32 aborts when a client vanishes with requests open, and tears a read that meets
     // a write.

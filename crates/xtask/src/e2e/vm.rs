@@ -4,9 +4,10 @@
 
 use super::stage::Stage;
 use anyhow::{Context, Result};
+use serde_json::Value;
 use std::fs;
 use std::time::Duration;
-use vmpath_lab::guest::{Guest, GuestConfig, Load, LoadEnd, MEMORY_MIB, NbdDisk};
+use vmpath_lab::guest::{Guest, GuestConfig, GuestDisk, Load, LoadEnd, MEMORY_MIB};
 use vmpath_lab::report::Bound;
 
 /// Two guests at once on two busy processors.
@@ -31,6 +32,14 @@ pub(crate) struct Vm {
 /// # Errors
 /// One does not boot, or its load does not get going.
 pub(crate) fn boot<const N: usize>(stage: &mut Stage, names: [&str; N]) -> Result<[Vm; N]> {
+    boot_under(stage, names, LOAD)
+}
+
+/// The same under a load of the scenario's own: arguments of `vmpath lab verify`.
+///
+/// # Errors
+/// As [`boot`].
+pub(crate) fn boot_under<const N: usize>(stage: &mut Stage, names: [&str; N], load: &str) -> Result<[Vm; N]> {
     let image = stage.image()?;
     let mut guests = Vec::new();
     for name in names {
@@ -38,7 +47,10 @@ pub(crate) fn boot<const N: usize>(stage: &mut Stage, names: [&str; N]) -> Resul
         fs::create_dir(&dir)?;
         let config = GuestConfig {
             name: name.to_owned(),
-            disks: vec![NbdDisk { socket: stage.dir.join(format!("{name}.sock")), export: "vda".to_owned() }],
+            disks: vec![GuestDisk {
+                front_end: stage.front_end,
+                socket: stage.dir.join(format!("{name}.sock")),
+            }],
             qmp: stage.dir.join(format!("{name}.qmp")),
             memory_mib: MEMORY_MIB,
             dir,
@@ -48,7 +60,7 @@ pub(crate) fn boot<const N: usize>(stage: &mut Stage, names: [&str; N]) -> Resul
     let mut vms = Vec::new();
     for mut guest in guests {
         guest.wait_ready(BOOT_MAX)?;
-        vms.push(Vm { load: Load::start(guest, LOAD)? });
+        vms.push(Vm { load: Load::start(guest, load)? });
     }
     for vm in &mut vms {
         vm.load.wait_progress(PROGRESS_MAX)?;
@@ -69,6 +81,48 @@ impl Vm {
         let completed = self.load.wait_progress(PROGRESS_MAX)?;
         stage.say(format!("guest {} goes on: {completed} requests completed", self.load.guest().name()));
         Ok(())
+    }
+
+    /// Takes what the load has said since, and returns its newest sample.
+    ///
+    /// # Errors
+    /// The guest or its load has ended.
+    pub(crate) fn sample(&mut self) -> Result<Value> {
+        self.load.poll(Duration::ZERO)?;
+        Ok(self.load.sample().clone())
+    }
+
+    /// The longest time without a completion while requests were open, in milliseconds, since the last call.
+    ///
+    /// # Errors
+    /// The guest or its load has ended.
+    pub(crate) fn take_gap(&mut self) -> Result<f64> {
+        self.load.poll(Duration::ZERO)?;
+        Ok(self.load.take_gap())
+    }
+
+    /// Everything that the load has counted so far.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(crate) fn report(&mut self) -> Result<Value> {
+        self.load.report(PROGRESS_MAX)
+    }
+
+    /// QMP `stop` by hand; how long QEMU took to answer.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(crate) fn stop(&mut self) -> Result<Duration> {
+        self.load.guest_mut().stop()
+    }
+
+    /// QMP `cont` by hand; how long QEMU took to answer.
+    ///
+    /// # Errors
+    /// It does not.
+    pub(crate) fn cont(&mut self) -> Result<Duration> {
+        self.load.guest_mut().cont()
     }
 
     /// QEMU's own word, on a monitor of the test's own.

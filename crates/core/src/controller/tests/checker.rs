@@ -5,7 +5,7 @@
 use crate::controller::Controller;
 use crate::effect::{Effect, JournalKind, Subject};
 use crate::event::{Event, HypervisorReport, RunState, StopsOnError};
-use crate::ids::VmId;
+use crate::ids::{IncidentId, VmId};
 use crate::plan::{Gate, RoutePlan};
 use crate::view::VmState;
 
@@ -16,12 +16,15 @@ struct Seen {
     monitor: Option<(u64, RunState, StopsOnError)>,
     /// The process that was told to stop, or that stopped on our EIO.
     stopped: Option<u64>,
+    /// The process that ran when it was last heard of, before a restart of ours.
+    ran: Option<u64>,
 }
 
 #[derive(Clone)]
 pub(super) struct Checker {
     vms: Vec<Seen>,
     plan: RoutePlan,
+    newest: Option<IncidentId>,
 }
 
 type Verdict = Result<(), String>;
@@ -32,7 +35,17 @@ fn must(rule: bool, text: impl FnOnce() -> String) -> Verdict {
 
 impl Checker {
     pub(super) fn new(first: &RoutePlan) -> Self {
-        Self { vms: vec![Seen::default(); first.vms.len()], plan: first.clone() }
+        Self { vms: vec![Seen::default(); first.vms.len()], plan: first.clone(), newest: None }
+    }
+
+    /// Another process of ours goes on, with this first plan and without any monitor.
+    pub(super) fn restarted(&mut self, first: &RoutePlan) {
+        for seen in &mut self.vms {
+            if let Some((instance, state, _)) = seen.monitor.take() {
+                seen.ran = (state == RunState::Running).then_some(instance);
+            }
+        }
+        self.plan = RoutePlan { generation: 0, ..first.clone() };
     }
 
     /// Before the controller is told.
@@ -45,6 +58,10 @@ impl Checker {
             HypervisorReport::Connected { instance, state, stops_on_error } => {
                 if seen.stopped != Some(*instance) {
                     seen.stopped = None;
+                }
+                // Its disks were away with us.
+                if seen.ran.take() == Some(*instance) && *state == RunState::IoError {
+                    seen.stopped = Some(*instance);
                 }
                 seen.monitor = Some((*instance, *state, *stops_on_error));
             }
@@ -64,6 +81,7 @@ impl Checker {
     /// After the controller has answered.
     pub(super) fn after(&mut self, effects: &[Effect], controller: &Controller) -> Verdict {
         self.plans(effects)?;
+        self.numbers(effects)?;
         for (at, effect) in effects.iter().enumerate() {
             match effect {
                 Effect::Publish(_) => must(at == 0, || "a plan comes first".into())?,
@@ -114,6 +132,19 @@ impl Checker {
             })?;
             self.vms.resize(plan.vms.len(), Seen::default());
             self.plan = (*plan).clone();
+        }
+        Ok(())
+    }
+
+    fn numbers(&mut self, effects: &[Effect]) -> Verdict {
+        for effect in effects {
+            let Effect::Record(entry) = effect else { continue };
+            if entry.kind == JournalKind::IncidentOpened {
+                must(entry.incident > self.newest, || {
+                    format!("{:?} after {:?}", entry.incident, self.newest)
+                })?;
+                self.newest = entry.incident;
+            }
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ mod hypervisors;
 mod loss;
 mod no_path;
 mod random;
+mod restart;
 mod restore;
 mod shedding;
 mod world;

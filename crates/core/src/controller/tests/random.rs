@@ -9,11 +9,12 @@ use crate::event::{
     Command, Event, Fault, HypervisorReport, LinkChange, LinkReport, LoadReport, RunState, StopsOnError,
     VmLoad,
 };
-use crate::ids::{IncidentId, PathId, TargetId, UnitId, VmId};
+use crate::ids::{IncidentId, PathId, TargetId, UnitId, VmId, WorkerId};
 use crate::plan::{Gate, GateReason, Health};
+use crate::saved::Before;
 use crate::spec::{Access, ByteRate, Failback, NoPathAction, OnPathLoss, ResumeOn, ShedWhen, Spec, When};
 use crate::time::{Duration, Instant};
-use crate::view::VmState;
+use crate::view::{LinkState, VmState};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -56,6 +57,8 @@ struct Process {
 /// What happens by itself after a while.
 enum Later {
     Event(Event),
+    /// The monitor of a VM is connected again after a restart of ours.
+    Announce(VmId),
     /// A `stop` (`Paused`) or `cont` (`Running`) takes effect, or the guest meets an EIO (`IoError`).
     Become {
         vm: VmId,
@@ -75,6 +78,8 @@ enum Tamper {
     BounceEverybody,
     StopWithoutAWord,
     ForgetTheEnd,
+    ForgetOverRestart,
+    ForgetNumbersOverRestart,
 }
 
 struct Sim {
@@ -89,6 +94,7 @@ struct Sim {
     /// Nothing goes wrong any more.
     calm: bool,
     tamper: Tamper,
+    restarts: bool,
     trace: String,
 }
 
@@ -175,6 +181,7 @@ impl Sim {
             serial: 0,
             calm: false,
             tamper,
+            restarts: false,
             trace: String::new(),
         };
         for vm in 0..sim.processes.len() {
@@ -209,10 +216,14 @@ impl Sim {
             Event::Reload(_) => format!("{} a reload", self.now),
             other => format!("{} {other:?}", self.now),
         };
-        let mut effects = self.controller.handle(self.now, event);
+        let effects = self.controller.handle(self.now, event);
+        writeln!(self.trace, "{line}").expect("a string");
+        self.perform(effects)
+    }
+
+    fn perform(&mut self, mut effects: Vec<Effect>) -> Result<(), String> {
         self.tamper_with(&mut effects);
         let verdict = self.checker.after(&effects, &self.controller);
-        writeln!(self.trace, "{line}").expect("a string");
         for effect in &effects {
             writeln!(self.trace, "    {}", shown(effect)).expect("a string");
         }
@@ -300,12 +311,69 @@ impl Sim {
             match self.later.first_entry() {
                 Some(entry) if entry.key().0 <= self.now => match entry.remove() {
                     Later::Event(event) => self.handle(event)?,
+                    Later::Announce(vm) => {
+                        self.processes[vm.index()].monitored = true;
+                        self.announce(vm)?;
+                    }
                     Later::Become { vm, instance, state } => self.become_state(vm, instance, state)?,
                 },
                 Some(_) | None => self.handle(Event::Tick)?,
             }
         }
         Err("time does not pass".into())
+    }
+
+    /// This process of ours ends, and another goes on from what it saved. Links connect again or do not, monitors too; a
+    /// guest that ran may have met the absence of its disks.
+    fn restart(&mut self) -> Result<(), String> {
+        let before = self.dice.pick(&[Before::Died, Before::Stopped]);
+        writeln!(self.trace, "{} a restart: {before:?}", self.now).expect("a string");
+        let mut saved = self.controller.save();
+        match self.tamper {
+            Tamper::ForgetOverRestart => saved.vms.clear(),
+            Tamper::ForgetNumbersOverRestart => (saved.last_incident, saved.incidents) = (0, vec![]),
+            _ => {}
+        }
+        let up: Vec<_> = self.links_up();
+        let (controller, effects) = Controller::restore(self.spec.clone(), saved, before, self.now);
+        let [Effect::Publish(plan), ..] = &effects[..] else { panic!("no first plan") };
+        self.controller = controller;
+        self.checker.restarted(plan);
+        self.later.retain(|_, later| matches!(later, Later::Become { .. }));
+        self.perform(effects)?;
+        for (path, unit) in up {
+            let delay = self.dice.pick(&[0, 5, 300, 3000, 12_000]);
+            let change = if self.dice.one_in(8) {
+                LinkChange::Down { fault: Fault::ConnectTimeout, requests_outstanding: 0 }
+            } else {
+                LinkChange::Up
+            };
+            let at = self.now + Duration::from_millis(delay);
+            self.at(
+                delay,
+                Later::Event(Event::Link(LinkReport { worker: WorkerId(0), path, unit, at, change })),
+            );
+        }
+        for vm in 0..self.processes.len() {
+            let process = &mut self.processes[vm];
+            if !std::mem::take(&mut process.monitored) {
+                continue;
+            }
+            if process.state == RunState::Running && process.stops == StopsOnError::Yes && self.dice.one_in(3)
+            {
+                process.state = RunState::IoError;
+            }
+            let delay = self.dice.pick(&[0, 5, 300, 3000]);
+            self.at(delay, Later::Announce(VmId::at(vm)));
+        }
+        Ok(())
+    }
+
+    fn links_up(&self) -> Vec<(PathId, UnitId)> {
+        let view = self.controller.view(self.now);
+        let rows =
+            view.units.iter().flat_map(|u| u.links.iter().map(|link| (link.path, u.unit, &link.state)));
+        rows.filter(|(_, _, state)| **state == LinkState::Up).map(|(path, unit, _)| (path, unit)).collect()
     }
 
     fn trouble(&mut self) -> Result<(), String> {
@@ -363,7 +431,13 @@ impl Sim {
     fn each_link(&mut self, path: PathId, change: &LinkChange) -> Result<(), String> {
         let spec = self.spec.clone();
         for unit in spec.unit_ids().filter(|u| spec.unit(*u).target == spec.path(path).target) {
-            self.handle(Event::Link(LinkReport { path, unit, at: self.now, change: change.clone() }))?;
+            self.handle(Event::Link(LinkReport {
+                worker: WorkerId(0),
+                path,
+                unit,
+                at: self.now,
+                change: change.clone(),
+            }))?;
         }
         Ok(())
     }
@@ -373,7 +447,7 @@ impl Sim {
         let down = LinkChange::Down { fault: Fault::Reset, requests_outstanding: 1 };
         let moved = LinkChange::FailedOver { to: PathId(0), after: Duration::from_millis(3) };
         let change = self.dice.pick(&[LinkChange::Up, down, moved]);
-        self.handle(Event::Link(LinkReport { path, unit, at: self.now, change }))
+        self.handle(Event::Link(LinkReport { worker: WorkerId(0), path, unit, at: self.now, change }))
     }
 
     fn hypervisor_trouble(&mut self, vm: VmId) -> Result<(), String> {
@@ -414,6 +488,9 @@ impl Sim {
         for _ in 0..steps {
             let gap = self.dice.pick(&[0, 10, 300, 1500, 1500, 9000]);
             self.pass_until(self.now + Duration::from_millis(gap))?;
+            if self.restarts && self.dice.one_in(12) {
+                self.restart()?;
+            }
             self.trouble()?;
         }
         Ok(())
@@ -476,7 +553,7 @@ impl Sim {
     fn tamper_with(&mut self, effects: &mut Vec<Effect>) {
         let monitored = self.processes[0].monitored;
         match self.tamper {
-            Tamper::Nothing => {}
+            Tamper::Nothing | Tamper::ForgetOverRestart | Tamper::ForgetNumbersOverRestart => {}
             Tamper::PublishTwice => {
                 if let Some(Effect::Publish(plan)) = effects.first().cloned() {
                     effects.insert(0, Effect::Publish(plan));
@@ -534,7 +611,16 @@ fn shown(effect: &Effect) -> String {
 }
 
 fn live(seed: u64, tamper: Tamper, steps: u32) -> Result<String, String> {
+    live_in(Sim::new(seed, tamper)?, seed, steps)
+}
+
+fn live_with_restarts(seed: u64, tamper: Tamper, steps: u32) -> Result<String, String> {
     let mut sim = Sim::new(seed, tamper)?;
+    sim.restarts = true;
+    live_in(sim, seed, steps)
+}
+
+fn live_in(mut sim: Sim, seed: u64, steps: u32) -> Result<String, String> {
     let lived = sim.chaos(steps).and_then(|()| sim.heal()).and_then(|()| sim.all_is_well());
     match lived {
         Ok(()) => Ok(sim.trace),
@@ -579,6 +665,29 @@ fn the_checker_sees_each_deliberate_fault() {
     ];
     for (tamper, words) in faults {
         let found = (0..40).filter_map(|seed| live(seed, tamper, 60).err()).any(|why| why.contains(words));
+        assert!(found, "nobody noticed: {words}");
+    }
+}
+
+#[test]
+fn the_rules_hold_over_restarts() {
+    for seed in 0..200 {
+        if let Err(why) = live_with_restarts(seed, Tamper::Nothing, 60) {
+            panic!("{why}");
+        }
+    }
+}
+
+#[test]
+fn what_is_forgotten_over_a_restart_is_noticed() {
+    let faults = [
+        (Tamper::ForgetOverRestart, "not well in the end"),
+        (Tamper::ForgetNumbersOverRestart, "after Some(IncidentId("),
+    ];
+    for (tamper, words) in faults {
+        let found = (0..40)
+            .filter_map(|seed| live_with_restarts(seed, tamper, 60).err())
+            .any(|why| why.contains(words));
         assert!(found, "nobody noticed: {words}");
     }
 }

@@ -10,8 +10,9 @@ use crate::event::{
     Command, Event, Fault, HypervisorReport, LinkChange, LinkReport, LoadReport, RunState, StopsOnError,
     VmLoad,
 };
-use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId};
+use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId, WorkerId};
 use crate::plan::{Gate, RoutePlan};
+use crate::saved::{Before, Saved};
 use crate::spec::{
     Access, ByteRate, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSpec, PathUrl,
     ResumeOn, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
@@ -33,6 +34,9 @@ pub(super) fn spec(vms: &[(&str, u32, u64)]) -> Spec {
             admin_group: "vmpath".into(),
             shed_when: ShedWhen::Unmet,
             shed_after: Duration::from_secs(1),
+            state_dir: "/var/lib/vmpath".into(),
+            run_dir: "/run/vmpath".into(),
+            workers: 1,
         },
         targets: vec![target("san0")],
         paths: vec![path("a"), path("b")],
@@ -93,7 +97,16 @@ pub(super) fn add_vm(spec: &mut Spec, name: &str, priority: u32, reserved: u64) 
 pub(super) fn add_disk(spec: &mut Spec, vm: VmId, target: TargetId, unit: &str) -> DiskId {
     spec.units.push(UnitSpec { target, name: unit.into(), export: unit.into(), assume_same: false });
     let unit = UnitId::at(spec.units.len() - 1);
-    spec.disks.push(DiskSpec { vm, name: "vda".into(), unit, nbd_socket: None, nbd_tcp: None });
+    spec.disks.push(DiskSpec {
+        vm,
+        name: "vda".into(),
+        unit,
+        nbd_socket: None,
+        nbd_tcp: None,
+        vhost_user: None,
+        queues: 1,
+        read_only: false,
+    });
     DiskId::at(spec.disks.len() - 1)
 }
 
@@ -176,6 +189,26 @@ impl World {
         panic!("time does not pass: the controller wants to be woken all the time");
     }
 
+    /// Another process takes over from what this one has saved, and has heard nothing yet. What hypervisors had begun they
+    /// still do, but nobody is told.
+    pub(super) fn restart(&mut self, before: Before) {
+        let saved = self.controller.save();
+        let gates: Vec<_> = self.plan.vms.iter().map(|route| route.gate.clone()).collect();
+        self.start_from(saved, before, &gates);
+    }
+
+    fn start_from(&mut self, saved: Saved, before: Before, gates: &[Gate]) {
+        self.later.clear();
+        let (controller, effects) = Controller::restore(self.spec.clone(), saved, before, self.now);
+        let Some(Effect::Publish(plan)) = effects.first() else { panic!("no first plan") };
+        self.controller = controller;
+        self.plan = RoutePlan { generation: 0, ..plan.clone() };
+        for (route, gate) in self.plan.vms.iter_mut().zip(gates) {
+            route.gate = gate.clone();
+        }
+        self.take(&effects);
+    }
+
     fn take(&mut self, effects: &[Effect]) {
         let mut said = vec![];
         for effect in effects {
@@ -242,7 +275,7 @@ impl World {
     }
 
     pub(super) fn link(&mut self, path: PathId, unit: UnitId, change: LinkChange) {
-        self.handle(Event::Link(LinkReport { path, unit, at: self.now, change }));
+        self.handle(Event::Link(LinkReport { worker: WorkerId(0), path, unit, at: self.now, change }));
     }
 
     pub(super) fn report(&mut self, vm: VmId, report: HypervisorReport) {
@@ -328,6 +361,13 @@ impl World {
             ["paused", vm] => self.report(self.vm(vm), HypervisorReport::State(RunState::Paused)),
             ["io-error", vm] => self.report(self.vm(vm), HypervisorReport::State(RunState::IoError)),
             ["other", vm] => self.report(self.vm(vm), HypervisorReport::State(RunState::Other)),
+            ["restart"] => self.restart(Before::Died),
+            ["stop-and-start"] => self.restart(Before::Stopped),
+            ["boot"] => self.restart(Before::Booted),
+            ["connect-io-error", vm, instance] => {
+                let instance = instance.parse().expect("an instance");
+                self.report(self.vm(vm), connected(instance, RunState::IoError, StopsOnError::Yes));
+            }
             ["disable", path] => self.command(Command::DisablePath(self.path(path))),
             ["enable", path] => self.command(Command::EnablePath(self.path(path))),
             ["non-optimized", path] => {

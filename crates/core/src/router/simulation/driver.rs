@@ -1,7 +1,8 @@
 //! The worker between world and router; told to misbehave, it shows that the checkers can fail.
 
+use super::crash::Remembered;
 use super::rng::Rng;
-use crate::ids::{PathId, UnitId};
+use crate::ids::{PathId, UnitId, WorkerId};
 use crate::plan::{Gate, RoutePlan};
 use crate::router::{
     Action, ConnectionKey, Extent, Loss, Request, RequestKey, Router, Sharing, Support, Traits,
@@ -29,6 +30,10 @@ pub(super) enum Mutation {
     IgnoresSampling,
     BelievesInFua,
     SharesWhatMayNotBeShared,
+    /// A new process is given back nothing of the record.
+    ForgetsTheRecord,
+    /// It is told that each write in it was open.
+    TakesGhostsForOpen,
 }
 
 pub(super) struct Driver {
@@ -42,7 +47,18 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(plan: RoutePlan, mutation: Mutation, now: Instant) -> Self {
         let plan = Arc::new(mutate(plan, mutation));
-        Self { router: Router::new(plan, now), mutation, buried: Vec::new(), completions: 0 }
+        Self { router: Router::new(plan, WorkerId(0), now), mutation, buried: Vec::new(), completions: 0 }
+    }
+
+    /// A new process, with the record of the one before.
+    pub(super) fn crash(&mut self, plan: RoutePlan, record: Remembered, now: Instant) {
+        *self = Self::new(plan, self.mutation, now);
+        for (unit, range, until) in record.into_values() {
+            let until = until.filter(|_| self.mutation != Mutation::TakesGhostsForOpen);
+            if self.mutation != Mutation::ForgetsTheRecord {
+                self.router.restore(unit, range, until, now);
+            }
+        }
     }
 
     pub(super) fn plan(&mut self, plan: RoutePlan) {
@@ -124,7 +140,7 @@ impl Driver {
             self.completions += 1;
             if self.completions > 50 && rng.percent(2) {
                 match self.mutation {
-                    Mutation::CompletesTwice => into.push(into[at]),
+                    Mutation::CompletesTwice => into.push(into[at].clone()),
                     _ => drop(into.remove(at)),
                 }
             }

@@ -90,6 +90,9 @@ impl World {
 
     /// The socket is closed and reaped. What the target has received may be executed until the quiesce bound.
     pub(super) fn bury(&mut self, link: usize) {
+        if self.ledger.links[link].state == LinkState::Dead {
+            return; // with its process
+        }
         let (mut unsent, sent) = self.unsent_on(link);
         // A worker that does not know how far a send has come calls it sent.
         unsent.retain(|_| self.rng.percent(80));
@@ -120,7 +123,7 @@ impl World {
     }
 
     /// When a ghost takes effect: at any time before the bound, and often at the last moment.
-    fn haunting(&mut self) -> Duration {
+    pub(super) fn haunting(&mut self) -> Duration {
         let bound = u64::try_from(self.scene.quiesce.as_nanos()).expect("under a second");
         let last = bound - 1;
         Duration::from_nanos(if self.rng.percent(30) { last } else { self.rng.below(bound) })

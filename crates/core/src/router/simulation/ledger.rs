@@ -7,7 +7,7 @@
 
 use super::storage::Storage;
 use crate::plan::Gate;
-use crate::router::{ConnectionKey, Durability, Operation, Request, RequestKey};
+use crate::router::{ConnectionKey, Durability, Operation, Origin, Request, RequestKey};
 use crate::time::Instant;
 use crate::volume::verdict::TargetError;
 use std::ops::Range;
@@ -39,6 +39,8 @@ pub(super) enum Rule {
     Liveness,
     Wake,
     FailedOver,
+    /// A write is remembered before it leaves, and what is over is forgotten.
+    Record,
 }
 
 /// An assertion that is noted in the ledger, so that the run ends with its seed and mutants can be told apart.
@@ -71,6 +73,8 @@ pub(super) struct Token {
     pub(super) ended: Option<u64>,
     pub(super) completed: bool,
     pub(super) abandoned: bool,
+    /// The process that has it was told that another may have sent it.
+    pub(super) replayed: bool,
     pub(super) dispatched: bool,
     /// The attempt in flight.
     pub(super) attempt: Option<usize>,
@@ -126,11 +130,19 @@ pub(super) struct Link {
 #[derive(Clone, Debug)]
 struct LostWrite {
     token: u32,
+    /// The write that was taken for it.
+    stand_in: Option<u32>,
     unit: usize,
     blocks: Range<usize>,
     fence: Instant,
     /// It has been sent again, or has ended: nothing else may be chosen for its range.
     decided: bool,
+}
+
+impl LostWrite {
+    fn is_of(&self, number: u32) -> bool {
+        self.token == number || self.stand_in == Some(number)
+    }
 }
 
 #[derive(Default)]
@@ -216,12 +228,12 @@ impl Ledger {
         self.lost.retain(|l| l.fence > now);
         let meets =
             |blocks: &Range<usize>| blocks.start < token.blocks.end && token.blocks.start < blocks.end;
-        let is_resend = self.lost.iter().any(|l| l.token == number);
+        let is_resend = self.lost.iter().any(|l| l.is_of(number) || self.stands_in(token, l));
         let undecided = |l: &LostWrite| is_resend && !l.decided;
         let against = self
             .lost
             .iter()
-            .find(|l| l.token != number && l.unit == token.unit && meets(&l.blocks) && !undecided(l))
+            .find(|l| !l.is_of(number) && l.unit == token.unit && meets(&l.blocks) && !undecided(l))
             .cloned();
         require!(self, against.is_none(), Rule::Fence, || {
             format!("write {number} on {:?} at {now} against {against:?}", token.blocks)
@@ -234,8 +246,70 @@ impl Ledger {
         require!(self, rival.is_none(), Rule::Fence, || {
             format!("write {number}, a resend: {is_resend}, while {rival:?} over it is in flight")
         });
-        for lost in self.lost.iter_mut().filter(|l| l.token == number) {
-            lost.decided = true;
+        let decided: Vec<usize> = (0..self.lost.len())
+            .filter(|at| self.lost[*at].is_of(number) || self.stands_in(token, &self.lost[*at]))
+            .collect();
+        for at in decided {
+            self.lost[at].decided = true;
+            if self.lost[at].token != number {
+                self.lost[at].stand_in = Some(number);
+            }
+        }
+    }
+
+    /// The record tells ranges and no more: of two open writes of the same range either may be taken for the lost one. The
+    /// other is not acknowledged before the fence, so its ghost does no harm.
+    fn stands_in(&self, token: &Token, lost: &LostWrite) -> bool {
+        let is_open = !self.tokens[lost.token as usize].completed;
+        let same = (token.unit, &token.blocks) == (lost.unit, &lost.blocks);
+        token.replayed && is_open && same && !lost.decided
+    }
+
+    /// Requests that are open when the process dies, in the order of their submission.
+    pub(super) fn survivors(&self) -> Vec<u32> {
+        let mut open = self.open.clone();
+        open.sort_by_key(|token| self.tokens[*token as usize].submitted);
+        open
+    }
+
+    /// Its client had left before the process died: nobody tells of its end.
+    pub(super) fn vanished(&mut self, number: u32) {
+        self.tokens[number as usize].completed = true;
+        self.decide(number, true);
+        self.open.retain(|t| *t != number);
+    }
+
+    /// The next process has it, and knows nothing of what came of it so far.
+    pub(super) fn replayed(&mut self, number: u32, origin: Origin) {
+        let token = &mut self.tokens[number as usize];
+        token.replayed = origin == Origin::Replayed;
+        (token.answered, token.dispatched) = (false, false);
+        token.errors.clear();
+        self.decide(number, false);
+    }
+
+    /// The record calls a write of this range open, besides so many others of the same range: one that is open is meant,
+    /// though it may not have been sent.
+    pub(super) fn presumed_lost(&mut self, place: &(usize, Range<usize>), twins: usize, fence: Instant) {
+        let (unit, blocks) = place.clone();
+        let is_known = |l: &&LostWrite| (l.unit, &l.blocks, l.fence) == (unit, &blocks, fence);
+        if self.lost.iter().filter(is_known).count() > twins {
+            return;
+        }
+        let meant = |number: &&u32| {
+            let token = &self.tokens[**number as usize];
+            let is_known = self.lost.iter().any(|l| l.is_of(**number) && l.fence == fence);
+            let may_be = token.request.operation.changes_data() && !token.abandoned;
+            (token.unit, &token.blocks) == (unit, &blocks) && may_be && !is_known
+        };
+        if let Some(token) = self.open.iter().find(meant).copied() {
+            self.lost.push(LostWrite { token, stand_in: None, unit, blocks, fence, decided: false });
+        }
+    }
+
+    fn decide(&mut self, number: u32, decided: bool) {
+        for lost in self.lost.iter_mut().filter(|l| l.is_of(number)) {
+            lost.decided = decided;
         }
     }
 
@@ -253,9 +327,7 @@ impl Ledger {
             Err(error) => token.errors.push(error),
         }
         if changes_data && result.is_err() {
-            for lost in self.lost.iter_mut().filter(|l| l.token == number) {
-                lost.decided = false;
-            }
+            self.decide(number, false);
         }
     }
 
@@ -271,12 +343,12 @@ impl Ledger {
             return;
         }
         // Sent again, with or without success, it is no longer decided which of several is.
-        for lost in self.lost.iter_mut().filter(|l| l.token == number) {
-            lost.decided = token.completed;
-        }
+        let decided = token.completed;
+        self.decide(number, decided);
+        let token = &self.tokens[number as usize];
         if let Some(fence) = fence {
             let (unit, blocks, decided) = (token.unit, token.blocks.clone(), token.completed);
-            self.lost.push(LostWrite { token: number, unit, blocks, fence, decided });
+            self.lost.push(LostWrite { token: number, stand_in: None, unit, blocks, fence, decided });
         }
     }
 
@@ -309,9 +381,7 @@ impl Ledger {
         let token = &mut self.tokens[number as usize];
         token.completed = true;
         token.ended.get_or_insert(at);
-        for lost in self.lost.iter_mut().filter(|l| l.token == number) {
-            lost.decided = true;
-        }
+        self.decide(number, true);
         self.open.retain(|t| *t != number);
     }
 
@@ -391,6 +461,7 @@ impl Token {
             ended: None,
             completed: false,
             abandoned: false,
+            replayed: false,
             dispatched: false,
             attempt: None,
             answered: false,

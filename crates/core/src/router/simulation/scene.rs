@@ -57,7 +57,7 @@ impl Scene {
     pub(super) fn plan(&self, generation: u64) -> RoutePlan {
         let route = PathRoute { health: Health::Up, access: Access::Optimized, preferred: true };
         RoutePlan {
-            link_reports: 0,
+            link_reports: vec![],
             generation,
             spec: Arc::clone(&self.spec),
             paths: vec![route; self.spec.paths.len()],

@@ -20,6 +20,7 @@ impl World {
         self.check_sharing(link);
         self.check_sampled(&request);
         self.check_durability(&request);
+        self.check_recorded(&request);
         if !self.ledger.tokens[request.token as usize].dispatched {
             self.charge(&request);
         }

@@ -1,6 +1,7 @@
 //! The virtual clock, the agenda, and the guests. Faults are in [`super::faults`], the way to the target in
 //! [`super::wire`].
 
+use super::crash::{Process, Remembered};
 use super::driver::{Driver, Mutation};
 use super::ledger::{BLOCKS_PER_REQUEST_MAX, Ledger, Rule, Token, Violation, require};
 use super::rng::Rng;
@@ -8,7 +9,7 @@ use super::scene::{BLOCKS, Scene};
 use super::storage::{BLOCK, Storage};
 use crate::ids::{DiskId, PathId, UnitId};
 use crate::plan::{Gate, RoutePlan};
-use crate::router::{Action, Durability, Extent, Operation, Request, Support, ZeroMode};
+use crate::router::{Action, Durability, Extent, Operation, Origin, Request, Support, ZeroMode};
 use crate::time::{Duration, Instant};
 use crate::volume::verdict::TargetError;
 use std::cmp::Reverse;
@@ -45,6 +46,7 @@ pub(super) enum Event {
     Well(usize),
     NewPlan,
     Abandon,
+    Crash,
     Sample(usize),
     SampleEnds(usize),
     Inspect,
@@ -69,6 +71,8 @@ pub(super) struct Tally {
     pub(super) fallback_flushes: u64,
     pub(super) samplings: u64,
     pub(super) abandoned_in_flight: u64,
+    pub(super) crashes: u64,
+    pub(super) restored: u64,
 }
 
 impl Tally {
@@ -83,6 +87,8 @@ impl Tally {
         self.fallback_flushes += other.fallback_flushes;
         self.samplings += other.samplings;
         self.abandoned_in_flight += other.abandoned_in_flight;
+        self.crashes += other.crashes;
+        self.restored += other.restored;
     }
 }
 
@@ -133,6 +139,8 @@ pub(super) struct World {
     pub(super) backlogs: Vec<Backlog>,
     pub(super) weather: Weather,
     pub(super) tally: Tally,
+    pub(super) process: Process,
+    pub(super) record: Remembered,
 }
 
 impl World {
@@ -152,6 +160,7 @@ impl World {
             offset: 0,
             length: 0,
             durability: Durability::Stable,
+            origin: Origin::New,
         }));
         Self {
             now,
@@ -169,6 +178,8 @@ impl World {
             backlogs: vec![Backlog::default(); scene.spec.vms.len()],
             weather: Weather::Calm,
             tally: Tally::default(),
+            process: Process::immortal(),
+            record: Remembered::new(),
             rng,
             scene,
             plan,
@@ -212,6 +223,7 @@ impl World {
         for event in [Event::Trouble, Event::NewPlan, Event::Abandon, Event::Inspect] {
             self.again(0..10_000, event);
         }
+        self.schedule_crash();
         let end = self.now + CHAOS;
         while self.agenda.peek().is_some_and(|Reverse((at, ..))| *at < end) {
             self.step()?;
@@ -239,6 +251,8 @@ impl World {
         let view = self.driver.router.view(self.now);
         let quarantined: u32 = view.units.iter().map(|u| u.quarantined_ranges).sum();
         require!(self.ledger, quarantined == 0, Rule::Liveness, || "ranges stay in quarantine".into());
+        let left = self.record.len();
+        require!(self.ledger, left == 0, Rule::Record, || format!("{left} slots are never forgotten"));
         self.verdict()
     }
 
@@ -249,7 +263,9 @@ impl World {
         let looping = self.tally.events > EVENTS_MAX;
         require!(self.ledger, !looping, Rule::Liveness, || "events without end".into());
         if self.take_in(event) {
-            self.act();
+            // The worker writes down that a client has left before it lets the client go.
+            let may_die = event != Event::Abandon;
+            self.act_mortally(may_die);
         }
         self.verdict()
     }
@@ -274,6 +290,10 @@ impl World {
             Event::Well(path) => self.wires[path].sick = None,
             Event::NewPlan => return self.new_plan(),
             Event::Abandon => return self.abandon(),
+            Event::Crash => {
+                self.process.doom();
+                self.schedule_crash();
+            }
             Event::Sample(unit) => return self.sample(unit),
             Event::SampleEnds(unit) => return self.end_sample(unit),
             Event::Inspect => {
@@ -292,13 +312,21 @@ impl World {
         }
     }
 
-    /// As the worker does: polls and acts until there is nothing to do.
     fn act(&mut self) {
+        self.act_mortally(false);
+    }
+
+    /// As the worker does: polls and acts until there is nothing to do, or until it dies.
+    fn act_mortally(&mut self, may_die: bool) {
         loop {
             let wake = self.driver.poll(self.now);
             let mut actions = std::mem::take(&mut self.actions);
             self.driver.take_actions(&mut actions, &mut self.rng);
             let idle = actions.is_empty();
+            if let Some(after) = if may_die { self.process.dies_after(actions.len()) } else { None } {
+                self.die(actions, after);
+                continue;
+            }
             for action in actions.drain(..) {
                 self.perform(action);
             }
@@ -317,10 +345,12 @@ impl World {
         }
     }
 
-    fn perform(&mut self, action: Action) {
+    pub(super) fn perform(&mut self, action: Action) {
         match action {
             Action::Dispatch { connection, cookie, request } => self.dispatch(connection, cookie, request),
             Action::Complete { token, result } => self.complete(token, result),
+            Action::Remember { slot, unit, range, until } => self.remember(slot, unit, range, until),
+            Action::Forget { slot } => self.forget(slot),
             Action::FailedOver { unit, from, to, .. } => {
                 let lost = std::mem::take(&mut self.losses[unit.index()][from.index()]);
                 require!(self.ledger, lost && from != to, Rule::FailedOver, || {
@@ -387,6 +417,7 @@ impl World {
             offset: blocks.start as u64 * BLOCK,
             length: u32::try_from(blocks.len() as u64 * BLOCK).expect("a few blocks"),
             durability: if stable { Durability::Stable } else { Durability::Volatile },
+            origin: Origin::New,
         };
         self.storage.enroll(blocks.start);
         self.ledger.submitted(Token::new(request, (vm, unit), blocks));
@@ -428,7 +459,7 @@ impl World {
         }
     }
 
-    fn connect_all(&mut self, path: usize) {
+    pub(super) fn connect_all(&mut self, path: usize) {
         for unit in 0..self.scene.spec.units.len() {
             for _ in 0..self.scene.connections {
                 let after = self.rng.micros(100..5000);

@@ -3,10 +3,11 @@
 //! `3w@b` is token 3's write sent over path b (`r` a read, `f` a flush, `W` a write with FUA); `3` is its completion,
 //! `3:Io` its failure.
 
-use crate::ids::{DiskId, PathId, UnitId, VmId};
+use crate::ids::{DiskId, PathId, UnitId, VmId, WorkerId};
 use crate::plan::{Gate, GateReason, Health, PathRoute, RoutePlan, VmRoute};
 use crate::router::{
-    Action, ConnectionKey, Durability, Loss, Operation, Request, RequestKey, Router, Sharing, Support, Traits,
+    Action, ConnectionKey, Durability, Loss, Operation, Origin, Request, RequestKey, Router, Sharing,
+    Support, Traits,
 };
 use crate::spec::{Access, Spec, VmSpec};
 use crate::time::{Duration, Instant};
@@ -50,6 +51,8 @@ pub(super) struct Bench {
     words: Vec<String>,
     done: Vec<String>,
     failovers: Vec<(PathId, PathId)>,
+    /// What is written down, by slot: the blocks from and to, and until when.
+    record: BTreeMap<u32, (u64, u64, Option<Instant>)>,
 }
 
 impl Bench {
@@ -65,13 +68,13 @@ impl Bench {
         let route = PathRoute { health: Health::Up, access: Access::Optimized, preferred: true };
         let plan = RoutePlan {
             generation: 1,
-            link_reports: 0,
+            link_reports: vec![],
             paths: vec![route; spec.paths.len()],
             vms: vec![VmRoute { gate: Gate::Open }; spec.vms.len()],
             spec: Arc::new(spec),
         };
         Self {
-            router: Router::new(Arc::new(plan.clone()), now),
+            router: Router::new(Arc::new(plan.clone()), WorkerId(0), now),
             now,
             plan,
             wake: Instant::FAR_FUTURE,
@@ -84,6 +87,7 @@ impl Bench {
             words: Vec::new(),
             done: Vec::new(),
             failovers: Vec::new(),
+            record: BTreeMap::new(),
         }
     }
 
@@ -173,7 +177,15 @@ impl Bench {
 
     fn request(&self, token: u32, operation: Operation, blocks: (u64, u64)) -> Request {
         let (offset, length) = (blocks.0 * 4096, u32::try_from(blocks.1 * 4096).unwrap());
-        Request { disk: DiskId(0), token, operation, offset, length, durability: Durability::Volatile }
+        Request {
+            disk: DiskId(0),
+            token,
+            operation,
+            offset,
+            length,
+            durability: Durability::Volatile,
+            origin: Origin::New,
+        }
     }
 
     fn ask(&mut self, request: Request) {
@@ -211,6 +223,7 @@ impl Bench {
         for action in actions {
             match action {
                 Action::Dispatch { connection, cookie, request } => {
+                    self.check_remembered(&request);
                     let sent = Sent { connection, cookie, request };
                     self.in_flight.insert(request.token, sent);
                     self.words.push(self.word(&sent));
@@ -221,8 +234,48 @@ impl Bench {
                     self.done.push(format!("{token}:{error:?}"));
                 }
                 Action::FailedOver { from, to, .. } => self.failovers.push((from, to)),
+                Action::Remember { slot, range, until, .. } => {
+                    self.record.insert(slot, (range.start / 4096, range.end / 4096, until));
+                }
+                Action::Forget { slot } => drop(self.record.remove(&slot).expect("it was remembered")),
             }
         }
+    }
+
+    /// A write is in the record, as open, before it leaves.
+    fn check_remembered(&self, request: &Request) {
+        let blocks = (request.offset / 4096, request.extent().end / 4096);
+        let open = |row: &(u64, u64, Option<Instant>)| (row.0, row.1) == blocks && row.2.is_none();
+        let is_there = self.record.values().any(open);
+        assert!(is_there || !request.operation.changes_data(), "{request:?} is not in {:?}", self.record);
+    }
+
+    /// What is written down: `0..1` is open, `0..1<5000` a ghost for so many milliseconds, `0..1<` one until its answer.
+    pub(super) fn record(&self) -> String {
+        let word = |(from, to, until): &(u64, u64, Option<Instant>)| match until {
+            None => format!("{from}..{to}"),
+            Some(Instant::FAR_FUTURE) => format!("{from}..{to}<"),
+            Some(until) => format!("{from}..{to}<{}", until.since(self.now).as_millis()),
+        };
+        self.record.values().map(word).collect::<Vec<_>>().join(" ")
+    }
+
+    /// The process dies and another takes its place, with the same record and without connections; what it is given
+    /// back is said in the router's place.
+    pub(super) fn crash(&mut self) {
+        self.router = Router::new(Arc::new(self.plan.clone()), WorkerId(0), self.now);
+        for (_, (from, to, until)) in std::mem::take(&mut self.record) {
+            self.router.restore(UnitId(0), from * 4096..to * 4096, until, self.now);
+        }
+        self.connections.clear();
+        self.connected.clear();
+        self.in_flight.clear();
+        self.act();
+    }
+
+    pub(super) fn replay(&mut self, token: u32, operation: Operation, blocks: (u64, u64)) {
+        let request = self.request(token, operation, blocks);
+        self.ask(Request { origin: Origin::Replayed, ..request });
     }
 
     fn word(&self, sent: &Sent) -> String {

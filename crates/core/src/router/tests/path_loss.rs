@@ -17,9 +17,9 @@ fn a_vm_that_must_not_fail_over_waits_for_the_plan_that_knows_of_the_loss() {
     assert_eq!(b.sent(), "1r@a");
     b.lost(A, &[], Loss::OfLink { report: 3 });
     b.read(2, 1);
-    b.replan(|plan| plan.link_reports = 2);
+    b.replan(|plan| plan.link_reports = vec![2]);
     assert_eq!(b.sent(), "", "neither what was lost nor what is new goes to the other path");
-    b.replan(|plan| plan.link_reports = 3);
+    b.replan(|plan| plan.link_reports = vec![3]);
     assert_eq!(b.sent(), "1r@b 2r@b", "the policy knows of it and has left the gate open");
 }
 
@@ -56,11 +56,11 @@ fn a_vm_that_must_not_fail_over_waits_once_the_last_connection_is_cut() {
     b.read(2, 1);
     assert_eq!(b.held(), [(HoldReason::Gate, 1)], "control does not even know of it yet");
     b.first_dead(A);
-    b.replan(|plan| plan.link_reports = 2);
+    b.replan(|plan| plan.link_reports = vec![2]);
     assert_eq!(b.sent(), "", "nor does what was lost go elsewhere before the other one is dead");
     b.lost(A, &[], Loss::OfLink { report: 3 });
     assert_eq!(b.sent(), "");
-    b.replan(|plan| plan.link_reports = 3);
+    b.replan(|plan| plan.link_reports = vec![3]);
     assert_eq!(b.sent(), "1r@b 2r@b", "the policy knows of it and has left the gate open");
 }
 

@@ -90,6 +90,36 @@ fn paths() {
 }
 
 #[test]
+fn devices() {
+    check(
+        "url = \"nbd://10.0.1.5\"",
+        &[
+            (
+                "[[target.path]]\nname = 'c'\nurl = 'block:///dev/sdb'\n[[target.path]]\nname = 'd'\nurl = 'block:///dev/sdb'",
+                &["12:7 url: path c leads to the same place; first at line 9"],
+            ),
+            (
+                "[[target.path]]\nname = 'c'\nurl = 'block:///dev/sdb'\n[[target.unit]]\nname = 'root'\n[[target.unit]]\nname='other'",
+                &["9:7 url: /dev/sdb is one unit, but target san0 has 2 units"],
+            ),
+        ],
+    );
+}
+
+#[test]
+fn hosts() {
+    let cases: [(&str, &[&str]); 4] = [
+        ("state_dir = 'var'", &["2:13 state_dir: \"var\" is not absolute"]),
+        ("run_dir = ''", &["2:11 run_dir: \"\" is not absolute"]),
+        ("workers = 0", &["2:11 workers: 0 is not from 1 to 64"]),
+        ("workers = 65", &["2:11 workers: 65 is not from 1 to 64"]),
+    ];
+    for (line, expected) in cases {
+        assert_eq!(faults(&format!("[host]\n{line}\n")), *expected, "{line}");
+    }
+}
+
+#[test]
 fn urls_and_units() {
     check(
         "url = \"nbd://10.0.1.5\"",
@@ -246,7 +276,7 @@ fn faults_name_their_file_and_the_other_one() {
     let expected = [
         "conf.d/a.toml:4:8: another vm is named \"db1\"; first at vmpath.toml line 11",
         "conf.d/b.toml:1:1: [host] may stand only once; first at conf.d/a.toml line 1",
-        "conf.d/b.toml:3:1: [host] knows no key \"x\"\n  help: the keys are admin_group, api_socket, name, shed_after, shed_when",
+        "conf.d/b.toml:3:1: [host] knows no key \"x\"\n  help: the keys are admin_group, api_socket, name, run_dir, shed_after, shed_when, state_dir, workers",
     ];
     assert_eq!(said, expected);
 }

@@ -91,7 +91,16 @@ fn disks() {
     check(
         "name = \"vda\"",
         &[
-            ("vhost_user = '/x'", &["14:1 vhost_user is not available yet"]),
+            ("vhost_user = 'x'", &["14:14 vhost_user: \"x\" is not absolute"]),
+            (
+                "vhost_user = '/run/vmpath/db1-vda.sock'",
+                &[
+                    "14:14 vhost_user: /run/vmpath/db1-vda.sock is already the socket of disk db1/vda; first at line 16",
+                ],
+            ),
+            ("queues = 0", &["14:10 queues: 0 is not from 1 to 16"]),
+            ("queues = 17", &["14:10 queues: 17 is not from 1 to 16"]),
+            ("read_only = 'yes'", &["14:13 read_only: true or false is expected, and this is a string"]),
             ("nbd_tcp = 0", &["14:11 nbd_tcp: this is not a port, from 1 to 65535"]),
             ("nbd_tcp = 70000", &["14:11 nbd_tcp: this is not a port, from 1 to 65535"]),
             ("nbd_tcp = 'localhost:1'", &["14:11 nbd_tcp: \"localhost\" is a host name, not an address"]),
@@ -114,8 +123,8 @@ fn second_disks() {
             ("[[vm.disk]]\nname = 'vdb'\nnbd = '/x'", &["16:1 [[vm.disk]]: unit is missing"]),
             ("[[vm.disk]]\nname = 'vdb'\nunit = 'san0/more'", &["16:1 [[vm.disk]]: nbd is missing"]),
             (
-                "[[vm.disk]]\nname = 'vdb'\nunit = 'san0/more'\nvhost_user = '/x'",
-                &["19:1 vhost_user is not available yet"],
+                "vhost_user = '/x'\n[[vm.disk]]\nname = 'vdb'\nunit = 'san0/more'\nvhost_user = '/x'",
+                &["20:14 vhost_user: /x is already the socket of disk db1/vda; first at line 16"],
             ),
             (
                 "[[vm.disk]]\nname = 'vdb'\nunit = 'san1/more'\nnbd = '/x'",

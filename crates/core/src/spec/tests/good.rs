@@ -3,7 +3,7 @@ use super::super::{
     WriteCache, parse,
 };
 use super::{SMALL, good, lines, parsed, small_with};
-use crate::ids::{PathId, TargetId, UnitId, VmId};
+use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId};
 use crate::time::Duration;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +16,9 @@ fn nothing_is_a_configuration() {
     assert_eq!(spec.host.api_socket, Path::new("/run/vmpath/vmpath.sock"));
     assert_eq!(spec.host.admin_group, "vmpath");
     assert_eq!((spec.host.shed_when, spec.host.shed_after), (ShedWhen::Unmet, Duration::from_secs(1)));
+    assert_eq!(spec.host.state_dir, Path::new("/var/lib/vmpath"));
+    assert_eq!(spec.host.run_dir, Path::new("/run/vmpath"));
+    assert_eq!(spec.host.workers, 1);
 }
 
 #[test]
@@ -39,6 +42,8 @@ fn defaults_are_filled_in() {
     assert_eq!((vm.on_path_loss, vm.when, vm.resume), (OnPathLoss::Failover, When::Always, ResumeOn::Repair));
     assert_eq!(vm.on_no_path.to_string(), "hold 60s, then suspend");
     assert_eq!((vm.may_suspend, vm.may_migrate), (false, true));
+    let disk = spec.disk(DiskId(0));
+    assert_eq!((&disk.vhost_user, disk.queues, disk.read_only), (&None, 1, false));
 }
 
 #[test]
@@ -51,6 +56,8 @@ fn every_key_is_read() {
         (spec.host.shed_when, spec.host.shed_after),
         (ShedWhen::Reserved, Duration::from_millis(2500))
     );
+    assert_eq!(spec.host.state_dir, Path::new("/srv/vmpath"));
+    assert_eq!((spec.host.run_dir.as_path(), spec.host.workers), (Path::new("/run/vmpath-kvm1"), 4));
     let target = spec.target(TargetId(0));
     assert_eq!(target.failback, Failback::After(Duration::from_secs(30)));
     assert_eq!(target.quiesce, Duration::from_secs(10));
@@ -63,6 +70,7 @@ fn every_key_is_read() {
     assert_eq!((b.access, b.window_bytes), (Access::NonOptimized, 2 * MIB));
     let socket = PathBuf::from("/run/san 1.sock");
     assert_eq!(spec.path(PathId(2)).url, PathUrl::NbdUnix { socket, export: None });
+    assert_eq!(spec.path(PathId(3)).url, PathUrl::Block { device: "/dev/sdb".into() });
     let unit = spec.unit(UnitId(0));
     assert_eq!((unit.export.as_str(), unit.assume_same), ("lun-7", true));
     let vm = spec.vm(VmId(0));
@@ -80,6 +88,11 @@ fn every_key_is_read() {
     assert_eq!(vm.avoid_paths, [PathId(1)]);
     let tcp: Vec<_> = spec.disks.iter().filter_map(|d| d.nbd_tcp).map(|a| a.to_string()).collect();
     assert_eq!(tcp, ["127.0.0.1:10810", "[::1]:10811"]);
+    let (vda, vdc) = (spec.disk(DiskId(0)), spec.disk(DiskId(2)));
+    assert_eq!(vda.vhost_user.as_deref(), Some(Path::new("/run/vmpath/db1-vda.vhost")));
+    assert_eq!((vda.queues, vda.read_only), (4, true));
+    assert_eq!((vdc.nbd_socket.as_ref(), vdc.nbd_tcp), (None, None), "one front end is enough");
+    assert_eq!((vdc.queues, vdc.read_only), (1, false));
 }
 
 #[test]
@@ -148,6 +161,7 @@ fn warnings() {
         (vm("may_suspend = true"), format!("12:15 {unmanaged}")),
         (vm("when = \"outranked\""), "12:8 when: on_path_loss is \"failover\", which needs no condition: this has no effect".into()),
         (small_with("nbd = \"/run/vmpath/db1-vda.sock\"", "nbd_tcp = \"10.0.0.1:10810\""), "15:11 nbd_tcp: NBD on 10.0.0.1:10810 is without TLS: anyone who reaches that address reads and writes this disk".into()),
+        (format!("{SMALL}queues = 4"), "16:10 queues: only vhost_user has virtqueues: this has no effect".into()),
         (format!("{SMALL}[[vm]]\nname = \"idle\"\n"), "16:1 vm idle has no disk: nothing of it runs over vmpath".into()),
         (small_with("[[target.path]]\nname = \"b\"\nurl = \"nbd://10.0.2.5\"\n", ""), "2:1 this target has one path only: nothing to fail over to".into()),
         (small_with("[[vm]]", "[[target.unit]]\nname = \"root\"\n[[target.unit]]\nname = \"spare\"\n[[vm]]"), "13:8 no disk uses unit san0/spare".into()),

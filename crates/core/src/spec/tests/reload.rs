@@ -24,8 +24,8 @@ fn order_makes_no_difference() {
     let host_end = first.find("[[target]]").expect("there");
     let (host, first) = first.split_at(host_end);
     let mut disks = vm.split("[[vm.disk]]");
-    let (vm, vda, vdb) = (disks.next(), disks.next(), disks.next());
-    let pieces = [vm, vdb, vda].map(|piece| piece.expect("there")).join("[[vm.disk]]");
+    let (vm, vda, vdb, vdc) = (disks.next(), disks.next(), disks.next(), disks.next());
+    let pieces = [vm, vdc, vdb, vda].map(|piece| piece.expect("there")).join("[[vm.disk]]");
     let swapped = format!("{pieces}\n{second}\n{first}\n{host}");
     let other = good(&swapped);
     assert_ne!(other, running, "the rows differ before the rebase");
@@ -64,8 +64,8 @@ fn what_comes_or_goes_is_refused_once() {
         "{FULL}\n[[vm]]\nname = \"web\"\n[[vm.disk]]\nname = \"vda\"\nunit = \"san1/web\"\nnbd_tcp = 10812\n"
     );
     assert_eq!(refusals(&new_vm), ["vm web is new: a restart is needed to add it"]);
-    let new_disk = format!("{FULL}\n[[vm.disk]]\nname = \"vdc\"\nunit = \"san1/more\"\nnbd_tcp = 10812\n");
-    assert_eq!(refusals(&new_disk), ["disk db1/vdc is new: a restart is needed to add it"]);
+    let new_disk = format!("{FULL}\n[[vm.disk]]\nname = \"vdd\"\nunit = \"san1/more\"\nnbd_tcp = 10812\n");
+    assert_eq!(refusals(&new_disk), ["disk db1/vdd is new: a restart is needed to add it"]);
     let renamed = FULL.replace("san1", "san2");
     assert_eq!(
         refusals(&renamed),
@@ -118,6 +118,17 @@ fn what_is_connected_is_fixed() {
         ),
         ("name = \"kvm1\"", "name = \"kvm2\"", "host: name changes from kvm1 to kvm2"),
         ("/run/vmpath/api.sock", "/run/a", "host: api_socket changes from /run/vmpath/api.sock to /run/a"),
+        ("/srv/vmpath", "/srv/v", "host: state_dir changes from /srv/vmpath to /srv/v"),
+        ("/run/vmpath-kvm1", "/run/v", "host: run_dir changes from /run/vmpath-kvm1 to /run/v"),
+        ("workers = 4", "workers = 2", "host: workers changes from 4 to 2"),
+        (
+            "/run/vmpath/db1-vda.vhost",
+            "/run/v",
+            "disk db1/vda: vhost_user changes from /run/vmpath/db1-vda.vhost to /run/v",
+        ),
+        ("queues = 4", "queues = 2", "disk db1/vda: queues changes from 4 to 2"),
+        ("read_only = true", "", "disk db1/vda: read_only changes from true to false"),
+        ("/dev/sdb", "/dev/sdc", "path fc0/a: url changes from block:///dev/sdb to block:///dev/sdc"),
         ("\"storage\"", "\"wheel\"", "host: admin_group changes from storage to wheel"),
     ];
     for (piece, replacement, expected) in cases {

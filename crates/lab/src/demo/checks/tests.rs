@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::demo::journal::Journal;
+use crate::guest::FrontEnd;
 use crate::report::Check;
 use std::path::Path;
 
@@ -41,7 +42,7 @@ fn good_run() -> (Scene, Findings) {
         array: json!({ "portals": [{ "ghosts_executed": 7, "ghosts_pending": 0 }] }),
         took: Duration::from_secs(30),
     };
-    (Scene::new(Path::new("/tmp"), 1), found)
+    (Scene::new(Path::new("/tmp"), 1, FrontEnd::Nbd), found)
 }
 
 fn failed(scene: &Scene, found: &Findings) -> Vec<String> {

@@ -3,22 +3,65 @@
 mod input;
 mod loss;
 mod policy;
+mod restart;
 mod sick;
+mod suspend_open;
 mod tools;
 
 use super::stage::Stage;
 use anyhow::Result;
 use std::time::Duration;
+use vmpath_lab::guest::FrontEnd;
 
 pub(super) struct Scenario {
     pub(super) name: &'static str,
     pub(super) about: &'static str,
     pub(super) bound: Duration,
+    pub(super) over: Over,
     pub(super) run: fn(&mut Stage) -> Result<()>,
 }
 
+/// The front ends that a scenario makes sense over, and those that it runs over unless it is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Over {
+    /// Either, and both by default.
+    Both,
+    /// Either; NBD by default: what it is about happens behind the front end.
+    NbdByDefault,
+    OnlyNbd,
+    OnlyVhostUser,
+}
+
+impl Over {
+    pub(super) const fn by_default(self) -> &'static [FrontEnd] {
+        match self {
+            Self::Both => &[FrontEnd::Nbd, FrontEnd::VhostUser],
+            Self::NbdByDefault | Self::OnlyNbd => &[FrontEnd::Nbd],
+            Self::OnlyVhostUser => &[FrontEnd::VhostUser],
+        }
+    }
+
+    pub(super) const fn allows(self, front_end: FrontEnd) -> bool {
+        match self {
+            Self::Both | Self::NbdByDefault => true,
+            Self::OnlyNbd => matches!(front_end, FrontEnd::Nbd),
+            Self::OnlyVhostUser => matches!(front_end, FrontEnd::VhostUser),
+        }
+    }
+}
+
+impl Scenario {
+    const fn over(self, over: Over) -> Self {
+        Self { over, ..self }
+    }
+
+    const fn within(self, bound: Duration) -> Self {
+        Self { bound, ..self }
+    }
+}
+
 const fn story(name: &'static str, about: &'static str, run: fn(&mut Stage) -> Result<()>) -> Scenario {
-    Scenario { name, about, bound: Duration::from_secs(120), run }
+    Scenario { name, about, bound: Duration::from_secs(120), over: Over::Both, run }
 }
 
 pub(super) const ALL: &[Scenario] = &[
@@ -28,29 +71,40 @@ pub(super) const ALL: &[Scenario] = &[
         "the network swallows a path, both ways, healed before the quiesce ends",
         loss::blackhole,
     ),
-    story("blackhole-replies", "the same, but requests still arrive", loss::blackhole_replies),
-    story("hang", "a dead controller behind a live network", loss::hang),
+    story("blackhole-replies", "the same, but requests still arrive", loss::blackhole_replies)
+        .over(Over::NbdByDefault),
+    story("hang", "a dead controller behind a live network", loss::hang).over(Over::NbdByDefault),
     story(
         "slow-not-dead",
         "a target that stalls for 2 s again and again is not declared dead",
         loss::slow_not_dead,
-    ),
+    )
+    .over(Over::NbdByDefault),
     story("no-path", "all paths lost: held, suspended, resumed by the repair", policy::no_path),
     story("shed", "the reservations no longer fit: the lower guest leaves until the repair", policy::shed),
     story(
         "shed-failback",
         "the same until failback: the repair alone does not resume it",
         policy::shed_failback,
-    ),
+    )
+    .over(Over::NbdByDefault),
     story("suspend", "on_path_loss = suspend: not routed, though the other path is up", policy::suspend),
-    story("bad-input", "wrong configurations, clients and targets", input::bad_input),
-    Scenario {
-        bound: Duration::from_secs(30),
-        ..story(
-            "sick-path",
-            "paths that are taken out, answer errors or only shake hands; rash clients",
-            sick::sick_path,
-        )
-    },
-    story("tools", "other NBD clients on the front ends", tools::tools),
+    story("restart", "the daemon is killed twenty times under load, then updated", restart::restart)
+        .over(Over::OnlyVhostUser)
+        .within(Duration::from_secs(240)),
+    story(
+        "suspend-open",
+        "all paths gone, the guest is stopped with its requests open",
+        suspend_open::suspend_open,
+    )
+    .over(Over::OnlyVhostUser),
+    story("bad-input", "wrong configurations, clients and targets", input::bad_input).over(Over::OnlyNbd),
+    story(
+        "sick-path",
+        "paths that are taken out, answer errors or only shake hands; rash clients",
+        sick::sick_path,
+    )
+    .over(Over::OnlyNbd)
+    .within(Duration::from_secs(30)),
+    story("tools", "other NBD clients on the front ends", tools::tools).over(Over::OnlyNbd),
 ];

@@ -1,0 +1,228 @@
+//! The way over a restart: what is saved, and how a new controller takes it up.
+//!
+//! Invariant: nothing of it is trusted further than it was true: paths and links that were up must connect again, a
+//! hypervisor process counts only after its monitor has named it, and no rung of `on_no_path` is taken before the
+//! monitors had a moment to do so. After a boot only the operator's own settings and the numbering are left.
+//! It does not know how or when it is kept.
+
+use super::{Controller, RESUME_PACE, Vm};
+use crate::effect::{Effect, JournalKind, Subject};
+use crate::ids::{IncidentId, VmId};
+use crate::policy::{Cause, Ladder, Run, STOP_CONFIRM_WITHIN, Why};
+use crate::saved::{Before, Names, Saved, SavedIncident, SavedVm};
+use crate::spec::Spec;
+use crate::time::{Duration, Instant};
+use std::sync::Arc;
+
+/// Monitors and paths connect within this when nothing is wrong. What would be done because they are missing waits.
+const SETTLE: Duration = Duration::from_secs(2);
+
+impl Controller {
+    /// What the next process needs to go on from here.
+    #[must_use]
+    pub fn save(&self) -> Saved {
+        let (paths, links) = self.network.save(&self.spec);
+        let vm = |id: VmId| saved_vm(&self.spec.vm(id).name, &self.vms[id.index()]);
+        Saved {
+            names: Names::of(&self.spec),
+            last_incident: self.incidents.last(),
+            incidents: self.incidents.open().iter().map(super::incidents::Incident::save).collect(),
+            paths,
+            links,
+            vms: self.spec.vm_ids().filter_map(vm).collect(),
+        }
+    }
+
+    /// Starts like [`Controller::new`], and goes on with what the process before has saved.
+    #[must_use]
+    pub fn restore(spec: Arc<Spec>, saved: Saved, before: Before, now: Instant) -> (Self, Vec<Effect>) {
+        let mut controller = Self::start(spec, now);
+        controller.resume_from = now + RESUME_PACE;
+        match before {
+            Before::Booted => controller.restore_after_boot(&saved),
+            Before::Stopped | Before::Died => controller.restore_all(saved),
+        }
+        controller.tell_restart(before);
+        controller.decide();
+        let effects = controller.finish();
+        (controller, effects)
+    }
+
+    fn restore_after_boot(&mut self, saved: &Saved) {
+        self.incidents.restore(saved.last_incident, vec![]);
+        self.network.restore_settings(&self.spec, self.now, saved);
+        for incident in &saved.incidents {
+            let subject =
+                saved.names.target(&self.spec, incident.target).map_or(Subject::Host, Subject::Target);
+            let reason = "the host was booted: what is still broken is a new incident".to_owned();
+            self.record(JournalKind::IncidentClosed, subject, Some(incident.id), reason);
+        }
+        for vm in saved.vms.iter().filter(|vm| stopped(&vm.run)) {
+            let reason =
+                format!("the host was booted: the process of {} that was suspended is gone", vm.name);
+            let subject = self.spec.vm_by_name(&vm.name).map_or(Subject::Host, Subject::Vm);
+            self.record(JournalKind::VmReleased, subject, vm.run.incident(), reason);
+        }
+    }
+
+    fn restore_all(&mut self, saved: Saved) {
+        let Saved { last_incident, .. } = saved;
+        let incidents = saved.incidents.iter().filter_map(|i| self.incident(&saved.names, i)).collect();
+        self.incidents.restore(last_incident, incidents);
+        self.network.restore(&self.spec, self.now, &saved);
+        for vm in saved.vms {
+            match self.spec.vm_by_name(&vm.name) {
+                Some(id) => self.restore_vm(id, &saved.names, vm),
+                None if stopped(&vm.run) => {
+                    let reason = format!(
+                        "{} left the configuration while it was suspended: vmpath will not continue it",
+                        vm.name
+                    );
+                    self.record(JournalKind::VmReleased, Subject::Host, vm.run.incident(), reason);
+                }
+                None => {}
+            }
+        }
+    }
+
+    fn incident(&self, names: &Names, saved: &SavedIncident) -> Option<super::incidents::Incident> {
+        let target = names.target(&self.spec, saved.target)?;
+        let failures = saved.failures.iter().map(|(path, what)| {
+            // What failed stays told, also if its path has left.
+            (path.and_then(|p| names.path(&self.spec, p)), what.clone())
+        });
+        Some(super::incidents::Incident::restored(saved.id, target, saved.opened, failures.collect()))
+    }
+
+    fn restore_vm(&mut self, id: VmId, names: &Names, saved: SavedVm) {
+        let (spec, now) = (self.spec.clone(), self.now);
+        let hold = spec.vm(id).on_no_path.hold;
+        let vm = &mut self.vms[id.index()];
+        vm.guest.run = restored_run(saved.run, now, |cause| its_cause(cause, id, names, &spec));
+        vm.ladder = match saved
+            .ladder
+            .loss()
+            .and_then(|(since, unit, incident)| Some((since, names.unit(&spec, unit)?, incident)))
+        {
+            None => Ladder::Clear,
+            Some((since, unit, incident)) => {
+                restored_ladder(saved.ladder, now, hold, (since, unit, incident))
+            }
+        };
+        vm.pardon = saved.pardon;
+        vm.blocked = saved.blocked;
+        vm.before = saved.ran;
+    }
+
+    fn tell_restart(&mut self, before: Before) {
+        let how = match before {
+            Before::Stopped => "it was stopped",
+            Before::Died => "it was killed or it crashed",
+            Before::Booted => "the host was booted",
+        };
+        let mut still = vec![];
+        for vm in self.order.iter().filter(|vm| stopped(&self.vms[vm.index()].guest.run)) {
+            still.push(self.spec.vm(*vm).name.as_str());
+        }
+        let suspended =
+            if still.is_empty() { String::new() } else { format!("; suspended by it: {}", still.join(", ")) };
+        let open: Vec<_> = self.incidents.open().iter().map(|i| i.id.to_string()).collect();
+        let open = if open.is_empty() { String::new() } else { format!("; still open: {}", open.join(", ")) };
+        let reason = format!("vmpath runs again after {how}{suspended}{open}");
+        self.record(JournalKind::Restarted, Subject::Host, None, reason);
+    }
+
+    /// Its hypervisor has come back after the restart: a VM that ran until then and stands on an I/O error now has met the
+    /// absence of its disks, and nobody else will continue it.
+    pub(super) fn adopt_after_restart(&mut self, vm: VmId) {
+        let state = &mut self.vms[vm.index()];
+        let Some(ran) = state.before.take() else { return };
+        if state.guest.monitor.run_state() != Some(crate::event::RunState::IoError)
+            || state.guest.monitor.instance() != Some(ran)
+        {
+            return;
+        }
+        let rule = "it stopped by itself on an I/O error while vmpath was being restarted".into();
+        let own = Cause { incident: None, why: Why::Restart, rule };
+        let cause = state.guest.run.cause().cloned().unwrap_or(own);
+        self.tell(vm, crate::policy::Input::Adopt(cause));
+    }
+}
+
+fn saved_vm(name: &str, vm: &Vm) -> Option<SavedVm> {
+    let ran = vm.ran.or(vm.before);
+    let free = matches!(vm.guest.run, Run::Free { .. });
+    if free && vm.ladder == Ladder::Clear && vm.pardon.is_none() && vm.blocked.is_none() && ran.is_none() {
+        return None;
+    }
+    // How long it has been left alone is nothing to remember, and would be saved anew each time.
+    let run = if free { Run::Free { since: Instant::ZERO } } else { vm.guest.run.clone() };
+    Some(SavedVm {
+        name: name.to_owned(),
+        run,
+        ladder: vm.ladder.clone(),
+        pardon: vm.pardon,
+        blocked: vm.blocked.clone(),
+        ran,
+    })
+}
+
+/// Its vCPUs are stopped by us, or may be at any moment.
+fn stopped(run: &Run) -> bool {
+    match run {
+        Run::Suspending { .. } | Run::Suspended { .. } | Run::Resuming { .. } => true,
+        Run::Free { .. } | Run::Held { .. } | Run::Withdrawing { .. } | Run::Proving { .. } => false,
+    }
+}
+
+fn its_cause(cause: Cause, vm: VmId, names: &Names, spec: &Spec) -> Cause {
+    let paths = |paths: Vec<_>| paths.into_iter().filter_map(|p| names.path(spec, p)).collect();
+    let why = match cause.why {
+        Why::PathLoss { paths: lost, requests } => Why::PathLoss { paths: paths(lost), requests },
+        Why::Shed { paths: missing } => Why::Shed { paths: paths(missing) },
+        Why::NoPath { unit } => match names.unit(spec, unit).or_else(|| spec.units_of_vm(vm).next()) {
+            Some(unit) => Why::NoPath { unit },
+            None => Why::Restart,
+        },
+        why @ (Why::Operator | Why::GaveUp | Why::Restart) => why,
+    };
+    Cause { why, ..cause }
+}
+
+fn restored_run(run: Run, now: Instant, its: impl FnOnce(Cause) -> Cause) -> Run {
+    match run {
+        Run::Free { .. } => Run::Free { since: now },
+        Run::Held { cause, since, late } => Run::Held { cause: its(cause), since, late },
+        Run::Suspending { cause, since, instance, attempt, deadline } => {
+            let deadline = deadline.map(|_| now + STOP_CONFIRM_WITHIN);
+            Run::Suspending { cause: its(cause), since, instance, attempt, deadline }
+        }
+        Run::Withdrawing { cause, since, late } => Run::Withdrawing { cause: its(cause), since, late },
+        Run::Suspended { cause, since, instance, stop } => {
+            Run::Suspended { cause: its(cause), since, instance, stop }
+        }
+        Run::Resuming { cause, since, instance, attempt, next_try } => {
+            let next_try = next_try.max(now + SETTLE);
+            Run::Resuming { cause: its(cause), since, instance, attempt, next_try }
+        }
+        Run::Proving { cause, since, instance, attempt } => {
+            Run::Proving { cause: its(cause), since, instance, attempt }
+        }
+    }
+}
+
+/// What could not be done before is asked again; what guests are told stays.
+fn restored_ladder(
+    saved: Ladder,
+    now: Instant,
+    hold: Duration,
+    (since, unit, incident): (Instant, crate::ids::UnitId, IncidentId),
+) -> Ladder {
+    match saved {
+        Ladder::Failing { rule, .. } => Ladder::Failing { since, unit, incident, rule },
+        Ladder::Clear | Ladder::Holding { .. } | Ladder::Stranded { .. } => {
+            let since = since.max((now + SETTLE) - hold);
+            Ladder::Holding { since, unit, incident }
+        }
+    }
+}

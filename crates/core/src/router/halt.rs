@@ -1,0 +1,79 @@
+//! Disks that stand still: their ring is stopped, or something of a former process may still reach their unit.
+//!
+//! What such a disk has queued is not seen by the scheduler, so that it is neither picked nor charged, and its VM's other
+//! disks go on. What it has in flight goes on too, and what is lost, refused or unparked comes back to its queue.
+
+use super::Router;
+use crate::ids::{DiskId, UnitId};
+use crate::time::Instant;
+use crate::view::HoldReason;
+
+/// Why a disk's queue stands still. Both may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Halt {
+    stopped: bool,
+    fenced: bool,
+}
+
+impl Halt {
+    pub(super) fn reason(self) -> Option<HoldReason> {
+        match (self.stopped, self.fenced) {
+            (true, _) => Some(HoldReason::Stopped),
+            (false, true) => Some(HoldReason::Fence),
+            (false, false) => None,
+        }
+    }
+}
+
+impl Router {
+    /// The disk's ring is stopped: nothing of it is dispatched until [`Self::resume_disk`]. What is in flight goes on, and
+    /// its completions come; a gate that answers, and [`Self::abandon`], work as ever.
+    pub fn pause_disk(&mut self, disk: DiskId) {
+        self.set_halt(disk, |halt| halt.stopped = true, None);
+    }
+
+    /// The ring runs again. Its requests are where they were: none is a resend for having waited.
+    pub fn resume_disk(&mut self, disk: DiskId, now: Instant) {
+        self.set_halt(disk, |halt| halt.stopped = false, Some(now));
+    }
+
+    /// Nothing at all goes to the unit before then: a former process, or this host before its boot, may have left writes
+    /// there that no record tells of. The later of two such times counts.
+    pub fn hold_unit_until(&mut self, unit: UnitId, until: Instant) {
+        match self.held_units.iter_mut().find(|(u, _)| *u == unit) {
+            Some((_, known)) => *known = until.max(*known),
+            None => self.held_units.push((unit, until)),
+        }
+        for disk in self.disks_on(unit) {
+            self.set_halt(disk, |halt| halt.fenced = true, None);
+        }
+    }
+
+    pub(super) fn release_units(&mut self, now: Instant) {
+        while let Some(at) = self.held_units.iter().position(|(_, until)| *until <= now) {
+            let (unit, _) = self.held_units.swap_remove(at);
+            for disk in self.disks_on(unit) {
+                self.set_halt(disk, |halt| halt.fenced = false, Some(now));
+            }
+        }
+    }
+
+    fn disks_on(&self, unit: UnitId) -> Vec<DiskId> {
+        self.plan.spec.disk_ids().filter(|disk| self.plan.spec.disk(*disk).unit == unit).collect()
+    }
+
+    /// `now` is needed where it may end a standstill.
+    fn set_halt(&mut self, disk: DiskId, change: impl FnOnce(&mut Halt), now: Option<Instant>) {
+        let vm = self.plan.spec.disk(disk).vm;
+        let queue = self.lanes[vm.index()].queue_mut(disk);
+        let before = queue.halt.reason().is_none();
+        change(&mut queue.halt);
+        let after = queue.halt.reason().is_none();
+        let count = u32::try_from(queue.keys.len()).expect("fewer requests");
+        match (before, after) {
+            (true, false) => self.unready(vm, count),
+            (false, true) => self.ready(vm, count, now.unwrap_or(Instant::ZERO)),
+            (true, true) | (false, false) => {}
+        }
+    }
+}

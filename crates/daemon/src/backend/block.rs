@@ -1,0 +1,260 @@
+//! A file or device that the kernel reaches (`block:///…`), so that FC, SAS and all else are paths too.
+//!
+//! io_uring with O_DIRECT, always from and into buffers of our own: such a path cannot be cut off, and what the kernel still has
+//! when its guest has gone must not write into that guest's memory. For the same reason nothing that it carried goes
+//! elsewhere before the kernel has given all of it back. It does not know guests, nor what a lost path means.
+
+use super::{Back, Block, Phase, Purpose, Wire};
+use crate::dataplane::{Tag, Worker};
+use crate::sys::buffer::Buffer;
+use crate::sys::uring::BlockIo;
+use rustix::fs::{FileType, SeekFrom, StatxFlags, fstat, ioctl_blksszget, seek, statx};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::rc::Rc;
+use vmpath_core::event::Fault;
+use vmpath_core::router::{Operation, Request};
+use vmpath_core::volume::verdict::TargetError;
+use vmpath_protocol::nbd::{BlockSizes, ExportInfo, NbdError, TransmissionFlags};
+
+/// The largest request; the kernel splits it as the device needs.
+const REQUEST_MAX: u32 = 32 << 20;
+/// What a file takes whose file system does not say.
+const SECTOR: u32 = 512;
+
+impl Worker {
+    /// Opens a path's device; that may take long on a sick one, so the ring does it.
+    pub(super) fn open_block(&mut self, link: usize, device: &Path) {
+        let path = self.plan.spec.path(self.backs.links[link].path);
+        let deadline = self.now + self.plan.spec.target(path.target).ping_budget;
+        let entry = self.backs.backs.vacant_entry();
+        match self.ring.open(Tag::BackOpen(entry.key()).pack(), device) {
+            Ok(()) => {}
+            Err(error) => {
+                self.attempt_failed(link, Fault::Refused(error.to_string()));
+                return;
+            }
+        }
+        entry.insert(Back {
+            link,
+            wire: Wire::Block(Block { file: None, submitted: 1 }),
+            phase: Phase::Connecting { deadline },
+            export: None,
+            own: Vec::new(),
+            in_flight: 0,
+            heard: self.now,
+        });
+        self.backs.links[link].connections += 1;
+    }
+
+    /// The device is open, or cannot be opened.
+    pub(crate) fn block_opened(&mut self, index: usize, result: io::Result<OwnedFd>) {
+        let back = &mut self.backs.backs[index];
+        let Wire::Block(block) = &mut back.wire else { return };
+        block.submitted -= 1;
+        back.heard = self.now;
+        let opened = result.and_then(|file| Ok((describe(&file)?, file)));
+        if back.is_closing() {
+            return;
+        }
+        match opened {
+            Ok((export, file)) => {
+                if let Wire::Block(block) = &mut back.wire {
+                    block.file = Some(Rc::new(file));
+                }
+                self.opened(index, export);
+            }
+            Err(error) => self.cut(index, Fault::Refused(error.to_string())),
+        }
+    }
+
+    /// Starts an attempt of the router's.
+    pub(super) fn start_block(&mut self, index: usize, cookie: u64, request: &Request) {
+        let (offset, length) = (request.offset, u64::from(request.length));
+        let io = match request.operation {
+            Operation::Read => BlockIo::Read { offset, buffer: self.pool.take(request.length as usize) },
+            Operation::Write => {
+                let mut buffer = self.pool.take(request.length as usize);
+                self.requests.copy_out(request.token, &mut buffer);
+                BlockIo::Write { offset, buffer }
+            }
+            Operation::Trim => BlockIo::Punch { offset, length },
+            Operation::WriteZeroes(_) => BlockIo::Zero { offset, length },
+            Operation::Flush => BlockIo::Flush,
+        };
+        self.submit_block(index, cookie, io);
+    }
+
+    pub(super) fn start_own_block(&mut self, index: usize, cookie: u64, offset: u64, length: usize) {
+        let buffer = self.pool.take(length);
+        self.submit_block(index, cookie, BlockIo::Read { offset, buffer });
+    }
+
+    fn submit_block(&mut self, index: usize, cookie: u64, io: BlockIo) {
+        let Wire::Block(block) = &mut self.backs.backs[index].wire else { return };
+        let Some(file) = &block.file else { return };
+        block.submitted += 1;
+        self.ring.block(file, Tag::BackBlock(index).pack(), cookie, io);
+    }
+
+    /// The kernel has given a piece of I/O back.
+    pub(crate) fn block_done(
+        &mut self,
+        index: usize,
+        cookie: u64,
+        buffer: Option<Buffer>,
+        result: io::Result<usize>,
+    ) {
+        let back = &mut self.backs.backs[index];
+        let Wire::Block(block) = &mut back.wire else { return };
+        block.submitted -= 1;
+        back.heard = self.now;
+        let ended = if cookie & super::OWN_COOKIE != 0 {
+            self.own_block_done(index, cookie, buffer.as_ref(), &result)
+        } else {
+            self.attempt_block_done(index, cookie, buffer.as_ref(), &result)
+        };
+        if let Some(buffer) = buffer {
+            self.pool.give(buffer);
+        }
+        if let Err(fault) = ended {
+            self.cut(index, fault);
+        }
+    }
+
+    fn own_block_done(
+        &mut self,
+        index: usize,
+        cookie: u64,
+        buffer: Option<&Buffer>,
+        result: &io::Result<usize>,
+    ) -> Result<(), Fault> {
+        let back = &mut self.backs.backs[index];
+        if back.is_closing() {
+            return Ok(());
+        }
+        let Some(own) = back.own.iter_mut().find(|o| o.cookie == cookie) else { return Ok(()) };
+        let is_comparison = matches!(own.purpose, Purpose::Compare(_));
+        let read = match (result, buffer) {
+            (Ok(bytes), Some(buffer)) if *bytes == own.data.len() => {
+                own.data.copy_from_slice(buffer);
+                Ok(())
+            }
+            // Behind the kernel there is nobody who answers "alive, but this block is bad": a block that cannot be read at all
+            // is a path that does not work. Of a comparison it only means one block less.
+            (Err(error), _) if !is_comparison => {
+                return Err(Fault::Refused(format!("it cannot be read: {error}")));
+            }
+            _ => Err(NbdError::Io),
+        };
+        self.own_done(index, cookie, read);
+        Ok(())
+    }
+
+    fn attempt_block_done(
+        &mut self,
+        index: usize,
+        cookie: u64,
+        buffer: Option<&Buffer>,
+        result: &io::Result<usize>,
+    ) -> Result<(), Fault> {
+        let Some(key) = self.backs.backs[index].key() else { return Ok(()) };
+        let Some(request) = self.router.attempt(key, cookie) else { return Ok(()) };
+        let outcome = match (result, request.operation) {
+            (Ok(bytes), Operation::Read | Operation::Write) if *bytes != request.length as usize => {
+                Err(TargetError::Io)
+            }
+            (Ok(_), _) => Ok(()),
+            (Err(error), operation) => match error.raw_os_error() {
+                // Discarding is advice: a device that cannot is none the worse.
+                Some(libc::EOPNOTSUPP) if operation == Operation::Trim => Ok(()),
+                Some(libc::EOPNOTSUPP) if matches!(operation, Operation::WriteZeroes(_)) => {
+                    self.write_zeroes(index, cookie, &request);
+                    return Ok(());
+                }
+                // Cut, and stopped in time or not: its outcome is unknown.
+                Some(libc::ECANCELED | libc::EINTR) => return Ok(()),
+                Some(libc::ENODEV | libc::ENXIO | libc::EBADF) => {
+                    return Err(Fault::Refused(error.to_string()));
+                }
+                _ => Err(target_error(error)),
+            },
+        };
+        if let (Ok(()), Operation::Read, Some(buffer)) = (&outcome, request.operation, buffer) {
+            self.requests.fill(request.token, 0, buffer);
+        }
+        self.attempt_done(index, cookie, outcome)
+    }
+
+    /// For a device that has no command for it.
+    fn write_zeroes(&mut self, index: usize, cookie: u64, request: &Request) {
+        let mut buffer = self.pool.take(request.length as usize);
+        buffer.fill(0);
+        self.submit_block(index, cookie, BlockIo::Write { offset: request.offset, buffer });
+    }
+}
+
+fn target_error(error: &io::Error) -> TargetError {
+    match error.raw_os_error() {
+        Some(libc::ENOSPC | libc::EDQUOT) => TargetError::NoSpace,
+        Some(libc::EAGAIN | libc::ENOMEM) => TargetError::Busy,
+        Some(libc::EINVAL | libc::EFBIG | libc::EOPNOTSUPP) => TargetError::Invalid,
+        Some(libc::EPERM | libc::EROFS) => TargetError::NotPermitted,
+        _ => TargetError::Io,
+    }
+}
+
+/// What the device is, in the words of an export. It has no FUA: the router flushes after a write that must be stable.
+fn describe(file: &OwnedFd) -> io::Result<ExportInfo> {
+    let is_device = match FileType::from_raw_mode(fstat(file)?.st_mode) {
+        FileType::BlockDevice => true,
+        FileType::RegularFile => false,
+        _ => return Err(io::Error::other("it is neither a block device nor a file")),
+    };
+    let min = if is_device { ioctl_blksszget(file)? } else { direct_alignment(file) };
+    let size = seek(file, SeekFrom::End(0))? / u64::from(min) * u64::from(min);
+    if size == 0 {
+        return Err(io::Error::other("it is empty"));
+    }
+    let mut flags = TransmissionFlags::FLUSH
+        | TransmissionFlags::TRIM
+        | TransmissionFlags::WRITE_ZEROES
+        | TransmissionFlags::MULTI_CONN;
+    if !rustix::fs::fcntl_getfl(file)?.contains(rustix::fs::OFlags::RDWR) {
+        flags = flags | TransmissionFlags::READ_ONLY;
+    }
+    let block = BlockSizes::new(min, min.max(4096), REQUEST_MAX).map_err(io::Error::other)?;
+    Ok(ExportInfo { size, flags, block, structured_replies: false })
+}
+
+/// What the file system wants of O_DIRECT (statx, STATX_DIOALIGN).
+fn direct_alignment(file: &OwnedFd) -> u32 {
+    const DIOALIGN: u32 = 0x2000;
+    let asked = statx(file, "", rustix::fs::AtFlags::EMPTY_PATH, StatxFlags::from_bits_retain(DIOALIGN));
+    match asked {
+        Ok(told) if told.stx_mask & DIOALIGN != 0 && told.stx_dio_offset_align > 0 => {
+            told.stx_dio_offset_align.max(SECTOR)
+        }
+        Ok(_) | Err(_) => SECTOR,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_described_by_its_size_and_may_be_read_only() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len((1 << 20) + 100).unwrap();
+        let opened = std::fs::OpenOptions::new().read(true).write(true).open(file.path()).unwrap();
+        let writable = describe(&opened.into()).unwrap();
+        assert_eq!(writable.size, 1 << 20);
+        assert!(!writable.flags.read_only() && !writable.flags.can_fua() && writable.flags.can_flush());
+        let readable = describe(&std::fs::File::open(file.path()).unwrap().into()).unwrap();
+        assert!(readable.flags.read_only());
+        let directory = std::fs::File::open(file.path().parent().unwrap()).unwrap();
+        assert!(describe(&directory.into()).is_err());
+    }
+}

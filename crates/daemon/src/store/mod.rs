@@ -1,0 +1,191 @@
+//! vmpath's own state, kept over restarts: journal, incidents, suspended VMs and why, what operators have set.
+//!
+//! A [`Store`] is the control owner's end: it hands over what has changed and never waits. A thread behind it commits, and
+//! coalesces what came meanwhile. Invariant: a state that is known as committed survives a kill; a disk that hangs or
+//! fails costs what has happened since (told in the log), and nothing else: memory is bounded, the owner goes on.
+//! Rejected: commits by the owner (an fsync on a sick disk would stop every decision).
+
+mod codec;
+mod file;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use crate::control::journal::Line;
+use crate::sys::boot::BootId;
+use file::{FILE, StateFile};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use vmpath_core::saved::Saved;
+use vmpath_core::time::Instant;
+use writer::Writer;
+
+pub(crate) use file::SCHEMA;
+
+/// A file that does not open within this is on a disk that hangs.
+const OPEN_WAIT: Duration = Duration::from_secs(3);
+
+/// Something that is not written after this is worth a line in the log.
+const LATE_AFTER: Duration = Duration::from_secs(5);
+
+/// What the process before has left.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// In which boot of the host it ran; none if there was none.
+    pub boot: Option<BootId>,
+    /// It ended as asked.
+    pub clean: bool,
+    pub saved: Saved,
+    /// The journal, the oldest first.
+    pub lines: Vec<Line>,
+    /// What it left could not be read, and is kept elsewhere; in words.
+    pub unreadable: Option<String>,
+}
+
+/// Why there is no store; in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenError {
+    /// The daemon must not start: another one runs, or the operator has to decide.
+    Refused(String),
+    /// The disk is sick. Guests need their disks all the same.
+    Sick(String),
+}
+
+impl std::fmt::Display for OpenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Refused(why) | Self::Sick(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Counts what was handed over: the state of a ticket is on the disk when [`Store::committed`] has reached it.
+pub type Ticket = u64;
+
+/// The owner's end.
+#[derive(Debug)]
+pub struct Store {
+    /// None: nothing is kept in this run.
+    writer: Option<Writer>,
+    committed: watch::Receiver<Ticket>,
+    last: Saved,
+    ticket: Ticket,
+    /// Since when something has been waiting to be written.
+    waiting_since: Option<Instant>,
+    told_late: bool,
+}
+
+impl Store {
+    /// Opens `vmpath.redb` in a directory, which is made if need be, and reads what is in it. Blocks: not for the owner.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; a disk that hangs is given up after 3 s.
+    pub fn open(dir: &Path, boot: &BootId) -> Result<(Self, Left), OpenError> {
+        let (done, opened) = std::sync::mpsc::sync_channel(1);
+        let (theirs, boot) = (dir.to_owned(), *boot);
+        std::thread::Builder::new()
+            .name("store-open".into())
+            // Whoever asked may have given up: the file is closed again then.
+            .spawn(move || drop(done.send(StateFile::open(&theirs, &boot))))
+            .map_err(|error| OpenError::Sick(format!("cannot start a thread: {error}")))?;
+        let path = dir.join(FILE);
+        let (file, left) = opened.recv_timeout(OPEN_WAIT).map_err(|error| match error {
+            std::sync::mpsc::RecvTimeoutError::Timeout => OpenError::Sick(format!(
+                "{} does not open within {} s: its disk hangs",
+                path.display(),
+                OPEN_WAIT.as_secs()
+            )),
+            std::sync::mpsc::RecvTimeoutError::Disconnected => {
+                OpenError::Sick(format!("{}: reading it has failed", path.display()))
+            }
+        })??;
+        let store = Self::over(dir.to_owned(), boot, file, left.saved.clone())?;
+        Ok((store, left))
+    }
+
+    fn over(dir: PathBuf, boot: BootId, file: StateFile, last: Saved) -> Result<Self, OpenError> {
+        let (commits, committed) = watch::channel(0);
+        let writer = Writer::start(dir, boot, file, commits)
+            .map_err(|error| OpenError::Sick(format!("cannot start the store's thread: {error}")))?;
+        Ok(Self { writer: Some(writer), committed, last, ticket: 0, waiting_since: None, told_late: false })
+    }
+
+    /// A store that keeps nothing, for a run without a disk for it.
+    #[must_use]
+    pub fn none() -> Self {
+        let (_, committed) = watch::channel(Ticket::MAX);
+        let last = Saved::default();
+        Self { writer: None, committed, last, ticket: 0, waiting_since: None, told_late: false }
+    }
+
+    /// Keeps a line of the journal. Never waits.
+    pub fn append(&mut self, line: &Arc<Line>, now: Instant) {
+        if let Some(writer) = &self.writer {
+            self.ticket += 1;
+            self.waiting_since.get_or_insert(now);
+            writer.append(Arc::clone(line), self.ticket);
+        }
+    }
+
+    /// Keeps a state, if it differs from the last one. Never waits.
+    pub fn save(&mut self, saved: Saved, now: Instant) {
+        if saved == self.last {
+            return;
+        }
+        if let Some(writer) = &self.writer {
+            self.ticket += 1;
+            self.waiting_since.get_or_insert(now);
+            writer.save(saved.clone(), self.ticket);
+            self.last = saved;
+        }
+    }
+
+    /// Of everything that was handed over so far.
+    #[must_use]
+    pub const fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    /// What is on the disk.
+    #[must_use]
+    pub fn committed(&self) -> Ticket {
+        *self.committed.borrow()
+    }
+
+    /// Changes with each commit.
+    #[must_use]
+    pub fn commits(&self) -> watch::Receiver<Ticket> {
+        self.committed.clone()
+    }
+
+    /// Tells when the disk does not keep up; to be called now and then.
+    pub fn look(&mut self, now: Instant) {
+        if self.committed() >= self.ticket {
+            if std::mem::take(&mut self.told_late) {
+                tracing::info!("vmpath's own state is written again");
+            }
+            self.waiting_since = None;
+        } else if !self.told_late && self.waiting_since.is_some_and(|since| now.since(since) >= LATE_AFTER) {
+            self.told_late = true;
+            tracing::error!(
+                "vmpath's own state has not been written for {} s (state_dir): if vmpath is killed now, the next one does \
+                 not know what has happened since, among it which VMs were suspended; guests' disks are not concerned",
+                LATE_AFTER.as_secs()
+            );
+        }
+    }
+
+    /// The state disk is known not to answer: waiting for it would be in vain.
+    #[must_use]
+    pub const fn is_late(&self) -> bool {
+        self.told_late
+    }
+
+    /// Writes what is left and marks the end as asked for; blocks for at most `wait`. False if it did not come to that.
+    #[must_use]
+    pub fn close(self, wait: Duration) -> bool {
+        self.writer.is_none_or(|writer| writer.close(wait))
+    }
+}

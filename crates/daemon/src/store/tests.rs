@@ -1,0 +1,224 @@
+use super::file::FILE;
+use super::{Left, OpenError, SCHEMA, Store};
+use crate::control::journal::{ENTRIES_MAX, Line, SubjectType};
+use crate::sys::boot::BootId;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+use vmpath_core::effect::JournalKind;
+use vmpath_core::saved::Saved;
+use vmpath_core::time::Instant;
+
+const BOOT: BootId = BootId::from_bytes([7; 16]);
+const WAIT: Duration = Duration::from_secs(10);
+
+fn line(seq: u64) -> Arc<Line> {
+    Arc::new(Line {
+        seq,
+        at_unix_us: 1000 + seq,
+        incident: None,
+        kind: JournalKind::PathDown,
+        subject: SubjectType::Path,
+        subject_name: "san0/a".into(),
+        reason: format!("because of {seq}"),
+        until: None,
+    })
+}
+
+fn numbered(last_incident: u64) -> Saved {
+    Saved { last_incident, ..Saved::default() }
+}
+
+fn open(dir: &Path) -> (Store, Left) {
+    Store::open(dir, &BOOT).unwrap()
+}
+
+#[test]
+fn what_was_handed_over_is_there_after_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, left) = open(&dir.path().join("made/here"));
+    assert_eq!((left.boot, left.clean, left.lines.len()), (None, false, 0));
+    store.append(&line(1), Instant::ZERO);
+    store.save(numbered(4), Instant::ZERO);
+    store.append(&line(2), Instant::ZERO);
+    assert!(store.close(WAIT));
+    let (mut store, left) = open(&dir.path().join("made/here"));
+    assert_eq!((left.boot, left.clean, left.unreadable), (Some(BOOT), true, None));
+    assert_eq!((left.lines, left.saved), (vec![(*line(1)).clone(), (*line(2)).clone()], numbered(4)));
+    // The same state again is nothing to write.
+    let ticket = store.ticket();
+    store.save(numbered(4), Instant::ZERO);
+    assert_eq!(store.ticket(), ticket);
+    drop(store);
+}
+
+#[test]
+fn an_end_that_nobody_marked_is_a_death() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(open(dir.path()).0.close(WAIT));
+    // Opened by a process that says nothing more: the thread goes with the handle.
+    let file = super::file::StateFile::open(dir.path(), &BootId::from_bytes([8; 16])).unwrap().0;
+    drop(file);
+    let (_store, left) = open(dir.path());
+    assert_eq!((left.boot, left.clean), (Some(BootId::from_bytes([8; 16])), false));
+}
+
+#[test]
+fn a_second_daemon_on_the_same_directory_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    match Store::open(dir.path(), &BOOT) {
+        Err(OpenError::Refused(why)) => assert!(why.contains("another vmpath daemon uses"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(store.close(WAIT));
+}
+
+#[test]
+fn the_journal_keeps_its_newest_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(dir.path());
+    let count = ENTRIES_MAX as u64 + 100;
+    for seq in 1..=count {
+        store.append(&line(seq), Instant::ZERO);
+    }
+    assert!(store.close(WAIT));
+    let (_store, left) = open(dir.path());
+    let seqs: Vec<_> = left.lines.iter().map(|line| line.seq).collect();
+    assert_eq!(seqs, (101..=count).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_cannot_be_read_is_kept_elsewhere_and_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join(FILE);
+    for (round, content) in [&b"something else, of some length"[..], &[0xa5; 65536]].into_iter().enumerate() {
+        fs::write(&file, content).unwrap();
+        let (store, left) = open(dir.path());
+        let told = left.unreadable.expect("a sentence");
+        let aside = dir.path().join(format!("{FILE}.unreadable-{}", round + 1));
+        assert!(told.contains(aside.to_str().unwrap()) && told.contains("stopped-by-other"), "{told}");
+        assert_eq!(fs::read(&aside).unwrap(), content);
+        assert!(left.boot.is_none() && left.lines.is_empty());
+        assert!(store.close(WAIT));
+    }
+    assert!(open(dir.path()).1.clean, "the new file works");
+}
+
+#[test]
+fn a_state_that_is_not_ours_inside_a_whole_file_is_kept_elsewhere_too() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(open(dir.path()).0.close(WAIT));
+    put(dir.path(), "state", "controller", b"?");
+    let (_store, left) = open(dir.path());
+    assert!(left.unreadable.is_some_and(|told| told.contains("not what this version")));
+}
+
+#[test]
+fn a_newer_schema_is_refused_and_not_touched() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(open(dir.path()).0.close(WAIT));
+    put(dir.path(), "meta", "schema", &(SCHEMA + 1).to_le_bytes());
+    match Store::open(dir.path(), &BOOT) {
+        Err(OpenError::Refused(why)) => assert!(why.contains("newer vmpath (schema 2"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+fn put(dir: &Path, table: &str, key: &str, value: &[u8]) {
+    let database = redb::Database::create(dir.join(FILE)).unwrap();
+    let writing = database.begin_write().unwrap();
+    let table = redb::TableDefinition::<&str, &[u8]>::new(table);
+    writing.open_table(table).unwrap().insert(key, value).unwrap();
+    writing.commit().unwrap();
+}
+
+#[test]
+fn a_directory_that_is_none_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    match Store::open(&file, &BOOT) {
+        Err(OpenError::Refused(why)) => assert!(why.contains("state_dir"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn without_a_store_nothing_is_waited_for() {
+    let mut store = Store::none();
+    store.append(&line(1), Instant::ZERO);
+    store.save(numbered(1), Instant::ZERO);
+    store.look(Instant::from_millis(60_000));
+    assert!(store.committed() >= store.ticket() && !store.is_late());
+    assert!(store.close(WAIT));
+}
+
+#[test]
+fn a_disk_that_hangs_is_told_once_and_no_longer_waited_for() {
+    let (commits, committed) = tokio::sync::watch::channel(0);
+    let mut store = Store { committed, ticket: 1, waiting_since: Some(Instant::ZERO), ..Store::none() };
+    store.look(Instant::from_millis(4_999));
+    assert!(!store.is_late());
+    store.look(Instant::from_millis(5_000));
+    assert!(store.is_late());
+    commits.send_replace(1);
+    store.look(Instant::from_millis(5_001));
+    assert!(!store.is_late() && store.waiting_since.is_none());
+}
+
+const CHILD_COMMITS: &str = "VMPATH_TEST_STORE";
+
+/// Not a test of its own: what the next test starts, and kills.
+#[test]
+fn a_child_that_commits_until_it_is_killed() {
+    let Some(dir) = std::env::var_os(CHILD_COMMITS) else { return };
+    let (mut store, left) = open(Path::new(&dir));
+    let first = left.lines.last().map_or(0, |line| line.seq) + 1;
+    for seq in first.. {
+        store.save(numbered(seq), Instant::ZERO);
+        store.append(&line(seq), Instant::ZERO);
+        if seq % 5 == 0 {
+            let ticket = store.ticket();
+            while store.committed() < ticket {
+                std::thread::yield_now();
+            }
+            writeln!(std::io::stdout(), "at {seq}").unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_while_it_commits_loses_nothing_that_was_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut last = 0;
+    for round in 0..5 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store::tests::a_child_that_commits_until_it_is_killed", "--nocapture"])
+            .env(CHILD_COMMITS, dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut seen = BufReader::new(child.stdout.take().unwrap())
+            .lines()
+            .map_while(Result::ok)
+            .filter_map(|line| line.strip_prefix("at ")?.parse::<u64>().ok());
+        let committed = seen.nth(5 + round).expect("the child has not ended by itself");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (store, left) = open(dir.path());
+        assert_eq!((left.boot, left.clean, left.unreadable), (Some(BOOT), false, None));
+        let seqs: Vec<_> = left.lines.iter().map(|line| line.seq).collect();
+        let newest = *seqs.last().unwrap();
+        assert!(newest >= committed && committed > last, "{newest} of {committed}");
+        assert_eq!(seqs, (1..=newest).collect::<Vec<_>>());
+        // Handed over before its line, so never older than it.
+        assert!(left.saved.last_incident >= newest, "{} before {newest}", left.saved.last_incident);
+        last = newest;
+        assert!(store.close(WAIT));
+    }
+}

@@ -1,0 +1,173 @@
+//! Plain `sendmsg` and `recvmsg` that never wait, over pieces of memory that may be a guest's.
+//!
+//! Both are done when they return: nothing of a caller's memory is in the kernel's hands afterwards, so a connection can be cut
+//! and a guest's ring stopped at any moment between two calls. Rejected: receives that wait inside an io_uring (they
+//! own memory until they are cancelled and reaped), and zero-copy sends (a retransmit would read memory that the guest
+//! has reused). It does not know what the bytes mean.
+
+use std::io;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Pieces in one call; the system's own bound (IOV_MAX) is 1024.
+pub const PIECES_MAX: usize = 256;
+
+/// Pieces of memory for one call, in order. `'a` is how long they are borrowed.
+pub struct Pieces<'a> {
+    vectors: [MaybeUninit<libc::iovec>; PIECES_MAX],
+    count: usize,
+    bytes: usize,
+    borrowed: PhantomData<&'a mut [u8]>,
+}
+
+impl std::fmt::Debug for Pieces<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pieces").field("count", &self.count).field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl Default for Pieces<'_> {
+    fn default() -> Self {
+        Self {
+            vectors: [const { MaybeUninit::uninit() }; PIECES_MAX],
+            count: 0,
+            bytes: 0,
+            borrowed: PhantomData,
+        }
+    }
+}
+
+impl<'a> Pieces<'a> {
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Pieces that can still be added.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        PIECES_MAX - self.count
+    }
+
+    /// Something to send from. What a full list has no room for is left to the next call, with all that follows.
+    pub fn push_source(&mut self, bytes: &'a [u8]) {
+        self.push(bytes.as_ptr().cast_mut(), bytes.len());
+    }
+
+    /// Something to receive into.
+    pub fn push_target(&mut self, bytes: &'a mut [u8]) {
+        self.push(bytes.as_mut_ptr(), bytes.len());
+    }
+
+    /// A piece of guest memory, mapped at `at` for as long as `'a` lasts. The guest may change it at any time; only the
+    /// kernel ever reads or writes through it.
+    ///
+    /// Callers inside `sys` vouch for `at` and `len`.
+    pub(super) fn push_raw(&mut self, at: *mut u8, len: usize) {
+        self.push(at, len);
+    }
+
+    fn push(&mut self, at: *mut u8, len: usize) {
+        if len == 0 || self.count == PIECES_MAX {
+            return;
+        }
+        self.vectors[self.count].write(libc::iovec { iov_base: at.cast(), iov_len: len });
+        self.count += 1;
+        self.bytes += len;
+    }
+
+    fn message(&mut self) -> libc::msghdr {
+        // SAFETY: all-zero is a valid msghdr: no name, no vectors, no control data.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = self.vectors.as_mut_ptr().cast();
+        message.msg_iovlen = self.count;
+        message
+    }
+}
+
+/// Sends what the socket takes at once; may be a part.
+///
+/// # Errors
+/// `WouldBlock` if it takes nothing now; else the connection is lost.
+pub fn send(socket: impl AsFd, pieces: &mut Pieces<'_>) -> io::Result<usize> {
+    let message = pieces.message();
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    // SAFETY: the first `count` vectors are initialised and lead to memory that is borrowed for as long as `pieces` lives
+    // (guest memory: mapped); the kernel only reads it, and is done when the call returns.
+    counted(unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), &raw const message, flags) })
+}
+
+/// Receives what has come, into the pieces in order; 0 is the end of the stream.
+///
+/// # Errors
+/// `WouldBlock` if nothing has come; else the connection is lost.
+pub fn receive(socket: impl AsFd, pieces: &mut Pieces<'_>) -> io::Result<usize> {
+    let mut message = pieces.message();
+    // SAFETY: as for `send`, and the pieces are borrowed mutably (guest memory: only the kernel writes it here).
+    counted(unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) })
+}
+
+fn counted(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn pieces_arrive_in_order_and_nothing_waits() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut empty = [0; 4];
+        let mut into = Pieces::default();
+        into.push_target(&mut empty);
+        assert_eq!(receive(&theirs, &mut into).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let mut out = Pieces::default();
+        out.push_source(b"head");
+        out.push_source(b"");
+        out.push_source(b"payload");
+        assert_eq!((out.len(), out.bytes()), (2, 11));
+        assert_eq!(send(&ours, &mut out).unwrap(), 11);
+        let (mut first, mut second) = ([0; 6], [0; 32]);
+        let mut into = Pieces::default();
+        into.push_target(&mut first);
+        into.push_target(&mut second);
+        assert_eq!(receive(&theirs, &mut into).unwrap(), 11);
+        assert_eq!((&first, &second[..5]), (b"headpa", &b"yload"[..]));
+        drop(ours);
+        let mut into = Pieces::default();
+        into.push_target(&mut first);
+        assert_eq!(receive(&theirs, &mut into).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_full_socket_takes_a_part_and_then_nothing() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let much = vec![0; 8 << 20];
+        let mut sent = 0;
+        loop {
+            let mut out = Pieces::default();
+            out.push_source(&much);
+            match send(&ours, &mut out) {
+                Ok(n) => sent += n,
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                    break;
+                }
+            }
+        }
+        assert!(sent > 0);
+    }
+}
