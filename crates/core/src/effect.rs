@@ -13,10 +13,18 @@ pub enum Effect {
     Stop { vm: VmId, instance: u64 },
     /// Send QMP `cont`, to this instance only.
     Continue { vm: VmId, instance: u64 },
+    /// Keep the VM's monitor connected, or let go of it: nothing is served to the VM any more.
+    Monitor { vm: VmId, wanted: Wanted },
     /// Append to the journal.
     Record(JournalEntry),
     /// Answer the operator's command.
     Answer { ticket: u64, result: Result<String, CommandError> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Yes,
+    No,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,12 +91,18 @@ pub enum JournalKind {
     IncidentOpened,
     IncidentClosed,
     Reloaded,
+    /// A disk is no longer in the configuration, and is served until its front ends let go.
+    DiskLeaving,
+    /// The last front end of such a disk has let go.
+    DiskGone,
+    /// It is in the configuration again.
+    DiskReturned,
     /// vmpath runs again after a stop, a crash or a boot.
     Restarted,
 }
 
 impl JournalKind {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 30] = [
         Self::PathDown,
         Self::PathUp,
         Self::PathRepaired,
@@ -115,6 +129,9 @@ impl JournalKind {
         Self::IncidentOpened,
         Self::IncidentClosed,
         Self::Reloaded,
+        Self::DiskLeaving,
+        Self::DiskGone,
+        Self::DiskReturned,
         Self::Restarted,
     ];
 
@@ -154,6 +171,9 @@ impl JournalKind {
             Self::IncidentOpened => "incident-opened",
             Self::IncidentClosed => "incident-closed",
             Self::Reloaded => "reloaded",
+            Self::DiskLeaving => "disk-leaving",
+            Self::DiskGone => "disk-gone",
+            Self::DiskReturned => "disk-returned",
             Self::Restarted => "restarted",
         }
     }

@@ -1,6 +1,6 @@
 //! Everything that can happen to a host, as one closed enum: what [`crate::controller::Controller`] is told.
 
-use crate::ids::{PathId, TargetId, UnitId, VmId, WorkerId};
+use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId, WorkerId};
 use crate::plan::Health;
 use crate::spec::{Access, Spec};
 use crate::time::{Duration, Instant};
@@ -144,6 +144,19 @@ pub struct LoadReport {
     pub vms: Vec<VmLoad>,
     /// By `PathId`: the worker's part.
     pub paths: Vec<PathLoad>,
+    /// Of the plan by which the front ends were told of.
+    pub generation: u64,
+    /// Of the disks that the worker carries.
+    pub fronts: Vec<(DiskId, DiskFront)>,
+}
+
+/// Who is attached to a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFront {
+    /// A front end may attach, if only while another one is attached already; so many are.
+    Open { attached: u32 },
+    /// It is leaving the configuration, and nobody is attached: nobody listens for it any more.
+    Closed,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -2,7 +2,7 @@
 
 use crate::ids::{PathId, TargetId, UnitId, VmId};
 use crate::spec::{
-    Access, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSpec, PathUrl, ResumeOn,
+    Access, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSpec, PathUrl, Presence, ResumeOn,
     ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
 };
 use crate::time::Duration;
@@ -24,6 +24,7 @@ pub(crate) fn vm(name: &str) -> VmSpec {
         may_migrate: true,
         resume: ResumeOn::Repair,
         avoid_paths: Vec::<PathId>::new(),
+        presence: Presence::Present,
     }
 }
 
@@ -67,6 +68,7 @@ pub(crate) fn spec(paths: usize, vms: Vec<VmSpec>) -> Spec {
         vhost_user: None,
         queues: 1,
         read_only: false,
+        presence: Presence::Present,
     };
     Spec {
         host: HostSpec {

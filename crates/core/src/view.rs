@@ -22,6 +22,8 @@ pub struct HostView {
     pub units: Vec<UnitView>,
     /// By `VmId`.
     pub vms: Vec<VmView>,
+    /// By `DiskId`.
+    pub disks: Vec<Standing>,
     /// Open ones.
     pub incidents: Vec<IncidentView>,
 }
@@ -90,9 +92,31 @@ impl VmState {
     }
 }
 
+/// Whether a VM or disk is in the configuration, and if not, whether it is served all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    Present,
+    /// No longer in the configuration, and served until the last front end lets go.
+    Leaving,
+    /// No longer in the configuration, and not served.
+    Gone,
+}
+
+impl Standing {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Present => "present",
+            Self::Leaving => "leaving",
+            Self::Gone => "gone",
+        }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct VmView {
     pub vm: VmId,
+    pub standing: Standing,
     pub state: VmState,
     pub run_state: Option<RunState>,
     pub gate: Gate,

@@ -10,7 +10,7 @@ use vmpath_core::spec::{Access, Source, Spec, parse};
 use vmpath_core::time::{Duration, Instant};
 use vmpath_core::view::{
     DiskLoadView, HoldReason, HostView, IncidentView, LinkState, LinkView, PathLoadView, PathView,
-    UnitLoadView, UnitView, VmLoadView, VmState, VmView, WorkerView,
+    Standing, UnitLoadView, UnitView, VmLoadView, VmState, VmView, WorkerView,
 };
 
 pub(crate) const CONFIG: &str = r#"
@@ -89,6 +89,7 @@ fn host_view() -> HostView {
     };
     let vm = |index: usize| VmView {
         vm: VmId::at(index),
+        standing: Standing::Present,
         state: VmState::Running,
         run_state: Some(RunState::Running),
         gate: Gate::Open,
@@ -115,6 +116,7 @@ fn host_view() -> HostView {
         paths: vec![path(0, Health::Down, Some(LOST)), path(1, Health::Up, None)],
         units: vec![unit(0), unit(1)],
         vms: vec![vm(0), bronze],
+        disks: vec![Standing::Present; 2],
         incidents: vec![IncidentView {
             incident: IncidentId(1),
             opened: Instant::from_millis(8_000),

@@ -215,9 +215,13 @@ fn what_it_knows_outlives_a_kill_and_a_stop() {
     let mut daemon = Daemon::start(&host, &config);
     assert!(shown(&["show", "paths"]).contains("disabled"));
     let events = shown(&["show", "events"]);
-    assert!(events.contains("taken out by the operator") && events.contains("after it was stopped"), "{events}");
+    assert!(
+        events.contains("taken out by the operator") && events.contains("after it was stopped"),
+        "{events}"
+    );
 
-    let elsewhere = GOOD.replace("DIR/run/vmpath.sock", "DIR/other.sock").replace("gold.sock", "other-gold.sock");
+    let elsewhere =
+        GOOD.replace("DIR/run/vmpath.sock", "DIR/other.sock").replace("gold.sock", "other-gold.sock");
     let second = host.write("second/vmpath.toml", &elsewhere);
     let second = host.run(&["daemon", "-c", second.to_str().expect("a plain name")]);
     assert!(text(&second.stderr).contains("another vmpath daemon uses"), "{}", text(&second.stderr));

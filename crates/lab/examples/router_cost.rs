@@ -94,7 +94,7 @@ impl Bench {
         let request = Request {
             disk: DiskId::at((number % u64::from(self.active)) as usize),
             token: (number % u64::from(DEPTH)) as u32,
-            operation: if number % 2 == 0 { Operation::Read } else { Operation::Write },
+            operation: if number.is_multiple_of(2) { Operation::Read } else { Operation::Write },
             offset: number % 1024 * 4096,
             length: 4096,
             durability: Durability::Volatile,

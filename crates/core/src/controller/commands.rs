@@ -12,7 +12,7 @@ use crate::path::{PathState, Signal};
 use crate::policy::rules::{Stopping, stopping};
 use crate::policy::{Cause, Input, Outstanding, Run, Why};
 use crate::spec::Access;
-use crate::view::VmState;
+use crate::view::{Standing, VmState};
 
 type Answer = Result<String, CommandError>;
 
@@ -38,7 +38,13 @@ impl Controller {
     }
 
     fn known_vm(&self, vm: VmId) -> Result<VmId, CommandError> {
-        if vm.index() < self.vms.len() { Ok(vm) } else { conflict("there is no such VM".into()) }
+        if vm.index() >= self.vms.len() {
+            return conflict("there is no such VM".into());
+        }
+        match self.vm_standing(vm) {
+            Standing::Present | Standing::Leaving => Ok(vm),
+            Standing::Gone => conflict(format!("{} is no longer in the configuration", self.spec.vm(vm).name)),
+        }
     }
 
     fn disable(&mut self, path: PathId) -> Answer {

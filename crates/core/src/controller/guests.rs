@@ -12,10 +12,11 @@ use crate::policy::{
     Act, Cause, Input, Ladder, Monitor, Note, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX,
     STOP_CONFIRM_WITHIN, Why,
 };
+use crate::view::Standing;
 
 impl Controller {
     pub(super) fn take_hypervisor(&mut self, vm: VmId, report: HypervisorReport) {
-        if vm.index() >= self.vms.len() {
+        if vm.index() >= self.vms.len() || self.vm_standing(vm) == Standing::Gone {
             return;
         }
         match report {

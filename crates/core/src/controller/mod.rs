@@ -11,6 +11,7 @@ mod commands;
 mod decide;
 mod guests;
 mod incidents;
+mod leave;
 mod paths;
 mod reload;
 mod restore;
@@ -19,7 +20,7 @@ mod view;
 mod words;
 
 use crate::effect::{Effect, JournalEntry, JournalKind, Subject};
-use crate::event::{Event, LoadReport};
+use crate::event::{DiskFront, Event, LoadReport};
 use crate::ids::{IncidentId, PathId, UnitId, VmId, WorkerId};
 use crate::path::Network;
 use crate::plan::{Gate, GateReason, PathRoute, RoutePlan, VmRoute};
@@ -58,6 +59,10 @@ pub struct Controller {
     plan: RoutePlan,
     /// Link reports taken in so far, by `WorkerId`.
     link_reports: Vec<u64>,
+    /// By `DiskId`.
+    fronts: Vec<DiskFront>,
+    /// Of the first plan with this configuration.
+    reloaded_at: u64,
     out: Outbox,
 }
 
@@ -126,6 +131,7 @@ impl Controller {
         let network = Network::new(&spec, now);
         let vms = spec.vm_ids().map(|_| Vm::new(now)).collect();
         let order = order(&spec);
+        let fronts = vec![DiskFront::Open { attached: 0 }; spec.disks.len()];
         let plan =
             RoutePlan { generation: 0, spec: spec.clone(), link_reports: vec![], paths: vec![], vms: vec![] };
         Self {
@@ -138,6 +144,8 @@ impl Controller {
             resume_from: now,
             plan,
             link_reports: vec![],
+            fronts,
+            reloaded_at: 0,
             out: Outbox::default(),
         }
     }
@@ -198,6 +206,7 @@ impl Controller {
     }
 
     fn take_load(&mut self, report: &LoadReport) {
+        self.take_fronts(report);
         for (index, load) in report.vms.iter().enumerate().take(self.vms.len()) {
             let vm = &mut self.vms[index];
             if load.requests_completed > 0 || load.backlogged > 0.0 {

@@ -9,7 +9,7 @@ use crate::ids::{IncidentId, PathId, UnitId, VmId};
 use crate::path::{Link, PathState};
 use crate::policy::{Ladder, Monitor, Run, Why};
 use crate::time::Instant;
-use crate::view::{HostView, IncidentView, LinkState, LinkView, PathView, UnitView, VmState, VmView};
+use crate::view::{HostView, IncidentView, LinkState, LinkView, PathView, Standing, UnitView, VmState, VmView};
 
 impl Controller {
     /// Everything that is known and decided. `now` only tells how old things are.
@@ -24,6 +24,7 @@ impl Controller {
             paths: self.spec.path_ids().map(|p| self.path_view(p, now)).collect(),
             units: self.spec.unit_ids().map(|u| self.unit_view(u)).collect(),
             vms: self.spec.vm_ids().map(|vm| self.vm_view(vm, &look)).collect(),
+            disks: self.spec.disk_ids().map(|disk| self.disk_standing(disk)).collect(),
             incidents: self.incidents.open().iter().map(|i| self.incident_view(i)).collect(),
         }
     }
@@ -83,6 +84,7 @@ impl Controller {
         let guest = &self.vms[vm.index()].guest;
         VmView {
             vm,
+            standing: self.vm_standing(vm),
             state: guest.state(),
             run_state: guest.monitor.run_state(),
             gate: self.gate(vm),
@@ -101,6 +103,9 @@ impl Controller {
     }
 
     fn because(&self, vm: VmId, now: Instant) -> Vec<String> {
+        if self.vm_standing(vm) == Standing::Gone {
+            return vec!["it is no longer in the configuration, and none of its disks is served".into()];
+        }
         let mut because = self.troubled_paths(vm, now);
         self.because_run(vm, &mut because);
         let state = &self.vms[vm.index()];
@@ -121,6 +126,8 @@ impl Controller {
         if let Reserve::Lost { why, .. } = &state.reserve {
             because.push(format!("its reservation is lost: {why}"));
         }
+        let leaving = self.spec.disks_of_vm(vm).filter(|d| self.disk_standing(*d) == Standing::Leaving);
+        because.extend(leaving.map(|disk| self.leaving_words(disk)));
         because
     }
 

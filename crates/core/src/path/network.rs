@@ -4,12 +4,12 @@
 //! It does not know why anybody asks.
 
 use crate::event::{Fault, LinkChange, LinkReport};
-use crate::ids::{PathId, TargetId, UnitId};
+use crate::ids::{DiskId, PathId, TargetId, UnitId};
 use crate::path::reach::{Reach, reaches};
 use crate::path::{Link, LinkEdge, LinkRow, PathChange, PathMachine, PathState, Signal};
 use crate::spec::{Access, Spec, TargetSpec};
 use crate::time::Instant;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
 pub struct Network {
@@ -17,6 +17,8 @@ pub struct Network {
     pub(super) paths: Vec<Path>,
     /// By `VmId`.
     pub(super) reaches: Vec<Reach>,
+    /// Disks that left the configuration and are not served any more. Their units have no links.
+    left: BTreeSet<DiskId>,
     /// No first connection has been waited for too long before this.
     first_expiry: Instant,
 }
@@ -31,7 +33,7 @@ pub(super) struct Path {
 impl Network {
     #[must_use]
     pub fn new(spec: &Spec, now: Instant) -> Self {
-        let mut network = Self { links: BTreeMap::new(), paths: vec![], reaches: vec![], first_expiry: now };
+        let mut network = Self { links: BTreeMap::new(), paths: vec![], reaches: vec![], left: BTreeSet::new(), first_expiry: now };
         network.fill(spec, now);
         network
     }
@@ -43,12 +45,33 @@ impl Network {
             let (target, access) = (spec.path(path).target, spec.path(path).access);
             self.paths.push(Path { target, machine: PathMachine::new(now), access });
         }
-        for unit in spec.unit_ids() {
+        let unused = self.unused_units(spec);
+        for unit in spec.unit_ids().filter(|unit| !unused.contains(unit)) {
             for path in spec.paths_of_unit(unit) {
                 self.links.entry((path, unit)).or_insert_with(|| LinkRow::new(now));
             }
         }
-        self.reaches = reaches(spec);
+        self.reaches = reaches(spec, &self.left);
+    }
+
+    /// Those that only disks that have left are on.
+    fn unused_units(&self, spec: &Spec) -> BTreeSet<UnitId> {
+        let mut unused: BTreeSet<UnitId> = self.left.iter().map(|disk| spec.disk(*disk).unit).collect();
+        for disk in spec.disk_ids().filter(|disk| !self.left.contains(disk)) {
+            unused.remove(&spec.disk(disk).unit);
+        }
+        unused
+    }
+
+    /// From now on exactly these disks have left. What their links were is forgotten; those that are back connect anew.
+    pub fn leave(&mut self, spec: &Spec, left: BTreeSet<DiskId>, now: Instant) {
+        if left == self.left {
+            return;
+        }
+        self.left = left;
+        let unused = self.unused_units(spec);
+        self.links.retain(|(_, unit), _| !unused.contains(unit));
+        self.fill(spec, now);
     }
 
     /// Moves to a new spec in which the same names have the same ids. What the operator set at run time stays, unless
@@ -61,6 +84,7 @@ impl Network {
             u.index() < old.units.len() && u.index() < new.units.len() && old.unit_name(u) == new.unit_name(u)
         };
         self.links.retain(|(path, unit), _| same_path(*path) && same_unit(*unit));
+        self.left.retain(|disk| disk.index() < new.disks.len());
         self.paths.truncate(new.paths.len());
         for (index, path) in self.paths.iter_mut().enumerate() {
             let id = PathId::at(index);

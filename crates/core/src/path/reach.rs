@@ -5,11 +5,12 @@
 //! It does not know the VM's policy, nor whether it runs.
 
 use crate::event::Fault;
-use crate::ids::{PathId, TargetId, UnitId, VmId};
+use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId};
 use crate::path::{Link, Network, PathState};
 use crate::plan::Health;
 use crate::spec::{ResumeOn, Spec};
 use crate::time::Instant;
+use std::collections::BTreeSet;
 
 /// The units of one VM and how it may reach them. Worked out once for each spec.
 #[derive(Clone, Debug, Default)]
@@ -28,9 +29,11 @@ pub struct UnitReach {
     pub paths: Vec<PathId>,
 }
 
-pub(super) fn reaches(spec: &Spec) -> Vec<Reach> {
+/// Without the disks that have left.
+pub(super) fn reaches(spec: &Spec, left: &BTreeSet<DiskId>) -> Vec<Reach> {
     let mut all = vec![Reach::default(); spec.vms.len()];
-    for disk in &spec.disks {
+    for disk in spec.disk_ids().filter(|disk| !left.contains(disk)) {
+        let disk = spec.disk(disk);
         let reach = &mut all[disk.vm.index()];
         if let Some(known) = reach.units.iter_mut().find(|u| u.unit == disk.unit) {
             known.disks += 1;

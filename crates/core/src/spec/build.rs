@@ -11,7 +11,7 @@ use super::limits::{
 };
 use super::raw::{NamePair, RawConfig, RawDisk, RawHost, RawPath, RawTarget, RawVm};
 use super::types::{
-    Access, ByteRate, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSpec, ResumeOn,
+    Access, ByteRate, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSpec, Presence, ResumeOn,
     ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
 };
 use crate::ids::{TargetId, UnitId, VmId};
@@ -116,6 +116,7 @@ fn vm(raw: &RawVm, name: &str, spec: &Spec) -> VmSpec {
         may_migrate: raw.may_migrate.as_ref().is_none_or(|m| m.it),
         resume: raw.resume.unwrap_or(ResumeOn::Repair),
         avoid_paths: avoided.filter_map(|p| spec.path_by_name(&p.it.to_string())).collect(),
+        presence: Presence::Present,
     }
 }
 
@@ -134,6 +135,7 @@ fn disk(spec: &mut Spec, config: &RawConfig, vm: VmId, raw: &RawDisk) {
         vhost_user: raw.vhost_user.as_ref().map(|v| v.it.clone()),
         queues: raw.queues.as_ref().map_or(1, |q| q.it),
         read_only: raw.read_only.unwrap_or(false),
+        presence: Presence::Present,
     });
 }
 

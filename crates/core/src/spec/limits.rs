@@ -19,7 +19,7 @@ pub(super) const UNIT_OPTIONS_MAX: usize = 4096;
 
 /// A listening socket or port per disk, plus connections of each path and unit: descriptors are finite.
 pub(super) const CONNECTIONS_MAX: u64 = 16;
-pub(super) const CONNECTIONS_DEFAULT: u8 = 2;
+pub(super) const CONNECTIONS_DEFAULT: u8 = 1;
 
 /// More threads than any host has CPUs to spare for its storage.
 pub(super) const WORKERS_MAX: u64 = 64;

@@ -1,11 +1,11 @@
 //! Reload: a new configuration takes over the ids of the running one.
 //!
 //! Invariant: after a rebase every id means the same thing as before, so that queues, paths and incidents that hold ids
-//! need not be told. Only settings may differ. Rejected for now: adding and removing at run time; it needs every owner
-//! of a table to agree on when a row is gone.
-//! It does not know what anybody does with the settings that changed.
+//! need not be told. Settings may differ, and a VM or disk that the files no longer have keeps its row, marked as
+//! leaving. Rejected: freeing rows at run time; every owner of a table would have to agree on when a row is gone.
+//! It does not know what anybody does with the settings that changed, nor who still uses what is leaving.
 
-use super::types::{PathUrl, Spec};
+use super::types::{DiskSpec, PathUrl, Presence, Spec, UnitSpec};
 use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,14 +14,16 @@ use std::path::PathBuf;
 
 impl Spec {
     /// This configuration with the ids of `running`: the same names, in the same rows. Order in the files makes no
-    /// difference.
+    /// difference. VMs and disks that it lacks stay in their rows as they were, [`Presence::Leaving`]; one that has been
+    /// leaving and is named again is [`Presence::Present`].
     ///
     /// # Errors
     /// One sentence for each thing that was added, removed or changed and cannot change without a restart.
-    pub fn rebase(self, running: &Self) -> Result<Self, Vec<String>> {
+    pub fn rebase(mut self, running: &Self) -> Result<Self, Vec<String>> {
         let mut refusals = Vec::new();
         same_things(&self, running, &mut refusals);
         changed_disks(&self, running, &mut refusals);
+        self.keep_leaving(running);
         let Some(rebased) = Rows::between(&self, running).map(|rows| rows.apply(self)) else {
             return Err(refusals);
         };
@@ -36,6 +38,35 @@ impl Spec {
     pub fn disk_name(&self, id: DiskId) -> String {
         let disk = self.disk(id);
         format!("{}/{}", self.vm(disk.vm).name, disk.name)
+    }
+
+    /// Adds the VMs and disks that only `running` has, and the units of those disks. What hangs on a target or path that
+    /// is gone is left out: that is refused anyway.
+    fn keep_leaving(&mut self, running: &Self) {
+        for gone in running.vms.iter().filter(|vm| self.vm_by_name(&vm.name).is_none()).collect::<Vec<_>>() {
+            let mut vm = gone.clone();
+            vm.presence = Presence::Leaving;
+            let avoided = gone.avoid_paths.iter();
+            vm.avoid_paths = avoided.filter_map(|p| self.path_by_name(&running.path_name(*p))).collect();
+            self.vms.push(vm);
+        }
+        let names: BTreeSet<String> = self.disk_names().into_iter().collect();
+        for id in running.disk_ids().filter(|id| !names.contains(&running.disk_name(*id))) {
+            let gone = running.disk(id);
+            let Some(vm) = self.vm_by_name(&running.vm(gone.vm).name) else { continue };
+            let Some(unit) = self.keep_unit(running, gone.unit) else { continue };
+            self.disks.push(DiskSpec { vm, unit, presence: Presence::Leaving, ..gone.clone() });
+        }
+    }
+
+    fn keep_unit(&mut self, running: &Self, unit: UnitId) -> Option<UnitId> {
+        let (name, gone) = (running.unit_name(unit), running.unit(unit));
+        if let Some(known) = self.unit_ids().find(|id| self.unit_name(*id) == name) {
+            return Some(known);
+        }
+        let target = self.target_by_name(&running.target(gone.target).name)?;
+        self.units.push(UnitSpec { target, ..gone.clone() });
+        Some(UnitId::at(self.units.len() - 1))
     }
 
     fn target_names(&self) -> Vec<String> {
@@ -62,8 +93,8 @@ impl Spec {
 /// The names in one table, by row.
 type Names = fn(&Spec) -> Vec<String>;
 
-/// Targets, paths, VMs and disks may neither come nor go. What belongs to a target or VM that does is not said again,
-/// and units come and go with disks.
+/// Targets, paths, VMs and disks may not come, and targets and paths may not go. What belongs to a target or VM that does
+/// is not said again, and units come and go with disks.
 fn same_things(new: &Spec, running: &Spec, refusals: &mut Vec<String>) {
     let kinds: [(&str, Names); 4] = [
         ("target", Spec::target_names),
@@ -85,7 +116,9 @@ fn same_things(new: &Spec, running: &Spec, refusals: &mut Vec<String>) {
             }
         };
         compare(&names, &before, "new: a restart is needed to add");
-        compare(&before, &names, "gone: a restart is needed to remove");
+        if kind == "target" || kind == "path" {
+            compare(&before, &names, "gone: a restart is needed to remove");
+        }
     }
 }
 

@@ -46,7 +46,8 @@ pub struct TargetSpec {
     /// How long a repaired path must stay good before it counts again; doubles with every relapse. Default 1 s.
     pub repair_after: Duration,
     pub write_cache: WriteCache,
-    /// Connections per path and unit, if the export allows several. Default 2.
+    /// Connections per path and unit, if the export allows several. Default 1: requests then go out, and replies come in, many at
+    /// a time, and a disk costs half as much at rest.
     pub connections: u8,
 }
 
@@ -102,6 +103,7 @@ pub struct VmSpec {
     pub resume: ResumeOn,
     /// Paths that this VM must not use.
     pub avoid_paths: Vec<PathId>,
+    pub presence: Presence,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +119,15 @@ pub struct DiskSpec {
     pub queues: u16,
     /// Every front end refuses writes.
     pub read_only: bool,
+    pub presence: Presence,
+}
+
+/// Whether a VM or disk is in the files. Ids are positions, so a row never goes while the process runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    Present,
+    /// A reload found it gone. It is served, as it was, until its last front end lets go.
+    Leaving,
 }
 
 /// Bytes per second, more than zero.

@@ -208,7 +208,9 @@ async fn command(State(shared): State<Shared>, command: Command) -> Answer<wire:
 }
 
 async fn reload(State(shared): State<Shared>) -> Answer<wire::Done> {
-    let warnings: Vec<_> = shared.control.reload().await??.into_iter().map(show::fault).collect();
+    let done = shared.control.reload().await??;
+    let leaving = done.leaving.into_iter().map(show::plain_fault);
+    let warnings = done.warnings.into_iter().map(show::fault).chain(leaving).collect();
     Ok(Json(wire::Done { message: "the configuration is reloaded".into(), warnings }))
 }
 

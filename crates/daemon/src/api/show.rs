@@ -13,7 +13,7 @@ use vmpath_core::ids::{DiskId, IncidentId, PathId, UnitId, VmId};
 use vmpath_core::plan::{Gate, Health};
 use vmpath_core::spec::{self, ShedWhen, Spec};
 use vmpath_core::time::Instant;
-use vmpath_core::view::{IncidentView, LinkState, VmLoadView, VmState};
+use vmpath_core::view::{IncidentView, LinkState, Standing, VmLoadView, VmState};
 
 /// A snapshot and the wall clock by which it is shown.
 pub(super) struct Shown<'a> {
@@ -120,6 +120,7 @@ impl Shown<'_> {
         let load = worker.and_then(|worker| worker.vms.get(id.index())).cloned().unwrap_or_default();
         Some(wire::Vm {
             name: spec.name.clone(),
+            presence: view.standing.as_str().into(),
             state: view.state.as_str().into(),
             since_unix_us: (self.unix_us)(view.since),
             run_state: view.run_state.map(run_state),
@@ -151,8 +152,10 @@ impl Shown<'_> {
         let disk = self.spec().disk(id);
         let worker = self.snapshot.worker.as_ref();
         let load = worker.and_then(|worker| worker.disks.iter().find(|load| load.disk == id));
+        let standing = self.snapshot.host.disks.get(id.index()).copied().unwrap_or(Standing::Present);
         wire::DiskOfVm {
             name: disk.name.clone(),
+            presence: standing.as_str().into(),
             unit: self.spec().unit_name(disk.unit),
             nbd_socket: disk.nbd_socket.clone(),
             nbd_tcp: disk.nbd_tcp.map(|address| address.to_string()),

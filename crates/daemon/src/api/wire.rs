@@ -85,6 +85,7 @@ pub struct Vms {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Vm {
     pub name: String,
+    pub presence: String,
     pub state: String,
     pub since_unix_us: u64,
     pub run_state: Option<String>,
@@ -127,6 +128,7 @@ pub struct HeldReason {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskOfVm {
     pub name: String,
+    pub presence: String,
     pub unit: String,
     pub nbd_socket: Option<PathBuf>,
     pub nbd_tcp: Option<String>,

@@ -96,6 +96,16 @@ impl Worker {
         }
     }
 
+    /// Control has begun to look at a unit again: what is connected still will not be told otherwise.
+    pub(crate) fn tell_links_up(&mut self, unit: UnitId) {
+        for at in 0..self.backs.links.len() {
+            let link = &self.backs.links[at];
+            if link.unit == unit && link.active > 0 {
+                self.tell(link.path, unit, LinkChange::Up);
+            }
+        }
+    }
+
     pub(super) fn tell_down(&mut self, path: PathId, unit: UnitId, fault: Fault, requests_outstanding: u32) {
         self.tell(path, unit, LinkChange::Down { fault, requests_outstanding });
     }

@@ -22,7 +22,8 @@ impl Worker {
     pub(super) fn connect_missing(&mut self) {
         for index in 0..self.backs.links.len() {
             let link = &self.backs.links[index];
-            let disabled = self.plan.paths[link.path.index()].health == Health::Disabled;
+            let disabled = self.plan.paths[link.path.index()].health == Health::Disabled
+                || self.backs.is_unused(link.unit);
             if disabled || link.next_attempt > self.now || link.connections > link.active {
                 continue;
             }

@@ -182,6 +182,16 @@ struct UnitState {
     export: Option<ExportInfo>,
     comparison: Option<identity::Comparison>,
     waiting: VecDeque<usize>,
+    usage: Use,
+}
+
+/// Whether anybody is served from a unit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Use {
+    #[default]
+    Used,
+    /// Its disk has left: its connections go when nothing is in flight on them, and none is made.
+    Unused,
 }
 
 /// All of a worker's back-end connections.
@@ -233,6 +243,15 @@ impl Backends {
     /// The unit as announced, once a path has been up.
     pub(crate) fn export_of(&self, unit: UnitId) -> Option<ExportInfo> {
         self.units[unit.index()].export
+    }
+
+    /// Returns what it was.
+    pub(crate) fn set_use(&mut self, unit: UnitId, usage: Use) -> Use {
+        std::mem::replace(&mut self.units[unit.index()].usage, usage)
+    }
+
+    fn is_unused(&self, unit: UnitId) -> bool {
+        self.units[unit.index()].usage == Use::Unused
     }
 
     pub(crate) fn has_unread(&self) -> bool {

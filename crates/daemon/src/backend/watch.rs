@@ -42,9 +42,9 @@ impl Worker {
             self.cut(index, Fault::ConnectTimeout);
             return;
         }
-        let path = self.backs.links[back.link].path;
+        let (path, unit) = (self.backs.links[back.link].path, self.backs.links[back.link].unit);
         let in_flight = back.in_flight;
-        if self.plan.paths[path.index()].health == Health::Disabled {
+        if self.plan.paths[path.index()].health == Health::Disabled || self.backs.is_unused(unit) {
             // What is in flight may finish, if the path still answers: so it goes on being watched.
             if in_flight == 0 {
                 self.cut(index, Fault::Disabled);

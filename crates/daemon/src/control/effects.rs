@@ -65,6 +65,7 @@ impl Performer {
                 Effect::Publish(plan) => self.dataplane.publish(&Arc::new(plan)),
                 Effect::Stop { vm, instance } => self.order(vm, Order::Stop { instance }, outcome),
                 Effect::Continue { vm, instance } => self.order(vm, Order::Continue { instance }, outcome),
+                Effect::Monitor { vm, wanted } => self.hypervisors.set(spec, vm, wanted),
                 Effect::Record(entry) => {
                     let at_unix_us = clock::unix_micros(entry.at);
                     let line = self.journal.append(entry, spec, at_unix_us);
@@ -80,7 +81,7 @@ impl Performer {
     pub fn orders_anything(effects: &[Effect]) -> bool {
         effects.iter().any(|effect| match effect {
             Effect::Stop { .. } | Effect::Continue { .. } => true,
-            Effect::Publish(_) | Effect::Record(_) | Effect::Answer { .. } => false,
+            Effect::Publish(_) | Effect::Monitor { .. } | Effect::Record(_) | Effect::Answer { .. } => false,
         })
     }
 

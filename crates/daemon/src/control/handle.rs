@@ -5,14 +5,14 @@
 
 use super::journal::{Page, Query};
 use super::rates::Rates;
-use super::reload::{ReloadError, ReloadRequest};
+use super::reload::{ReloadError, ReloadRequest, Reloaded};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use vmpath_core::effect::CommandError;
 use vmpath_core::event::Command;
-use vmpath_core::spec::{Fault, Spec};
+use vmpath_core::spec::Spec;
 use vmpath_core::view::{HostView, WorkerView};
 
 /// How long a question to the owner may take. It answers in microseconds; a client gives up after 1 s.
@@ -25,7 +25,8 @@ const RELOAD_WAIT: Duration = Duration::from_millis(900);
 #[derive(Debug)]
 pub enum Input {
     Command { command: Command, reply: oneshot::Sender<Result<String, CommandError>> },
-    Reload { spec: Arc<Spec>, applied: oneshot::Sender<()> },
+    /// Answered with a sentence for each disk that is leaving and still served.
+    Reload { spec: Arc<Spec>, applied: oneshot::Sender<Vec<String>> },
     Events { query: Query, reply: oneshot::Sender<Page> },
 }
 
@@ -86,11 +87,11 @@ impl ControlHandle {
         self.ask(Input::Events { query, reply }, answer).await
     }
 
-    /// Reads the configuration files again. Returns the warnings.
+    /// Reads the configuration files again.
     ///
     /// # Errors
     /// [`Unanswered`]; the inner result says why the old configuration stays in force.
-    pub async fn reload(&self) -> Result<Result<Vec<Fault>, ReloadError>, Unanswered> {
+    pub async fn reload(&self) -> Result<Result<Reloaded, ReloadError>, Unanswered> {
         let (reply, answer) = oneshot::channel();
         self.reloads.try_send(ReloadRequest { reply: Some(reply) }).map_err(|_| Unanswered)?;
         match tokio::time::timeout(RELOAD_WAIT, answer).await {

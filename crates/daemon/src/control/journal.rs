@@ -206,6 +206,9 @@ const fn is_trouble(kind: JournalKind) -> bool {
         | JournalKind::VmManaged
         | JournalKind::IncidentClosed
         | JournalKind::Reloaded
+        | JournalKind::DiskLeaving
+        | JournalKind::DiskGone
+        | JournalKind::DiskReturned
         | JournalKind::Restarted => false,
     }
 }

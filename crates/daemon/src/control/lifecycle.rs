@@ -12,7 +12,7 @@ use super::monitor::{Beat, Monitor};
 use super::owner::{Ended, Owner, Sources};
 use super::reload::{self, ReloadRequest, Reloader};
 use crate::api;
-use crate::dataplane::{STOP_MAX, Dataplane, WorkerReport};
+use crate::dataplane::{Dataplane, STOP_MAX, WorkerReport};
 use crate::hypervisor::{Hypervisors, Report};
 use crate::store::{Left, OpenError, Store};
 use crate::sys::boot::BootId;
@@ -108,7 +108,7 @@ impl Daemon {
         let (store, left) = open_store(&spec).await?;
         let sources = Sources { inputs, hypervisors, dataplane, commits: store.commits(), stop };
         let links = Links { monitors: report, reports: worker_report };
-        let owner = owner(&spec, links, store, left, beat.clone())?;
+        let owner = owner(&spec, &links, store, left, beat.clone())?;
         let (reload, reloads) = mpsc::channel(reload::REQUESTS_MAX);
         let handle = ControlHandle::new(input.clone(), reload.clone(), owner.snapshots());
         let monitor = Monitor::start(beat).context("cannot start the monitor thread")?;
@@ -157,7 +157,9 @@ impl Daemon {
         // Last: until here it is no clean end.
         let closed = tokio::task::spawn_blocking(move || store.close(STORE_CLOSE_WAIT));
         if !closed.await.unwrap_or(false) {
-            tracing::warn!("vmpath's own state was not written to its end; the next start takes this one for a crash");
+            tracing::warn!(
+                "vmpath's own state was not written to its end; the next start takes this one for a crash"
+            );
         }
         Ok(())
     }
@@ -196,7 +198,7 @@ struct Links {
 }
 
 /// Makes the owner: first decisions, data plane, monitors.
-fn owner(spec: &Arc<Spec>, links: Links, store: Store, left: Left, beat: Beat) -> Result<Owner> {
+fn owner(spec: &Arc<Spec>, links: &Links, store: Store, left: Left, beat: Beat) -> Result<Owner> {
     let Left { saved, lines, unreadable, .. } = left;
     let (controller, effects) = match before(left.boot, left.clean)? {
         Some(before) => Controller::restore(Arc::clone(spec), saved, before, clock::now()),

@@ -179,7 +179,7 @@ impl Owner {
             Input::Reload { spec, applied } => {
                 self.reload(spec);
                 // The reloader waits for this unless the daemon is ending.
-                let _ = applied.send(());
+                let _ = applied.send(self.controller.leaving());
             }
             Input::Events { query, reply } => {
                 // Whoever asked may have given up.

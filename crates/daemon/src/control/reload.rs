@@ -16,7 +16,16 @@ pub const REQUESTS_MAX: usize = 4;
 #[derive(Debug)]
 pub struct ReloadRequest {
     /// None when a signal asked.
-    pub reply: Option<oneshot::Sender<Result<Vec<Fault>, ReloadError>>>,
+    pub reply: Option<oneshot::Sender<Result<Reloaded, ReloadError>>>,
+}
+
+/// The new configuration is in force.
+#[derive(Clone, Debug, Default)]
+pub struct Reloaded {
+    /// What in the files is suspicious.
+    pub warnings: Vec<Fault>,
+    /// What left the files and is served all the same; in words.
+    pub leaving: Vec<String>,
 }
 
 /// Why the old configuration stays in force.
@@ -53,16 +62,16 @@ impl Reloader {
         }
     }
 
-    async fn reload(&mut self) -> Result<Vec<Fault>, ReloadError> {
+    async fn reload(&mut self) -> Result<Reloaded, ReloadError> {
         let (file, in_force) = (self.file.clone(), Arc::clone(&self.in_force));
         let read = tokio::task::spawn_blocking(move || prepare(&file, &in_force));
         let (spec, warnings) = read.await.map_err(|_| ReloadError::ShuttingDown)??;
         let (applied, done) = oneshot::channel();
         let input = Input::Reload { spec: Arc::clone(&spec), applied };
         self.owner.send(input).await.map_err(|_| ReloadError::ShuttingDown)?;
-        done.await.map_err(|_| ReloadError::ShuttingDown)?;
+        let leaving = done.await.map_err(|_| ReloadError::ShuttingDown)?;
         self.in_force = spec;
-        Ok(warnings)
+        Ok(Reloaded { warnings, leaving })
     }
 }
 
@@ -73,9 +82,10 @@ fn prepare(file: &std::path::Path, in_force: &Spec) -> Result<(Arc<Spec>, Vec<Fa
     Ok((Arc::new(spec), config.warnings))
 }
 
-fn tell_log(done: &Result<Vec<Fault>, ReloadError>) {
+fn tell_log(done: &Result<Reloaded, ReloadError>) {
     match done {
-        Ok(warnings) => {
+        // What is leaving is in the journal.
+        Ok(Reloaded { warnings, leaving: _ }) => {
             for warning in warnings {
                 tracing::warn!("config: {warning}");
             }

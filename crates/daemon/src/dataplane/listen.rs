@@ -2,12 +2,13 @@
 
 use super::Listening;
 use anyhow::Context;
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use vmpath_core::ids::DiskId;
 use vmpath_core::spec::Spec;
 
@@ -31,7 +32,6 @@ pub(crate) struct Bound {
     disk: DiskId,
     transport: Transport,
     socket: OwnedFd,
-    path: Option<PathBuf>,
 }
 
 /// Which kind of client comes in by a listener.
@@ -42,9 +42,9 @@ pub(crate) enum Transport {
 }
 
 impl Bound {
-    /// What the worker listens on, and the path that is to be unlinked at the end.
-    pub(super) fn split(self) -> (Listening, Option<PathBuf>) {
-        ((self.disk, self.transport, self.socket), self.path)
+    /// What the worker listens on.
+    pub(super) fn listening(self) -> Listening {
+        (self.disk, self.transport, self.socket)
     }
 }
 
@@ -56,15 +56,15 @@ pub(super) fn bind_all(spec: &Spec) -> anyhow::Result<Vec<Bound>> {
         if let Some(path) = &of.nbd_socket {
             let socket = bind_unix(path)
                 .with_context(|| format!("disk {name}: cannot listen on {}", path.display()))?;
-            all.push(Bound { disk, transport: Transport::Unix, socket, path: Some(path.clone()) });
+            all.push(Bound { disk, transport: Transport::Unix, socket });
         }
         if let Some(path) = &of.vhost_user {
             must_be_free(path).with_context(|| format!("disk {name}: cannot serve {}", path.display()))?;
         }
         if let Some(address) = of.nbd_tcp {
             let socket =
-                bind_tcp(address).with_context(|| format!("disk {name}: cannot listen on {address}"))?;
-            all.push(Bound { disk, transport: Transport::Tcp, socket, path: None });
+                listen_tcp(address).with_context(|| format!("disk {name}: cannot listen on {address}"))?;
+            all.push(Bound { disk, transport: Transport::Tcp, socket });
         }
     }
     Ok(all)
@@ -81,6 +81,16 @@ fn must_be_free(path: &Path) -> anyhow::Result<()> {
         anyhow::bail!("another process serves this socket; stop it, or choose another path");
     }
     Ok(())
+}
+
+/// Whether a process listens on the socket. Never waits. To be asked only of a path on which this process does not listen.
+pub(crate) fn is_served(path: &Path) -> bool {
+    let connected = socket(AddressFamily::UNIX).and_then(|socket| {
+        let address = rustix::net::SocketAddrUnix::new(path)?;
+        Ok(rustix::net::connect(&socket, &address))
+    });
+    // Refused for want of room: somebody does not accept as fast as others connect.
+    matches!(connected, Ok(Ok(()) | Err(Errno::AGAIN)))
 }
 
 /// Listens on a socket that this process alone serves; a stale one goes.
@@ -107,7 +117,11 @@ pub(crate) fn listen_unix(path: &Path) -> anyhow::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn bind_tcp(address: SocketAddr) -> anyhow::Result<OwnedFd> {
+/// Listens on an address of this host.
+///
+/// # Errors
+/// It is not of this host, or taken.
+pub(crate) fn listen_tcp(address: SocketAddr) -> anyhow::Result<OwnedFd> {
     let socket = socket(if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 })?;
     sockopt::set_socket_reuseaddr(socket.as_fd(), true)?;
     rustix::net::bind(&socket, &address)?;

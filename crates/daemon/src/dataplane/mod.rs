@@ -10,7 +10,10 @@ mod requests;
 mod stream;
 mod worker;
 
-pub(crate) use listen::{Transport, listen_unix};
+#[cfg(test)]
+mod tests;
+
+pub(crate) use listen::{Transport, is_served, listen_tcp, listen_unix};
 pub(crate) use requests::{Client, FrontRequest, NbdClient, Payload, Requests, Target};
 pub(crate) use stream::{Body, Head, Name, Received, Stream};
 pub(crate) use worker::{Listening, STAGING_BYTES, Tag, Worker};
@@ -23,7 +26,6 @@ use arc_swap::ArcSwap;
 use recover::Recovered;
 use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -69,14 +71,13 @@ pub(crate) struct Outfit {
     pub(crate) record: Record,
     /// Writes of a former process whose outcome is unknown.
     pub(crate) recovered: Vec<recover::Write>,
+    pub(crate) knowledge: recover::Knowledge,
 }
 
 /// The running data plane.
 #[derive(Debug)]
 pub struct Dataplane {
     workers: Vec<(Arc<Shared>, JoinHandle<()>)>,
-    /// Of NBD's listening sockets, to be unlinked at the end. (The vhost-user ones are the workers' own.)
-    sockets: Vec<PathBuf>,
 }
 
 impl Dataplane {
@@ -88,18 +89,16 @@ impl Dataplane {
     pub fn start(plan: &Arc<RoutePlan>, reports: &UnboundedSender<WorkerReport>) -> anyhow::Result<Self> {
         listen::raise_descriptor_limit();
         let spec = &plan.spec;
-        let recovered = Recovered::read(&spec.host.run_dir, spec)?;
-        recovered.destroy_leftovers()?;
+        let found = Recovered::read(&spec.host.run_dir, spec)?;
+        found.destroy_leftovers()?;
         let workers = spread(spec);
         let of_disk = |disk: DiskId| workers[spec.disk(disk).vm.index()];
-        let mut sockets = Vec::new();
         let mut listeners: Vec<Vec<Listening>> = vec_of(usize::from(spec.host.workers));
         for bound in listen::bind_all(spec)? {
-            let (listening, path) = bound.split();
-            sockets.extend(path);
+            let listening = bound.listening();
             listeners[of_disk(listening.0).index()].push(listening);
         }
-        let mut plane = Self { workers: Vec::new(), sockets };
+        let mut plane = Self { workers: Vec::new() };
         let started = clock::now();
         let worker_of = |unit: UnitId| {
             let disk = spec.disk_ids().find(|disk| spec.disk(*disk).unit == unit);
@@ -112,12 +111,18 @@ impl Dataplane {
             let plan = ArcSwap::new(Arc::clone(plan));
             let shared = Arc::new(Shared { worker, plan, stop: AtomicBool::new(false), doorbell });
             let its = |(unit, ..): &&recover::Write| worker_of(*unit) == worker;
-            let recovered = recovered.writes.iter().filter(its).cloned().collect();
-            let outfit =
-                Outfit { shared: Arc::clone(&shared), listeners, reports: reports.clone(), record, recovered };
+            let recovered = found.writes.iter().filter(its).cloned().collect();
+            let outfit = Outfit {
+                shared: Arc::clone(&shared),
+                listeners,
+                reports: reports.clone(),
+                record,
+                recovered,
+                knowledge: found.knowledge,
+            };
             plane.workers.push((shared, start_worker(outfit)?));
         }
-        recovered.remove_files();
+        found.remove_files();
         Ok(plane)
     }
 
@@ -139,9 +144,6 @@ impl Dataplane {
             if thread.join().is_err() {
                 tracing::error!("a data-plane thread has panicked");
             }
-        }
-        for path in self.sockets {
-            let _ = std::fs::remove_file(path);
         }
     }
 }

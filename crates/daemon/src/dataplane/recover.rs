@@ -30,15 +30,24 @@ pub(super) type Write = (UnitId, Range<u64>, Option<Instant>);
 #[derive(Debug, Default)]
 pub(super) struct Recovered {
     pub(super) writes: Vec<Write>,
+    pub(super) knowledge: Knowledge,
     files: Vec<PathBuf>,
     connections: Vec<(SocketAddr, SocketAddr)>,
+}
+
+/// Whether the records tell all that may still take effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Knowledge {
+    #[default]
+    Complete,
+    Incomplete,
 }
 
 impl Recovered {
     /// Reads all records of former processes.
     ///
     /// # Errors
-    /// The folder cannot be made or read, or a record is not one: then nobody knows what may still take effect.
+    /// The folder cannot be made or read.
     pub(super) fn read(folder: &Path, spec: &Spec) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let mut found = Self::default();
@@ -55,14 +64,16 @@ impl Recovered {
                 found.files.push(path);
                 continue;
             }
-            let remains = record::read(&path).with_context(|| {
-                format!(
-                    "{} does not tell what the former vmpath had in flight; when no write of it can still take effect \
-                     (longer ago than every target's `quiesce`), remove the file",
-                    path.display()
-                )
-            })?;
-            found.add(remains.unwrap_or_default(), spec);
+            match record::read(&path) {
+                Ok(remains) => found.add(remains.unwrap_or_default(), spec),
+                Err(error) => {
+                    tracing::warn!(
+                        "it is not known what the former vmpath had in flight, so every unit is held for its target's \
+                         `quiesce`: {error}"
+                    );
+                    found.knowledge = Knowledge::Incomplete;
+                }
+            }
             found.files.push(path);
         }
         Ok(found)

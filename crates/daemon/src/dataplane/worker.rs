@@ -5,6 +5,7 @@
 
 use super::listen::Transport;
 use super::poller::Poller;
+use super::recover::Knowledge;
 use super::{Outfit, Requests, Shared, WorkerReport};
 use crate::backend::Backends;
 use crate::frontend::Frontends;
@@ -169,7 +170,7 @@ fn pin(worker: WorkerId) {
 
 impl Worker {
     fn new(outfit: Outfit) -> anyhow::Result<Self> {
-        let Outfit { shared, listeners, reports, record, recovered } = outfit;
+        let Outfit { shared, listeners, reports, record, recovered, knowledge } = outfit;
         let mut ring = Ring::new().context(
             "cannot make an io_uring: vmpath needs Linux 6.1 or newer and the sysctl kernel.io_uring_disabled at 0",
         )?;
@@ -192,10 +193,14 @@ impl Worker {
             router.restore(unit, range, until, now);
         }
         for unit in &its_units {
-            // Counted from the boot of the host: what an earlier one sent may come until then.
             let quiesce = plan.spec.target(plan.spec.unit(*unit).target).quiesce;
-            if now < Instant::ZERO + quiesce {
-                router.hold_unit_until(*unit, Instant::ZERO + quiesce);
+            // What was sent before the boot of the host may come until one bound after it.
+            let until = match knowledge {
+                Knowledge::Complete => Instant::ZERO + quiesce,
+                Knowledge::Incomplete => now + quiesce,
+            };
+            if now < until {
+                router.hold_unit_until(*unit, until);
             }
         }
         let mut worker = Self {
@@ -233,13 +238,11 @@ impl Worker {
         // No new requests; what live paths can finish is finished.
         self.fronts.stop_reading();
         let deadline = self.now + DRAIN_MAX;
-        while !self.requests.table.is_empty() && self.now < deadline {
+        while self.router.in_flight() > 0 && self.now < deadline {
             self.turn(&mut completions)?;
         }
         self.flush_all();
-        for path in self.fronts.port_paths() {
-            let _ = std::fs::remove_file(path);
-        }
+        self.unlink_sockets();
         Ok(())
     }
 
@@ -288,9 +291,12 @@ impl Worker {
             found = !completions.is_empty() || self.rings_have_work();
             now = clock::now();
         }
-        if !found && now < until && !self.stop_polling() {
-            self.ring.wait(until.since(now), completions)?;
-            now = clock::now();
+        if !found && now < until {
+            let longest = self.stop_polling();
+            if longest > Duration::ZERO {
+                self.ring.wait(until.since(now).min(longest), completions)?;
+                now = clock::now();
+            }
         }
         self.poller.waited(now.since(began));
         Ok(())
@@ -328,6 +334,10 @@ impl Worker {
         };
         self.flush_all();
         wake
+    }
+
+    pub(crate) fn its_disks(&self) -> &[DiskId] {
+        &self.its_disks
     }
 
     pub(crate) fn id(&self) -> WorkerId {
@@ -378,10 +388,14 @@ impl Worker {
         }
         self.plan = self.shared.plan.load_full();
         self.router.plan(Arc::clone(&self.plan));
+        self.follow_presence();
     }
 
     fn report(&mut self) {
-        let load = self.router.load_report(self.now);
+        #[cfg(test)]
+        crate::sys::counting::publish();
+        let mut load = self.router.load_report(self.now);
+        (load.generation, load.fronts) = (self.plan.generation, self.disk_fronts());
         let mut view = self.router.view(self.now);
         for unit in &self.its_units {
             view.units[unit.index()].size = self.backs.export_of(*unit).map(|e| e.size);
@@ -396,6 +410,7 @@ impl Worker {
             })
             .collect();
         let _ = self.reports.send(WorkerReport::Load(load));
+        self.retire_units();
         let _ = self.reports.send(WorkerReport::View(self.shared.worker, Arc::new(view)));
     }
 }

@@ -5,6 +5,7 @@
 //! is not read from either. It does not know paths. What an NBD client says is in [`nbd`].
 
 mod guests;
+mod leave;
 mod nbd;
 #[allow(dead_code, unused_imports)]
 mod serve;
@@ -44,15 +45,27 @@ const EXPORT_WAIT_MAX: Duration = Duration::from_secs(5);
 struct Listener {
     disk: DiskId,
     transport: Transport,
-    socket: Rc<OwnedFd>,
     state: Accepting,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 enum Accepting {
-    Watched,
+    Watched(Rc<OwnedFd>),
     /// The last accept failed (out of descriptors, say): the next one is tried at the next inspection.
-    Paused,
+    Paused(Rc<OwnedFd>),
+    /// The disk has left the configuration.
+    Closed,
+    /// It is back, and cannot be listened for; that is told once.
+    Failed,
+}
+
+impl Accepting {
+    fn socket(&self) -> Option<&Rc<OwnedFd>> {
+        match self {
+            Self::Watched(socket) | Self::Paused(socket) => Some(socket),
+            Self::Closed | Self::Failed => None,
+        }
+    }
 }
 
 /// A client's connection.
@@ -103,16 +116,12 @@ enum Reading {
 impl Frontends {
     pub(crate) fn new(ring: &mut Ring, listeners: Vec<Listening>, ports: Vec<(DiskId, PathBuf)>) -> Self {
         let ports = ports.into_iter().map(|(disk, path)| serve::Port::new(disk, path)).collect();
-        let listener = |(disk, transport, socket)| Listener {
-            disk,
-            transport,
-            socket: Rc::new(socket),
-            state: Accepting::Watched,
+        let mut listener = |(index, (disk, transport, socket))| {
+            let socket = Rc::new(socket);
+            ring.watch(&socket, Tag::Listener(index).pack());
+            Listener { disk, transport, state: Accepting::Watched(socket) }
         };
-        let listeners: Vec<_> = listeners.into_iter().map(listener).collect();
-        for (index, listener) in listeners.iter().enumerate() {
-            ring.watch(&listener.socket, Tag::Listener(index).pack());
-        }
+        let listeners: Vec<_> = listeners.into_iter().enumerate().map(&mut listener).collect();
         Self {
             listeners,
             fronts: Slab::new(),
@@ -141,11 +150,6 @@ impl Frontends {
         self.reading == Reading::On
     }
 
-    /// Sockets that are to be unlinked at the end.
-    pub(crate) fn port_paths(&self) -> impl Iterator<Item = &PathBuf> {
-        self.ports.iter().filter_map(serve::Port::bound)
-    }
-
     pub(crate) fn stop_reading(&mut self) {
         self.reading = Reading::Stopped;
     }
@@ -169,8 +173,9 @@ impl Front {
 impl Worker {
     /// A listener has new connections.
     pub(crate) fn listener_ready(&mut self, listener: usize, watch: Watch) {
+        let Some(socket) = self.fronts.listeners[listener].state.socket() else { return };
         if watch == Watch::Ended {
-            self.ring.watch(&self.fronts.listeners[listener].socket, Tag::Listener(listener).pack());
+            self.ring.watch(socket, Tag::Listener(listener).pack());
         }
         self.accept_all(listener);
     }
@@ -178,13 +183,14 @@ impl Worker {
     fn accept_all(&mut self, listener: usize) {
         loop {
             let from = &mut self.fronts.listeners[listener];
+            let Some(socket) = from.state.socket().cloned() else { return };
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-            match rustix::net::accept_with(&from.socket, flags) {
+            match rustix::net::accept_with(&socket, flags) {
                 Ok(socket) => self.accepted(listener, socket),
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error) => {
-                    from.state = Accepting::Paused;
+                    from.state = Accepting::Paused(socket);
                     let disk = from.disk;
                     tracing::warn!(disk = self.disk_name(disk), %error, "cannot accept a client");
                     return;
@@ -300,12 +306,16 @@ impl Worker {
 
     /// Lets go of the connections of which the kernel holds nothing any more.
     pub(crate) fn reap_fronts(&mut self) {
+        let before = self.fronts.fronts.len();
         for index in std::mem::take(&mut self.fronts.closing) {
             if self.fronts.fronts[index].stream.is_idle() {
                 self.fronts.fronts.remove(index);
             } else {
                 self.fronts.closing.push(index);
             }
+        }
+        if self.fronts.fronts.len() < before {
+            self.follow_presence();
         }
     }
 
@@ -327,15 +337,16 @@ impl Worker {
                 Phase::Handshake(_) => {}
             }
         }
-        let mut paused = Vec::new();
-        for (index, listener) in self.fronts.listeners.iter_mut().enumerate() {
-            if listener.state == Accepting::Paused {
-                listener.state = Accepting::Watched;
-                paused.push(index);
+        for at in 0..self.fronts.listeners.len() {
+            match self.fronts.listeners[at].state.clone() {
+                Accepting::Watched(_) | Accepting::Closed => {}
+                Accepting::Paused(socket) => {
+                    self.fronts.listeners[at].state = Accepting::Watched(socket);
+                    self.accept_all(at);
+                }
+                Accepting::Failed if self.is_closed(self.fronts.listeners[at].disk) => {}
+                Accepting::Failed => self.reopen_listener(at),
             }
-        }
-        for listener in paused {
-            self.accept_all(listener);
         }
     }
 

@@ -6,7 +6,7 @@
 
 use super::guests::{GuestSlot, QUEUES_MAX, Served, Stage};
 use super::vhost_user::{self, Changes, Fetched, GuestRequest, Handled, QueueSet, Session, SessionEnd, Shape};
-use crate::dataplane::{Client, FrontRequest, Payload, Tag, Worker, listen_unix};
+use crate::dataplane::{Client, FrontRequest, Payload, Tag, Worker, is_served, listen_unix};
 use crate::sys::uring::{Ring, Watch};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use vmpath_core::ids::DiskId;
 use vmpath_core::router::{Durability, Operation, Origin, Request, ZeroMode};
+use vmpath_core::time::Duration;
 use vmpath_core::volume::verdict::TargetError;
 use vmpath_protocol::nbd::ExportInfo;
 use vmpath_protocol::virtio_blk::request::{Access, Operation as GuestOperation, Status};
@@ -24,6 +25,8 @@ use vmpath_protocol::virtio_blk::request::{Access, Operation as GuestOperation, 
 const FETCHES_PER_TURN: usize = 64;
 /// Messages taken from one front end before others have their turn.
 const MESSAGES_PER_TURN: usize = 16;
+/// How often a ring whose driver has no way to kick is looked at.
+const POLL_WITHOUT_KICK: Duration = Duration::from_millis(1);
 /// The largest request that a guest may send, whatever the target takes.
 const REQUEST_MAX: u32 = 32 << 20;
 /// What virtio-blk calls a sector; a block is no smaller.
@@ -34,20 +37,22 @@ const PHYSICAL_BLOCK_MAX: u32 = 4096;
 /// A disk's vhost-user socket.
 #[derive(Debug)]
 pub(super) struct Port {
-    disk: DiskId,
-    path: PathBuf,
-    state: PortState,
+    pub(super) disk: DiskId,
+    pub(super) path: PathBuf,
+    pub(super) state: PortState,
 }
 
 /// ```text
 /// Closed ─unit known, no front end─▶ Listening ─accepted─▶ Closed (serving)
 /// ```
 #[derive(Debug)]
-enum PortState {
+pub(super) enum PortState {
     Closed,
     Listening(Rc<OwnedFd>),
     /// It could not be bound; that is told once.
     Failed,
+    /// The disk has left the configuration, and the socket's file with it.
+    Left,
 }
 
 impl Port {
@@ -57,7 +62,10 @@ impl Port {
 
     /// The path, if this process may have made the socket there.
     pub(super) fn bound(&self) -> Option<&PathBuf> {
-        (!matches!(self.state, PortState::Failed)).then_some(&self.path)
+        match self.state {
+            PortState::Closed | PortState::Listening(_) => Some(&self.path),
+            PortState::Failed | PortState::Left => None,
+        }
     }
 }
 
@@ -68,7 +76,7 @@ impl Worker {
             let port = &self.fronts.ports[at];
             let unit = self.plan.spec.disk(port.disk).unit;
             let is_free = !matches!(port.state, PortState::Listening(_)) && self.requests.guests.of_disk(port.disk) == 0;
-            if is_free && self.fronts.is_reading() && self.backs.export_of(unit).is_some() {
+            if is_free && !self.is_closed(port.disk) && self.fronts.is_reading() && self.backs.export_of(unit).is_some() {
                 self.open_port(at);
             }
         }
@@ -76,7 +84,16 @@ impl Worker {
 
     fn open_port(&mut self, at: usize) {
         let port = &mut self.fronts.ports[at];
-        match listen_unix(&port.path) {
+        let listening = match port.state {
+            // Somebody else may have come to listen there meanwhile.
+            PortState::Left | PortState::Failed if is_served(&port.path) => {
+                Err(anyhow::anyhow!("another process serves this socket"))
+            }
+            PortState::Left | PortState::Failed | PortState::Closed | PortState::Listening(_) => {
+                listen_unix(&port.path)
+            }
+        };
+        match listening {
             Ok(socket) => {
                 let socket = Rc::new(socket);
                 self.ring.watch(&socket, Tag::Port(at).pack());
@@ -348,7 +365,9 @@ impl Worker {
     /// Whether a ring that is polled has something.
     pub(crate) fn rings_have_work(&self) -> bool {
         let sessions = &self.requests.guests.sessions;
-        self.fronts
+        self.fronts.is_reading()
+            && self
+            .fronts
             .polled
             .iter()
             .any(|(index, queue)| sessions.get(*index).is_some_and(|s| s.session.poll_avail(*queue)))
@@ -362,21 +381,30 @@ impl Worker {
         }
     }
 
-    /// Lets the drivers kick again, before a sleep; true if one of them has put something into its ring meanwhile.
-    pub(crate) fn stop_polling(&mut self) -> bool {
-        let mut more = false;
-        while let Some((index, queue)) = self.fronts.polled.pop() {
-            let Some(served) = self.requests.guests.sessions.get_mut(index) else { continue };
-            served.polled.remove(queue);
-            if served.session.enable_kicks(queue) {
-                more = true;
-                served.polled.insert(queue);
-                served.session.suppress_kicks(queue);
-                self.fronts.polled.push((index, queue));
-                break;
+    /// Lets the drivers kick again, before a sleep. Returns how long it may be: not at all if one of them has put something
+    /// into its ring meanwhile.
+    pub(crate) fn stop_polling(&mut self) -> Duration {
+        let mut longest = Duration::MAX;
+        let sessions = &mut self.requests.guests.sessions;
+        self.fronts.polled.retain(|(index, queue)| {
+            let Some(served) = sessions.get_mut(*index) else { return false };
+            if !served.session.is_running(*queue) {
+                served.polled.remove(*queue);
+                return false;
             }
-        }
-        more
+            if served.session.kick(*queue).is_none() {
+                longest = longest.min(POLL_WITHOUT_KICK);
+                return true;
+            }
+            if served.session.enable_kicks(*queue) {
+                served.session.suppress_kicks(*queue);
+                longest = Duration::ZERO;
+                return true;
+            }
+            served.polled.remove(*queue);
+            false
+        });
+        longest
     }
 
     /// The front end has gone, or must go. Its requests end unheard.
@@ -400,6 +428,7 @@ impl Worker {
         }
         self.router.resume_disk(disk, self.now);
         self.fronts.closing_sessions.push(index);
+        self.follow_presence();
         self.open_ports();
     }
 

@@ -12,6 +12,7 @@ mod tests;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use vmpath_core::effect::Wanted;
 use vmpath_core::event::HypervisorReport;
 use vmpath_core::ids::VmId;
 use vmpath_core::spec::Spec;
@@ -36,8 +37,9 @@ pub struct Report {
 /// Every managed VM's monitor task. They end when this is dropped.
 #[derive(Debug)]
 pub struct Hypervisors {
-    /// By `VmId`; none for an unmanaged VM.
+    /// By `VmId`; none for an unmanaged VM, and for one that has left.
     monitors: Vec<Option<Monitor>>,
+    reports: mpsc::Sender<Report>,
 }
 
 #[derive(Debug)]
@@ -52,17 +54,29 @@ impl Drop for Monitor {
     }
 }
 
+fn monitor(spec: &Spec, vm: VmId, reports: &mpsc::Sender<Report>) -> Option<Monitor> {
+    let socket = spec.vm(vm).qmp.clone()?;
+    let (orders, taken) = mpsc::channel(ORDERS_MAX);
+    let reporter = actor::Reporter::new(vm, reports.clone());
+    Some(Monitor { orders, task: tokio::spawn(actor::run(socket, taken, reporter)) })
+}
+
 impl Hypervisors {
     /// Starts a task for each VM that names a QMP socket. A reload cannot change which those are.
     #[must_use]
     pub fn start(spec: &Spec, reports: &mpsc::Sender<Report>) -> Self {
-        let monitor = |vm: VmId| {
-            let socket = spec.vm(vm).qmp.clone()?;
-            let (orders, taken) = mpsc::channel(ORDERS_MAX);
-            let reporter = actor::Reporter::new(vm, reports.clone());
-            Some(Monitor { orders, task: tokio::spawn(actor::run(socket, taken, reporter)) })
-        };
-        Self { monitors: spec.vm_ids().map(monitor).collect() }
+        let monitors = spec.vm_ids().map(|vm| monitor(spec, vm, reports)).collect();
+        Self { monitors, reports: reports.clone() }
+    }
+
+    /// Lets go of a VM's monitor, or connects it again.
+    pub fn set(&mut self, spec: &Spec, vm: VmId, wanted: Wanted) {
+        if let Some(known) = self.monitors.get_mut(vm.index()) {
+            *known = match wanted {
+                Wanted::Yes => monitor(spec, vm, &self.reports),
+                Wanted::No => None,
+            };
+        }
     }
 
     /// Hands an order to a VM's task. Never waits.

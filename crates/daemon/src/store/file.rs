@@ -8,10 +8,13 @@ use super::codec::{self, Corrupt};
 use super::{Left, OpenError};
 use crate::control::journal::{ENTRIES_MAX, Line};
 use crate::sys::boot::BootId;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError, TableDefinition, TableError};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError,
+    TableDefinition, TableError,
+};
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -103,7 +106,8 @@ impl StateFile {
             other => Trouble::Open(OpenError::Sick(format!("{}: {other}", path.display()))),
         })?;
         let left = left?;
-        file.begin(boot).map_err(|error| Trouble::Open(OpenError::Sick(format!("{}: {error}", path.display()))))?;
+        file.begin(boot)
+            .map_err(|error| Trouble::Open(OpenError::Sick(format!("{}: {error}", path.display()))))?;
         Ok((file, left))
     }
 
@@ -127,7 +131,8 @@ impl StateFile {
             }
             Some(_) | None => return Ok(Err(Trouble::Unreadable("it names no schema".into()))),
         }
-        let boot = meta.get(META_BOOT)?.and_then(|bytes| bytes.value().try_into().ok().map(BootId::from_bytes));
+        let boot =
+            meta.get(META_BOOT)?.and_then(|bytes| bytes.value().try_into().ok().map(BootId::from_bytes));
         let clean = meta.get(META_CLEAN)?.is_some_and(|bytes| bytes.value() == [1]);
         drop(meta);
         let saved = match reading.open_table(STATE)?.get(STATE_CONTROLLER)? {
@@ -195,7 +200,11 @@ fn open_database(path: &Path) -> Result<Database, Trouble> {
     for attempt in 1.. {
         let opened = Database::builder().set_cache_size(CACHE_BYTES).create(path);
         let error = match opened {
-            Ok(database) => return Ok(database),
+            Ok(database) => {
+                // It names every VM of the host. If that cannot be set, the directory still keeps others out.
+                let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o600));
+                return Ok(database);
+            }
             Err(DatabaseError::DatabaseAlreadyOpen) if attempt < IN_USE_TRIES => {
                 std::thread::sleep(IN_USE_PAUSE);
                 continue;

@@ -182,7 +182,7 @@ fn a_child_that_commits_until_it_is_killed() {
     for seq in first.. {
         store.save(numbered(seq), Instant::ZERO);
         store.append(&line(seq), Instant::ZERO);
-        if seq % 5 == 0 {
+        if seq.is_multiple_of(5) {
             let ticket = store.ticket();
             while store.committed() < ticket {
                 std::thread::yield_now();

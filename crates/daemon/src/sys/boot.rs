@@ -60,7 +60,9 @@ mod tests {
         let id = BootId::parse("01234567-89ab-cdef-0123-456789abcdef\n").unwrap();
         assert_eq!(id.to_string(), "0123456789abcdef0123456789abcdef");
         assert_eq!(BootId::from_bytes(*id.as_bytes()), id);
-        for text in ["", "0123", "+1234567-89ab-cdef-0123-456789abcdef", "01234567-89ab-cdef-0123-456789abcdeg"] {
+        for text in
+            ["", "0123", "+1234567-89ab-cdef-0123-456789abcdef", "01234567-89ab-cdef-0123-456789abcdeg"]
+        {
             assert_eq!(BootId::parse(text), None, "{text}");
         }
     }

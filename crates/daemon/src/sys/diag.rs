@@ -103,7 +103,9 @@ impl Diag {
         let found = match self.find(local, peer) {
             Ok(Some(found)) => found,
             Ok(None) => return Leftover::Gone,
-            Err(error) => return Leftover::Failed(format!("the kernel does not say whether it is there: {error}")),
+            Err(error) => {
+                return Leftover::Failed(format!("the kernel does not say whether it is there: {error}"));
+            }
         };
         let Some(ends) = Ends::of(local, peer) else { return Leftover::Gone };
         match self.ask(SOCK_DESTROY, ends, found.cookie) {
@@ -141,7 +143,9 @@ impl Diag {
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the ends are of two families"))?;
         self.prove_that_it_answers(ends)?;
         match self.ask(SOCK_DIAG_BY_FAMILY, ends, NO_COOKIE) {
-            Ok(Some((found, of))) if of.is(ends) && ![TIME_WAIT, LISTEN].contains(&found.state) => Ok(Some(found)),
+            Ok(Some((found, of))) if of.is(ends) && ![TIME_WAIT, LISTEN].contains(&found.state) => {
+                Ok(Some(found))
+            }
             Ok(_) => Ok(None),
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
             Err(error) => Err(error),
@@ -174,13 +178,15 @@ impl Diag {
         rustix::net::send(&self.socket, &message, rustix::net::SendFlags::empty())?;
         let mut buffer = [0u8; BUFFER_BYTES];
         loop {
-            let (length, _) = rustix::net::recv(&self.socket, &mut buffer[..], rustix::net::RecvFlags::empty())
-                .map_err(|error| match error {
-                    rustix::io::Errno::AGAIN => {
-                        io::Error::new(io::ErrorKind::TimedOut, "no answer from the kernel")
-                    }
-                    other => other.into(),
-                })?;
+            let (length, _) =
+                rustix::net::recv(&self.socket, &mut buffer[..], rustix::net::RecvFlags::empty()).map_err(
+                    |error| match error {
+                        rustix::io::Errno::AGAIN => {
+                            io::Error::new(io::ErrorKind::TimedOut, "no answer from the kernel")
+                        }
+                        other => other.into(),
+                    },
+                )?;
             if let Some(answer) = answer(&buffer[..length], self.sequence) {
                 return answer;
             }
@@ -275,7 +281,11 @@ fn answer(bytes: &[u8], sequence: u32) -> Option<Answer> {
     match kind {
         kind if i32::from(kind) == libc::NLMSG_ERROR && content.len() >= 4 => {
             let error = word(content, 0).cast_signed();
-            Some(if error == 0 { Ok(None) } else { Err(io::Error::from_raw_os_error(error.saturating_neg())) })
+            Some(if error == 0 {
+                Ok(None)
+            } else {
+                Err(io::Error::from_raw_os_error(error.saturating_neg()))
+            })
         }
         SOCK_DIAG_BY_FAMILY if content.len() >= ANSWER_BYTES => Some(found(content)),
         _ => short(),
@@ -331,7 +341,10 @@ mod tests {
         assert!(diag.find(local, peer).unwrap().is_some());
         let done = diag.destroy(local, peer);
         if !may_destroy() {
-            assert!(matches!(&done, Leftover::NotPermitted(why) if why.contains("CAP_NET_ADMIN")), "{done:?}");
+            assert!(
+                matches!(&done, Leftover::NotPermitted(why) if why.contains("CAP_NET_ADMIN")),
+                "{done:?}"
+            );
             return;
         }
         assert_eq!(done, Leftover::Destroyed);
@@ -392,7 +405,10 @@ mod tests {
             let (ours, _theirs) = pair("127.0.0.1:0");
             let (local, peer) = ends(&ours);
             let done = Diag::open().unwrap().destroy(local, peer);
-            assert!(matches!(&done, Leftover::NotPermitted(why) if why.contains("CAP_NET_ADMIN")), "{done:?}");
+            assert!(
+                matches!(&done, Leftover::NotPermitted(why) if why.contains("CAP_NET_ADMIN")),
+                "{done:?}"
+            );
         })
         .join()
         .unwrap();

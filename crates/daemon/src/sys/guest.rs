@@ -103,11 +103,6 @@ impl Window {
         self.len
     }
 
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
     #[inline]
     fn place(&self, offset: usize, size: usize) -> *mut u8 {
         assert!(offset <= self.len && self.len - offset >= size, "within the window");
@@ -351,16 +346,6 @@ impl Spill {
         let zeroes = Box::into_raw(vec![0u8; len].into_boxed_slice());
         // SAFETY: a `Cell<u8>` has the layout of a `u8`, and the box was just given up.
         Self(unsafe { Box::from_raw(zeroes as *mut [Cell<u8>]) })
-    }
-
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     /// Adds the bytes from `from` to a call's pieces.

@@ -6,6 +6,8 @@
 pub mod boot;
 pub mod buffer;
 pub mod clock;
+#[cfg(test)]
+pub(crate) mod counting;
 pub mod diag;
 pub mod dirty;
 pub mod guest;

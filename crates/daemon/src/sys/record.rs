@@ -175,14 +175,20 @@ fn read_in(path: &Path, boot: &BootId) -> io::Result<Option<Remains>> {
         Err(error) => return Err(of(path, &error)),
     };
     format::parse(&bytes, boot).map_err(|why| {
-        io::Error::new(io::ErrorKind::InvalidData, format!("{} is no quarantine record: {why}", path.display()))
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{} is no quarantine record: {why}", path.display()),
+        )
     })
 }
 
 fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     let length = std::fs::metadata(path)?.len();
     if length > format::BYTES_MAX as u64 {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("{length} bytes are too many for a record")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{length} bytes are too many for a record"),
+        ));
     }
     std::fs::read(path)
 }

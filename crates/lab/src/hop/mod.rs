@@ -23,7 +23,7 @@ use std::time::Duration;
 const VERIFIED_SPAN: u64 = 64 << 20;
 
 /// A lean benchmark client over vhost-user-blk.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, PartialEq, clap::Args)]
 pub struct HopArgs {
     /// The disk's vhost-user socket.
     #[arg(long, required_unless_present = "many")]
@@ -144,6 +144,27 @@ pub struct LatencyReport {
 }
 
 impl HopArgs {
+    /// What the command line gives with nothing but these sockets.
+    #[must_use]
+    pub fn new(sockets: Vec<PathBuf>) -> Self {
+        Self {
+            socket: None,
+            many: sockets,
+            op: Op::Randread,
+            block_size: 4096,
+            depth: 32,
+            seconds: Duration::from_secs(5),
+            warmup: Duration::from_millis(500),
+            rate: None,
+            queues: 1,
+            poll: Poll::Event,
+            verify: Verify::No,
+            span: None,
+            cpu: None,
+            pid: Vec::new(),
+        }
+    }
+
     /// Measures and prints the report as one line of JSON. Exit status 1 if anything was wrong.
     ///
     /// # Errors
@@ -155,7 +176,7 @@ impl HopArgs {
         Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    /// Measures.
+    /// Measures, on the calling thread, which stays pinned if a CPU is named.
     ///
     /// # Errors
     /// If a disk cannot be used, or its back end goes away.

@@ -29,6 +29,11 @@ fn the_command_line() {
 }
 
 #[test]
+fn the_defaults_in_code_are_those_of_the_command_line() {
+    assert_eq!(parse("hop --many /a,/b").unwrap(), HopArgs::new(vec!["/a".into(), "/b".into()]));
+}
+
+#[test]
 fn what_makes_no_sense_is_refused_before_anything_is_connected() {
     for (line, why) in [("--block-size 1000", "multiple of 512"), ("--block-size 512 --verify yes", "4KiB")] {
         let refused = parse(&format!("hop --socket /nowhere {line}")).unwrap().measure().unwrap_err();

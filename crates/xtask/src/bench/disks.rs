@@ -22,13 +22,18 @@ const IDLE: Duration = Duration::from_secs(10);
 const BYTES: u64 = 64 << 20;
 /// Of the target's threads for each of its connections, which are two for each disk and path.
 const TARGET: &[&str] = &["--threads", "2"];
-const WORKLOAD: Workload = Workload {
-    name: "disks",
-    about: "4 KiB random read, 20k IOPS in all",
-    pattern: Pattern::RandomRead,
-    block: 4096,
-    depth: 4,
-};
+/// Requests that may be open, of all disks together; of each disk at least one.
+const DEPTH: usize = 32;
+
+fn workload(disks: usize) -> Workload {
+    Workload {
+        name: "disks",
+        about: "4 KiB random read, 20k IOPS in all",
+        pattern: Pattern::RandomRead,
+        block: 4096,
+        depth: u32::try_from(DEPTH / disks).unwrap_or(1).max(1),
+    }
+}
 
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Findings {
@@ -115,7 +120,8 @@ fn measure_front_end(
 
 fn under_load(scene: &Scene, subject: &mut Subject, span: Duration) -> Result<Row> {
     let extent = Extent { bytes: BYTES, span, poll: Poll::Event };
-    let fleet = Fleet { workload: &WORKLOAD, extent, iops: IOPS };
+    let workload = workload(subject.count);
+    let fleet = Fleet { workload: &workload, extent, iops: IOPS };
     let pid = subject.daemon.id();
     let outcome = match subject.front_end {
         FrontEnd::Nbd => client::fio_fleet(&subject.sockets, &fleet, pid),
@@ -159,7 +165,8 @@ fn alone(pid: u32) -> Result<f64> {
 /// costs is what a second costs.
 fn attached(scene: &Scene, subject: &Subject, pid: u32) -> Result<f64> {
     let extent = Extent { bytes: BYTES, span: IDLE, poll: Poll::Event };
-    let fleet = Fleet { workload: &WORKLOAD, extent, iops: 1 };
+    let workload = workload(subject.count);
+    let fleet = Fleet { workload: &workload, extent, iops: 1 };
     let seen = client::lab_fleet(&scene.binary, &subject.sockets, &fleet, pid)?;
     let each = seen.cpu_us.context("the client has not told what the daemon costs")?;
     Ok(each * seen.iops / 1e6)

@@ -107,7 +107,7 @@ impl Checker {
                     );
                     must(!needs_end || entry.until.is_some(), || format!("no end: {entry:?}"))?;
                 }
-                Effect::Answer { .. } => {}
+                Effect::Monitor { .. } | Effect::Answer { .. } => {}
             }
         }
         self.gates()?;
@@ -120,9 +120,11 @@ impl Checker {
             .iter()
             .filter_map(|effect| match effect {
                 Effect::Publish(plan) => Some(plan),
-                Effect::Stop { .. } | Effect::Continue { .. } | Effect::Record(_) | Effect::Answer { .. } => {
-                    None
-                }
+                Effect::Stop { .. }
+                | Effect::Continue { .. }
+                | Effect::Monitor { .. }
+                | Effect::Record(_)
+                | Effect::Answer { .. } => None,
             })
             .collect();
         must(plans.len() <= 1, || format!("{} plans for one event", plans.len()))?;
@@ -203,6 +205,10 @@ impl Checker {
 fn told(effects: &[Effect], vm: VmId, kind: JournalKind) -> bool {
     effects.iter().any(|effect| match effect {
         Effect::Record(entry) => entry.kind == kind && entry.subject == Subject::Vm(vm),
-        Effect::Publish(_) | Effect::Stop { .. } | Effect::Continue { .. } | Effect::Answer { .. } => false,
+        Effect::Publish(_)
+        | Effect::Stop { .. }
+        | Effect::Continue { .. }
+        | Effect::Monitor { .. }
+        | Effect::Answer { .. } => false,
     })
 }

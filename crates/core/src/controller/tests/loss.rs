@@ -1,6 +1,8 @@
 //! `on_path_loss` in its five forms, `when`, and links of single units.
 
 use super::world::{World, check, check_in, spec};
+use crate::event::{Event, LinkChange, LinkReport};
+use crate::ids::{PathId, UnitId, WorkerId};
 use crate::plan::Gate;
 use crate::spec::{OnPathLoss, Spec, When};
 
@@ -415,4 +417,20 @@ fn a_path_that_fails_in_an_open_incident_joins_it() {
     );
     let incidents = world.journal.iter().filter(|e| e.kind.as_str() == "incident-opened").count();
     assert_eq!(incidents, 1);
+}
+
+#[test]
+fn each_workers_reports_are_counted_for_themselves() {
+    let mut world = World::new(spec(&[("gold", 100, 0)]));
+    let report = |worker| {
+        let change = LinkChange::Up;
+        let (path, unit, at) = (PathId(0), UnitId(0), crate::time::Instant::ZERO);
+        Event::Link(LinkReport { worker: WorkerId(worker), path, unit, at, change })
+    };
+    let before = world.plan.reports_of(WorkerId(0));
+    for worker in [2, 0, 2] {
+        world.handle(report(worker));
+    }
+    let counted = [0, 1, 2, 3].map(|worker| world.plan.reports_of(WorkerId(worker)));
+    assert_eq!(counted, [before + 1, 0, 2, 0], "a worker of which nothing was heard counts for nothing");
 }

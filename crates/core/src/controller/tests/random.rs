@@ -235,7 +235,7 @@ impl Sim {
                 }
                 Effect::Stop { vm, instance } => self.obey(*vm, *instance, RunState::Paused),
                 Effect::Continue { vm, instance } => self.obey(*vm, *instance, RunState::Running),
-                Effect::Record(_) | Effect::Answer { .. } => {}
+                Effect::Monitor { .. } | Effect::Record(_) | Effect::Answer { .. } => {}
             }
         }
         Ok(())
@@ -415,7 +415,7 @@ impl Sim {
                 backlogged: self.dice.pick(&[0.0, 1.0]),
             })
             .collect();
-        self.handle(Event::Load(LoadReport { interval: Duration::from_secs(1), vms, paths: vec![] }))
+        self.handle(Event::Load(LoadReport { interval: Duration::from_secs(1), vms, ..LoadReport::default() }))
     }
 
     fn fail_path(&mut self, path: PathId) -> Result<(), String> {
@@ -604,9 +604,11 @@ fn shown(effect: &Effect) -> String {
             let gates: Vec<_> = plan.vms.iter().map(|vm| gate_word(&vm.gate)).collect();
             format!("plan {}: {} / {}", plan.generation, health.join(" "), gates.join(" "))
         }
-        Effect::Stop { .. } | Effect::Continue { .. } | Effect::Record(_) | Effect::Answer { .. } => {
-            format!("{effect:?}")
-        }
+        Effect::Stop { .. }
+        | Effect::Continue { .. }
+        | Effect::Monitor { .. }
+        | Effect::Record(_)
+        | Effect::Answer { .. } => format!("{effect:?}"),
     }
 }
 

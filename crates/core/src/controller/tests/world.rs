@@ -5,7 +5,7 @@
 //! journal's kinds by subject, answers. `check` compares the whole text.
 
 use crate::controller::Controller;
-use crate::effect::{CommandError, Effect, JournalEntry, Subject};
+use crate::effect::{CommandError, Effect, JournalEntry, Subject, Wanted};
 use crate::event::{
     Command, Event, Fault, HypervisorReport, LinkChange, LinkReport, LoadReport, RunState, StopsOnError,
     VmLoad,
@@ -15,7 +15,7 @@ use crate::plan::{Gate, RoutePlan};
 use crate::saved::{Before, Saved};
 use crate::spec::{
     Access, ByteRate, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSpec, PathUrl,
-    ResumeOn, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
+    Presence, ResumeOn, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
 };
 use crate::time::{Duration, Instant};
 use std::collections::BTreeMap;
@@ -90,6 +90,7 @@ pub(super) fn add_vm(spec: &mut Spec, name: &str, priority: u32, reserved: u64) 
         may_migrate: true,
         resume: ResumeOn::Repair,
         avoid_paths: vec![],
+        presence: Presence::Present,
     });
     add_disk(spec, vm, TargetId(0), name);
 }
@@ -106,6 +107,7 @@ pub(super) fn add_disk(spec: &mut Spec, vm: VmId, target: TargetId, unit: &str) 
         vhost_user: None,
         queues: 1,
         read_only: false,
+        presence: Presence::Present,
     });
     DiskId::at(spec.disks.len() - 1)
 }
@@ -220,6 +222,8 @@ impl World {
                     said.push(format!("{} {}", self.subject(entry.subject), entry.kind.as_str()));
                     self.journal.push(entry.clone());
                 }
+                Effect::Monitor { vm, wanted: Wanted::Yes } => said.push(format!("monitor {}", self.spec.vm(*vm).name)),
+                Effect::Monitor { vm, wanted: Wanted::No } => said.push(format!("let go of {}", self.spec.vm(*vm).name)),
                 Effect::Answer { result, .. } => {
                     said.push(match result {
                         Ok(_) => "answer ok".into(),
@@ -393,7 +397,7 @@ impl World {
         let interval = Duration::from_millis(200);
         for _ in 0..6 {
             self.pass_until(self.now + interval);
-            self.handle(Event::Load(LoadReport { interval, vms: rows.clone(), paths: vec![] }));
+            self.handle(Event::Load(LoadReport { interval, vms: rows.clone(), ..LoadReport::default() }));
         }
     }
 }

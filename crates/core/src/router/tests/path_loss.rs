@@ -24,6 +24,17 @@ fn a_vm_that_must_not_fail_over_waits_for_the_plan_that_knows_of_the_loss() {
 }
 
 #[test]
+fn another_workers_reports_are_not_waited_for() {
+    let mut b = stays_on_a();
+    b.closing(A);
+    b.lost(A, &[], Loss::OfLink { report: 3 });
+    b.replan(|plan| plan.link_reports = vec![2, 9]);
+    assert_eq!(b.sent(), "");
+    b.replan(|plan| plan.link_reports = vec![3, 0]);
+    assert_eq!(b.sent(), "1r@b");
+}
+
+#[test]
 fn a_vm_that_must_not_fail_over_repeats_on_the_path_while_it_has_a_connection() {
     let stays = VmSpec { on_path_loss: OnPathLoss::Suspend, ..vm("a") };
     let mut b = Bench::new(2, vec![stays]);

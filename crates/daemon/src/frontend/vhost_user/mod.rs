@@ -20,7 +20,7 @@ mod world;
 mod tests;
 
 pub(crate) use device::{Abandoned, Changes, QueueSet};
-pub(crate) use fault::{Fault, SessionEnd};
+pub(crate) use fault::SessionEnd;
 pub(crate) use queue::{Fetched, GuestRequest, Origin};
 pub(crate) use session::{Handled, Session};
 pub(crate) use world::Shape;

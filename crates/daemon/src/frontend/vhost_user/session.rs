@@ -185,10 +185,6 @@ impl Session {
         self.device.queues.get(usize::from(queue))
     }
 
-    pub(crate) fn queues(&self) -> u16 {
-        self.device.queues.len() as u16
-    }
-
     /// Whether its ring runs: results go out, and bytes may be had.
     pub(crate) fn is_running(&self, queue: u16) -> bool {
         self.queue(queue).is_some_and(Queue::is_running)
@@ -239,7 +235,7 @@ impl Session {
     }
 
     /// Adds the places of a request's data bytes from `from` on, at most `len`; how many. Less than asked for if the pieces are full. None of a write while its
-    /// ring is stopped, unless some of it was given out before, or it was made stable.
+    /// ring is stopped, unless some of it was given out before: then there is a copy.
     pub(crate) fn push_data<'a>(
         &'a self,
         pieces: &mut Pieces<'a>,
@@ -269,15 +265,6 @@ impl Session {
             return false;
         };
         slot.read(self.memory_of(of), u32::try_from(from).unwrap_or(u32::MAX), into)
-    }
-
-    /// From now on a write's bytes come from a private copy. Of what was given out before the ring stopped there is one already.
-    pub(crate) fn make_stable(&mut self, queue: u16, head: u16) {
-        let Some(of) = self.device.queues.get_mut(usize::from(queue)) else { return };
-        let is_running = of.is_running();
-        if let Some(slot) = of.slot_mut(head).filter(|_| is_running) {
-            slot.keep(&self.device.world.memory);
-        }
     }
 
     /// The driver knows no flush: each of its writes must be stable when it is answered (virtio 1.2, 5.2.6.2).

@@ -95,19 +95,23 @@ fn path_state() -> impl Strategy<Value = PathState> {
 
 fn saved() -> impl Strategy<Value = Saved> {
     let names = || prop::collection::vec(".{0,9}", 0..3);
-    let names = (names(), names(), names()).prop_map(|(targets, paths, units)| Names { targets, paths, units });
+    let names =
+        (names(), names(), names()).prop_map(|(targets, paths, units)| Names { targets, paths, units });
     let failures = prop::collection::vec((option::of(any::<u16>().prop_map(PathId)), ".{0,9}"), 0..3);
-    let incidents = (incident(), any::<u16>(), time(), failures).prop_map(|(id, target, opened, failures)| {
-        SavedIncident { id, target: TargetId(target), opened, failures }
-    });
+    let incidents =
+        (incident(), any::<u16>(), time(), failures).prop_map(|(id, target, opened, failures)| {
+            SavedIncident { id, target: TargetId(target), opened, failures }
+        });
     let paths = (any::<u16>(), path_state(), damping(), (access(), access()))
         .prop_map(|(path, state, damping, access)| SavedPath { path: PathId(path), state, damping, access });
-    let links = (any::<u16>(), any::<u16>(), option::of((time(), ".{0,9}")), damping())
-        .prop_map(|(path, unit, down, damping)| SavedLink { path: PathId(path), unit: UnitId(unit), down, damping });
-    let blocked = option::of((incident(), ".{0,9}"));
-    let vms = (".{0,9}", run(), ladder(), option::of(incident()), blocked, option::of(any::<u64>())).prop_map(
-        |(name, run, ladder, pardon, blocked, ran)| SavedVm { name, run, ladder, pardon, blocked, ran },
+    let links = (any::<u16>(), any::<u16>(), option::of((time(), ".{0,9}")), damping()).prop_map(
+        |(path, unit, down, damping)| SavedLink { path: PathId(path), unit: UnitId(unit), down, damping },
     );
+    let blocked = option::of((incident(), ".{0,9}"));
+    let vms =
+        (".{0,9}", run(), ladder(), option::of(incident()), blocked, option::of(any::<u64>())).prop_map(
+            |(name, run, ladder, pardon, blocked, ran)| SavedVm { name, run, ladder, pardon, blocked, ran },
+        );
     let lists = (
         prop::collection::vec(incidents, 0..3),
         prop::collection::vec(paths, 0..3),
@@ -171,9 +175,12 @@ proptest! {
 /// reads the old one.
 #[test]
 fn the_format_changes_only_with_the_schema() {
-    let cause = Cause { incident: Some(IncidentId(3)), why: Why::Shed { paths: vec![PathId(1)] }, rule: "r".into() };
-    let run = Run::Suspended { cause, since: Instant::from_nanos(5), instance: 9, stop: StopOrder::Confirmed };
-    let vm = SavedVm { name: "v".into(), run, ladder: Ladder::Clear, pardon: None, blocked: None, ran: Some(9) };
+    let cause =
+        Cause { incident: Some(IncidentId(3)), why: Why::Shed { paths: vec![PathId(1)] }, rule: "r".into() };
+    let run =
+        Run::Suspended { cause, since: Instant::from_nanos(5), instance: 9, stop: StopOrder::Confirmed };
+    let vm =
+        SavedVm { name: "v".into(), run, ladder: Ladder::Clear, pardon: None, blocked: None, ran: Some(9) };
     let saved = Saved { last_incident: 3, vms: vec![vm], ..Saved::default() };
     let hex: String = encode_saved(&saved).iter().map(|byte| format!("{byte:02x}")).collect();
     let expected = "000000000000000000000000030000000000000000000000000000000000000001000000010000007604050000000000000001\

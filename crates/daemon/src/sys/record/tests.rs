@@ -177,10 +177,15 @@ fn op() -> impl Strategy<Value = Op> {
     let slot = prop_oneof![0..20u32, 0..3000u32];
     let until = prop_oneof![Just(None), (1..u64::MAX).prop_map(Some)];
     prop_oneof![
-        (slot.clone(), 0..3u16, any::<u32>(), any::<u32>(), until)
-            .prop_map(|(s, u, start, len, t)| Op::Remember(s, u, start.into(), u64::from(start) + u64::from(len), t)),
+        (slot.clone(), 0..3u16, any::<u32>(), any::<u32>(), until).prop_map(|(s, u, start, len, t)| {
+            Op::Remember(s, u, start.into(), u64::from(start) + u64::from(len), t)
+        }),
         slot.clone().prop_map(Op::Forget),
-        (slot.clone(), any::<SocketAddr>(), any::<SocketAddr>()).prop_map(|(s, a, b)| Op::Connected(s, plain(a), plain(b))),
+        (slot.clone(), any::<SocketAddr>(), any::<SocketAddr>()).prop_map(|(s, a, b)| Op::Connected(
+            s,
+            plain(a),
+            plain(b)
+        )),
         slot.prop_map(Op::Disconnected),
     ]
 }
@@ -250,7 +255,7 @@ const CHILD_WRITES: &str = "VMPATH_TEST_RECORD";
 
 /// The `n`th write of the child: from any one of its words the others follow.
 fn nth(n: u64) -> (u16, std::ops::Range<u64>, Option<Instant>) {
-    let until = (n % 3 == 0).then(|| Instant::from_nanos(n * 4096 + 1));
+    let until = n.is_multiple_of(3).then(|| Instant::from_nanos(n * 4096 + 1));
     ((n % 3) as u16, n * 4096..n * 4096 + 512 * (1 + n % 7), until)
 }
 
@@ -294,7 +299,10 @@ fn a_process_that_is_killed_while_it_writes_leaves_no_wrong_range() {
         for (unit, range, until) in remains.writes {
             let n = range.start / 4096;
             let (expected_unit, expected, expected_until) = nth(n);
-            assert_eq!((unit, range, until), (units()[usize::from(expected_unit)].clone(), expected, expected_until));
+            assert_eq!(
+                (unit, range, until),
+                (units()[usize::from(expected_unit)].clone(), expected, expected_until)
+            );
         }
     }
     assert!(found > 20 * 30, "only {found} writes were found");

@@ -1,6 +1,7 @@
 //! What a guest may never do: its ring breaks, with the reason, once; the session goes on, and a reset heals it.
 
-use super::super::{Fault, Fetched};
+use super::super::Fetched;
+use super::super::fault::Fault;
 use super::driver::{
     AVAILABLE, DATA, Guest, INDIRECT, Link, MEMORY, NEXT, READ, SIZE, STATUSES, USER, WRITE, ring_at,
 };

@@ -256,11 +256,7 @@ impl Link {
             (layout, file)
         });
         guest.inflight = Some(inflight);
-        assert_eq!(
-            self.call.read().unwrap(),
-            2,
-            "a start and a new descriptor: neither leaves a driver waiting"
-        );
+        assert!(self.call.read().is_ok(), "a driver that may have missed a call gets one");
         changes
     }
 
@@ -297,15 +293,19 @@ impl Link {
         }
     }
 
-    pub(super) fn log(&mut self, log: &File, on: bool) {
-        let region =
-            vhost::VhostUserDirtyLogRegion { mmap_size: 4096, mmap_offset: 0, mmap_handle: log.as_raw_fd() };
+    /// Logs into this file, or no more.
+    pub(super) fn log(&mut self, log: Option<&File>) {
+        let region = log.map(|file| vhost::VhostUserDirtyLogRegion {
+            mmap_size: 4096,
+            mmap_offset: 0,
+            mmap_handle: file.as_raw_fd(),
+        });
         self.with(move |front| {
-            if on {
-                front.set_log_base(0, Some(region)).unwrap();
+            if region.is_some() {
+                front.set_log_base(0, region).unwrap();
             }
-            front.set_features(FEATURES | if on { 1 << 26 } else { 0 }).unwrap();
-            front.set_vring_addr(0, &ring_at(on.then_some(USED))).unwrap();
+            front.set_features(FEATURES | region.map_or(0, |_| 1 << 26)).unwrap();
+            front.set_vring_addr(0, &ring_at(region.map(|_| USED))).unwrap();
         });
     }
 

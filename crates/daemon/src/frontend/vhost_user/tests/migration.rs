@@ -22,7 +22,7 @@ fn pages(addresses: &[u64]) -> BTreeSet<u64> {
 fn all_that_is_written_is_marked_and_nothing_else() {
     let (mut link, mut guest) = Link::started();
     let log = memfd(4096);
-    link.log(&log, true);
+    link.log(Some(&log));
     guest.ask(0, READ, 0, 8192);
     guest.ask(3, OUT, 0, 512);
     link.fetch();
@@ -47,7 +47,7 @@ fn all_that_is_written_is_marked_and_nothing_else() {
 fn a_part_of_a_read_is_marked_when_the_ring_stops_and_the_rest_after_it_runs_again() {
     let (mut link, mut guest) = Link::started();
     let log = memfd(4096);
-    link.log(&log, true);
+    link.log(Some(&log));
     guest.ask(0, READ, 0, 8192);
     link.fetch();
     link.receive(0, 0, &[1; 4096]);
@@ -65,8 +65,8 @@ fn a_part_of_a_read_is_marked_when_the_ring_stops_and_the_rest_after_it_runs_aga
 fn a_migration_that_failed_ends_the_log() {
     let (mut link, mut guest) = Link::started();
     let log = memfd(4096);
-    link.log(&log, true);
-    link.log(&log, false);
+    link.log(Some(&log));
+    link.log(None);
     guest.ask(0, READ, 0, 4096);
     link.fetch();
     take(&log);
@@ -74,7 +74,7 @@ fn a_migration_that_failed_ends_the_log() {
     link.session.complete(0, 0, Status::Ok);
     link.session.notify();
     assert_eq!(take(&log), BTreeSet::new());
-    link.log(&log, true);
+    link.log(Some(&log));
     guest.ask(3, READ, 0, 4096);
     link.fetch();
     link.session.complete(0, 3, Status::Ok);

@@ -1,0 +1,148 @@
+//! A data plane as it is, over the lab's array: what goes through it, and what that costs.
+
+use super::{Dataplane, WorkerReport};
+use crate::sys::{clock, counting};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use vmpath_core::controller::Controller;
+use vmpath_core::effect::Effect;
+use vmpath_core::plan::RoutePlan;
+use vmpath_core::spec::{Source, parse};
+use vmpath_lab::array::{Array, ArrayArgs};
+use vmpath_lab::hop::{HopArgs, HopReport, Op, Verify};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Rig {
+    _runtime: tokio::runtime::Runtime,
+    _array: Array,
+    folder: tempfile::TempDir,
+    reports: UnboundedReceiver<WorkerReport>,
+    plane: Option<Dataplane>,
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        if let Some(plane) = self.plane.take() {
+            plane.stop();
+        }
+    }
+}
+
+/// One disk over two portals of an array in this process.
+fn rig() -> Rig {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let portal = |name: &str| format!("{name}=unix:{}/{name}.sock", folder.path().display()).parse().unwrap();
+    let args = ArrayArgs {
+        unit: vec!["u=64MiB".parse().unwrap()],
+        portal: vec![portal("a"), portal("b")],
+        control: None,
+        prefill: true,
+    };
+    let array = runtime.block_on(args.open()).unwrap();
+    let (report, reports) = unbounded_channel();
+    let plane = Dataplane::start(&plan(folder.path()), &report).unwrap();
+    Rig { _runtime: runtime, _array: array, folder, reports, plane: Some(plane) }
+}
+
+fn plan(folder: &Path) -> Arc<RoutePlan> {
+    let at = folder.display();
+    let text = format!(
+        r#"
+        [host]
+        name = "h"
+        api_socket = "{at}/api.sock"
+        state_dir = "{at}"
+        run_dir = "{at}/run"
+        [[target]]
+        name = "t"
+        [[target.path]]
+        name = "a"
+        url = "nbd+unix:///?socket={at}/a.sock"
+        [[target.path]]
+        name = "b"
+        url = "nbd+unix:///?socket={at}/b.sock"
+        [[vm]]
+        name = "v"
+        [[vm.disk]]
+        name = "d"
+        unit = "t/u"
+        vhost_user = "{at}/d.sock"
+        "#
+    );
+    let spec = Arc::new(parse(&[Source { name: "t.toml", text: &text }]).unwrap().spec);
+    let (_, effects) = Controller::new(spec, clock::now());
+    let plan = effects.into_iter().find_map(|e| if let Effect::Publish(plan) = e { Some(plan) } else { None });
+    Arc::new(plan.unwrap())
+}
+
+impl Rig {
+    /// Waits until the disk listens: a path is up, and the next report has gone by.
+    fn load(&mut self) -> HopArgs {
+        let socket = self.folder.path().join("d.sock");
+        let deadline = PATIENCE;
+        let waits = async {
+            while !socket.exists() {
+                self.reports.recv().await.expect("the worker lives");
+            }
+        };
+        self._runtime.block_on(async { tokio::time::timeout(deadline, waits).await }).expect("it listens");
+        HopArgs {
+            seconds: Duration::from_millis(1500),
+            warmup: Duration::from_millis(500),
+            ..HopArgs::new(vec![self.folder.path().join("d.sock")])
+        }
+    }
+
+    /// A disk has one front end: the next is refused until the worker has seen the last one go, and tries again.
+    fn run(&mut self, load: &HopArgs) -> HopReport {
+        loop {
+            match load.measure() {
+                Err(error) if error.to_string().contains("cannot connect") => {
+                    self.reports.blocking_recv().expect("the worker lives");
+                }
+                done => return done.unwrap(),
+            }
+        }
+    }
+
+    /// Allocations of the worker so far, as of its next report.
+    fn allocations(&mut self) -> u64 {
+        while self.reports.try_recv().is_ok() {}
+        for _ in 0..2 {
+            self.reports.blocking_recv().expect("the worker lives");
+        }
+        counting::published()
+    }
+}
+
+#[test]
+fn nothing_is_allocated_for_a_request() {
+    let mut rig = rig();
+    let load = rig.load();
+    for op in [Op::Randread, Op::Randwrite] {
+        // The first run finds room for everything.
+        let run = HopArgs { op, ..load.clone() };
+        rig.run(&run);
+        let before = rig.allocations();
+        let requests = rig.run(&run).requests;
+        let allocated = rig.allocations() - before;
+        // Sessions, reports and inspections do allocate, some hundred times a second.
+        assert!(allocated * 10 < requests, "{op:?}: {allocated} allocations for {requests} requests");
+    }
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let mut rig = rig();
+    let load = HopArgs { verify: Verify::Yes, span: Some(8 << 20), ..rig.load() };
+    for (op, block_size) in [(Op::Randwrite, 4096), (Op::Randread, 8192), (Op::Write, 128 << 10), (Op::Read, 1 << 20)] {
+        let done = HopArgs { op, block_size, depth: 8, seconds: Duration::from_millis(300), ..load.clone() };
+        let report = rig.run(&done);
+        assert_eq!((report.errors, report.mismatches, report.strays), (0, 0, 0), "{op:?}");
+        assert!(report.requests > 0);
+    }
+}
