@@ -123,6 +123,9 @@ pub enum HypervisorReport {
 pub enum StopsOnError {
     Yes,
     No,
+    /// All its disks are vhost-user devices: `stop` waits for none of its requests, and an EIO would reach its guest. The
+    /// controller knows this from the configuration; a monitor does not tell it.
+    NeedNot,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

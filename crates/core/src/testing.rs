@@ -2,8 +2,8 @@
 
 use crate::ids::{PathId, TargetId, UnitId, VmId};
 use crate::spec::{
-    Access, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSpec, PathUrl, Presence, ResumeOn,
-    ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
+    Access, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSpec, PathUrl, Presence,
+    ResumeOn, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
 };
 use crate::time::Duration;
 use std::path::PathBuf;

@@ -9,8 +9,8 @@ use vmpath_core::plan::{Gate, GateReason, Health};
 use vmpath_core::spec::{Access, Source, Spec, parse};
 use vmpath_core::time::{Duration, Instant};
 use vmpath_core::view::{
-    DiskLoadView, HoldReason, HostView, IncidentView, LinkState, LinkView, PathLoadView, PathView,
-    Standing, UnitLoadView, UnitView, VmLoadView, VmState, VmView, WorkerView,
+    DiskLoadView, HoldReason, HostView, IncidentView, LinkState, LinkView, PathLoadView, PathView, Standing,
+    UnitLoadView, UnitView, VmLoadView, VmState, VmView, WorkerView,
 };
 
 pub(crate) const CONFIG: &str = r#"

@@ -43,7 +43,9 @@ impl Controller {
         }
         match self.vm_standing(vm) {
             Standing::Present | Standing::Leaving => Ok(vm),
-            Standing::Gone => conflict(format!("{} is no longer in the configuration", self.spec.vm(vm).name)),
+            Standing::Gone => {
+                conflict(format!("{} is no longer in the configuration", self.spec.vm(vm).name))
+            }
         }
     }
 

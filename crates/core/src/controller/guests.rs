@@ -6,7 +6,7 @@
 use super::Controller;
 use super::words::{run_state_word, seconds};
 use crate::effect::{Effect, JournalKind, Subject};
-use crate::event::{HypervisorReport, RunState};
+use crate::event::{HypervisorReport, RunState, StopsOnError};
 use crate::ids::VmId;
 use crate::policy::{
     Act, Cause, Input, Ladder, Monitor, Note, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX,
@@ -21,6 +21,8 @@ impl Controller {
         }
         match report {
             HypervisorReport::Connected { instance, state, stops_on_error } => {
+                let vhost_user = self.spec.is_vhost_user(vm);
+                let stops_on_error = if vhost_user { StopsOnError::NeedNot } else { stops_on_error };
                 self.connected(vm, Monitor::Present { instance, state, stops_on_error, since: self.now });
             }
             HypervisorReport::Lost { why } => self.monitor_lost(vm, why),
@@ -35,11 +37,17 @@ impl Controller {
         let ours = state.guest.run.instance();
         let (instance, run_state) = (monitor.instance(), monitor.run_state());
         state.ran = instance.filter(|_| run_state == Some(RunState::Running));
-        let stops = monitor.stops_on_error();
+        let errors = match &monitor {
+            Monitor::Present { stops_on_error: StopsOnError::NeedNot, .. } => {
+                "its disks are vhost-user devices"
+            }
+            monitor if monitor.stops_on_error() => "its disks stop it on errors",
+            Monitor::Present { .. } | Monitor::Unknown | Monitor::Absent { .. } => {
+                "its disks lack werror=stop,rerror=stop"
+            }
+        };
         state.guest.monitor = monitor;
         if known != instance {
-            let errors =
-                if stops { "its disks stop it on errors" } else { "its disks lack werror=stop,rerror=stop" };
             let word = run_state.map_or("unknown", run_state_word);
             let reason = format!("its monitor is connected: {word}; {errors}");
             self.record(JournalKind::VmManaged, Subject::Vm(vm), None, reason);

@@ -24,7 +24,9 @@ impl Controller {
     pub(super) fn leaving_words(&self, disk: DiskId) -> String {
         let name = self.spec.disk_name(disk);
         let served = match self.fronts[disk.index()] {
-            DiskFront::Open { attached: 0 } | DiskFront::Closed => "nobody is attached, so it is served no more".into(),
+            DiskFront::Open { attached: 0 } | DiskFront::Closed => {
+                "nobody is attached, so it is served no more".into()
+            }
             DiskFront::Open { attached } => {
                 format!("it is served until its front end lets go ({attached} attached)")
             }
@@ -78,7 +80,8 @@ impl Controller {
         for disk in disks {
             let vm = self.spec.disk(*disk).vm;
             let name = self.spec.disk_name(*disk);
-            let reason = format!("disk {name} has left: nobody is attached, and nobody listens for it any more");
+            let reason =
+                format!("disk {name} has left: nobody is attached, and nobody listens for it any more");
             self.record(JournalKind::DiskGone, Subject::Vm(vm), None, reason);
         }
         self.forget_gone();
@@ -120,9 +123,8 @@ impl Controller {
             let subject = Subject::Vm(spec.disk(disk).vm);
             match (old.disk(disk).presence, spec.disk(disk).presence) {
                 (Presence::Present, Presence::Leaving) => {
-                    let until = Some("its last front end lets go".to_owned());
                     let reason = self.leaving_words(disk);
-                    self.record_until(JournalKind::DiskLeaving, subject, None, (reason, until));
+                    self.record(JournalKind::DiskLeaving, subject, None, reason);
                 }
                 (Presence::Leaving, Presence::Present) => {
                     let reason = format!("disk {} is in the configuration again", spec.disk_name(disk));

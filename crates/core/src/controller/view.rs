@@ -9,7 +9,9 @@ use crate::ids::{IncidentId, PathId, UnitId, VmId};
 use crate::path::{Link, PathState};
 use crate::policy::{Ladder, Monitor, Run, Why};
 use crate::time::Instant;
-use crate::view::{HostView, IncidentView, LinkState, LinkView, PathView, Standing, UnitView, VmState, VmView};
+use crate::view::{
+    HostView, IncidentView, LinkState, LinkView, PathView, Standing, UnitView, VmState, VmView,
+};
 
 impl Controller {
     /// Everything that is known and decided. `now` only tells how old things are.
@@ -106,7 +108,9 @@ impl Controller {
         if self.vm_standing(vm) == Standing::Gone {
             return vec!["it is no longer in the configuration, and none of its disks is served".into()];
         }
-        let mut because = self.troubled_paths(vm, now);
+        let leaving = self.spec.disks_of_vm(vm).filter(|d| self.disk_standing(*d) == Standing::Leaving);
+        let mut because: Vec<_> = leaving.map(|disk| self.leaving_words(disk)).collect();
+        because.extend(self.troubled_paths(vm, now));
         self.because_run(vm, &mut because);
         let state = &self.vms[vm.index()];
         match &state.ladder {
@@ -126,8 +130,6 @@ impl Controller {
         if let Reserve::Lost { why, .. } = &state.reserve {
             because.push(format!("its reservation is lost: {why}"));
         }
-        let leaving = self.spec.disks_of_vm(vm).filter(|d| self.disk_standing(*d) == Standing::Leaving);
-        because.extend(leaving.map(|disk| self.leaving_words(disk)));
         because
     }
 

@@ -33,7 +33,13 @@ pub(super) struct Path {
 impl Network {
     #[must_use]
     pub fn new(spec: &Spec, now: Instant) -> Self {
-        let mut network = Self { links: BTreeMap::new(), paths: vec![], reaches: vec![], left: BTreeSet::new(), first_expiry: now };
+        let mut network = Self {
+            links: BTreeMap::new(),
+            paths: vec![],
+            reaches: vec![],
+            left: BTreeSet::new(),
+            first_expiry: now,
+        };
         network.fill(spec, now);
         network
     }

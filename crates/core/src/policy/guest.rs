@@ -47,9 +47,9 @@ impl Monitor {
     pub fn stops_on_error(&self) -> bool {
         match self {
             Self::Present { stops_on_error: StopsOnError::Yes, .. } => true,
-            Self::Present { stops_on_error: StopsOnError::No, .. } | Self::Unknown | Self::Absent { .. } => {
-                false
-            }
+            Self::Present { stops_on_error: StopsOnError::No | StopsOnError::NeedNot, .. }
+            | Self::Unknown
+            | Self::Absent { .. } => false,
         }
     }
 

@@ -51,7 +51,7 @@ pub enum Stopping {
 }
 
 /// `requests`: whether those that are open can still be answered. If they are held, `stop` hangs in QEMU until they are
-/// answered, so the VM must be one that stops on EIO.
+/// answered, so the VM must be one that stops on EIO, or that does not wait (vhost-user).
 #[must_use]
 pub fn stopping(monitor: &Monitor, requests: Outstanding) -> Stopping {
     match (monitor, requests) {
@@ -71,7 +71,11 @@ pub fn stopping(monitor: &Monitor, requests: Outstanding) -> Stopping {
             "it cannot be stopped with requests open: its disks lack werror=stop,rerror=stop".into(),
         ),
         (
-            Monitor::Present { state: RunState::Running, stops_on_error: StopsOnError::Yes, .. },
+            Monitor::Present {
+                state: RunState::Running,
+                stops_on_error: StopsOnError::Yes | StopsOnError::NeedNot,
+                ..
+            },
             Outstanding::Held,
         )
         | (Monitor::Present { state: RunState::Running, .. }, Outstanding::FailOver) => Stopping::Possible,

@@ -11,8 +11,8 @@ use super::limits::{
 };
 use super::raw::{NamePair, RawConfig, RawDisk, RawHost, RawPath, RawTarget, RawVm};
 use super::types::{
-    Access, ByteRate, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSpec, Presence, ResumeOn,
-    ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
+    Access, ByteRate, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSpec, Presence,
+    ResumeOn, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
 };
 use crate::ids::{TargetId, UnitId, VmId};
 use std::path::PathBuf;

@@ -118,10 +118,25 @@ fn disks(report: &mut Report<'_>, config: &RawConfig) {
                 report.warn(queues.at, Problem::new(message));
             }
         }
+        one_kind_of_front_end(report, vm);
         if vm.disks.is_empty() {
             let message = format!("vm {} has no disk: nothing of it runs over vmpath", vm.label());
             report.warn(vm.at, Problem::new(message));
         }
+    }
+}
+
+/// A managed VM is stopped in one of two ways: its NBD disks are answered EIO, its vhost-user disks just wait. An EIO that
+/// stops it for its NBD disks would reach its guest on the others.
+fn one_kind_of_front_end(report: &mut Report<'_>, vm: &RawVm) {
+    let Some(qmp) = &vm.qmp else { return };
+    let vhost_user = vm.disks.iter().filter(|disk| disk.vhost_user.is_some()).count();
+    if vhost_user > 0 && vhost_user < vm.disks.len() {
+        let message = format!(
+            "qmp: vm {} cannot be suspended without an error to its guest: some of its disks have vhost_user, some only NBD",
+            vm.label()
+        );
+        report.fault(qmp.at, Problem::new(message).hint("give all its disks vhost_user, or none"));
     }
 }
 

@@ -282,6 +282,12 @@ impl Spec {
         self.disk_ids().filter(move |d| self.disk(*d).vm == vm)
     }
 
+    /// All disks of the VM are vhost-user devices. (They may be served by NBD too: then that is for others than the VM.)
+    #[must_use]
+    pub fn is_vhost_user(&self, vm: VmId) -> bool {
+        self.disks_of_vm(vm).all(|disk| self.disk(disk).vhost_user.is_some())
+    }
+
     /// The units of a VM's disks.
     pub fn units_of_vm(&self, vm: VmId) -> impl Iterator<Item = UnitId> + '_ {
         self.disks_of_vm(vm).map(|d| self.disk(d).unit)

@@ -152,13 +152,13 @@ impl Shown<'_> {
         let disk = self.spec().disk(id);
         let worker = self.snapshot.worker.as_ref();
         let load = worker.and_then(|worker| worker.disks.iter().find(|load| load.disk == id));
-        let standing = self.snapshot.host.disks.get(id.index()).copied().unwrap_or(Standing::Present);
         wire::DiskOfVm {
             name: disk.name.clone(),
-            presence: standing.as_str().into(),
+            presence: self.standing(id).as_str().into(),
             unit: self.spec().unit_name(disk.unit),
             nbd_socket: disk.nbd_socket.clone(),
             nbd_tcp: disk.nbd_tcp.map(|address| address.to_string()),
+            vhost_user: disk.vhost_user.clone(),
             clients: load.map_or(0, |load| load.clients),
         }
     }
@@ -177,10 +177,11 @@ impl Shown<'_> {
             let (state, fault) = link_state(&link.state);
             wire::LinkOfUnit { path: self.spec().path_name(link.path), state, fault }
         });
-        let disks = self.spec().disks.iter().filter(|disk| disk.unit == id);
-        let disk = |disk: &spec::DiskSpec| wire::DiskOfUnit {
-            vm: self.spec().vm(disk.vm).name.clone(),
-            name: disk.name.clone(),
+        let uses =
+            |disk: &DiskId| self.spec().disk(*disk).unit == id && self.standing(*disk) != Standing::Gone;
+        let disk = |id: DiskId| {
+            let disk = self.spec().disk(id);
+            wire::DiskOfUnit { vm: self.spec().vm(disk.vm).name.clone(), name: disk.name.clone() }
         };
         wire::Unit {
             target: self.spec().target(unit.target).name.clone(),
@@ -191,8 +192,12 @@ impl Shown<'_> {
             quarantined_bytes: load.quarantined_bytes,
             quarantined_for_ms: load.quarantined_for.map(millis),
             links: links.collect(),
-            disks: disks.map(disk).collect(),
+            disks: self.spec().disk_ids().filter(uses).map(disk).collect(),
         }
+    }
+
+    fn standing(&self, disk: DiskId) -> Standing {
+        self.snapshot.host.disks.get(disk.index()).copied().unwrap_or(Standing::Present)
     }
 
     pub(super) fn incidents(&self) -> wire::Incidents {

@@ -51,7 +51,7 @@ fn a_path_shows_decisions_and_load() {
 fn a_vm_shows_its_gate_and_what_it_waits_for() {
     let vms = json_of(shown(&testing::snapshot()).vms());
     let expect = json!({
-        "name": "bronze", "state": "suspended", "since_unix_us": 1_008_000_000, "run_state": "paused",
+        "name": "bronze", "presence": "present", "state": "suspended", "since_unix_us": 1_008_000_000, "run_state": "paused",
         "gate": { "state": "hold", "reason": "suspended: the reservations no longer fit", "incident": "INC-1" },
         "priority": 50, "shares": 1000, "reservation_bytes_per_second": 52_428_800, "limit_bytes_per_second": null,
         "limit_requests_per_second": null, "on_path_loss": "failover", "resume": "repair", "in_flight": 0, "held": 3,
@@ -59,7 +59,7 @@ fn a_vm_shows_its_gate_and_what_it_waits_for() {
         "completed_requests": 0, "completed_bytes": 0, "failed_requests": 0, "retried_requests": 0,
         "because": ["110.0 MiB/s reserved, 100.0 MiB/s left"], "waits_for": "san0/a up and good for 1 s",
         "incident": "INC-1",
-        "disks": [{ "name": "vda", "unit": "san0/bronze", "nbd_socket": "/run/vmpath/bronze.sock", "nbd_tcp": null, "clients": 1 }],
+        "disks": [{ "name": "vda", "unit": "san0/bronze", "nbd_socket": "/run/vmpath/bronze.sock", "nbd_tcp": null, "vhost_user": null, "presence": "present", "clients": 1 }],
     });
     assert_eq!(vms["vms"][1], expect);
     assert_eq!(vms["vms"][0]["gate"], json!({ "state": "open", "reason": null, "incident": null }));

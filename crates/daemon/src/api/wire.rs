@@ -132,6 +132,7 @@ pub struct DiskOfVm {
     pub unit: String,
     pub nbd_socket: Option<PathBuf>,
     pub nbd_tcp: Option<String>,
+    pub vhost_user: Option<PathBuf>,
     pub clients: u32,
 }
 

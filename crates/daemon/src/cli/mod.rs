@@ -110,6 +110,8 @@ enum Show {
     Paths,
     /// The VMs: state, what is held and why, rates
     Vms,
+    /// The VMs' disks: unit, sockets, who is attached, and which are leaving
+    Disks,
     /// The storage units: size, paths, quarantine, who uses them
     Units,
     /// The journal: what was seen and decided, oldest first

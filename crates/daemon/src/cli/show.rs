@@ -5,12 +5,13 @@ use super::{Format, Show, ShowArgs, output, tree};
 use crate::api::client::{Ask, Client};
 use crate::api::wire;
 use comfy_table::{ContentArrangement, Table, presets};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 pub(super) fn run(client: &Client, args: &ShowArgs) -> anyhow::Result<ExitCode> {
     let at = match &args.what {
         Show::Paths => "/v1/paths".into(),
-        Show::Vms => "/v1/vms".into(),
+        Show::Vms | Show::Disks => "/v1/vms".into(),
         Show::Units => "/v1/units".into(),
         Show::Events { after: Some(after), limit } => format!("/v1/events?after={after}&limit={limit}"),
         Show::Events { after: None, limit } => format!("/v1/events?limit={limit}"),
@@ -21,6 +22,7 @@ pub(super) fn run(client: &Client, args: &ShowArgs) -> anyhow::Result<ExitCode> 
         (Format::Json, _) => format!("{}\n", reply.text()),
         (Format::Table, Show::Paths) => tree::paths(&reply.read()?),
         (Format::Table, Show::Vms) => vms(&reply.read()?),
+        (Format::Table, Show::Disks) => disks(&reply.read()?),
         (Format::Table, Show::Units) => units(&reply.read()?),
         (Format::Table, Show::Events { .. }) => events(&reply.read()?),
         (Format::Table, Show::Incidents) => incidents(&reply.read()?),
@@ -57,7 +59,11 @@ pub(super) fn vms(reply: &wire::Vms) -> String {
         let why = vm.gate.reason.clone().or_else(|| vm.because.first().cloned()).or(why);
         table.add_row([
             vm.name.clone(),
-            vm.state.clone(),
+            match vm.presence.as_str() {
+                "present" => vm.state.clone(),
+                "gone" => "gone".into(),
+                presence => format!("{}, {presence}", vm.state),
+            },
             ago(reply.at_unix_us, vm.since_unix_us),
             vm.gate.state.clone(),
             vm.priority.to_string(),
@@ -68,6 +74,23 @@ pub(super) fn vms(reply: &wire::Vms) -> String {
             vm.in_flight.to_string(),
             held,
             or_dash(why.as_ref()),
+        ]);
+    }
+    lines(&table)
+}
+
+pub(super) fn disks(reply: &wire::Vms) -> String {
+    let mut table = table(&["DISK", "STATE", "UNIT", "ATTACHED", "VHOST-USER", "NBD", "NBD TCP"]);
+    for (vm, disk) in reply.vms.iter().flat_map(|vm| vm.disks.iter().map(move |disk| (vm, disk))) {
+        let path = |path: &Option<PathBuf>| or_dash(path.as_ref().map(|p| p.display().to_string()).as_ref());
+        table.add_row([
+            format!("{}/{}", vm.name, disk.name),
+            disk.presence.clone(),
+            disk.unit.clone(),
+            disk.clients.to_string(),
+            path(&disk.vhost_user),
+            path(&disk.nbd_socket),
+            or_dash(disk.nbd_tcp.as_ref()),
         ]);
     }
     lines(&table)

@@ -24,10 +24,19 @@ const RELOAD_WAIT: Duration = Duration::from_millis(900);
 /// What other tasks ask of the owner; reports of data plane and hypervisors come by channels of their own.
 #[derive(Debug)]
 pub enum Input {
-    Command { command: Command, reply: oneshot::Sender<Result<String, CommandError>> },
+    Command {
+        command: Command,
+        reply: oneshot::Sender<Result<String, CommandError>>,
+    },
     /// Answered with a sentence for each disk that is leaving and still served.
-    Reload { spec: Arc<Spec>, applied: oneshot::Sender<Vec<String>> },
-    Events { query: Query, reply: oneshot::Sender<Page> },
+    Reload {
+        spec: Arc<Spec>,
+        applied: oneshot::Sender<Vec<String>>,
+    },
+    Events {
+        query: Query,
+        reply: oneshot::Sender<Page>,
+    },
 }
 
 /// All that can be shown, at one moment.

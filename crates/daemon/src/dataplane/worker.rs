@@ -286,7 +286,8 @@ impl Worker {
         let mut now = began;
         let mut found = false;
         while !found && now < spin_until {
-            std::hint::spin_loop();
+            // Whoever else wants this CPU may be the one that is waited for.
+            rustix::thread::sched_yield();
             self.ring.poll(completions)?;
             found = !completions.is_empty() || self.rings_have_work();
             now = clock::now();

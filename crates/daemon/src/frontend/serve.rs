@@ -75,8 +75,10 @@ impl Worker {
         for at in 0..self.fronts.ports.len() {
             let port = &self.fronts.ports[at];
             let unit = self.plan.spec.disk(port.disk).unit;
-            let is_free = !matches!(port.state, PortState::Listening(_)) && self.requests.guests.of_disk(port.disk) == 0;
-            if is_free && !self.is_closed(port.disk) && self.fronts.is_reading() && self.backs.export_of(unit).is_some() {
+            let is_free = !matches!(port.state, PortState::Listening(_))
+                && self.requests.guests.of_disk(port.disk) == 0
+                && !self.is_closed(port.disk);
+            if is_free && self.fronts.is_reading() && self.backs.export_of(unit).is_some() {
                 self.open_port(at);
             }
         }

@@ -31,6 +31,20 @@ fn failover_is_the_data_planes_alone() {
 }
 
 #[test]
+fn a_vm_with_vhost_user_disks_is_stopped_with_its_requests_held() {
+    let mut spec = with(OnPathLoss::Suspend, When::Always);
+    spec.disks[1].vhost_user = Some("/run/vmpath/bronze.sock".into());
+    check(
+        spec,
+        "
+        @1 obedient; down a
+        > 1: san0 incident-opened, a link-down
+        > 1: bronze hold, stop bronze, a path-down, bronze vm-suspending
+        ",
+    );
+}
+
+#[test]
 fn suspend_is_not_routed_from_the_same_moment() {
     check(
         with(OnPathLoss::Suspend, When::Always),

@@ -4,6 +4,7 @@ mod checker;
 mod commands;
 mod explain;
 mod hypervisors;
+mod leave;
 mod loss;
 mod no_path;
 mod random;

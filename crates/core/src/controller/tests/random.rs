@@ -415,7 +415,11 @@ impl Sim {
                 backlogged: self.dice.pick(&[0.0, 1.0]),
             })
             .collect();
-        self.handle(Event::Load(LoadReport { interval: Duration::from_secs(1), vms, ..LoadReport::default() }))
+        self.handle(Event::Load(LoadReport {
+            interval: Duration::from_secs(1),
+            vms,
+            ..LoadReport::default()
+        }))
     }
 
     fn fail_path(&mut self, path: PathId) -> Result<(), String> {

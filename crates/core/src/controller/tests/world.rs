@@ -222,8 +222,12 @@ impl World {
                     said.push(format!("{} {}", self.subject(entry.subject), entry.kind.as_str()));
                     self.journal.push(entry.clone());
                 }
-                Effect::Monitor { vm, wanted: Wanted::Yes } => said.push(format!("monitor {}", self.spec.vm(*vm).name)),
-                Effect::Monitor { vm, wanted: Wanted::No } => said.push(format!("let go of {}", self.spec.vm(*vm).name)),
+                Effect::Monitor { vm, wanted: Wanted::Yes } => {
+                    said.push(format!("monitor {}", self.spec.vm(*vm).name));
+                }
+                Effect::Monitor { vm, wanted: Wanted::No } => {
+                    said.push(format!("let go of {}", self.spec.vm(*vm).name));
+                }
                 Effect::Answer { result, .. } => {
                     said.push(match result {
                         Ok(_) => "answer ok".into(),

@@ -34,6 +34,12 @@ fn vms() {
                     "16:7 nbd: /run/vmpath/db1-vda.sock is already the socket of vm db1's QMP; first at line 12",
                 ],
             ),
+            (
+                "qmp = '/run/q'\n[[vm.disk]]\nname = 'vdb'\nunit = 'san0/more'\nvhost_user = '/x'",
+                &[
+                    "12:7 qmp: vm db1 cannot be suspended without an error to its guest: some of its disks have vhost_user, some only NBD",
+                ],
+            ),
             ("libvirt = 'qemu:///system'", &["12:1 libvirt is not available yet"]),
         ],
     );

@@ -31,7 +31,7 @@ fn defaults_are_filled_in() {
     assert_eq!(target.quiesce, Duration::from_secs(5));
     assert_eq!(target.ping_budget, Duration::from_secs(5));
     assert_eq!(target.repair_after, Duration::from_secs(1));
-    assert_eq!((target.write_cache, target.connections), (WriteCache::SurvivesPathLoss, 2));
+    assert_eq!((target.write_cache, target.connections), (WriteCache::SurvivesPathLoss, 1));
     let path = spec.path(PathId(0));
     assert_eq!((path.capacity, path.access, path.window_bytes), (None, Access::Optimized, 4 * MIB));
     let unit = spec.unit(UnitId(0));

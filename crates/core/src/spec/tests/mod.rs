@@ -3,6 +3,7 @@
 mod faults;
 mod faults_vm;
 mod good;
+mod leaving;
 mod mutations;
 mod reload;
 
