@@ -319,8 +319,7 @@ impl Worker {
         back.own.push(super::Own { cookie, purpose, offset, data: vec![0; length] });
         match &mut back.wire {
             Wire::Nbd(nbd) => {
-                let header =
-                    encode_request(Command::Read, CommandFlags::NONE, cookie, offset, length as u32);
+                let header = encode_request(Command::Read, CommandFlags::NONE, cookie, offset, length as u32);
                 nbd.stream.push(Name { cookie, token: 0 }, Head::new(&header), Body::None);
                 self.backs.dirty.push(index);
             }

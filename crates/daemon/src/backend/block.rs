@@ -104,16 +104,16 @@ impl Worker {
         index: usize,
         cookie: u64,
         buffer: Option<Buffer>,
-        result: io::Result<usize>,
+        result: &io::Result<usize>,
     ) {
         let back = &mut self.backs.backs[index];
         let Wire::Block(block) = &mut back.wire else { return };
         block.submitted -= 1;
         back.heard = self.now;
         let ended = if cookie & super::OWN_COOKIE != 0 {
-            self.own_block_done(index, cookie, buffer.as_ref(), &result)
+            self.own_block_done(index, cookie, buffer.as_ref(), result)
         } else {
-            self.attempt_block_done(index, cookie, buffer.as_ref(), &result)
+            self.attempt_block_done(index, cookie, buffer.as_ref(), result)
         };
         if let Some(buffer) = buffer {
             self.pool.give(buffer);

@@ -15,10 +15,10 @@ mod identity;
 mod watch;
 
 use crate::dataplane::Stream;
-use std::os::fd::OwnedFd;
-use std::rc::Rc;
 use slab::Slab;
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use vmpath_core::event::Fault;
 use vmpath_core::ids::{PathId, UnitId};
 use vmpath_core::router::{ConnectionKey, Extent};
@@ -112,6 +112,7 @@ struct Back {
 
 /// By what a connection reaches its target.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one for each connection, and nearly all are NBD")]
 enum Wire {
     Nbd(Nbd),
     Block(Block),

@@ -130,5 +130,10 @@ pub(crate) fn listen_tcp(address: SocketAddr) -> anyhow::Result<OwnedFd> {
 }
 
 fn socket(family: AddressFamily) -> anyhow::Result<OwnedFd> {
-    Ok(rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?)
+    Ok(rustix::net::socket_with(
+        family,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?)
 }

@@ -16,8 +16,8 @@ mod tests;
 pub(crate) use listen::{Transport, is_served, listen_tcp, listen_unix};
 pub(crate) use requests::{Client, FrontRequest, NbdClient, Payload, Requests, Target};
 pub(crate) use stream::{Body, Head, Name, Received, Stream};
-pub(crate) use worker::{Listening, STAGING_BYTES, Tag, Worker};
 pub use worker::STOP_MAX;
+pub(crate) use worker::{Listening, STAGING_BYTES, Tag, Worker};
 
 use crate::sys::clock;
 use crate::sys::record::Record;

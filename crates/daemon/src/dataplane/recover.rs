@@ -84,7 +84,10 @@ impl Recovered {
             match spec.unit_ids().find(|unit| spec.unit_name(*unit) == name) {
                 Some(unit) => self.writes.push((unit, range, until)),
                 // Nothing is sent to it, so nothing can be overtaken.
-                None => tracing::info!(unit = name, "a write of unknown outcome to a unit that no disk uses any more"),
+                None => tracing::info!(
+                    unit = name,
+                    "a write of unknown outcome to a unit that no disk uses any more"
+                ),
             }
         }
         self.connections.extend(remains.connections);
@@ -104,7 +107,9 @@ impl Recovered {
             loop {
                 match diag.destroy(*local, *peer) {
                     Leftover::Gone => break,
-                    Leftover::Destroyed => tracing::info!("destroyed a leftover connection {local} -> {peer}"),
+                    Leftover::Destroyed => {
+                        tracing::info!("destroyed a leftover connection {local} -> {peer}");
+                    }
                     Leftover::NotPermitted(why) | Leftover::Failed(why) if tries >= LEFTOVER_TRIES => bail!(
                         "the former vmpath's connection {local} -> {peer} is still there and cannot be destroyed \
                          ({why}); end the process that holds it (`ss -tnp`), or let vmpath have CAP_NET_ADMIN"

@@ -90,14 +90,19 @@ impl Requests {
 
     /// Adds the place of a part of a read's data to where the next bytes are received; if that is `Elsewhere`, they are
     /// to be given to [`Self::fill`].
-    pub(crate) fn target<'a>(&'a mut self, pieces: &mut Pieces<'a>, token: u32, part: Range<usize>) -> Target {
+    pub(crate) fn target<'a>(
+        &'a mut self,
+        pieces: &mut Pieces<'a>,
+        token: u32,
+        part: Range<usize>,
+    ) -> Target {
         let Some(request) = self.table.get_mut(token as usize) else { return Target::Elsewhere };
         match (&mut request.payload, &request.client) {
             (Payload::Buffer(buffer), _) => pieces.push_target(&mut buffer[part]),
             (Payload::Guest, Client::Guest(slot)) => self.guests.data(pieces, *slot, part),
             (Payload::Guest | Payload::None | Payload::Kept(_) | Payload::Discard, _) => {
                 return Target::Elsewhere;
-            },
+            }
         }
         Target::InPlace
     }

@@ -184,8 +184,11 @@ impl Worker {
             .disk_ids()
             .filter(|disk| its_vms[plan.spec.disk(*disk).vm.index()] == shared.worker)
             .collect();
-        let its_units: Vec<UnitId> =
-            plan.spec.unit_ids().filter(|unit| its_disks.iter().any(|d| plan.spec.disk(*d).unit == *unit)).collect();
+        let its_units: Vec<UnitId> = plan
+            .spec
+            .unit_ids()
+            .filter(|unit| its_disks.iter().any(|d| plan.spec.disk(*d).unit == *unit))
+            .collect();
         let ports = its_disks.iter().filter_map(|d| Some((*d, plan.spec.disk(*d).vhost_user.clone()?)));
         let fronts = Frontends::new(&mut ring, listeners, ports.collect());
         let mut router = Router::new(Arc::clone(&plan), shared.worker, now);
@@ -238,10 +241,14 @@ impl Worker {
         // No new requests; what live paths can finish is finished.
         self.fronts.stop_reading();
         let deadline = self.now + DRAIN_MAX;
-        while self.router.in_flight() > 0 && self.now < deadline {
+        loop {
+            // Answers that have come are told, and forgotten in the record, before the end.
+            self.act();
+            if self.router.in_flight() == 0 || self.now >= deadline {
+                break;
+            }
             self.turn(&mut completions)?;
         }
-        self.flush_all();
         self.unlink_sockets();
         Ok(())
     }
@@ -376,7 +383,7 @@ impl Worker {
             }
             Completion::Block { tag, cookie, buffer, result } => {
                 if let Tag::BackBlock(back) = Tag::unpack(tag) {
-                    self.block_done(back, cookie, buffer, result);
+                    self.block_done(back, cookie, buffer, &result);
                 }
             }
         }

@@ -137,10 +137,7 @@ impl Worker {
         }
         let direct_room = pieces.bytes();
         pieces.push_target(&mut staging[carried..]);
-        let received = match front.stream.receive(&mut pieces) {
-            Ok(received) => received,
-            Err(_) => return Err(Ended),
-        };
+        let Ok(received) = front.stream.receive(&mut pieces) else { return Err(Ended) };
         let bytes = match received {
             Received::All(bytes) | Received::Part(bytes) => bytes,
             Received::Nothing => 0,
@@ -320,11 +317,9 @@ impl Worker {
                 front.open_bytes += length;
                 Payload::Buffer(self.pool.take(length))
             }
-            Command::Write
-            | Command::Disconnect
-            | Command::Flush
-            | Command::Trim
-            | Command::WriteZeroes => Payload::None,
+            Command::Write | Command::Disconnect | Command::Flush | Command::Trim | Command::WriteZeroes => {
+                Payload::None
+            }
         };
         self.submit(index, request, payload);
     }

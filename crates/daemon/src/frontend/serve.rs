@@ -5,7 +5,9 @@
 //! It does not know paths, nor how a ring works.
 
 use super::guests::{GuestSlot, QUEUES_MAX, Served, Stage};
-use super::vhost_user::{self, Changes, Fetched, GuestRequest, Handled, QueueSet, Session, SessionEnd, Shape};
+use super::vhost_user::{
+    self, Changes, Fetched, GuestRequest, Handled, QueueSet, Session, SessionEnd, Shape,
+};
 use crate::dataplane::{Client, FrontRequest, Payload, Tag, Worker, is_served, listen_unix};
 use crate::sys::uring::{Ring, Watch};
 use rustix::io::Errno;
@@ -105,7 +107,11 @@ impl Worker {
                 if !matches!(port.state, PortState::Failed) {
                     let (disk, path) = (port.disk, port.path.clone());
                     port.state = PortState::Failed;
-                    tracing::error!(disk = self.disk_name(disk), "cannot listen on {}: {error:#}", path.display());
+                    tracing::error!(
+                        disk = self.disk_name(disk),
+                        "cannot listen on {}: {error:#}",
+                        path.display()
+                    );
                 }
             }
         }
@@ -325,7 +331,11 @@ impl Worker {
             operation: operation(request.operation),
             offset: request.offset,
             length: request.length,
-            durability: if served.session.writes_through() { Durability::Stable } else { Durability::Volatile },
+            durability: if served.session.writes_through() {
+                Durability::Stable
+            } else {
+                Durability::Volatile
+            },
         };
         served.session.opened(request.queue, request.head, token);
         served.outstanding += 1;
@@ -369,10 +379,10 @@ impl Worker {
         let sessions = &self.requests.guests.sessions;
         self.fronts.is_reading()
             && self
-            .fronts
-            .polled
-            .iter()
-            .any(|(index, queue)| sessions.get(*index).is_some_and(|s| s.session.poll_avail(*queue)))
+                .fronts
+                .polled
+                .iter()
+                .any(|(index, queue)| sessions.get(*index).is_some_and(|s| s.session.poll_avail(*queue)))
     }
 
     /// Takes what the polled rings have.

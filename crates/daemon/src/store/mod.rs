@@ -22,6 +22,7 @@ use vmpath_core::saved::Saved;
 use vmpath_core::time::Instant;
 use writer::Writer;
 
+#[cfg(test)]
 pub(crate) use file::SCHEMA;
 
 /// A file that does not open within this is on a disk that hangs.

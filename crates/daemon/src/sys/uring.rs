@@ -25,12 +25,26 @@ const SUBMIT_TRIES: u32 = 100_000;
 #[derive(Debug)]
 pub enum Completion {
     /// Something may be received (or accepted, or a counter has moved), or the peer is gone: try it.
-    Ready { tag: u64, watch: Watch },
+    Ready {
+        tag: u64,
+        watch: Watch,
+    },
     /// The descriptor is writable, or in error.
-    Writable { tag: u64, result: io::Result<()> },
-    Opened { tag: u64, result: io::Result<OwnedFd> },
+    Writable {
+        tag: u64,
+        result: io::Result<()>,
+    },
+    Opened {
+        tag: u64,
+        result: io::Result<OwnedFd>,
+    },
     /// Block I/O; its buffer comes back.
-    Block { tag: u64, cookie: u64, buffer: Option<Buffer>, result: io::Result<usize> },
+    Block {
+        tag: u64,
+        cookie: u64,
+        buffer: Option<Buffer>,
+        result: io::Result<usize>,
+    },
 }
 
 /// Whether a watch goes on after it has reported.
@@ -44,13 +58,25 @@ pub enum Watch {
 /// One piece of block I/O. Offsets and lengths in bytes.
 #[derive(Debug)]
 pub enum BlockIo {
-    Read { offset: u64, buffer: Buffer },
-    Write { offset: u64, buffer: Buffer },
+    Read {
+        offset: u64,
+        buffer: Buffer,
+    },
+    Write {
+        offset: u64,
+        buffer: Buffer,
+    },
     Flush,
     /// Deallocates; what is read there afterwards is zero.
-    Punch { offset: u64, length: u64 },
+    Punch {
+        offset: u64,
+        length: u64,
+    },
     /// Zeroes, and keeps the space.
-    Zero { offset: u64, length: u64 },
+    Zero {
+        offset: u64,
+        length: u64,
+    },
 }
 
 #[derive(Debug)]
@@ -323,7 +349,8 @@ mod tests {
         let mut buffer = pool.take(8192);
         buffer.fill(0x5a);
         ring.block(&file, 1, 11, BlockIo::Write { offset: 4096, buffer });
-        let Completion::Block { cookie: 11, buffer: Some(_), result: Ok(8192), .. } = wait(&mut ring, 1).remove(0)
+        let Completion::Block { cookie: 11, buffer: Some(_), result: Ok(8192), .. } =
+            wait(&mut ring, 1).remove(0)
         else {
             panic!("a write")
         };
@@ -333,7 +360,8 @@ mod tests {
             assert!(matches!(done, Completion::Block { buffer: None, result: Ok(0), .. }), "{done:?}");
         }
         ring.block(&file, 1, 14, BlockIo::Read { offset: 4096, buffer: pool.take(8192) });
-        let Completion::Block { buffer: Some(buffer), result: Ok(8192), .. } = wait(&mut ring, 1).remove(0) else {
+        let Completion::Block { buffer: Some(buffer), result: Ok(8192), .. } = wait(&mut ring, 1).remove(0)
+        else {
             panic!("a read")
         };
         assert!(buffer[..4096].iter().all(|b| *b == 0) && buffer[4096..].iter().all(|b| *b == 0x5a));

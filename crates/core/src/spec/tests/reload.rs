@@ -64,7 +64,8 @@ fn what_comes_or_goes_is_refused_once() {
         "{FULL}\n[[vm]]\nname = \"web\"\n[[vm.disk]]\nname = \"vda\"\nunit = \"san1/web\"\nnbd_tcp = 10812\n"
     );
     assert_eq!(refusals(&new_vm), ["vm web is new: a restart is needed to add it"]);
-    let new_disk = format!("{FULL}\n[[vm.disk]]\nname = \"vdd\"\nunit = \"san1/more\"\nvhost_user = \"/x\"\n");
+    let new_disk =
+        format!("{FULL}\n[[vm.disk]]\nname = \"vdd\"\nunit = \"san1/more\"\nvhost_user = \"/x\"\n");
     assert_eq!(refusals(&new_disk), ["disk db1/vdd is new: a restart is needed to add it"]);
     let renamed = FULL.replace("san1", "san2");
     assert_eq!(
