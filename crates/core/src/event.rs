@@ -16,6 +16,9 @@ pub enum Event {
     },
     /// Sent by each worker a few times a second. It says something of the VMs that the worker carries, and of others nothing.
     Load(LoadReport),
+    /// A disk's front end has attached again and says nothing: it may not know that its back end is another process. Told once
+    /// per connection.
+    Silent(DiskId),
     /// A change that an operator asked for. The answer is an [`crate::effect::Effect::Answer`] with the same ticket.
     Command {
         ticket: u64,

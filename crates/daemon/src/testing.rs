@@ -58,7 +58,7 @@ pub(crate) fn spec() -> Arc<Spec> {
 /// Path a lost 12 s ago, bronze suspended for it, gold at work over b.
 pub(crate) fn snapshot() -> Snapshot {
     Snapshot {
-        host: host_view(),
+        host: Arc::new(host_view()),
         worker: Some(Arc::new(worker_view())),
         rates: Rates { paths: vec![0, 62_914_560], vms: vec![62_914_560, 0] },
         last_event_seq: 57,

@@ -1,6 +1,8 @@
 //! The parts of the daemon's room for `unsafe` that a vhost-user device stands on.
 #![allow(dead_code, unreachable_pub)]
 
+#[path = "../../../crates/daemon/src/sys/boot.rs"]
+pub mod boot;
 #[path = "../../../crates/daemon/src/sys/dirty.rs"]
 pub mod dirty;
 #[path = "../../../crates/daemon/src/sys/guest.rs"]

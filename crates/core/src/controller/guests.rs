@@ -7,9 +7,10 @@ use super::Controller;
 use super::words::{run_state_word, seconds};
 use crate::effect::{Effect, JournalKind, Subject};
 use crate::event::{HypervisorReport, RunState, StopsOnError};
-use crate::ids::VmId;
+use crate::ids::{DiskId, VmId};
+use crate::policy::rules::{self, Stopping};
 use crate::policy::{
-    Act, Cause, Input, Ladder, Monitor, Note, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX,
+    Act, Cause, Input, Ladder, Monitor, Note, Outstanding, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX,
     STOP_CONFIRM_WITHIN, Why,
 };
 use crate::view::Standing;
@@ -111,6 +112,29 @@ impl Controller {
         let reason = format!("its hypervisor refused {asked}: {why}");
         self.record(JournalKind::PolicyBlocked, Subject::Vm(vm), incident, reason);
         self.tell(vm, Input::Refused);
+    }
+
+    /// A hypervisor that has missed the end of its disk's back end starts the device again when the VM is stopped and continued.
+    pub(super) fn take_silence(&mut self, disk: DiskId) {
+        let vm = self.spec.disk(disk).vm;
+        let guest = &self.vms[vm.index()].guest;
+        if !guest.run.undecided() || self.network.unserved_unit(vm).is_some() {
+            return;
+        }
+        let rule = format!(
+            "the front end of its disk {} has attached and is silent: a stop and a continue make it start the device",
+            self.spec.disk(disk).name
+        );
+        match rules::stopping(&guest.monitor, Outstanding::FailOver) {
+            Stopping::Possible => {
+                self.tell(vm, Input::Suspend(Cause { incident: None, why: Why::Restart, rule }));
+            }
+            // One that stands still starts its device when it is continued, whoever does that.
+            Stopping::Moot => {}
+            Stopping::Impossible(why) => {
+                self.record(JournalKind::PolicyBlocked, Subject::Vm(vm), None, format!("{rule}; {why}"));
+            }
+        }
     }
 
     /// Gives one input to a VM's run machine, and turns what comes out into effects.

@@ -160,6 +160,7 @@ impl Controller {
             }
             Event::Hypervisor { vm, report } => self.take_hypervisor(vm, report),
             Event::Load(report) => self.take_load(&report),
+            Event::Silent(disk) => self.take_silence(disk),
             Event::Command { ticket, command } => self.take_command(ticket, &command),
             Event::Reload(spec) => self.take_reload(spec),
             Event::Tick => {}

@@ -31,6 +31,11 @@ impl Worker {
             self.start_block(index, cookie, request);
             return;
         };
+        if request.operation == Operation::Write && !self.requests.offer(request) {
+            // Its guest has taken the memory away. Nothing else may be sent in its place.
+            let _ = self.attempt_done(index, cookie, Err(TargetError::Io));
+            return;
+        }
         let (command, mut flags) = wire_command(request.operation);
         if request.durability == Durability::Stable && request.operation.changes_data() {
             flags = flags | CommandFlags::FUA;
@@ -64,13 +69,9 @@ impl Worker {
         let Wire::Nbd(nbd) = &mut back.wire else { return };
         match nbd.stream.flush(&mut self.ring, &mut self.pool, &self.requests) {
             Ok(_) if nbd.stream.queued_messages() == 0 => {}
-            Ok(sent) => {
-                self.requests.await_socket(nbd.stream.requests_queued());
-                if sent > 0 {
-                    // The peer takes what is sent: a large write on a slow link is no silence.
-                    back.heard = self.now;
-                }
-            }
+            Ok(0) => {}
+            // The peer takes what is sent: a large write on a slow link is no silence.
+            Ok(_) => back.heard = self.now,
             Err(error) => self.cut(index, lost(&error)),
         }
     }
@@ -115,7 +116,9 @@ impl Worker {
         }
         self.staging = staging;
         // It may have more; a watch tells of what comes, not of what is left.
-        self.backs.unread.push(index);
+        if !self.backs.unread.contains(&index) {
+            self.backs.unread.push(index);
+        }
     }
 
     /// One receive: the rest of a read's data straight to where it belongs, and what follows into the staging buffer.

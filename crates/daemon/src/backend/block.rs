@@ -7,7 +7,7 @@
 use super::{Back, Block, Phase, Purpose, Wire};
 use crate::dataplane::{Tag, Worker};
 use crate::sys::buffer::Buffer;
-use crate::sys::uring::BlockIo;
+use crate::sys::uring::{BlockIo, OpenMode};
 use rustix::fs::{FileType, SeekFrom, StatxFlags, fstat, ioctl_blksszget, seek, statx};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,11 +15,14 @@ use std::path::Path;
 use std::rc::Rc;
 use vmpath_core::event::Fault;
 use vmpath_core::router::{Operation, Request};
+use vmpath_core::spec::PathUrl;
 use vmpath_core::volume::verdict::TargetError;
 use vmpath_protocol::nbd::{BlockSizes, ExportInfo, NbdError, TransmissionFlags};
 
 /// The largest request; the kernel splits it as the device needs.
 const REQUEST_MAX: u32 = 32 << 20;
+/// Zeroes written at a time where there is no command for them.
+const ZEROES_MAX: u64 = 1 << 20;
 /// What a file takes whose file system does not say.
 const SECTOR: u32 = 512;
 
@@ -29,7 +32,7 @@ impl Worker {
         let path = self.plan.spec.path(self.backs.links[link].path);
         let deadline = self.now + self.plan.spec.target(path.target).ping_budget;
         let entry = self.backs.backs.vacant_entry();
-        match self.ring.open(Tag::BackOpen(entry.key()).pack(), device) {
+        match self.ring.open(Tag::BackOpen(entry.key()).pack(), device, OpenMode::ReadWrite) {
             Ok(()) => {}
             Err(error) => {
                 self.attempt_failed(link, Fault::Refused(error.to_string()));
@@ -38,7 +41,12 @@ impl Worker {
         }
         entry.insert(Back {
             link,
-            wire: Wire::Block(Block { file: None, submitted: 1 }),
+            wire: Wire::Block(Block {
+                file: None,
+                mode: OpenMode::ReadWrite,
+                submitted: 1,
+                zeroing: Vec::new(),
+            }),
             phase: Phase::Connecting { deadline },
             export: None,
             own: Vec::new(),
@@ -51,13 +59,28 @@ impl Worker {
     /// The device is open, or cannot be opened.
     pub(crate) fn block_opened(&mut self, index: usize, result: io::Result<OwnedFd>) {
         let back = &mut self.backs.backs[index];
+        let is_closing = back.is_closing();
         let Wire::Block(block) = &mut back.wire else { return };
         block.submitted -= 1;
         back.heard = self.now;
-        let opened = result.and_then(|file| Ok((describe(&file)?, file)));
-        if back.is_closing() {
+        if is_closing {
             return;
         }
+        if let Err(error) = &result
+            && block.mode == OpenMode::ReadWrite
+            && matches!(error.raw_os_error(), Some(libc::EROFS | libc::EACCES | libc::EPERM))
+        {
+            // A medium that cannot be written is a read-only disk.
+            block.mode = OpenMode::ReadOnly;
+            let PathUrl::Block { device } = &self.plan.spec.path(self.backs.links[back.link].path).url else {
+                return;
+            };
+            if self.ring.open(Tag::BackOpen(index).pack(), device, OpenMode::ReadOnly).is_ok() {
+                block.submitted += 1;
+                return;
+            }
+        }
+        let opened = result.and_then(|file| Ok((describe(&file)?, file)));
         match opened {
             Ok((export, file)) => {
                 if let Wire::Block(block) = &mut back.wire {
@@ -76,7 +99,12 @@ impl Worker {
             Operation::Read => BlockIo::Read { offset, buffer: self.pool.take(request.length as usize) },
             Operation::Write => {
                 let mut buffer = self.pool.take(request.length as usize);
-                self.requests.copy_out(request.token, &mut buffer);
+                if !self.requests.copy_out(request.token, &mut buffer) {
+                    // Nothing else may be written in their place.
+                    self.pool.give(buffer);
+                    let _ = self.attempt_done(index, cookie, Err(TargetError::Io));
+                    return;
+                }
                 BlockIo::Write { offset, buffer }
             }
             Operation::Trim => BlockIo::Punch { offset, length },
@@ -161,6 +189,9 @@ impl Worker {
     ) -> Result<(), Fault> {
         let Some(key) = self.backs.backs[index].key() else { return Ok(()) };
         let Some(request) = self.router.attempt(key, cookie) else { return Ok(()) };
+        if let (Ok(bytes), Some(at)) = (result, self.zeroing(index, cookie)) {
+            return self.zeroed(index, at, *bytes as u64, &request);
+        }
         let outcome = match (result, request.operation) {
             (Ok(bytes), Operation::Read | Operation::Write) if *bytes != request.length as usize => {
                 Err(TargetError::Io)
@@ -174,31 +205,76 @@ impl Worker {
                     return Ok(());
                 }
                 // Cut, and stopped in time or not: its outcome is unknown.
-                Some(libc::ECANCELED | libc::EINTR) => return Ok(()),
-                Some(libc::ENODEV | libc::ENXIO | libc::EBADF) => {
-                    return Err(Fault::Refused(error.to_string()));
-                }
+                Some(libc::ECANCELED | libc::EINTR) if self.backs.backs[index].is_closing() => return Ok(()),
+                Some(code) if is_of_the_path(code) => return Err(Fault::Refused(error.to_string())),
                 _ => Err(target_error(error)),
             },
         };
         if let (Ok(()), Operation::Read, Some(buffer)) = (&outcome, request.operation, buffer) {
             self.requests.fill(request.token, 0, buffer);
         }
+        if let Some(at) = self.zeroing(index, cookie)
+            && let Wire::Block(block) = &mut self.backs.backs[index].wire
+        {
+            block.zeroing.swap_remove(at);
+        }
         self.attempt_done(index, cookie, outcome)
     }
 
-    /// For a device that has no command for it.
+    /// For a device that has no command for it: zeroes are written, a piece at a time.
     fn write_zeroes(&mut self, index: usize, cookie: u64, request: &Request) {
-        let mut buffer = self.pool.take(request.length as usize);
-        buffer.fill(0);
-        self.submit_block(index, cookie, BlockIo::Write { offset: request.offset, buffer });
+        if let Wire::Block(block) = &mut self.backs.backs[index].wire {
+            block.zeroing.push((cookie, 0));
+        }
+        self.write_zeroes_from(index, cookie, request, 0);
     }
+
+    fn write_zeroes_from(&mut self, index: usize, cookie: u64, request: &Request, done: u64) {
+        let left = u64::from(request.length) - done;
+        let mut buffer = self.pool.take(left.min(ZEROES_MAX) as usize);
+        buffer.fill(0);
+        self.submit_block(index, cookie, BlockIo::Write { offset: request.offset + done, buffer });
+    }
+
+    /// Where in the list of such requests one is.
+    fn zeroing(&self, index: usize, cookie: u64) -> Option<usize> {
+        let Wire::Block(block) = &self.backs.backs[index].wire else { return None };
+        block.zeroing.iter().position(|(of, _)| *of == cookie)
+    }
+
+    fn zeroed(&mut self, index: usize, at: usize, bytes: u64, request: &Request) -> Result<(), Fault> {
+        let Wire::Block(block) = &mut self.backs.backs[index].wire else { return Ok(()) };
+        let (cookie, done) = block.zeroing[at];
+        let done = done + bytes;
+        if bytes > 0 && done < u64::from(request.length) {
+            block.zeroing[at].1 = done;
+            self.write_zeroes_from(index, cookie, request, done);
+            return Ok(());
+        }
+        block.zeroing.swap_remove(at);
+        let outcome = if done >= u64::from(request.length) { Ok(()) } else { Err(TargetError::Io) };
+        self.attempt_done(index, cookie, outcome)
+    }
+}
+
+/// The kernel's words for a device that has gone or a transport that has failed, as against a command's own errors.
+fn is_of_the_path(code: i32) -> bool {
+    matches!(
+        code,
+        libc::ENODEV
+            | libc::ENXIO
+            | libc::EBADF
+            | libc::ENOLINK
+            | libc::ETIMEDOUT
+            | libc::ETIME
+            | libc::ESHUTDOWN
+    )
 }
 
 fn target_error(error: &io::Error) -> TargetError {
     match error.raw_os_error() {
         Some(libc::ENOSPC | libc::EDQUOT) => TargetError::NoSpace,
-        Some(libc::EAGAIN | libc::ENOMEM) => TargetError::Busy,
+        Some(libc::EAGAIN | libc::ENOMEM | libc::EBUSY | libc::EINTR | libc::ECANCELED) => TargetError::Busy,
         Some(libc::EINVAL | libc::EFBIG | libc::EOPNOTSUPP) => TargetError::Invalid,
         Some(libc::EPERM | libc::EROFS) => TargetError::NotPermitted,
         _ => TargetError::Io,

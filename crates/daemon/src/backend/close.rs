@@ -28,7 +28,25 @@ impl Worker {
             self.router.connection_closing(key);
         }
         self.backs.closing.push(index);
+        self.tell_early(index);
         self.comparison_lost(index);
+    }
+
+    /// A device that hangs may stay in the kernel's hands for minutes: its loss is told at once.
+    fn tell_early(&mut self, index: usize) {
+        let back = &self.backs.backs[index];
+        let (Wire::Block(block), Phase::Closing { fault, key: Some(key) }) = (&back.wire, &back.phase) else {
+            return;
+        };
+        let link = &self.backs.links[back.link];
+        if block.submitted == 0 || link.active != 1 {
+            return;
+        }
+        let (link, fault, lost) = (back.link, fault.clone(), self.router.in_flight_on(*key));
+        let (path, unit) = (self.backs.links[link].path, self.backs.links[link].unit);
+        self.tell_down(path, unit, fault.clone(), lost);
+        self.backs.links[link].told = Some(fault);
+        self.backs.links[link].told_early = Some(self.link_reports);
     }
 
     /// Cuts all connections of a path: what was seen on one holds for the others.
@@ -79,7 +97,9 @@ impl Worker {
         let (path, unit, last) = (link.path, link.unit, link.active == 0);
         let outstanding = self.router.in_flight_on(key);
         // The report that follows says that the link is lost; its number lets VMs wait for control's word on it.
-        let loss = if last { Loss::OfLink { report: self.link_reports + 1 } } else { Loss::OfConnection };
+        let early = link.told_early.take();
+        let report = early.unwrap_or(self.link_reports + 1);
+        let loss = if last { Loss::OfLink { report } } else { Loss::OfConnection };
         self.router.connection_dead(key, &unsent, loss, self.now);
         tracing::info!(
             path = self.plan.spec.path_name(path),
@@ -89,7 +109,7 @@ impl Worker {
         );
         let link = &mut self.backs.links[back.link];
         link.lost_requests += outstanding;
-        if last {
+        if last && early.is_none() {
             link.told = Some(fault.clone());
             let lost = std::mem::take(&mut link.lost_requests);
             self.tell_down(path, unit, fault, lost);

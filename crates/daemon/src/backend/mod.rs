@@ -15,6 +15,7 @@ mod identity;
 mod watch;
 
 use crate::dataplane::Stream;
+use crate::sys::uring::OpenMode;
 use slab::Slab;
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -49,6 +50,8 @@ struct Link {
     lost_requests: u32,
     /// What was last reported down, so that only changes are told.
     told: Option<Fault>,
+    /// The report that told of the loss of a device that the kernel has not let go of yet.
+    told_early: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -135,8 +138,11 @@ struct Nbd {
 struct Block {
     /// None until it is open.
     file: Option<Rc<OwnedFd>>,
+    mode: OpenMode,
     /// Submissions that the kernel has not given back.
     submitted: u32,
+    /// Requests whose zeroes are written a piece at a time, and how far they are.
+    zeroing: Vec<(u64, u64)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,6 +232,7 @@ impl Backends {
                     active: 0,
                     lost_requests: 0,
                     told: None,
+                    told_early: None,
                 });
             }
         }

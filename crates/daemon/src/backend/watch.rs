@@ -14,7 +14,7 @@ use vmpath_core::time::Duration;
 /// Silence with requests outstanding after which a ping is sent, so that there is something to be acknowledged.
 const PING_WHEN_BUSY: Duration = Duration::from_millis(100);
 /// Silence without anything outstanding after which a ping is sent.
-const PING_WHEN_IDLE: Duration = Duration::from_secs(1);
+const PING_WHEN_IDLE: Duration = Duration::from_secs(2);
 /// No acknowledgement for this long, with `TIMEOUTS_MIN` timeouts in a row, is a blackhole. With the kernel's shortest
 /// timeout (200 ms, doubling) the second is due 600 ms after the first byte went unacknowledged.
 const UNACKED_MIN: Duration = Duration::from_millis(500);

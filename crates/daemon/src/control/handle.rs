@@ -42,7 +42,7 @@ pub enum Input {
 /// All that can be shown, at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    pub host: HostView,
+    pub host: Arc<HostView>,
     /// None until the worker's first report.
     pub worker: Option<Arc<WorkerView>>,
     pub rates: Rates,

@@ -42,6 +42,9 @@ const SNAPSHOT_EVERY: Duration = Duration::from_millis(100);
 /// Events that effects may cause at once, and those theirs, before something is thought to go round in circles.
 const FOLLOW_UPS_MAX: usize = 4096;
 
+/// How old the host's part of a snapshot may become while nothing happens to it.
+const HOST_VIEW_EVERY: Duration = Duration::from_secs(1);
+
 /// Where the owner's events come from.
 #[derive(Debug)]
 pub struct Sources {
@@ -75,8 +78,19 @@ pub struct Owner {
     last_ticket: u64,
     snapshot: Arc<ArcSwap<Snapshot>>,
     snapshot_at: Instant,
-    changed: bool,
+    stale: Stale,
+    /// When the host's part of the snapshot was last made.
+    host_at: Instant,
     beat: Beat,
+}
+
+/// What of the snapshot is out of date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stale {
+    Nothing,
+    /// What workers measure, several times a second on an idle host too.
+    Measures,
+    Host,
 }
 
 impl Owner {
@@ -84,7 +98,7 @@ impl Owner {
     pub fn new(spec: Arc<Spec>, controller: Controller, performer: Performer, beat: Beat) -> Self {
         let now = clock::now();
         let snapshot = Snapshot {
-            host: controller.view(now),
+            host: Arc::new(controller.view(now)),
             worker: None,
             rates: RateWindow::default().rates(),
             last_event_seq: performer.journal.last_seq(),
@@ -99,7 +113,8 @@ impl Owner {
             last_ticket: 0,
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             snapshot_at: now,
-            changed: false,
+            stale: Stale::Nothing,
+            host_at: now,
             beat,
         }
     }
@@ -153,10 +168,11 @@ impl Owner {
         match report {
             WorkerReport::Link(link) => self.apply(Event::Link(link)),
             WorkerReport::Load(load) => self.apply(Event::Load(load)),
+            WorkerReport::Silent(disk) => self.apply(Event::Silent(disk)),
             WorkerReport::View(worker, view) => {
                 self.views.insert(worker, view);
                 self.rates.push(Arc::new(WorkerView::merge(self.views.values().map(Arc::as_ref))));
-                self.changed = true;
+                self.stale = self.stale.max(Stale::Measures);
             }
             WorkerReport::Dead(why) => return Err(why),
         }
@@ -207,11 +223,14 @@ impl Owner {
 
     /// One event, and what its effects lead to at once.
     fn apply(&mut self, event: Event) {
+        let is_measure = matches!(event, Event::Load(_) | Event::Tick);
         let mut events = VecDeque::from([event]);
         let mut outcome = Outcome::default();
+        let mut acted = false;
         for _ in 0..FOLLOW_UPS_MAX {
             let Some(event) = events.pop_front() else { break };
             let effects = self.controller.handle(clock::now(), event);
+            acted |= !effects.is_empty();
             if Performer::orders_anything(&effects) {
                 self.performer.store.save(self.controller.save(), clock::now());
             }
@@ -221,7 +240,7 @@ impl Owner {
         if !events.is_empty() {
             tracing::error!("decisions go round in circles; {} refusals are dropped", events.len());
         }
-        self.changed = true;
+        self.stale = self.stale.max(if acted || !is_measure { Stale::Host } else { Stale::Measures });
         self.answer(outcome.answers);
     }
 
@@ -240,22 +259,29 @@ impl Owner {
     }
 
     fn refresh(&mut self, idle: bool) {
-        if self.changed && (idle || clock::now().since(self.snapshot_at) >= SNAPSHOT_EVERY) {
+        if self.stale > Stale::Nothing && (idle || clock::now().since(self.snapshot_at) >= SNAPSHOT_EVERY) {
             self.publish();
         }
     }
 
     fn publish(&mut self) {
         let now = clock::now();
-        self.performer.store.save(self.controller.save(), now);
+        // Its sentences tell times, so it grows old by itself, too.
+        let host = if self.stale == Stale::Host || now.since(self.host_at) >= HOST_VIEW_EVERY {
+            self.host_at = now;
+            self.performer.store.save(self.controller.save(), now);
+            Arc::new(self.controller.view(now))
+        } else {
+            Arc::clone(&self.snapshot.load().host)
+        };
         self.snapshot.store(Arc::new(Snapshot {
-            host: self.controller.view(now),
+            host,
             worker: self.rates.latest().cloned(),
             rates: self.rates.rates(),
             last_event_seq: self.performer.journal.last_seq(),
         }));
         self.snapshot_at = now;
-        self.changed = false;
+        self.stale = Stale::Nothing;
     }
 }
 

@@ -42,6 +42,8 @@ use vmpath_core::view::WorkerView;
 pub enum WorkerReport {
     Link(LinkReport),
     Load(LoadReport),
+    /// See [`vmpath_core::event::Event::Silent`].
+    Silent(DiskId),
     View(WorkerId, Arc<WorkerView>),
     /// A worker has ended; the process cannot go on.
     Dead(String),

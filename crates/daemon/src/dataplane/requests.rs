@@ -6,7 +6,7 @@ use crate::sys::guest::Spill;
 use crate::sys::socket::Pieces;
 use slab::Slab;
 use std::ops::Range;
-use vmpath_core::router::RequestKey;
+use vmpath_core::router::{Request, RequestKey};
 use vmpath_protocol::nbd::Command;
 
 /// The worker's side of a request; its index is the router's `token`.
@@ -80,12 +80,14 @@ impl Requests {
         }
     }
 
-    /// Writes that wait for their socket are sent from copies if their guest stops meanwhile: asking for their bytes now
-    /// tells the guest's session so.
-    pub(crate) fn await_socket(&self, waiting: impl Iterator<Item = (u32, usize)>) {
-        for (token, length) in waiting {
-            self.source(&mut Pieces::default(), token, 0..length);
-        }
+    /// Whether all bytes of a write are to be had. A guest's session then knows that they may be asked for at any time, and
+    /// keeps copies of them when its ring stops.
+    #[must_use]
+    pub(crate) fn offer(&self, write: &Request) -> bool {
+        let mut pieces = Pieces::default();
+        let length = write.length as usize;
+        self.source(&mut pieces, write.token, 0..length);
+        pieces.bytes() == length || pieces.room() == 0
     }
 
     /// Adds the place of a part of a read's data to where the next bytes are received; if that is `Elsewhere`, they are
@@ -117,15 +119,17 @@ impl Requests {
         }
     }
 
-    /// Copies what a write writes; `into` is as long as the request.
-    pub(crate) fn copy_out(&self, token: u32, into: &mut [u8]) {
+    /// Copies what a write writes; `into` is as long as the request. False if its bytes are not to be had.
+    #[must_use]
+    pub(crate) fn copy_out(&self, token: u32, into: &mut [u8]) -> bool {
         let request = &self.table[token as usize];
         match (&request.payload, &request.client) {
             (Payload::Buffer(buffer), _) => into.copy_from_slice(buffer),
-            (Payload::Guest, Client::Guest(slot)) => self.guests.copy_out(*slot, into),
+            (Payload::Guest, Client::Guest(slot)) => return self.guests.copy_out(*slot, into),
             (Payload::Kept(bytes), _) => bytes.read(0, into),
-            (Payload::Guest | Payload::None | Payload::Discard, _) => {}
+            (Payload::Guest | Payload::None | Payload::Discard, _) => return false,
         }
+        true
     }
 }
 

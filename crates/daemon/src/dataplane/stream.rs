@@ -8,6 +8,7 @@ use super::requests::Requests;
 use crate::sys::buffer::{Buffer, Pool};
 use crate::sys::socket::{self, Pieces};
 use crate::sys::uring::{Ring, Watch};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -197,6 +198,14 @@ impl Stream {
         }
     }
 
+    /// The peer has closed its side, or the connection is broken.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        let mut asked = [PollFd::new(&self.socket, PollFlags::RDHUP)];
+        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut asked, Some(&now)).is_ok() && asked[0].revents().intersects(gone)
+    }
+
     pub(crate) fn push(&mut self, name: Name, head: Head, body: Body) {
         self.queued_bytes += head.as_slice().len() + body.len();
         self.queue.push_back(Message { name, head, body });
@@ -220,7 +229,7 @@ impl Stream {
     /// go back to `pool`.
     ///
     /// # Errors
-    /// The send's own: the connection is lost.
+    /// The send's own, or the bytes of a request are not to be had any more: the connection is lost.
     pub(crate) fn flush(
         &mut self,
         ring: &mut Ring,
@@ -232,6 +241,9 @@ impl Stream {
             let mut pieces = Pieces::default();
             gather(&self.queue, self.sent, &mut pieces, requests);
             let offered = pieces.bytes();
+            if offered == 0 {
+                return Err(io::Error::other("a request's bytes are gone"));
+            }
             match socket::send(&self.socket, &mut pieces) {
                 Ok(bytes) => {
                     total += bytes;
@@ -275,14 +287,6 @@ impl Stream {
         self.queue.iter().skip(usize::from(self.sent > 0)).map(|m| m.name.cookie)
     }
 
-    /// Requests of which bytes are still to be sent, with the length of all of them.
-    pub(crate) fn requests_queued(&self) -> impl Iterator<Item = (u32, usize)> + '_ {
-        self.queue
-            .iter()
-            .filter(|m| matches!(m.body, Body::OfRequest(_)))
-            .map(|m| (m.name.token, m.body.len()))
-    }
-
     /// Whether all of a message has been given to the socket.
     pub(crate) fn has_sent(&self, cookie: u64) -> bool {
         self.queue.iter().all(|m| m.name.cookie != cookie)
@@ -304,7 +308,8 @@ impl Stream {
     }
 }
 
-/// Adds the pieces of the first messages, without the first `skip` bytes.
+/// Adds the pieces of the first messages, without the first `skip` bytes. Stops at one whose bytes are not all to be had, or
+/// for which there is no room: what follows must not take their place.
 fn gather<'a>(
     queue: &'a VecDeque<Message>,
     mut skip: usize,
@@ -313,6 +318,7 @@ fn gather<'a>(
 ) {
     for message in queue.iter().take(MESSAGES_PER_SEND) {
         let head = message.head.as_slice();
+        let whole = pieces.bytes() + head.len() + message.body.len() - skip;
         pieces.push_source(&head[skip.min(head.len())..]);
         skip = skip.saturating_sub(head.len());
         match &message.body {
@@ -322,7 +328,7 @@ fn gather<'a>(
             Body::Bytes(bytes) => pieces.push_source(&bytes[skip..]),
         }
         skip = 0;
-        if pieces.room() == 0 {
+        if pieces.bytes() < whole {
             break;
         }
     }

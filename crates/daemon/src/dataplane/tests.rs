@@ -51,7 +51,7 @@ fn rig() -> Rig {
 
 fn plan(folder: &Path) -> Arc<RoutePlan> {
     let at = folder.display();
-    let text = format!(
+    plan_of(&format!(
         r#"
         [host]
         name = "h"
@@ -73,8 +73,11 @@ fn plan(folder: &Path) -> Arc<RoutePlan> {
         unit = "t/u"
         vhost_user = "{at}/d.sock"
         "#
-    );
-    let spec = Arc::new(parse(&[Source { name: "t.toml", text: &text }]).unwrap().spec);
+    ))
+}
+
+fn plan_of(text: &str) -> Arc<RoutePlan> {
+    let spec = Arc::new(parse(&[Source { name: "t.toml", text }]).unwrap().spec);
     let (_, effects) = Controller::new(spec, clock::now());
     let plan =
         effects.into_iter().find_map(|e| if let Effect::Publish(plan) = e { Some(plan) } else { None });
@@ -149,4 +152,46 @@ fn what_is_written_is_read() {
         assert_eq!((report.errors, report.mismatches, report.strays), (0, 0, 0), "{op:?}");
         assert!(report.requests > 0);
     }
+}
+
+/// What the kernel reaches is a path too: the same load over a file, opened for direct I/O.
+#[test]
+fn a_file_is_a_path() {
+    let mut rig = rig();
+    rig.plane.take().unwrap().stop();
+    let at = rig.folder.path().display().to_string();
+    let disk = rig.folder.path().join("disk.img");
+    std::fs::write(&disk, vec![7; 16 << 20]).unwrap();
+    let plan = plan_of(&format!(
+        r#"
+        [host]
+        name = "h"
+        api_socket = "{at}/api.sock"
+        state_dir = "{at}"
+        run_dir = "{at}/run"
+        [[target]]
+        name = "t"
+        [[target.path]]
+        name = "a"
+        url = "block://{at}/disk.img"
+        [[vm]]
+        name = "v"
+        [[vm.disk]]
+        name = "d"
+        unit = "t/u"
+        vhost_user = "{at}/d.sock"
+        "#
+    ));
+    let (report, reports) = unbounded_channel();
+    (rig.plane, rig.reports) = (Some(Dataplane::start(&plan, &report).unwrap()), reports);
+    let load = HopArgs { verify: Verify::Yes, span: Some(4 << 20), depth: 8, ..rig.load() };
+    for op in [Op::Randwrite, Op::Randread] {
+        let done = HopArgs { op, seconds: Duration::from_millis(300), ..load.clone() };
+        let report = rig.run(&done);
+        assert_eq!((report.errors, report.mismatches, report.strays), (0, 0, 0), "{op:?}");
+        assert!(report.requests > 0);
+    }
+    let content = std::fs::read(&disk).unwrap();
+    assert!(content[..4 << 20].iter().any(|byte| *byte != 7), "it is the file that was written to");
+    assert!(content[4 << 20..].iter().all(|byte| *byte == 7), "and nothing else of it");
 }

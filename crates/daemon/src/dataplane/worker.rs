@@ -402,6 +402,7 @@ impl Worker {
     fn report(&mut self) {
         #[cfg(test)]
         crate::sys::counting::publish();
+        self.tell_silence();
         let mut load = self.router.load_report(self.now);
         (load.generation, load.fronts) = (self.plan.generation, self.disk_fronts());
         let mut view = self.router.view(self.now);

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use vmpath_core::ids::DiskId;
+use vmpath_core::time::Instant;
 
 /// Queues of a device: vhost-user numbers them in one byte, virtio-blk here has at most 16.
 pub(super) const QUEUES_MAX: usize = 16;
@@ -27,12 +28,16 @@ pub(super) struct Served {
     pub(super) disk: DiskId,
     pub(super) session: Session,
     pub(super) stage: Stage,
+    /// When it attached, as long as nothing has come of that: neither a message nor a report of its silence.
+    pub(super) silent_since: Option<Instant>,
     /// Its requests that the router has, and whose answer is its own.
     pub(super) outstanding: u32,
     /// Watches of the ring that hold its socket and its kick descriptors.
     pub(super) socket_watches: u32,
     pub(super) kicks: [Option<Rc<OwnedFd>>; QUEUES_MAX],
     pub(super) kick_watches: [u32; QUEUES_MAX],
+    /// How often those have ended by themselves.
+    pub(super) kick_ends: [u32; QUEUES_MAX],
     /// Rings that are polled: their kicks are suppressed.
     pub(super) polled: QueueSet,
     /// Whether there are results to be shown to the driver.
@@ -77,11 +82,10 @@ impl Guests {
         }
     }
 
-    /// Copies what a write writes.
-    pub(crate) fn copy_out(&self, slot: GuestSlot, into: &mut [u8]) {
+    /// Copies what a write writes, if that is to be had.
+    pub(crate) fn copy_out(&self, slot: GuestSlot, into: &mut [u8]) -> bool {
         let served = self.sessions.get(slot.session as usize);
-        let copied = served.is_some_and(|s| s.session.read_data(slot.queue, slot.head, 0, into));
-        debug_assert!(copied, "a request is dispatched only while its ring runs");
+        served.is_some_and(|s| s.session.read_data(slot.queue, slot.head, 0, into))
     }
 
     /// How many front ends a disk has: one or none.

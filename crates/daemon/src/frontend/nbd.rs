@@ -78,6 +78,11 @@ impl Phase {
         matches!(self, Self::Session(session) if session.parser.payload_pending() > 0)
     }
 
+    /// It has an export open and has not taken its leave.
+    fn is_within_session(&self) -> bool {
+        matches!(self, Self::Session(session) if session.stage == Stage::Open)
+    }
+
     pub(super) fn is_ending(&self) -> bool {
         matches!(self, Self::Session(session) if session.stage == Stage::Ending)
     }
@@ -109,8 +114,7 @@ impl Worker {
     pub(super) fn read_front(&mut self, index: usize) {
         for _ in 0..RECEIVES_PER_TURN {
             if !self.is_readable(index) {
-                self.fronts.fronts[index].waits_for_room = true;
-                return;
+                return self.await_room(index);
             }
             let mut staging = std::mem::take(&mut self.staging);
             let received = self.receive_front(index, &mut staging);
@@ -121,7 +125,18 @@ impl Worker {
                 Ok(Received::End) | Err(Ended) => return self.close_front(index),
             }
         }
-        self.fronts.unread.push(index);
+        if !self.fronts.unread.contains(&index) {
+            self.fronts.unread.push(index);
+        }
+    }
+
+    /// It may not send more now; but it may have gone, and then what it has open is dropped before anybody else writes there.
+    fn await_room(&mut self, index: usize) {
+        let front = &mut self.fronts.fronts[index];
+        front.waits_for_room = true;
+        if front.phase.is_within_session() && front.stream.is_hung_up() {
+            self.close_front(index);
+        }
     }
 
     /// One receive: the rest of a write's data straight to its buffer, and what follows into the staging buffer.
@@ -137,6 +152,8 @@ impl Worker {
         }
         let direct_room = pieces.bytes();
         pieces.push_target(&mut staging[carried..]);
+        // With a staging buffer full of what has had to wait, the socket is not asked: it may have more.
+        let is_asked = !pieces.is_empty();
         let Ok(received) = front.stream.receive(&mut pieces) else { return Err(Ended) };
         let bytes = match received {
             Received::All(bytes) | Received::Part(bytes) => bytes,
@@ -148,7 +165,7 @@ impl Worker {
             return Err(Ended);
         }
         self.feed_front(index, &staging[..carried + bytes - direct])?;
-        Ok(received)
+        Ok(if is_asked { received } else { Received::Part(0) })
     }
 
     /// Gives the machine what has been received; what it does not take is carried over.
@@ -236,7 +253,10 @@ impl Worker {
             let message = format!("this socket serves one export, {:?} (or the empty name)", disk.name);
             Err(ExportRefusal { reason: RefusalReason::Unknown, message })
         } else if let Some(export) = self.backs.export_of(disk.unit) {
-            Ok(ExportAnswer { export: offered(export), description: self.plan.spec.unit_name(disk.unit) })
+            Ok(ExportAnswer {
+                export: offered(export, disk.read_only),
+                description: self.plan.spec.unit_name(disk.unit),
+            })
         } else if self.now.since(*since) < EXPORT_WAIT_MAX {
             return Turn::Starved(0);
         } else {
@@ -389,8 +409,11 @@ fn operation(request: &NbdRequest) -> Operation {
 }
 
 /// What a disk offers: what its unit does, and what the router adds to it.
-fn offered(unit: ExportInfo) -> ExportInfo {
+fn offered(unit: ExportInfo, read_only: bool) -> ExportInfo {
     let mut flags = unit.flags.without(TransmissionFlags::FAST_ZERO).without(TransmissionFlags::DF);
+    if read_only {
+        flags = flags | TransmissionFlags::READ_ONLY;
+    }
     // All of a disk's clients meet in one router, and a flush covers what was answered to any of them.
     flags = flags | TransmissionFlags::MULTI_CONN;
     if flags.can_flush() {

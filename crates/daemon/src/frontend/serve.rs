@@ -8,10 +8,10 @@ use super::guests::{GuestSlot, QUEUES_MAX, Served, Stage};
 use super::vhost_user::{
     self, Changes, Fetched, GuestRequest, Handled, QueueSet, Session, SessionEnd, Shape,
 };
-use crate::dataplane::{Client, FrontRequest, Payload, Tag, Worker, is_served, listen_unix};
+use crate::dataplane::{Client, FrontRequest, Payload, Tag, Worker, WorkerReport, is_served, listen_unix};
 use crate::sys::uring::{Ring, Watch};
 use rustix::io::Errno;
-use rustix::net::SocketFlags;
+use rustix::net::{Shutdown, SocketFlags};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -27,8 +27,12 @@ use vmpath_protocol::virtio_blk::request::{Access, Operation as GuestOperation, 
 const FETCHES_PER_TURN: usize = 64;
 /// Messages taken from one front end before others have their turn.
 const MESSAGES_PER_TURN: usize = 16;
+/// A front end that begins does so within milliseconds of its connection.
+const SILENT_FOR: Duration = Duration::from_secs(3);
 /// How often a ring whose driver has no way to kick is looked at.
 const POLL_WITHOUT_KICK: Duration = Duration::from_millis(1);
+/// How often a kick's watch may end by itself (a completion queue that was full ends it, too).
+const KICK_ENDS_MAX: u32 = 100;
 /// The largest request that a guest may send, whatever the target takes.
 const REQUEST_MAX: u32 = 32 << 20;
 /// What virtio-blk calls a sector; a block is no smaller.
@@ -42,6 +46,8 @@ pub(super) struct Port {
     pub(super) disk: DiskId,
     pub(super) path: PathBuf,
     pub(super) state: PortState,
+    /// The last accept failed (out of descriptors, say).
+    must_retry: bool,
 }
 
 /// ```text
@@ -59,7 +65,7 @@ pub(super) enum PortState {
 
 impl Port {
     pub(super) fn new(disk: DiskId, path: PathBuf) -> Self {
-        Self { disk, path, state: PortState::Closed }
+        Self { disk, path, state: PortState::Closed, must_retry: false }
     }
 
     /// The path, if this process may have made the socket there.
@@ -82,6 +88,8 @@ impl Worker {
                 && !self.is_closed(port.disk);
             if is_free && self.fronts.is_reading() && self.backs.export_of(unit).is_some() {
                 self.open_port(at);
+            } else if self.fronts.ports[at].must_retry {
+                self.port_ready(at, Watch::Armed);
             }
         }
     }
@@ -126,13 +134,17 @@ impl Worker {
         }
         let socket = match rustix::net::accept_with(listener, SocketFlags::CLOEXEC) {
             Ok(socket) => socket,
-            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return,
+            Err(Errno::AGAIN) => return,
             Err(error) => {
+                // It is still in the queue, and nothing tells of it again: the port is looked at again soon.
                 let disk = port.disk;
-                tracing::warn!(disk = self.disk_name(disk), %error, "cannot accept a front end");
+                if !std::mem::replace(&mut port.must_retry, true) {
+                    tracing::warn!(disk = self.disk_name(disk), %error, "cannot accept a front end yet");
+                }
                 return;
             }
         };
+        port.must_retry = false;
         // A second one is refused: nobody listens any more.
         self.ring.cancel_all(listener);
         port.state = PortState::Closed;
@@ -145,7 +157,7 @@ impl Worker {
         let Some(export) = self.backs.export_of(unit) else { return };
         let shape = self.shape(disk, &export);
         let session = match Session::new(UnixStream::from(socket), shape) {
-            Ok(session) => session,
+            Ok(session) => session.with_note(self.memory_note(disk)),
             Err(error) => {
                 tracing::warn!(disk = self.disk_name(disk), %error, "cannot serve a front end");
                 return;
@@ -159,13 +171,21 @@ impl Worker {
             disk,
             session,
             stage: Stage::Open,
+            silent_since: Some(self.now),
             outstanding: 0,
             socket_watches: 1,
             kicks: [const { None }; QUEUES_MAX],
             kick_watches: [0; QUEUES_MAX],
+            kick_ends: [0; QUEUES_MAX],
             polled: QueueSet::default(),
             has_news: false,
         });
+    }
+
+    /// A name holds no ':'.
+    fn memory_note(&self, disk: DiskId) -> PathBuf {
+        let of = self.plan.spec.disk(disk);
+        self.plan.spec.host.run_dir.join(format!("memory-{}:{}", self.plan.spec.vm(of.vm).name, of.name))
     }
 
     fn shape(&self, disk: DiskId, export: &ExportInfo) -> Shape {
@@ -184,6 +204,20 @@ impl Worker {
             write_zeroes: export.flags.can_write_zeroes(),
             serial: format!("{}-{}", self.plan.spec.vm(of.vm).name, of.name),
             queues: of.queues,
+        }
+    }
+
+    /// Reports front ends that have attached and say nothing.
+    pub(crate) fn tell_silence(&mut self) {
+        for (_, served) in &mut self.requests.guests.sessions {
+            let is_over = served.session.has_begun() || served.stage == Stage::Closing;
+            let is_due = served.silent_since.is_some_and(|since| self.now.since(since) >= SILENT_FOR);
+            if is_over || is_due {
+                served.silent_since = None;
+            }
+            if is_due && !is_over {
+                let _ = self.reports.send(WorkerReport::Silent(served.disk));
+            }
         }
     }
 
@@ -213,16 +247,35 @@ impl Worker {
 
     /// Rings were started or stopped, or are kicked otherwise; a driver may be gone.
     fn changed(&mut self, index: usize, changes: Changes) {
+        self.tell_of(index, &changes);
+        let abandons = !changes.abandoned.is_empty();
         self.abandon(changes.abandoned);
         for queue in changes.kicks.iter() {
             self.watch_kick(index, queue);
         }
         let any = changes.started.iter().next().is_some() || changes.stopped.iter().next().is_some();
-        if any {
+        if any || abandons {
             self.pause_or_resume(index);
         }
         for queue in changes.started.iter() {
             self.serve_ring(index, queue);
+        }
+    }
+
+    fn tell_of(&self, index: usize, changes: &Changes) {
+        let Some(served) = self.requests.guests.sessions.get(index) else { return };
+        if changes.presumed {
+            tracing::info!(
+                disk = self.disk_name(served.disk),
+                "the front end goes on without a handshake: its guest did not run when the former process ended"
+            );
+        }
+        if let Some(error) = &changes.unnoted {
+            tracing::warn!(
+                disk = self.disk_name(served.disk),
+                "where the guest's memory is cannot be noted: {error}; should vmpath be killed while the VM is stopped, the VM must be \
+                 powered off and on"
+            );
         }
     }
 
@@ -273,11 +326,17 @@ impl Worker {
         let at = usize::from(queue);
         if watch == Watch::Ended {
             served.kick_watches[at] -= 1;
+            // One that ends again and again cannot be watched: its ring is polled.
+            let is_lame = served.kick_ends[at] >= KICK_ENDS_MAX;
+            if served.kick_watches[at] == 0 && is_lame {
+                served.kicks[at] = None;
+            }
             if served.kick_watches[at] == 0
                 && let Some(kick) = served.kicks[at].as_ref()
             {
                 self.ring.watch(kick, kick_tag(index, queue));
                 served.kick_watches[at] += 1;
+                served.kick_ends[at] += 1;
             }
         }
         self.serve_ring(index, queue);
@@ -354,7 +413,12 @@ impl Worker {
         served.outstanding -= 1;
         let status = if result.is_ok() { Status::Ok } else { Status::IoErr };
         served.session.complete(slot.queue, slot.head, status);
+        let is_parked = !served.session.is_running(slot.queue);
         self.has_news(index);
+        if is_parked {
+            // It may have been the last that its disk stood still for.
+            self.pause_or_resume(index);
+        }
     }
 
     fn has_news(&mut self, index: usize) {
@@ -397,6 +461,9 @@ impl Worker {
     /// into its ring meanwhile.
     pub(crate) fn stop_polling(&mut self) -> Duration {
         let mut longest = Duration::MAX;
+        if !self.fronts.is_reading() {
+            return longest;
+        }
         let sessions = &mut self.requests.guests.sessions;
         self.fronts.polled.retain(|(index, queue)| {
             let Some(served) = sessions.get_mut(*index) else { return false };
@@ -404,7 +471,7 @@ impl Worker {
                 served.polled.remove(*queue);
                 return false;
             }
-            if served.session.kick(*queue).is_none() {
+            if served.kicks[usize::from(*queue)].is_none() {
                 longest = longest.min(POLL_WITHOUT_KICK);
                 return true;
             }
@@ -430,6 +497,8 @@ impl Worker {
             self.ring.cancel_all(served.session.socket());
         }
         cancel_kicks(&mut self.ring, served);
+        // Whoever waits for an answer there shall not wait until all requests are over.
+        let _ = rustix::net::shutdown(served.session.socket(), Shutdown::Both);
         tracing::info!(disk = self.disk_name(disk), open = open.len(), "front end gone: {end}");
         self.abandon(abandoned);
         for token in open {

@@ -31,7 +31,9 @@ impl BootId {
         &self.0
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// From its words, as `current` finds them or as it is shown.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
         let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
         if digits.len() != 32 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
             return None;

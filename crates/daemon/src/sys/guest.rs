@@ -153,9 +153,26 @@ pub struct Place {
     pub offset: u64,
 }
 
+/// Which file of this host it is, as long as somebody has it open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId {
+    pub device: u64,
+    pub inode: u64,
+}
+
+impl FileId {
+    /// # Errors
+    /// The system's.
+    pub fn of(file: impl AsFd) -> io::Result<Self> {
+        let stat = rustix::fs::fstat(file)?;
+        Ok(Self { device: stat.st_dev, inode: stat.st_ino })
+    }
+}
+
 #[derive(Debug)]
 struct Region {
     place: Place,
+    file: FileId,
     mapping: Rc<Mapping>,
 }
 
@@ -192,10 +209,16 @@ impl GuestMemory {
         if !self.regions.iter().all(fits) {
             return refuse("a region that overlaps another");
         }
-        let mapping = Mapping::new(file, offset, bytes)?;
+        let mapping = Mapping::new(&file, offset, bytes)?;
+        let file = FileId::of(file)?;
         let at = self.regions.partition_point(|r| r.place.gpa < gpa);
-        self.regions.insert(at, Region { place, mapping });
+        self.regions.insert(at, Region { place, file, mapping });
         Ok(())
+    }
+
+    /// Where all of it is, and in which files.
+    pub fn regions(&self) -> impl Iterator<Item = (Place, FileId)> {
+        self.regions.iter().map(|region| (region.place, region.file))
     }
 
     /// Takes out the region with this place, its offset aside. `false` if there is none.

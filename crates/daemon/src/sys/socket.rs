@@ -116,6 +116,36 @@ pub fn receive(socket: impl AsFd, pieces: &mut Pieces<'_>) -> io::Result<usize> 
     counted(unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) })
 }
 
+/// Puts another socket in the place of one that is owned by somebody who lets nobody change it: its descriptor's number stays, what it
+/// leads to is `by`'s from now on. The former is closed there.
+///
+/// # Errors
+/// The system's; nothing has changed then.
+pub fn replace(owned: &impl AsRawFd, by: impl AsFd) -> io::Result<()> {
+    let (from, over) = (by.as_fd().as_raw_fd(), owned.as_raw_fd());
+    // SAFETY: `owned` lends its descriptor, so it is open and stays its own; dup3 closes what it led to and gives it another
+    // meaning in one step, and no memory is touched.
+    match unsafe { libc::dup3(from, over, libc::O_CLOEXEC) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// The process that has made this connection; `None` if it cannot be named here (another pid namespace).
+///
+/// # Errors
+/// The system's.
+pub fn peer_pid(socket: impl AsFd) -> io::Result<Option<u32>> {
+    let mut peer = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut bytes = size_of::<libc::ucred>() as libc::socklen_t;
+    let (fd, at) = (socket.as_fd().as_raw_fd(), &raw mut peer);
+    // SAFETY: the kernel writes at most `bytes` bytes to `peer`, which is ours and as long; any bytes are a valid `ucred`.
+    match unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, at.cast(), &raw mut bytes) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(u32::try_from(peer.pid).ok().filter(|pid| *pid != 0)),
+    }
+}
+
 fn counted(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
@@ -148,6 +178,20 @@ mod tests {
         let mut into = Pieces::default();
         into.push_target(&mut first);
         assert_eq!(receive(&theirs, &mut into).unwrap(), 0);
+    }
+
+    #[test]
+    fn another_socket_takes_the_place_of_one() {
+        let (owned, former) = UnixStream::pair().unwrap();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        replace(&owned, &ours).unwrap();
+        drop(ours);
+        io::Write::write_all(&mut &owned, b"x").unwrap();
+        let mut byte = [0];
+        io::Read::read_exact(&mut &theirs, &mut byte).unwrap();
+        assert_eq!(byte, *b"x");
+        assert_eq!(peer_pid(&theirs).unwrap(), Some(std::process::id()));
+        assert_eq!(io::Read::read(&mut &former, &mut byte).unwrap(), 0, "the former is closed");
     }
 
     #[test]

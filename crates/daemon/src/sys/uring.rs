@@ -55,6 +55,12 @@ pub enum Watch {
     Ended,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    ReadWrite,
+    ReadOnly,
+}
+
 /// One piece of block I/O. Offsets and lengths in bytes.
 #[derive(Debug)]
 pub enum BlockIo {
@@ -147,13 +153,17 @@ impl Ring {
         self.submit(0, descriptor, Operation::Cancel, entry);
     }
 
-    /// Opens a file or device for direct I/O, to read and write if it lets us.
+    /// Opens a file or device for direct I/O.
     ///
     /// # Errors
     /// A path with a zero byte.
-    pub fn open(&mut self, tag: u64, path: &Path) -> io::Result<()> {
+    pub fn open(&mut self, tag: u64, path: &Path, mode: OpenMode) -> io::Result<()> {
         let path = CString::new(path.as_os_str().as_bytes())?;
-        let flags = libc::O_RDWR | libc::O_DIRECT | libc::O_CLOEXEC;
+        let access = match mode {
+            OpenMode::ReadWrite => libc::O_RDWR,
+            OpenMode::ReadOnly => libc::O_RDONLY,
+        };
+        let flags = access | libc::O_DIRECT | libc::O_CLOEXEC;
         let entry = opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).flags(flags).build();
         self.enqueue(InFlight { tag, _descriptor: None, operation: Operation::Open { _path: path } }, entry);
         Ok(())

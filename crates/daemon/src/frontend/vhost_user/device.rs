@@ -4,12 +4,14 @@
 //! only a guest's driver can do wrong breaks the ring instead.
 
 use super::doorbell::{Doorbell, adopt};
+use super::note::{Forgotten, Note};
 use super::queue::{Addresses, Enabled, Kick, Queue, Told};
-use super::world::{LOG_ALL, Shape, World};
+use super::world::{LOG_ALL, Opening, Shape, World};
 use crate::sys::dirty::DirtyLog;
 use crate::sys::guest::{GuestMemory, Place, Spill};
 use crate::sys::inflight::{self, Buffer, Layout};
 use std::fs::File;
+use std::io;
 use std::rc::Rc;
 use vhost::vhost_user::{Error, Result, VhostUserProtocolFeatures};
 
@@ -55,6 +57,18 @@ pub(crate) struct Changes {
     /// Have another kick descriptor, or none.
     pub(crate) kicks: QueueSet,
     pub(crate) abandoned: Vec<Abandoned>,
+    /// The front end has begun without a handshake: what is offered was taken for negotiated.
+    pub(crate) presumed: bool,
+    /// The next process will not find the guest's memory again.
+    pub(crate) unnoted: Option<io::Error>,
+}
+
+/// Who has told the guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Teller {
+    FrontEnd,
+    /// Nobody yet: this front end has told it to a former process.
+    Note,
 }
 
 #[derive(Debug)]
@@ -64,6 +78,11 @@ pub(super) struct Device {
     pub(super) inflight: Option<Buffer>,
     pub(super) protocol_features: u64,
     pub(super) changes: Changes,
+    /// Where the next process is told the guest's memory.
+    pub(super) note: Option<Note>,
+    teller: Teller,
+    /// Why the memory is not known; this ends the session.
+    pub(super) forgotten: Option<Forgotten>,
 }
 
 impl Device {
@@ -75,6 +94,9 @@ impl Device {
             inflight: None,
             protocol_features: 0,
             changes: Changes::default(),
+            note: None,
+            teller: Teller::FrontEnd,
+            forgotten: None,
         }
     }
 
@@ -105,10 +127,51 @@ impl Device {
         Ok(queue)
     }
 
-    fn start_if_ready(&mut self, index: u32) {
+    /// The front end will say all that there is to say.
+    pub(super) fn introduce(&mut self) {
+        self.note_memory();
+    }
+
+    /// The front end goes on where a former process was.
+    pub(super) fn presume(&mut self) {
+        self.world.opening = Opening::Presumed;
+        self.teller = Teller::Note;
+        self.changes.presumed = true;
+    }
+
+    /// For the next process, should this one be killed while the guest does not run.
+    fn note_memory(&mut self) {
+        if let Some(note) = &self.note {
+            self.changes.unnoted = note.write(&self.world.memory).err();
+        }
+    }
+
+    /// Memory is needed, and if it was told to a former process, from there.
+    fn know_memory(&mut self) -> Result<()> {
+        if self.teller == Teller::FrontEnd {
+            return Ok(());
+        }
+        match self.note.as_ref().map_or(Err(Forgotten::NoNote), Note::recall) {
+            Ok(memory) => {
+                self.world.memory = memory;
+                self.teller = Teller::FrontEnd;
+                Ok(())
+            }
+            Err(forgotten) => {
+                self.forgotten = Some(forgotten);
+                Err(Error::InvalidOperation("guest memory is not known"))
+            }
+        }
+    }
+
+    fn start_if_ready(&mut self, index: u32) -> Result<()> {
+        if self.queues.get(index as usize).is_some_and(|queue| queue.awaits_start(&self.world)) {
+            self.know_memory()?;
+        }
         if let Some(queue) = self.queues.get_mut(index as usize) {
             queue.start_if_ready(&self.world, self.inflight.as_ref(), &mut self.changes);
         }
+        Ok(())
     }
 
     pub(super) fn set_features(&mut self, features: u64) -> Result<()> {
@@ -128,11 +191,20 @@ impl Device {
         for (place, file) in regions {
             memory.add(place, file).map_err(Error::ReqHandlerError)?;
         }
-        self.change_memory(|old| std::mem::replace(old, memory), |new, gpa, len| !new.covers(gpa, len.into()))
+        self.teller = Teller::FrontEnd;
+        self.change_memory(
+            |old| std::mem::replace(old, memory),
+            |new, gpa, len| !new.covers(gpa, len.into()),
+        )?;
+        self.note_memory();
+        Ok(())
     }
 
     pub(super) fn add_memory(&mut self, place: Place, file: &File) -> Result<()> {
-        self.world.memory.add(place, file).map_err(Error::ReqHandlerError)
+        self.know_memory()?;
+        self.world.memory.add(place, file).map_err(Error::ReqHandlerError)?;
+        self.note_memory();
+        Ok(())
     }
 
     pub(super) fn set_num(&mut self, index: u32, size: u32) -> Result<()> {
@@ -148,15 +220,13 @@ impl Device {
         }
         queue.told = Told::At(told);
         queue.used_log = log;
-        self.start_if_ready(index);
-        Ok(())
+        self.start_if_ready(index)
     }
 
     /// A driver has laid its ring where none can be.
     pub(super) fn set_misaligned(&mut self, index: u32) -> Result<()> {
         self.idle(index)?.told = Told::Misaligned;
-        self.start_if_ready(index);
-        Ok(())
+        self.start_if_ready(index)
     }
 
     pub(super) fn set_base(&mut self, index: u32, base: u32) -> Result<()> {
@@ -182,8 +252,7 @@ impl Device {
         };
         self.queue(index)?.kick = kick;
         self.changes.kicks.insert(index as u16);
-        self.start_if_ready(index);
-        Ok(())
+        self.start_if_ready(index)
     }
 
     pub(super) fn set_call(&mut self, index: u32, file: Option<File>) -> Result<()> {
@@ -211,8 +280,7 @@ impl Device {
         if is_running && enabled == Enabled::Yes {
             self.changes.started.insert(index as u16);
         }
-        self.start_if_ready(index);
-        Ok(())
+        self.start_if_ready(index)
     }
 
     pub(super) fn config(&self, offset: u32, size: u32) -> Result<Vec<u8>> {
@@ -227,7 +295,11 @@ impl Device {
         if self.queues.iter().any(Queue::is_running) {
             return Err(Error::InvalidOperation("a ring runs"));
         }
-        self.inflight = Some(Buffer::new(file, layout).map_err(Error::ReqHandlerError)?);
+        let buffer = Buffer::new(file, layout).map_err(Error::ReqHandlerError)?;
+        for queue in &mut self.queues {
+            queue.meet_buffer(buffer.id(), &mut self.changes);
+        }
+        self.inflight = Some(buffer);
         Ok(())
     }
 
@@ -237,6 +309,7 @@ impl Device {
     }
 
     pub(super) fn remove_memory(&mut self, place: Place) -> Result<()> {
+        self.know_memory()?;
         let end = place.gpa.saturating_add(place.bytes);
         let lost = |gpa: u64, len: u32| gpa < end && place.gpa < gpa.saturating_add(len.into());
         for queue in &mut self.queues {
@@ -244,6 +317,7 @@ impl Device {
         }
         let is_known = self.world.memory.remove(place);
         self.rebind();
+        self.note_memory();
         if is_known { Ok(()) } else { Err(Error::InvalidParam) }
     }
 

@@ -1,5 +1,6 @@
 //! What ends a ring, and what ends a session.
 
+use super::note::Forgotten;
 use thiserror::Error;
 use vmpath_protocol::virtio_blk::chain::ChainFault;
 
@@ -43,6 +44,10 @@ pub(crate) enum SessionEnd {
     Deaf,
     #[error("the front end broke the protocol: {0}")]
     Protocol(vhost::vhost_user::Error),
+    #[error(
+        "it goes on without having told its guest's memory, which cannot be found again: {0}; power the VM off and on, its disk is intact"
+    )]
+    Forgotten(Forgotten),
     #[error("the connection failed: {0}")]
     Lost(std::io::Error),
 }

@@ -10,6 +10,7 @@ mod device;
 mod doorbell;
 mod fault;
 mod handler;
+mod note;
 mod parse;
 mod queue;
 mod session;

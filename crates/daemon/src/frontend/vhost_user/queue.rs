@@ -14,7 +14,7 @@ use super::doorbell::Doorbell;
 use super::fault::Fault;
 use super::parse;
 use super::slot::{Slot, State, UNNAMED};
-use super::world::World;
+use super::world::{Opening, World};
 use crate::sys::guest::GuestMemory;
 use crate::sys::inflight::{Buffer, BufferId, QUEUE_SIZE_MAX, QueueState};
 use crate::sys::vring::{Areas, EventIdx, Ring, Touched};
@@ -152,10 +152,15 @@ impl Queue {
         self.enabled == Enabled::Yes || world.features & super::world::PROTOCOL_FEATURES == 0
     }
 
+    /// Everything for a start has been said.
+    pub(super) fn awaits_start(&self, world: &World) -> bool {
+        let is_told = self.told != Told::Nothing && !matches!(self.kick, Kick::None);
+        !self.is_running() && self.health == Health::Well && is_told && self.is_enabled(world)
+    }
+
     /// Starts the ring if everything for it has been said.
     pub(super) fn start_if_ready(&mut self, world: &World, buffer: Option<&Buffer>, changes: &mut Changes) {
-        let is_told = self.told != Told::Nothing && !matches!(self.kick, Kick::None);
-        if self.is_running() || self.health != Health::Well || !is_told || !self.is_enabled(world) {
+        if !self.awaits_start(world) {
             return;
         }
         changes.started.insert(self.index);
@@ -196,7 +201,7 @@ impl Queue {
                 self.inflight = None;
                 return Err(Fault::Inflight);
             }
-            self.begin(&mut ring);
+            self.begin(world, &mut ring);
             self.ring = Some(ring);
         }
         // A former process may have been killed between a result and its call.
@@ -206,7 +211,7 @@ impl Queue {
     }
 
     /// A ring that this device does not know.
-    fn begin(&mut self, ring: &mut Ring) {
+    fn begin(&mut self, world: &World, ring: &mut Ring) {
         let size = ring.areas().size;
         self.slots.resize_with(usize::from(size), Slot::default);
         self.slots.shrink_to_fit();
@@ -217,8 +222,9 @@ impl Queue {
             let (mut open, counter) = inflight.recover(ring.shown());
             open.retain(|head| *head < size);
             self.counter = counter;
-            if !open.is_empty() {
-                // Whatever base was sent: a front end whose back end has died knows only the used index.
+            if !open.is_empty() || world.opening == Opening::Presumed {
+                // Whatever base was sent: a front end whose back end has died knows only the used index; and one that was asked for
+                // the base of a ring that never ran here got a number that means nothing.
                 next = ring.shown().wrapping_add(open.len() as u16);
             }
             open.reverse();
@@ -246,6 +252,15 @@ impl Queue {
         Ok(())
     }
 
+    /// The front end has brought an inflight buffer. If it is not that of the ring that was stopped here, the driver has been
+    /// reset, and the new one may never start this queue.
+    pub(super) fn meet_buffer(&mut self, buffer: BufferId, changes: &mut Changes) {
+        if self.left.as_ref().is_some_and(|left| left.inflight != Some(buffer)) {
+            self.abandon(changes);
+            self.left = None;
+        }
+    }
+
     /// The driver that they were of is gone.
     fn abandon(&mut self, changes: &mut Changes) {
         for slot in &mut self.slots {
@@ -268,7 +283,11 @@ impl Queue {
             changes.kicks.insert(self.index);
         }
         if self.is_running() {
-            let whole = self.slots.iter_mut().filter(|s| s.is_open()).all(|slot| slot.withdraw(world));
+            // Each of them, whatever became of the one before.
+            let mut whole = true;
+            for slot in self.slots.iter_mut().filter(|s| s.is_open()) {
+                whole &= slot.withdraw(world);
+            }
             if !whole {
                 self.break_with(Fault::Log);
             }

@@ -7,16 +7,18 @@
 use super::device::{Abandoned, Changes, Device};
 use super::fault::SessionEnd;
 use super::handler::Handler;
+use super::note::Note;
 use super::queue::{Fetched, Kick, Queue};
 use super::world::{PROTOCOL_FEATURES, Shape};
 use crate::sys::guest::GuestMemory;
-use crate::sys::socket::Pieces;
+use crate::sys::socket::{self, Pieces};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use vhost::vhost_user::{BackendReqHandler, Error, VhostUserProtocolFeatures};
@@ -33,6 +35,12 @@ const REPLY: u32 = 1 | 1 << 2;
 const SET_VRING_ADDR: u32 = 9;
 const SET_VRING_ADDR_BODY: usize = 40;
 
+const GET_FEATURES: u32 = 1;
+const SET_FEATURES: u32 = 2;
+const SET_OWNER: u32 = 3;
+const GET_PROTOCOL_FEATURES: u32 = 15;
+const SET_PROTOCOL_FEATURES: u32 = 16;
+
 /// What a call of [`Session::handle_message`] did.
 #[derive(Debug)]
 pub(crate) enum Handled {
@@ -47,6 +55,14 @@ pub(crate) struct Session {
     handler: Arc<Handler>,
     messages: BackendReqHandler<Handler>,
     socket: Rc<OwnedFd>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nothing has been said.
+    New,
+    Begun,
 }
 
 impl std::fmt::Debug for Session {
@@ -58,12 +74,20 @@ impl std::fmt::Debug for Session {
 /// What a header says of its message.
 enum Waiting {
     Part,
-    Whole,
+    Whole {
+        code: u32,
+    },
     /// A driver's ring that is not aligned, which the crate would take for a front end's error.
     Misaligned {
         queue: u32,
         flags: u32,
     },
+}
+
+/// A message of a front end.
+fn message(code: u32, body: &[u8]) -> Vec<u8> {
+    let words = [code, 1, body.len() as u32];
+    words.iter().flat_map(|word| word.to_ne_bytes()).chain(body.iter().copied()).collect()
 }
 
 impl Session {
@@ -79,7 +103,19 @@ impl Session {
         let watched = Rc::new(OwnedFd::from(socket.try_clone()?));
         let handler = Arc::new(Handler::new(&shape));
         let messages = BackendReqHandler::from_stream(socket, Arc::clone(&handler));
-        Ok(Self { device: Device::new(&shape), handler, messages, socket: watched })
+        Ok(Self { device: Device::new(&shape), handler, messages, socket: watched, stage: Stage::New })
+    }
+
+    /// Keeps a note of the guest's memory in this file (on tmpfs), and finds that memory again by it if the front end does not tell it.
+    #[must_use]
+    pub(crate) fn with_note(mut self, path: PathBuf) -> Self {
+        self.device.note = Some(Note::new(path, &self.socket));
+        self
+    }
+
+    /// Whether the front end has said anything.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.stage == Stage::Begun
     }
 
     /// Readable when there may be a message.
@@ -99,20 +135,58 @@ impl Session {
         if !self.takes_answer() {
             return Err(SessionEnd::Deaf);
         }
+        self.begin(&waiting)?;
         match waiting {
             Waiting::Part => return Ok(Handled::Starved),
             Waiting::Misaligned { queue, flags } => self.refuse_address(queue, flags)?,
-            Waiting::Whole => {
-                self.handler.swap(&mut self.device);
-                let result = self.messages.handle_request();
-                self.handler.swap(&mut self.device);
-                result.map_err(|error| match error {
-                    Error::Disconnected => SessionEnd::Closed,
-                    other => SessionEnd::Protocol(other),
-                })?;
-            }
+            Waiting::Whole { .. } => self.apply()?,
         }
         Ok(Handled::Done(std::mem::take(&mut self.device.changes)))
+    }
+
+    fn apply(&mut self) -> Result<(), SessionEnd> {
+        self.handler.swap(&mut self.device);
+        let result = self.messages.handle_request();
+        self.handler.swap(&mut self.device);
+        result.map_err(|error| self.end_with(error))
+    }
+
+    fn end_with(&mut self, error: Error) -> SessionEnd {
+        match (self.device.forgotten.take(), error) {
+            (Some(forgotten), _) => SessionEnd::Forgotten(forgotten),
+            (None, Error::Disconnected) => SessionEnd::Closed,
+            (None, other) => SessionEnd::Protocol(other),
+        }
+    }
+
+    /// Before the first message: it tells whether the front end begins, or goes on where it was with a process that is gone.
+    fn begin(&mut self, waiting: &Waiting) -> Result<(), SessionEnd> {
+        if std::mem::replace(&mut self.stage, Stage::Begun) == Stage::Begun {
+            return Ok(());
+        }
+        match waiting {
+            Waiting::Whole { code: GET_FEATURES | SET_OWNER | GET_PROTOCOL_FEATURES } => {
+                self.device.introduce();
+                Ok(())
+            }
+            Waiting::Part | Waiting::Whole { .. } | Waiting::Misaligned { .. } => self.presume(),
+        }
+    }
+
+    /// Takes what is offered for negotiated. The crate learns that from messages only: it gets them over a pair of our own, and then the
+    /// connection in the place of that.
+    fn presume(&mut self) -> Result<(), SessionEnd> {
+        self.device.presume();
+        let (ours, theirs) = UnixStream::pair().map_err(SessionEnd::Lost)?;
+        self.messages = BackendReqHandler::from_stream(ours, Arc::clone(&self.handler));
+        let protocol = Device::protocol_offered().bits();
+        let features = [(SET_FEATURES, PROTOCOL_FEATURES), (SET_PROTOCOL_FEATURES, protocol)];
+        let set = |(code, value): (u32, u64)| message(code, &value.to_ne_bytes());
+        for said in std::iter::once(message(GET_FEATURES, &[])).chain(features.map(set)) {
+            io::Write::write_all(&mut &theirs, &said).map_err(SessionEnd::Lost)?;
+            self.apply()?;
+        }
+        socket::replace(&self.messages, &self.socket).map_err(SessionEnd::Lost)
     }
 
     fn peek(&self) -> Result<Waiting, SessionEnd> {
@@ -141,7 +215,7 @@ impl Session {
                 return Ok(Waiting::Misaligned { queue: word(HEADER), flags });
             }
         }
-        Ok(Waiting::Whole)
+        Ok(Waiting::Whole { code })
     }
 
     /// Whether an answer fits: a socket counts as writable while most of its buffer is free, and answers are short.
@@ -156,7 +230,9 @@ impl Session {
         let mut message = [0; HEADER + SET_VRING_ADDR_BODY];
         rustix::net::recv(&self.socket, &mut message[..], RecvFlags::DONTWAIT)
             .map_err(|e| SessionEnd::Lost(e.into()))?;
-        self.device.set_misaligned(queue).map_err(SessionEnd::Protocol)?;
+        if let Err(error) = self.device.set_misaligned(queue) {
+            return Err(self.end_with(error));
+        }
         let has_acks = self.device.protocol_features & VhostUserProtocolFeatures::REPLY_ACK.bits() != 0
             && self.device.world.offered & PROTOCOL_FEATURES != 0;
         if !has_acks || flags & NEED_REPLY == 0 {

@@ -31,8 +31,17 @@ pub(crate) struct Shape {
     pub(crate) queues: u16,
 }
 
+/// How a front end has begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opening {
+    Handshake,
+    /// As if this process were the one before.
+    Presumed,
+}
+
 #[derive(Debug)]
 pub(super) struct World {
+    pub(super) opening: Opening,
     pub(super) memory: GuestMemory,
     pub(super) log: Option<DirtyLog>,
     pub(super) limits: Limits,
@@ -68,6 +77,7 @@ impl World {
             *byte = of;
         }
         Self {
+            opening: Opening::Handshake,
             memory: GuestMemory::default(),
             log: None,
             limits,

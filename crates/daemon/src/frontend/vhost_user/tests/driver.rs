@@ -36,7 +36,7 @@ pub(super) const OUT: u32 = 1;
 /// A status byte that nobody has written.
 pub(super) const UNTOUCHED: u8 = 0xee;
 
-const FEATURES: u64 = 1 << feature::VERSION_1
+pub(super) const FEATURES: u64 = 1 << feature::VERSION_1
     | 1 << feature::INDIRECT_DESC
     | 1 << feature::FLUSH
     | 1 << feature::EVENT_IDX
@@ -178,6 +178,15 @@ impl Link {
             kick: event(),
             error: event(),
         }
+    }
+
+    /// The back end's process ends, and the front end goes on with another one as if it were the same.
+    pub(super) fn go_on(self, start: impl FnOnce(UnixStream) -> Session) -> Self {
+        let Self { session, front, call, kick, error } = self;
+        drop(session);
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        socket::replace(&front, &theirs).unwrap();
+        Self { session: start(ours), front, call, kick, error }
     }
 
     /// What the front end does while the session answers. Panics if the session ends.
@@ -340,6 +349,9 @@ pub(super) fn merge(all: &mut Changes, more: Changes) {
     more.stopped.iter().for_each(|q| all.stopped.insert(q));
     more.kicks.iter().for_each(|q| all.kicks.insert(q));
     all.abandoned.extend(more.abandoned);
+    assert!(!(all.presumed && more.presumed), "said once");
+    all.presumed |= more.presumed;
+    all.unnoted = more.unnoted.or(all.unnoted.take());
 }
 
 pub(super) fn whole(memory: &File) -> VhostUserMemoryRegionInfo {

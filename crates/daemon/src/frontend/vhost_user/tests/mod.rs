@@ -2,6 +2,7 @@
 
 mod bad_guest;
 mod driver;
+mod going_on;
 mod life;
 mod migration;
 mod protocol;
