@@ -118,7 +118,9 @@ impl Controller {
     pub(super) fn take_silence(&mut self, disk: DiskId) {
         let vm = self.spec.disk(disk).vm;
         let guest = &self.vms[vm.index()].guest;
-        if !guest.run.undecided() || self.network.unserved_unit(vm).is_some() {
+        // Another disk of it may have said the same, and a `stop` that is on its way serves both.
+        let is_free = matches!(guest.run, Run::Free { .. } | Run::Proving { .. });
+        if !is_free || self.network.unserved_unit(vm).is_some() {
             return;
         }
         let rule = format!(

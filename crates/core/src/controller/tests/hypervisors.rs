@@ -261,3 +261,34 @@ fn reports_that_fit_nothing_change_nothing() {
         ",
     );
 }
+
+#[test]
+fn a_silent_front_end_is_woken_by_a_stop_and_a_continue() {
+    check(
+        suspending(),
+        "
+        @1 obedient; silent gold; silent gold
+        > 1: stop gold, gold vm-suspending, gold vm-resuming
+        > 1.005: cont gold, gold vm-resuming
+        > 1.01: gold vm-resumed
+        @10 paused gold
+        @11 silent gold
+        @12 running gold
+        @13 down a; down b
+        > 13: gold bounce, stop gold, san0 incident-opened, a path-down, gold vm-suspending
+        > 13: b path-down
+        > 13.005: gold hold, gold vm-suspended
+        @14 silent gold
+        @15 pass
+        ",
+    );
+    check(
+        suspending(),
+        "
+        @1 lost gold
+        > 1: gold vm-unmanaged
+        @2 silent gold
+        > 2: gold policy-blocked
+        ",
+    );
+}

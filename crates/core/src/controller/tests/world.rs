@@ -381,6 +381,11 @@ impl World {
             ["non-optimized", path] => {
                 self.command(Command::SetAccess(self.path(path), Access::NonOptimized));
             }
+            ["silent", vm] => {
+                let vm = self.vm(vm);
+                let disk = self.spec.disk_ids().find(|disk| self.spec.disk(*disk).vm == vm).expect("a disk");
+                self.handle(Event::Silent(disk));
+            }
             ["suspend", vm] => self.command(Command::SuspendVm(self.vm(vm))),
             ["resume", vm] => self.command(Command::ResumeVm(self.vm(vm))),
             ["failback"] => self.command(Command::Failback(TargetId(0))),

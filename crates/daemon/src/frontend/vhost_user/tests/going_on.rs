@@ -79,9 +79,9 @@ impl World {
         with(link, Box::new(say))
     }
 
-    fn edit(&self, change: impl FnOnce(String) -> String) {
+    fn edit(&self, change: impl FnOnce(&str) -> String) {
         let text = std::fs::read_to_string(self.note()).unwrap();
-        let changed = change(text.clone());
+        let changed = change(&text);
         assert_ne!(text, changed);
         std::fs::write(self.note(), changed).unwrap();
     }
@@ -91,7 +91,10 @@ fn with_note(socket: UnixStream, path: PathBuf) -> Session {
     Session::new(socket, shape()).unwrap().with_note(path)
 }
 
-fn another_boot(note: String) -> String {
+/// What is damaged, how, and what must be said of it.
+type Damage = (&'static str, fn(&str) -> String, fn(&Forgotten) -> bool);
+
+fn another_boot(note: &str) -> String {
     let at = note.find("boot ").unwrap() + 5;
     format!("{}{:032x}{}", &note[..at], 1, &note[at + 32..])
 }
@@ -198,7 +201,7 @@ fn a_handshake_says_that_nothing_has_been_told() {
 #[test]
 fn memory_that_may_be_anothers_is_not_mapped() {
     let own = std::process::id();
-    let damage: [(&str, fn(String) -> String, fn(&Forgotten) -> bool); 7] = [
+    let damage: [Damage; 7] = [
         (
             "pid",
             |t| t.replace("front-end ", "front-end 1"),
