@@ -425,3 +425,19 @@ fn offered(unit: ExportInfo, read_only: bool) -> ExportInfo {
     let block = BlockSizes::new(unit.block.min(), preferred, max).unwrap_or(unit.block);
     ExportInfo { flags, block, structured_replies: false, ..unit }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_only_disk_is_offered_read_only_whatever_its_unit_is() {
+        let flags = TransmissionFlags::FLUSH;
+        let unit =
+            ExportInfo { size: 1 << 20, flags, block: BlockSizes::default(), structured_replies: true };
+        assert!(offered(unit, true).flags.read_only());
+        assert!(!offered(unit, false).flags.read_only());
+        let locked = ExportInfo { flags: flags | TransmissionFlags::READ_ONLY, ..unit };
+        assert!(offered(locked, false).flags.read_only());
+    }
+}

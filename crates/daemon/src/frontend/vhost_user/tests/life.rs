@@ -1,7 +1,10 @@
 //! Stops with requests open, starts after them, and crashes.
 
 use super::super::{Fetched, Origin};
-use super::driver::{Guest, Link, OUT, READ, UNTOUCHED};
+use super::driver::{Guest, Link, OUT, READ, SIZE, UNTOUCHED};
+use std::os::fd::AsRawFd;
+use vhost::vhost_user::VhostUserFrontend;
+use vhost::vhost_user::message::VhostUserInflight;
 use vmpath_protocol::virtio_blk::request::{Operation, Status};
 
 #[test]
@@ -71,6 +74,23 @@ fn a_driver_that_starts_anew_has_nothing_to_do_with_what_was_open() {
     assert_eq!(guest.result(), None, "a late result is nobody's");
     guest.ask(3, READ, 0, 512);
     assert_eq!(link.fetch().origin, Origin::New);
+}
+
+#[test]
+fn a_fresh_inflight_buffer_gives_up_what_a_queue_had_open_though_it_never_starts_again() {
+    let (mut link, mut guest) = Link::started();
+    guest.ask(0, READ, 0, 512);
+    link.fetch();
+    link.stop();
+    let (layout, file) = guest.inflight.take().unwrap();
+    let (_, changes) = link.with(|front| front.set_inflight_fd(&layout, file.as_raw_fd()).unwrap());
+    assert!(changes.abandoned.is_empty(), "with the buffer that it had, it may go on");
+    let (_, changes) = link.with(|front| {
+        let (layout, file) = front.get_inflight_fd(&VhostUserInflight::new(0, 0, 2, SIZE)).unwrap();
+        front.set_inflight_fd(&layout, file.as_raw_fd()).unwrap();
+    });
+    assert_eq!(changes.abandoned.iter().map(|a| a.token).collect::<Vec<_>>(), [100]);
+    assert_eq!(link.session.open().count(), 0);
 }
 
 #[test]
