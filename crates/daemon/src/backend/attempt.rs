@@ -27,6 +27,8 @@ impl Worker {
         let back = &mut self.backs.backs[index];
         back.expects_reply(self.now);
         back.in_flight += 1;
+        let unit = self.backs.links[back.link].unit;
+        self.backs.units[unit.index()].used_at = self.now;
         let Wire::Nbd(nbd) = &mut back.wire else {
             self.start_block(index, cookie, request);
             return;

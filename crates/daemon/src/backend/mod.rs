@@ -187,6 +187,8 @@ impl Nbd {
 struct UnitState {
     /// As the first connection announced it; later ones must fit.
     export: Option<ExportInfo>,
+    /// When a request was last sent to it.
+    used_at: Instant,
     comparison: Option<identity::Comparison>,
     waiting: VecDeque<usize>,
     usage: Use,

@@ -13,8 +13,13 @@ use vmpath_core::time::Duration;
 
 /// Silence with requests outstanding after which a ping is sent, so that there is something to be acknowledged.
 const PING_WHEN_BUSY: Duration = Duration::from_millis(100);
-/// Silence without anything outstanding after which a ping is sent.
+/// Silence without anything outstanding after which a ping is sent, while the unit is used over other connections: a path that
+/// has had no turn for a moment must not be found dead by the requests that come to it next.
+const PING_WHEN_USED: Duration = Duration::from_millis(200);
+/// The same while nobody uses the unit.
 const PING_WHEN_IDLE: Duration = Duration::from_secs(2);
+/// How long a unit counts as used after a request.
+const USED_FOR: Duration = Duration::from_secs(1);
 /// No acknowledgement for this long, with `TIMEOUTS_MIN` timeouts in a row, is a blackhole. With the kernel's shortest
 /// timeout (200 ms, doubling) the second is due 600 ms after the first byte went unacknowledged.
 const UNACKED_MIN: Duration = Duration::from_millis(500);
@@ -65,7 +70,13 @@ impl Worker {
             self.cut(index, Fault::Hang { silent_for: silent });
             return;
         }
-        let patience = if outstanding { PING_WHEN_BUSY } else { PING_WHEN_IDLE };
+        let unit = self.backs.links[back.link].unit;
+        let is_used = self.now.since(self.backs.units[unit.index()].used_at) < USED_FOR;
+        let patience = match (outstanding, is_used) {
+            (true, _) => PING_WHEN_BUSY,
+            (false, true) => PING_WHEN_USED,
+            (false, false) => PING_WHEN_IDLE,
+        };
         if carries && back.own.is_empty() && silent >= patience {
             let length = back.export.map_or(1, |export| connect::first_block(&export));
             self.read_own(index, Purpose::Ping, 0, length);
