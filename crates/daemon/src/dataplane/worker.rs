@@ -249,6 +249,7 @@ impl Worker {
             }
             self.turn(&mut completions)?;
         }
+        self.notify_guests_now();
         self.unlink_sockets();
         Ok(())
     }
@@ -298,8 +299,11 @@ impl Worker {
             self.ring.poll(completions)?;
             found = !completions.is_empty() || self.rings_have_work();
             now = clock::now();
+            self.now = now;
+            self.notify_guests();
         }
         if !found && now < until {
+            self.notify_guests_now();
             let longest = self.stop_polling();
             if longest > Duration::ZERO {
                 self.ring.wait(until.since(now).min(longest), completions)?;

@@ -101,6 +101,9 @@ pub(crate) struct Frontends {
     polled: Vec<(usize, u16)>,
     /// Sessions with results to show, with more to say, and that have ended.
     news: Vec<usize>,
+    /// Results that no driver has been shown yet, and since when.
+    answers: u32,
+    answered_at: Instant,
     unread_sessions: Vec<usize>,
     closing_sessions: Vec<usize>,
     reading: Reading,
@@ -131,6 +134,8 @@ impl Frontends {
             ports,
             polled: Vec::new(),
             news: Vec::new(),
+            answers: 0,
+            answered_at: Instant::ZERO,
             unread_sessions: Vec::new(),
             closing_sessions: Vec::new(),
             reading: Reading::On,

@@ -33,6 +33,9 @@ const SILENT_FOR: Duration = Duration::from_secs(3);
 const POLL_WITHOUT_KICK: Duration = Duration::from_millis(1);
 /// How often a kick's watch may end by itself (a completion queue that was full ends it, too).
 const KICK_ENDS_MAX: u32 = 100;
+/// Answers are shown when they are this part (one fourth) of what is in flight, or after `NOTIFY_WITHIN`.
+const WORTH_A_WAKE: u32 = 4;
+const NOTIFY_WITHIN: Duration = Duration::from_micros(30);
 /// The largest request that a guest may send, whatever the target takes.
 const REQUEST_MAX: u32 = 32 << 20;
 /// What virtio-blk calls a sector; a block is no smaller.
@@ -422,14 +425,29 @@ impl Worker {
     }
 
     fn has_news(&mut self, index: usize) {
+        if self.fronts.answers == 0 {
+            self.fronts.answered_at = self.now;
+        }
+        self.fronts.answers += 1;
         let Some(served) = self.requests.guests.sessions.get_mut(index) else { return };
         if !std::mem::replace(&mut served.has_news, true) {
             self.fronts.news.push(index);
         }
     }
 
-    /// Shows the drivers what has been completed since the last time.
+    /// Shows the drivers what has been completed, if it is worth waking them for: a good part of what they wait for, or
+    /// for some time now. A driver that is woken for each of many answers sends its next requests one by one, too.
     pub(crate) fn notify_guests(&mut self) {
+        let is_worth = self.fronts.answers * WORTH_A_WAKE >= self.router.in_flight();
+        let is_late = self.now.since(self.fronts.answered_at) >= NOTIFY_WITHIN;
+        if is_worth || is_late {
+            self.notify_guests_now();
+        }
+    }
+
+    /// The same, worth it or not: before a sleep.
+    pub(crate) fn notify_guests_now(&mut self) {
+        self.fronts.answers = 0;
         while let Some(index) = self.fronts.news.pop() {
             if let Some(served) = self.requests.guests.sessions.get_mut(index) {
                 served.has_news = false;
