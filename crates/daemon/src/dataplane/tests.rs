@@ -44,14 +44,18 @@ fn rig() -> Rig {
         prefill: true,
     };
     let array = runtime.block_on(args.open()).unwrap();
+    let urls = ["a", "b"].map(|name| format!("nbd+unix:///?socket={}/{name}.sock", folder.path().display()));
     let (report, reports) = unbounded_channel();
-    let plane = Dataplane::start(&plan(folder.path()), &report).unwrap();
+    let plane = Dataplane::start(&plan(folder.path(), &urls), &report).unwrap();
     Rig { _runtime: runtime, _array: array, folder, reports, plane: Some(plane) }
 }
 
-fn plan(folder: &Path) -> Arc<RoutePlan> {
+/// One disk of one VM, over the paths with these URLs.
+fn plan(folder: &Path, urls: &[String]) -> Arc<RoutePlan> {
     let at = folder.display();
-    plan_of(&format!(
+    let path = |(number, url)| format!("[[target.path]]\nname = \"p{number}\"\nurl = \"{url}\"\n");
+    let paths: String = urls.iter().enumerate().map(path).collect();
+    let text = format!(
         r#"
         [host]
         name = "h"
@@ -60,12 +64,7 @@ fn plan(folder: &Path) -> Arc<RoutePlan> {
         run_dir = "{at}/run"
         [[target]]
         name = "t"
-        [[target.path]]
-        name = "a"
-        url = "nbd+unix:///?socket={at}/a.sock"
-        [[target.path]]
-        name = "b"
-        url = "nbd+unix:///?socket={at}/b.sock"
+        {paths}
         [[vm]]
         name = "v"
         [[vm.disk]]
@@ -73,11 +72,8 @@ fn plan(folder: &Path) -> Arc<RoutePlan> {
         unit = "t/u"
         vhost_user = "{at}/d.sock"
         "#
-    ))
-}
-
-fn plan_of(text: &str) -> Arc<RoutePlan> {
-    let spec = Arc::new(parse(&[Source { name: "t.toml", text }]).unwrap().spec);
+    );
+    let spec = Arc::new(parse(&[Source { name: "t.toml", text: &text }]).unwrap().spec);
     let (_, effects) = Controller::new(spec, clock::now());
     let plan =
         effects.into_iter().find_map(|e| if let Effect::Publish(plan) = e { Some(plan) } else { None });
@@ -159,29 +155,9 @@ fn what_is_written_is_read() {
 fn a_file_is_a_path() {
     let mut rig = rig();
     rig.plane.take().unwrap().stop();
-    let at = rig.folder.path().display().to_string();
     let disk = rig.folder.path().join("disk.img");
     std::fs::write(&disk, vec![7; 16 << 20]).unwrap();
-    let plan = plan_of(&format!(
-        r#"
-        [host]
-        name = "h"
-        api_socket = "{at}/api.sock"
-        state_dir = "{at}"
-        run_dir = "{at}/run"
-        [[target]]
-        name = "t"
-        [[target.path]]
-        name = "a"
-        url = "block://{at}/disk.img"
-        [[vm]]
-        name = "v"
-        [[vm.disk]]
-        name = "d"
-        unit = "t/u"
-        vhost_user = "{at}/d.sock"
-        "#
-    ));
+    let plan = plan(rig.folder.path(), &[format!("block://{}", disk.display())]);
     let (report, reports) = unbounded_channel();
     (rig.plane, rig.reports) = (Some(Dataplane::start(&plan, &report).unwrap()), reports);
     let load = HopArgs { verify: Verify::Yes, span: Some(4 << 20), depth: 8, ..rig.load() };
