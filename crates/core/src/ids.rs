@@ -49,6 +49,9 @@ id!(
     /// A virtual machine.
     VmId, "vm#");
 id!(
+    /// Several VMs under one allocation.
+    GroupId, "group#");
+id!(
     /// A virtual disk of a VM, backed by one unit.
     DiskId, "disk#");
 id!(

@@ -79,7 +79,7 @@ pub(crate) fn shares(spec: &Spec, worker: WorkerId) -> Vec<Share> {
             }
         }
     }
-    spec.path_ids().map(|path| share(spec.path(path).window_bytes, users[path.index()], worker)).collect()
+    spec.path_ids().map(|path| share(spec.path(path).window_start(), users[path.index()], worker)).collect()
 }
 
 fn share(window: u64, users: u64, worker: WorkerId) -> Share {
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(parts(1), [512 << 10, 0]);
         let mut spec = host(8, &[0, 1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(shares(&spec, WorkerId(7))[0], Share { window: SHARE_MIN, parts: 8 });
-        spec.paths[0].window_bytes = 64 << 10;
+        spec.paths[0].window_max = 64 << 10;
         assert_eq!(shares(&spec, WorkerId(7))[0].window, 64 << 10, "never more than the path's");
     }
 

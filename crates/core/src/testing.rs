@@ -2,8 +2,9 @@
 
 use crate::ids::{PathId, TargetId, UnitId, VmId};
 use crate::spec::{
-    Access, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSpec, PathUrl, Presence,
-    ResumeOn, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
+    Access, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSelector, PathSpec,
+    PathUrl, Presence, ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When,
+    WriteCache,
 };
 use crate::time::Duration;
 use std::path::PathBuf;
@@ -16,6 +17,8 @@ pub(crate) fn vm(name: &str) -> VmSpec {
         reservation: None,
         limit: None,
         limit_iops: None,
+        limit_burst: Duration::from_millis(5),
+        group: None,
         qmp: Some(PathBuf::from(format!("/run/{name}.qmp"))),
         on_path_loss: OnPathLoss::Failover,
         when: When::Always,
@@ -37,6 +40,7 @@ pub(crate) fn target(name: &str) -> TargetSpec {
         repair_after: Duration::from_secs(1),
         write_cache: WriteCache::SurvivesPathLoss,
         connections: 2,
+        path_selector: PathSelector::Vmpath,
     }
 }
 
@@ -51,7 +55,7 @@ pub(crate) fn spec(paths: usize, vms: Vec<VmSpec>) -> Spec {
         },
         capacity: None,
         access: Access::Optimized,
-        window_bytes: 1 << 20,
+        window_max: 1 << 20,
     };
     let unit = |vm: &VmSpec| UnitSpec {
         target: TargetId(0),
@@ -80,7 +84,9 @@ pub(crate) fn spec(paths: usize, vms: Vec<VmSpec>) -> Spec {
             state_dir: PathBuf::from("/var/lib/vmpath"),
             run_dir: PathBuf::from("/run/vmpath"),
             workers: 1,
+            scheduler: SchedulerKind::Vmpath,
         },
+        groups: vec![],
         targets: vec![target("san0")],
         paths: (0..paths).map(path).collect(),
         units: vms.iter().map(unit).collect(),

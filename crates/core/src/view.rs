@@ -183,12 +183,17 @@ fn add_rows<T: Clone>(sum: &mut Vec<T>, other: &[T], add: impl Fn(&mut T, &T)) {
 pub struct PathLoadView {
     pub pending_requests: u32,
     pub pending_bytes: u64,
+    /// Device bytes that may be in flight now: steered by latency.
     pub window_bytes: u64,
+    /// What the window is never above.
+    pub window_max: u64,
     pub connections: u32,
     /// Exponentially weighted; from dispatch to reply.
     pub service_time: Duration,
-    /// Estimated bytes per second.
+    /// Estimated bytes per second: what the path can carry, as far as has been seen.
     pub rate: u64,
+    /// Bytes per second lately carried, by VM; those with none are left out.
+    pub carried: Vec<(VmId, u64)>,
     pub completed_requests: u64,
     pub completed_bytes: u64,
     pub errors: u64,
@@ -207,6 +212,8 @@ impl PathLoadView {
         self.window_bytes += other.window_bytes;
         self.connections += other.connections;
         self.rate += other.rate;
+        self.window_max = self.window_max.max(other.window_max);
+        self.carried.extend(&other.carried);
         self.completed_requests = requests;
         self.completed_bytes += other.completed_bytes;
         self.errors += other.errors;
@@ -220,6 +227,14 @@ pub struct VmLoadView {
     /// The commonest reason first, with its count.
     pub held_reasons: Vec<(HoldReason, u32)>,
     pub oldest_held: Option<Duration>,
+    /// Time that requests have spent held, by reason, summed over the requests; grows.
+    pub held_time: Vec<(HoldReason, Duration)>,
+    /// Bytes per second that it would get now if it asked for all that it can have; none if that is not limited.
+    pub entitled: Option<u64>,
+    /// Bytes per second lately completed.
+    pub served: u64,
+    /// Bytes per second by which it lately missed its reservation although requests waited.
+    pub reservation_unmet: u64,
     pub completed_requests: u64,
     pub completed_bytes: u64,
     pub failed_requests: u64,
@@ -235,6 +250,15 @@ impl VmLoadView {
         }
         self.sort_reasons();
         self.oldest_held = self.oldest_held.max(other.oldest_held);
+        for (reason, time) in &other.held_time {
+            match self.held_time.iter_mut().find(|(r, _)| r == reason) {
+                Some((_, known)) => *known += *time,
+                None => self.held_time.push((*reason, *time)),
+            }
+        }
+        self.entitled = self.entitled.or(other.entitled);
+        self.served += other.served;
+        self.reservation_unmet += other.reservation_unmet;
         self.completed_requests += other.completed_requests;
         self.completed_bytes += other.completed_bytes;
         self.failed_requests += other.failed_requests;
@@ -288,6 +312,8 @@ pub enum HoldReason {
     NoPath,
     /// Every eligible path's window is full.
     Window,
+    /// What room the eligible paths have is kept for VMs of higher priority.
+    Headroom,
     /// It overlaps a write whose outcome on a lost path is unknown, before the fence.
     Quarantine,
     /// The target was short of resources; it is retried after a pause.
@@ -308,6 +334,7 @@ impl HoldReason {
             Self::Gate => "policy",
             Self::NoPath => "no-path",
             Self::Window => "window",
+            Self::Headroom => "headroom",
             Self::Quarantine => "quarantine",
             Self::RetryLater => "retry-later",
             Self::Stopped => "stopped",

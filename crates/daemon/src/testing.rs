@@ -132,6 +132,8 @@ fn worker_view() -> WorkerView {
         pending_requests: 3,
         pending_bytes: 196_608,
         window_bytes: 2 << 20,
+        window_max: 64 << 20,
+        carried: Vec::new(),
         connections: 4,
         service_time: Duration::from_micros(812),
         rate: 103_000_000,

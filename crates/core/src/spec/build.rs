@@ -5,14 +5,15 @@
 //! It does not know where in the files anything stood.
 
 use super::limits::{
-    CONNECTIONS_DEFAULT, HOLD_DEFAULT, PING_BUDGET_DEFAULT, PRIORITY_DEFAULT, QUIESCE_DEFAULT,
-    REPAIR_AFTER_DEFAULT, SHARES_NORMAL, SHED_AFTER_DEFAULT, WINDOW_MAX, WINDOW_MIN, WINDOW_OF_CAPACITY,
-    WINDOW_WITHOUT_CAPACITY,
+    CONNECTIONS_DEFAULT, HOLD_DEFAULT, LIMIT_BURST_DEFAULT, PING_BUDGET_DEFAULT, PRIORITY_DEFAULT,
+    QUIESCE_DEFAULT, REPAIR_AFTER_DEFAULT, SHARES_NORMAL, SHED_AFTER_DEFAULT, WINDOW_MAX, WINDOW_MIN,
+    WINDOW_OF_CAPACITY, WINDOW_WITHOUT_CAPACITY,
 };
 use super::raw::{NamePair, RawConfig, RawDisk, RawHost, RawPath, RawTarget, RawVm};
 use super::types::{
-    Access, ByteRate, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSpec, Presence,
-    ResumeOn, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
+    Access, ByteRate, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSelector,
+    PathSpec, Presence, ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When,
+    WriteCache,
 };
 use crate::ids::{TargetId, UnitId, VmId};
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ pub(super) fn spec(config: &RawConfig) -> Spec {
         targets: Vec::new(),
         paths: Vec::new(),
         units: Vec::new(),
+        groups: Vec::new(),
         vms: Vec::new(),
         disks: Vec::new(),
     };
@@ -66,6 +68,7 @@ fn host(raw: Option<&RawHost>) -> HostSpec {
         state_dir: directory(raw.and_then(|h| h.state_dir.as_ref()), STATE_DIR_DEFAULT),
         run_dir: directory(raw.and_then(|h| h.run_dir.as_ref()), RUN_DIR_DEFAULT),
         workers: raw.and_then(|h| h.workers).unwrap_or(1),
+        scheduler: SchedulerKind::Vmpath,
     }
 }
 
@@ -78,6 +81,7 @@ fn target(raw: &RawTarget, name: &str) -> TargetSpec {
         repair_after: raw.repair_after.unwrap_or(REPAIR_AFTER_DEFAULT),
         write_cache: raw.write_cache.unwrap_or(WriteCache::SurvivesPathLoss),
         connections: raw.connections.unwrap_or(CONNECTIONS_DEFAULT),
+        path_selector: PathSelector::Vmpath,
     }
 }
 
@@ -88,7 +92,7 @@ fn path(raw: &RawPath, target: TargetId) -> Option<PathSpec> {
         url: raw.url.as_ref()?.it.clone(),
         capacity: raw.capacity,
         access: raw.access.unwrap_or(Access::Optimized),
-        window_bytes: raw.window_bytes.unwrap_or_else(|| window(raw.capacity)),
+        window_max: raw.window_bytes.unwrap_or_else(|| window(raw.capacity)),
     })
 }
 
@@ -108,6 +112,8 @@ fn vm(raw: &RawVm, name: &str, spec: &Spec) -> VmSpec {
         reservation: raw.reservation.as_ref().map(|r| r.it),
         limit: raw.limit.as_ref().map(|l| l.it),
         limit_iops: raw.limit_iops,
+        limit_burst: LIMIT_BURST_DEFAULT,
+        group: None,
         qmp: raw.qmp.as_ref().map(|q| q.it.clone()),
         on_path_loss: raw.on_path_loss.as_ref().map_or(OnPathLoss::Failover, |l| l.it),
         when: raw.when.as_ref().map_or(When::Always, |w| w.it),

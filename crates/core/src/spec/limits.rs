@@ -43,9 +43,9 @@ pub(super) const IOPS_MAX: u64 = 100_000_000;
 /// Smaller, and an ordinary request would not fit at all.
 pub(super) const WINDOW_MIN: u64 = 64 << 10;
 pub(super) const WINDOW_MAX: u64 = 1 << 30;
-pub(super) const WINDOW_WITHOUT_CAPACITY: u64 = 4 << 20;
-/// What a path may owe of its capacity: enough to keep it busy, little enough that the queue is here and not there.
-pub(super) const WINDOW_OF_CAPACITY: Duration = Duration::from_millis(20);
+pub(super) const WINDOW_WITHOUT_CAPACITY: u64 = 64 << 20;
+/// What a path may ever owe of its capacity: the round trip of the farthest array that guests could live with.
+pub(super) const WINDOW_OF_CAPACITY: Duration = Duration::from_millis(200);
 
 /// Shorter than this, and an answer that is merely late counts as lost.
 pub(super) const REACTION_MIN: Duration = Duration::from_millis(100);
@@ -56,3 +56,5 @@ pub(super) const PING_BUDGET_DEFAULT: Duration = Duration::from_secs(5);
 pub(super) const REPAIR_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 pub(super) const SHED_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 pub(super) const HOLD_DEFAULT: Duration = Duration::from_secs(60);
+/// Enough for a clock's and a thread's unevenness; a second's excess stays below one percent.
+pub(super) const LIMIT_BURST_DEFAULT: Duration = Duration::from_millis(5);

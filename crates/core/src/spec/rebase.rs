@@ -168,6 +168,7 @@ impl Rows {
             targets: in_rows(spec.targets, &self.targets),
             paths: in_rows(spec.paths, &self.paths),
             units: in_rows(spec.units, &self.units),
+            groups: spec.groups,
             vms: in_rows(spec.vms, &self.vms),
             disks: in_rows(spec.disks, &self.disks),
         }

@@ -1,6 +1,6 @@
 //! The shapes of a [`Spec`]. Built only by the parser, so that holding one is proof that it is consistent.
 
-use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId};
+use crate::ids::{DiskId, GroupId, PathId, TargetId, UnitId, VmId};
 use crate::time::Duration;
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,6 +13,7 @@ pub struct Spec {
     pub targets: Vec<TargetSpec>,
     pub paths: Vec<PathSpec>,
     pub units: Vec<UnitSpec>,
+    pub groups: Vec<GroupSpec>,
     pub vms: Vec<VmSpec>,
     pub disks: Vec<DiskSpec>,
 }
@@ -33,6 +34,30 @@ pub struct HostSpec {
     pub run_dir: PathBuf,
     /// Data-plane threads, 1 to 64. VMs are spread over them: see [`crate::spread`]. Default 1.
     pub workers: u16,
+    pub scheduler: SchedulerKind,
+}
+
+/// Whether VMs' allocations and paths' windows hold requests back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SchedulerKind {
+    /// Reservations, limits, shares and windows.
+    Vmpath,
+    /// Every request goes at once, if there is a path. For comparison.
+    None,
+}
+
+/// The rule by which a target's path is chosen among those of the best rank (health, access state, preference).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathSelector {
+    /// In turn.
+    RoundRobin,
+    /// The fewest requests pending.
+    QueueLength,
+    /// The lowest `(pending + this) / rate`, whoever asks.
+    ServiceTime,
+    /// The lowest expected completion time, with the VM's priority in it: headroom for higher ones, and lower ones first on
+    /// paths of a worse rank.
+    Vmpath,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +74,7 @@ pub struct TargetSpec {
     /// Connections per path and unit, if the export allows several. Default 1: requests then go out, and replies come in, many at
     /// a time, and a disk costs half as much at rest.
     pub connections: u8,
+    pub path_selector: PathSelector,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -58,8 +84,9 @@ pub struct PathSpec {
     pub url: PathUrl,
     pub capacity: Option<ByteRate>,
     pub access: Access,
-    /// Bytes in flight that this host allows itself on the path. Default: 20 ms of `capacity`, else 4 MiB.
-    pub window_bytes: u64,
+    /// The most bytes in flight that this host ever allows itself on the path; its window is steered below that. Default:
+    /// 200 ms of `capacity`, else 64 MiB.
+    pub window_max: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,6 +120,10 @@ pub struct VmSpec {
     pub reservation: Option<ByteRate>,
     pub limit: Option<ByteRate>,
     pub limit_iops: Option<u64>,
+    /// How far ahead of its limits it may be, as time at the limit's rate. Default 5 ms.
+    pub limit_burst: Duration,
+    /// Whose allocation it shares.
+    pub group: Option<GroupId>,
     /// QEMU's QMP socket. Without it the VM is unmanaged: its I/O is served, it cannot be suspended.
     pub qmp: Option<PathBuf>,
     pub on_path_loss: OnPathLoss,
@@ -104,6 +135,19 @@ pub struct VmSpec {
     /// Paths that this VM must not use.
     pub avoid_paths: Vec<PathId>,
     pub presence: Presence,
+}
+
+/// Several VMs under one allocation: against others they compete as one, with these numbers; among themselves by their own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupSpec {
+    pub name: String,
+    /// Default 1000.
+    pub shares: u32,
+    /// For all members together; a member's own reservation is part of it.
+    pub reservation: Option<ByteRate>,
+    pub limit: Option<ByteRate>,
+    pub limit_iops: Option<u64>,
+    pub limit_burst: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,6 +260,15 @@ pub enum ShedWhen {
     Reserved,
 }
 
+impl PathSpec {
+    /// The window before anything is known of the path's latency: 20 ms of `capacity`, else 4 MiB.
+    #[must_use]
+    pub fn window_start(&self) -> u64 {
+        let start = self.capacity.map_or(4 << 20, |ByteRate(rate)| rate / 50);
+        start.clamp(64 << 10, self.window_max.max(64 << 10)).min(self.window_max)
+    }
+}
+
 impl Spec {
     #[must_use]
     pub fn target(&self, id: TargetId) -> &TargetSpec {
@@ -235,6 +288,11 @@ impl Spec {
     #[must_use]
     pub fn vm(&self, id: VmId) -> &VmSpec {
         &self.vms[id.index()]
+    }
+
+    #[must_use]
+    pub fn group(&self, id: GroupId) -> &GroupSpec {
+        &self.groups[id.index()]
     }
 
     #[must_use]

@@ -85,7 +85,7 @@ impl Shown<'_> {
             capacity_bytes_per_second: spec.capacity.map(|rate| rate.0),
             pending_requests: load.pending_requests,
             pending_bytes: load.pending_bytes,
-            window_bytes: if worker.is_some() { load.window_bytes } else { spec.window_bytes },
+            window_bytes: if worker.is_some() { load.window_bytes } else { spec.window_start() },
             connections: load.connections,
             service_time_us: micros(load.service_time),
             rate_bytes_per_second: self.snapshot.rates.paths.get(id.index()).copied().unwrap_or(0),

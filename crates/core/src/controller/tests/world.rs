@@ -14,8 +14,9 @@ use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId, WorkerId};
 use crate::plan::{Gate, RoutePlan};
 use crate::saved::{Before, Saved};
 use crate::spec::{
-    Access, ByteRate, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSpec, PathUrl,
-    Presence, ResumeOn, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
+    Access, ByteRate, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSelector,
+    PathSpec, PathUrl, Presence, ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When,
+    WriteCache,
 };
 use crate::time::{Duration, Instant};
 use std::collections::BTreeMap;
@@ -37,7 +38,9 @@ pub(super) fn spec(vms: &[(&str, u32, u64)]) -> Spec {
             state_dir: "/var/lib/vmpath".into(),
             run_dir: "/run/vmpath".into(),
             workers: 1,
+            scheduler: SchedulerKind::Vmpath,
         },
+        groups: vec![],
         targets: vec![target("san0")],
         paths: vec![path("a"), path("b")],
         units: vec![],
@@ -59,6 +62,7 @@ pub(super) fn target(name: &str) -> TargetSpec {
         repair_after: Duration::from_secs(1),
         write_cache: WriteCache::SurvivesPathLoss,
         connections: 2,
+        path_selector: PathSelector::Vmpath,
     }
 }
 
@@ -69,7 +73,7 @@ pub(super) fn path(name: &str) -> PathSpec {
         url: PathUrl::NbdUnix { socket: format!("/tmp/{name}").into(), export: None },
         capacity: Some(ByteRate(100 * MIB)),
         access: Access::Optimized,
-        window_bytes: 4 * MIB,
+        window_max: 4 * MIB,
     }
 }
 
@@ -82,6 +86,8 @@ pub(super) fn add_vm(spec: &mut Spec, name: &str, priority: u32, reserved: u64) 
         reservation: (reserved > 0).then_some(ByteRate(reserved * MIB)),
         limit: None,
         limit_iops: None,
+        limit_burst: Duration::from_millis(5),
+        group: None,
         qmp: Some(format!("/tmp/{name}.qmp").into()),
         on_path_loss: OnPathLoss::Failover,
         when: When::Always,

@@ -1,7 +1,7 @@
 //! The transition table, written out as it is drawn, and the walks that matter.
 
 use super::*;
-use crate::spec::WriteCache;
+use crate::spec::{PathSelector, WriteCache};
 
 fn rules(failback: Failback) -> TargetSpec {
     TargetSpec {
@@ -12,6 +12,7 @@ fn rules(failback: Failback) -> TargetSpec {
         repair_after: Duration::from_secs(1),
         write_cache: WriteCache::SurvivesPathLoss,
         connections: 2,
+        path_selector: PathSelector::Vmpath,
     }
 }
 

@@ -38,7 +38,7 @@ impl Scene {
             spec.targets[0].write_cache = WriteCache::Volatile;
         }
         for path in &mut spec.paths {
-            path.window_bytes = rng.pick(&[16, 64, 256, 1024]) << 10;
+            path.window_max = rng.pick(&[16, 64, 256, 1024]) << 10;
             path.capacity = rng.percent(50).then_some(ByteRate(100 << 20));
         }
         Self {

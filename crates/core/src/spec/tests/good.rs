@@ -33,7 +33,7 @@ fn defaults_are_filled_in() {
     assert_eq!(target.repair_after, Duration::from_secs(1));
     assert_eq!((target.write_cache, target.connections), (WriteCache::SurvivesPathLoss, 1));
     let path = spec.path(PathId(0));
-    assert_eq!((path.capacity, path.access, path.window_bytes), (None, Access::Optimized, 4 * MIB));
+    assert_eq!((path.capacity, path.access, path.window_max), (None, Access::Optimized, 64 * MIB));
     let unit = spec.unit(UnitId(0));
     assert_eq!((unit.export.as_str(), unit.assume_same), ("root", false));
     let vm = spec.vm(VmId(0));
@@ -64,10 +64,10 @@ fn every_key_is_read() {
     assert_eq!(target.ping_budget, Duration::from_millis(500));
     assert_eq!(target.repair_after, Duration::from_secs(120));
     assert_eq!((target.write_cache, target.connections), (WriteCache::Volatile, 4));
-    assert_eq!(spec.path(PathId(0)).window_bytes, 8 * MIB, "20 ms of 400 MiB/s");
+    assert_eq!(spec.path(PathId(0)).window_max, 80 * MIB, "200 ms of 400 MiB/s");
     let b = spec.path(PathId(1));
     assert_eq!(b.capacity, Some(ByteRate(200_000_000)));
-    assert_eq!((b.access, b.window_bytes), (Access::NonOptimized, 2 * MIB));
+    assert_eq!((b.access, b.window_max), (Access::NonOptimized, 2 * MIB));
     let socket = PathBuf::from("/run/san 1.sock");
     assert_eq!(spec.path(PathId(2)).url, PathUrl::NbdUnix { socket, export: None });
     assert_eq!(spec.path(PathId(3)).url, PathUrl::Block { device: "/dev/sdb".into() });
@@ -138,9 +138,9 @@ fn shares_have_names_and_windows_follow_capacity() {
         let text = small_with("name = \"db1\"", &format!("name = \"db1\"\nshares = {shares}"));
         assert_eq!(good(&text).vm(VmId(0)).shares, expected);
     }
-    for (capacity, expected) in [("1 MiB/s", 64 << 10), ("100 MiB/s", 2 * MIB), ("900 GiB/s", 1 << 30)] {
+    for (capacity, expected) in [("128 KiB/s", 64 << 10), ("100 MiB/s", 20 * MIB), ("900 GiB/s", 1 << 30)] {
         let text = small_with("name = \"a\"", &format!("name = \"a\"\ncapacity = {capacity:?}"));
-        assert_eq!(good(&text).path(PathId(0)).window_bytes, expected);
+        assert_eq!(good(&text).path(PathId(0)).window_max, expected);
     }
 }
 
