@@ -1,7 +1,7 @@
 //! Which worker carries which VM, and what part of each path's window is a worker's own.
 //!
-//! Rule: all that can meet (a VM's disks, VMs that share a unit, directly or through others) is on one worker, so that
-//! shares, limits, quarantines and links are local to it. It depends on the spec alone: a reload, which keeps all rows,
+//! Rule: all that can meet (a VM's disks, VMs that share a unit or a group, directly or through others) is on one worker, so
+//! that shares, limits, quarantines and links are local to it. It depends on the spec alone: a reload, which keeps all rows,
 //! moves nobody. Rejected: moving VMs by their load; their queues, connections and quarantines would have to move too.
 
 use crate::ids::{PathId, VmId, WorkerId};
@@ -11,21 +11,21 @@ use crate::spec::Spec;
 /// path has work while an answer is on its way. Narrow windows that many workers share are overdrawn by it.
 const SHARE_MIN: u64 = 272 << 10;
 
-/// The worker of each VM, by `VmId`. Groups of VMs are dealt out, the largest first, to the worker with the fewest disks.
+/// The worker of each VM, by `VmId`. Clusters of VMs that can meet are dealt out, the largest first, to the worker with the fewest disks.
 #[must_use]
 pub fn spread(spec: &Spec) -> Vec<WorkerId> {
     let leader = leaders(spec);
-    let mut groups: Vec<(usize, VmId)> =
+    let mut clusters: Vec<(usize, VmId)> =
         spec.vm_ids().filter(|vm| leader[vm.index()] == *vm).map(|vm| (0, vm)).collect();
     for disk in &spec.disks {
         let own = leader[disk.vm.index()];
-        let at = groups.binary_search_by_key(&own, |(_, vm)| *vm).expect("a leader leads a group");
-        groups[at].0 += 1;
+        let at = clusters.binary_search_by_key(&own, |(_, vm)| *vm).expect("a leader leads a cluster");
+        clusters[at].0 += 1;
     }
-    groups.sort_by_key(|(disks, vm)| (std::cmp::Reverse(*disks), *vm));
+    clusters.sort_by_key(|(disks, vm)| (std::cmp::Reverse(*disks), *vm));
     let mut loads = vec![0_usize; usize::from(spec.host.workers.max(1))];
     let mut placed = vec![WorkerId(0); spec.vms.len()];
-    for (disks, vm) in groups {
+    for (disks, vm) in clusters {
         let least = (0..loads.len()).min_by_key(|at| loads[*at]).expect("at least one worker");
         loads[least] += disks;
         placed[vm.index()] = WorkerId::at(least);
@@ -33,7 +33,7 @@ pub fn spread(spec: &Spec) -> Vec<WorkerId> {
     spec.vm_ids().map(|vm| placed[leader[vm.index()].index()]).collect()
 }
 
-/// By `VmId`, the first VM of its group.
+/// By `VmId`, the first VM of its cluster.
 fn leaders(spec: &Spec) -> Vec<VmId> {
     fn find(leader: &mut [VmId], vm: VmId) -> VmId {
         let mut at = vm;
@@ -44,11 +44,19 @@ fn leaders(spec: &Spec) -> Vec<VmId> {
         at
     }
     let mut leader: Vec<VmId> = spec.vm_ids().collect();
+    let mut meet = |first: &mut Option<VmId>, vm: VmId| {
+        let (a, b) = (find(&mut leader, *first.get_or_insert(vm)), find(&mut leader, vm));
+        leader[a.max(b).index()] = a.min(b);
+    };
     let mut first_on_unit: Vec<Option<VmId>> = vec![None; spec.units.len()];
     for disk in &spec.disks {
-        let first = *first_on_unit[disk.unit.index()].get_or_insert(disk.vm);
-        let (a, b) = (find(&mut leader, first), find(&mut leader, disk.vm));
-        leader[a.max(b).index()] = a.min(b);
+        meet(&mut first_on_unit[disk.unit.index()], disk.vm);
+    }
+    let mut first_in_group: Vec<Option<VmId>> = vec![None; spec.groups.len()];
+    for vm in spec.vm_ids() {
+        if let Some(group) = spec.vm(vm).group {
+            meet(&mut first_in_group[group.index()], vm);
+        }
     }
     spec.vm_ids().map(|vm| find(&mut leader, vm)).collect()
 }
@@ -93,7 +101,8 @@ fn share(window: u64, users: u64, worker: WorkerId) -> Share {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::UnitId;
+    use crate::ids::{GroupId, UnitId};
+    use crate::spec::GroupSpec;
     use crate::testing::{spec, vm};
     use proptest::prelude::*;
 
@@ -128,6 +137,28 @@ mod tests {
         }
         let dealt: Vec<u16> = spread(&chain).into_iter().map(|w| w.0).collect();
         assert_eq!(dealt, [0, 0, 0, 1], "the first and the third meet through the second");
+    }
+
+    #[test]
+    fn a_group_lives_whole_on_one_worker() {
+        let mut spec = host(2, &[0, 1, 2, 3]);
+        let group = |name: &str| GroupSpec {
+            name: name.into(),
+            shares: 1000,
+            reservation: None,
+            limit: None,
+            limit_iops: None,
+            limit_burst: crate::time::Duration::ZERO,
+        };
+        spec.groups = vec![group("g"), group("h"), group("nobody")];
+        for (vm, of) in [(1, 0), (3, 0), (0, 1)] {
+            spec.vms[vm].group = Some(GroupId(of));
+        }
+        let dealt: Vec<u16> = spread(&spec).into_iter().map(|w| w.0).collect();
+        assert_eq!(dealt, [1, 0, 1, 0], "the larger cluster is dealt first");
+        spec.disks[2].unit = UnitId(3);
+        let dealt: Vec<u16> = spread(&spec).into_iter().map(|w| w.0).collect();
+        assert_eq!(dealt, [1, 0, 0, 0], "who meets a member meets the group");
     }
 
     #[test]

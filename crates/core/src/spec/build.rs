@@ -9,13 +9,14 @@ use super::limits::{
     QUIESCE_DEFAULT, REPAIR_AFTER_DEFAULT, SHARES_NORMAL, SHED_AFTER_DEFAULT, WINDOW_MAX, WINDOW_MIN,
     WINDOW_OF_CAPACITY, WINDOW_WITHOUT_CAPACITY,
 };
-use super::raw::{NamePair, RawConfig, RawDisk, RawHost, RawPath, RawTarget, RawVm};
+use super::raw::{NamePair, RawConfig, RawDisk, RawGroup, RawHost, RawPath, RawTarget, RawVm};
 use super::types::{
-    Access, ByteRate, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSelector,
-    PathSpec, Presence, ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When,
-    WriteCache,
+    Access, ByteRate, DiskSpec, Failback, GroupSpec, HostSpec, NoPathAction, OnNoPath, OnPathLoss,
+    PathSelector, PathSpec, Presence, ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec,
+    When, WriteCache,
 };
-use crate::ids::{TargetId, UnitId, VmId};
+use crate::ids::{PathId, TargetId, UnitId, VmId};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 const STATE_DIR_DEFAULT: &str = "/var/lib/vmpath";
@@ -30,7 +31,7 @@ pub(super) fn spec(config: &RawConfig) -> Spec {
         targets: Vec::new(),
         paths: Vec::new(),
         units: Vec::new(),
-        groups: Vec::new(),
+        groups: config.groups.iter().filter_map(group).collect(),
         vms: Vec::new(),
         disks: Vec::new(),
     };
@@ -68,7 +69,7 @@ fn host(raw: Option<&RawHost>) -> HostSpec {
         state_dir: directory(raw.and_then(|h| h.state_dir.as_ref()), STATE_DIR_DEFAULT),
         run_dir: directory(raw.and_then(|h| h.run_dir.as_ref()), RUN_DIR_DEFAULT),
         workers: raw.and_then(|h| h.workers).unwrap_or(1),
-        scheduler: SchedulerKind::Vmpath,
+        scheduler: raw.and_then(|h| h.scheduler).unwrap_or(SchedulerKind::Vmpath),
     }
 }
 
@@ -81,7 +82,7 @@ fn target(raw: &RawTarget, name: &str) -> TargetSpec {
         repair_after: raw.repair_after.unwrap_or(REPAIR_AFTER_DEFAULT),
         write_cache: raw.write_cache.unwrap_or(WriteCache::SurvivesPathLoss),
         connections: raw.connections.unwrap_or(CONNECTIONS_DEFAULT),
-        path_selector: PathSelector::Vmpath,
+        path_selector: raw.path_selector.unwrap_or(PathSelector::Vmpath),
     }
 }
 
@@ -103,7 +104,6 @@ fn window(capacity: Option<ByteRate>) -> u64 {
 }
 
 fn vm(raw: &RawVm, name: &str, spec: &Spec) -> VmSpec {
-    let avoided = raw.avoid_paths.iter().flat_map(|paths| &paths.it);
     let hold_then_suspend = || OnNoPath { hold: HOLD_DEFAULT, then: vec![NoPathAction::Suspend] };
     VmSpec {
         name: name.to_owned(),
@@ -112,8 +112,8 @@ fn vm(raw: &RawVm, name: &str, spec: &Spec) -> VmSpec {
         reservation: raw.reservation.as_ref().map(|r| r.it),
         limit: raw.limit.as_ref().map(|l| l.it),
         limit_iops: raw.limit_iops,
-        limit_burst: LIMIT_BURST_DEFAULT,
-        group: None,
+        limit_burst: raw.limit_burst.as_ref().map_or(LIMIT_BURST_DEFAULT, |b| b.it),
+        group: raw.group.as_ref().and_then(|g| spec.group_by_name(&g.it)),
         qmp: raw.qmp.as_ref().map(|q| q.it.clone()),
         on_path_loss: raw.on_path_loss.as_ref().map_or(OnPathLoss::Failover, |l| l.it),
         when: raw.when.as_ref().map_or(When::Always, |w| w.it),
@@ -121,9 +121,33 @@ fn vm(raw: &RawVm, name: &str, spec: &Spec) -> VmSpec {
         may_suspend: raw.may_suspend.as_ref().is_some_and(|m| m.it),
         may_migrate: raw.may_migrate.as_ref().is_none_or(|m| m.it),
         resume: raw.resume.unwrap_or(ResumeOn::Repair),
-        avoid_paths: avoided.filter_map(|p| spec.path_by_name(&p.it.to_string())).collect(),
+        avoid_paths: avoided(raw, spec),
         presence: Presence::Present,
     }
+}
+
+/// Of the targets that its disks use.
+fn avoided(raw: &RawVm, spec: &Spec) -> Vec<PathId> {
+    if raw.paths.is_none() && raw.avoid.is_none() {
+        return Vec::new();
+    }
+    let used: BTreeSet<TargetId> = raw.targets().filter_map(|name| spec.target_by_name(name)).collect();
+    let avoided = |id: &PathId| {
+        let path = spec.path(*id);
+        used.contains(&path.target) && !raw.may_use(&spec.target(path.target).name, &path.name)
+    };
+    spec.path_ids().filter(avoided).collect()
+}
+
+fn group(raw: &RawGroup) -> Option<GroupSpec> {
+    Some(GroupSpec {
+        name: raw.name.as_ref()?.it.clone(),
+        shares: raw.shares.unwrap_or(SHARES_NORMAL),
+        reservation: raw.reservation.as_ref().map(|r| r.it),
+        limit: raw.limit.as_ref().map(|l| l.it),
+        limit_iops: raw.limit_iops,
+        limit_burst: raw.limit_burst.as_ref().map_or(LIMIT_BURST_DEFAULT, |b| b.it),
+    })
 }
 
 /// Adds a disk and the unit that it is.

@@ -2,13 +2,16 @@
 //!
 //! Invariant: a [`RawConfig`] that passes here, together with [`super::check_places`], makes a consistent spec; each
 //! fault names the other place too. Rejected: trusting the operator with two VMs on one unit; that is how disks die.
-//! It does not know sockets and addresses (see `check_places`), nor anything outside the files.
+//! It does not know sockets and addresses (see `check_places`), affinity and allocations (beside it), nor anything outside the
+//! files.
 
 use super::fault::{At, Place, Problem, Report, did_you_mean, near_or_all};
-use super::limits::{DISKS_MAX, PATHS_MAX, PATHS_PER_TARGET_MAX, TARGETS_MAX, UNIT_OPTIONS_MAX, VMS_MAX};
-use super::quantity::rate_text;
+use super::limits::{
+    DISKS_MAX, GROUPS_MAX, PATHS_MAX, PATHS_PER_TARGET_MAX, TARGETS_MAX, UNIT_OPTIONS_MAX, VMS_MAX,
+};
 use super::raw::{NamePair, RawConfig, RawTarget, RawVm};
-use super::types::{ByteRate, NoPathAction, OnPathLoss, When};
+use super::types::{NoPathAction, OnPathLoss, When};
+use super::{check_affinity, check_allocation};
 use std::collections::BTreeMap;
 
 /// Returns whether the tables are small enough to be compared at all.
@@ -22,11 +25,10 @@ pub(super) fn all(report: &mut Report<'_>, config: &RawConfig) -> bool {
     }
     disks(report, config);
     for vm in &config.vms {
-        avoided_paths(report, config, vm);
-        rates(report, vm);
         abilities(report, vm);
     }
-    reservations_fit(report, config);
+    check_affinity::all(report, config);
+    check_allocation::all(report, config);
     unused_units(report, config);
     true
 }
@@ -52,6 +54,7 @@ fn sizes(report: &mut Report<'_>, config: &RawConfig) -> bool {
     }
     let units = targets.iter().flat_map(|t| t.units.iter().map(|_| t.at));
     bounded("unit", UNIT_OPTIONS_MAX, units.clone().nth(UNIT_OPTIONS_MAX));
+    bounded("group", GROUPS_MAX, config.groups.iter().map(|g| g.at).nth(GROUPS_MAX));
     bounded("VM", VMS_MAX, config.vms.iter().map(|v| v.at).nth(VMS_MAX));
     bounded("disk", DISKS_MAX, config.vms.iter().flat_map(|v| &v.disks).map(|d| d.at).nth(DISKS_MAX));
     fits
@@ -60,6 +63,7 @@ fn sizes(report: &mut Report<'_>, config: &RawConfig) -> bool {
 fn unique_names(report: &mut Report<'_>, config: &RawConfig) {
     unique(report, "target", config.targets.iter().filter_map(|t| t.name.as_ref()));
     unique(report, "vm", config.vms.iter().filter_map(|v| v.name.as_ref()));
+    unique(report, "group", config.groups.iter().filter_map(|g| g.name.as_ref()));
     for target in &config.targets {
         unique(report, "path of this target", target.paths.iter().filter_map(|p| p.name.as_ref()));
         unique(report, "unit of this target", target.units.iter().filter_map(|u| u.name.as_ref()));
@@ -142,7 +146,7 @@ fn one_kind_of_front_end(report: &mut Report<'_>, vm: &RawVm) {
 
 fn unit_exists(report: &mut Report<'_>, config: &RawConfig, unit: &At<NamePair>) {
     let Some(target) = target_named(config, &unit.it.target) else {
-        no_such_target(report, config, unit);
+        no_such_target(report, config, &At { at: unit.at, it: &unit.it.target });
         return;
     };
     let named = || target.units.iter().filter_map(|u| u.name.as_ref()).map(|n| n.it.as_str());
@@ -157,70 +161,13 @@ fn unit_exists(report: &mut Report<'_>, config: &RawConfig, unit: &At<NamePair>)
     report.fault(unit.at, Problem::new(message).hint(hint));
 }
 
-fn no_such_target(report: &mut Report<'_>, config: &RawConfig, pair: &At<NamePair>) {
+pub(super) fn no_such_target(report: &mut Report<'_>, config: &RawConfig, name: &At<&str>) {
     if config.targets.iter().any(|t| t.name.is_none()) {
         return; // that target's name has a fault of its own, and may be the one that is meant
     }
     let known = config.targets.iter().filter_map(|t| t.name.as_ref()).map(|n| n.it.as_str());
-    let problem = Problem::new(format!("no target is named {:?}", pair.it.target));
-    report.fault(pair.at, problem.maybe_hint(near_or_all(&pair.it.target, known)));
-}
-
-fn avoided_paths(report: &mut Report<'_>, config: &RawConfig, vm: &RawVm) {
-    let Some(avoided) = &vm.avoid_paths else { return };
-    let mut seen: Vec<&NamePair> = Vec::new();
-    for path in &avoided.it {
-        if seen.contains(&&path.it) {
-            report.fault(path.at, Problem::new(format!("avoid_paths: {} stands there twice", path.it)));
-        }
-        seen.push(&path.it);
-        path_exists(report, config, path);
-        let used = vm.disks.iter().any(|d| d.unit.as_ref().is_none_or(|u| u.it.target == path.it.target));
-        if !used {
-            let message = format!("vm {} has no disk on {}: this has no effect", vm.label(), path.it.target);
-            report.warn(path.at, Problem::new(message));
-        }
-    }
-    for disk in &vm.disks {
-        let Some(target) = disk.unit.as_ref().and_then(|u| target_named(config, &u.it.target)) else {
-            continue;
-        };
-        let is_avoided =
-            |name: &str| avoided.it.iter().any(|p| p.it.target == target.label() && p.it.name == name);
-        let all = target.paths.iter().all(|p| p.name.as_ref().is_some_and(|n| is_avoided(&n.it)));
-        if all && !target.paths.is_empty() {
-            let disk = disk.name.as_ref().map_or("?", |n| n.it.as_str());
-            let message = format!(
-                "avoid_paths: this leaves disk {disk} without a path: all of {} are in it",
-                target.label()
-            );
-            report.fault(avoided.at, Problem::new(message));
-        }
-    }
-}
-
-fn path_exists(report: &mut Report<'_>, config: &RawConfig, path: &At<NamePair>) {
-    let Some(target) = target_named(config, &path.it.target) else {
-        no_such_target(report, config, path);
-        return;
-    };
-    let named = || target.paths.iter().filter_map(|p| p.name.as_ref()).map(|n| n.it.as_str());
-    let all_named = target.paths.iter().all(|p| p.name.is_some());
-    if all_named && !named().any(|name| name == path.it.name) {
-        let message = format!("target {} has no path named {:?}", path.it.target, path.it.name);
-        report.fault(path.at, Problem::new(message).maybe_hint(near_or_all(&path.it.name, named())));
-    }
-}
-
-fn rates(report: &mut Report<'_>, vm: &RawVm) {
-    if let (Some(reservation), Some(limit)) = (&vm.reservation, &vm.limit)
-        && reservation.it > limit.it
-    {
-        let (floor, ceiling) = (rate_text(reservation.it), rate_text(limit.it));
-        let place = report.refer(limit.at, reservation.at);
-        let message = format!("reservation: {floor} is above the limit of {ceiling} at {place}");
-        report.fault(reservation.at, Problem::new(message));
-    }
+    let problem = Problem::new(format!("no target is named {:?}", name.it));
+    report.fault(name.at, problem.maybe_hint(near_or_all(name.it, known)));
 }
 
 /// Policies that the VM or this version cannot carry out. They are no faults: the VM's data is safe either way.
@@ -257,35 +204,6 @@ fn abilities(report: &mut Report<'_>, vm: &RawVm) {
     if let Some(when) = vm.when.as_ref().filter(|when| when.it == When::Outranked && only_failover) {
         let message = "when: on_path_loss is \"failover\", which needs no condition: this has no effect";
         report.warn(when.at, Problem::new(message));
-    }
-}
-
-/// Whether the promises can be kept at least while every path is up.
-fn reservations_fit(report: &mut Report<'_>, config: &RawConfig) {
-    for target in &config.targets {
-        let capacity: Option<u64> =
-            target.paths.iter().map(|p| p.capacity.map(|c| c.0)).try_fold(0_u64, |sum, c| Some(sum + c?));
-        let Some(capacity) = capacity.filter(|c| *c > 0) else { continue };
-        let uses_only = |vm: &&RawVm| {
-            let on_target = |unit: &At<NamePair>| unit.it.target == target.label();
-            !vm.disks.is_empty() && vm.disks.iter().all(|d| d.unit.as_ref().is_some_and(on_target))
-        };
-        let reserved: u64 = config
-            .vms
-            .iter()
-            .filter(uses_only)
-            .filter_map(|vm| vm.reservation.as_ref())
-            .map(|r| r.it.0)
-            .sum();
-        if reserved > capacity {
-            let (reserved, capacity) = (rate_text(ByteRate(reserved)), rate_text(ByteRate(capacity)));
-            let message = format!(
-                "reservations of {reserved} lie on target {}, and all its paths together carry {capacity}",
-                target.label()
-            );
-            report
-                .warn(target.at, Problem::new(message).hint("even with every path up some VM goes without"));
-        }
     }
 }
 

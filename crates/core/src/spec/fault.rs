@@ -157,6 +157,10 @@ impl<'a> Report<'a> {
         self.lose_structure(from.source);
     }
 
+    pub(super) fn is_good(&self) -> bool {
+        self.faults.is_empty()
+    }
+
     /// Whether what is missing is really missing, so that one table can be compared with another.
     pub(super) fn knows_structure(&self) -> bool {
         !self.structure_lost.contains(&true)

@@ -14,6 +14,8 @@ pub const PATHS_PER_TARGET_MAX: usize = 32;
 /// Every unit has one disk and one front end with threads and buffers of its own.
 pub const DISKS_MAX: usize = 4096;
 pub const VMS_MAX: usize = 1024;
+/// A group without members does nothing, so there are never more of use.
+pub const GROUPS_MAX: usize = VMS_MAX;
 /// Options of units that no disk uses count too.
 pub(super) const UNIT_OPTIONS_MAX: usize = 4096;
 
@@ -58,3 +60,5 @@ pub(super) const SHED_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 pub(super) const HOLD_DEFAULT: Duration = Duration::from_secs(60);
 /// Enough for a clock's and a thread's unevenness; a second's excess stays below one percent.
 pub(super) const LIMIT_BURST_DEFAULT: Duration = Duration::from_millis(5);
+/// A longer one is no limit any more, but a credit.
+pub(super) const LIMIT_BURST_MAX: Duration = Duration::from_secs(10);

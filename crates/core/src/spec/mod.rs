@@ -5,6 +5,9 @@
 
 mod build;
 mod check;
+mod check_affinity;
+mod check_allocation;
+mod check_capacity;
 mod check_places;
 mod fault;
 mod limits;
@@ -22,7 +25,7 @@ mod words;
 mod tests;
 
 pub use fault::{Fault, Problem, Source};
-pub use limits::{DISKS_MAX, PATHS_MAX, PATHS_PER_TARGET_MAX, TARGETS_MAX, VMS_MAX};
+pub use limits::{DISKS_MAX, GROUPS_MAX, PATHS_MAX, PATHS_PER_TARGET_MAX, TARGETS_MAX, VMS_MAX};
 pub use quantity::{duration_text, parse_duration, parse_rate, parse_size, rate_text, size_text};
 pub use types::*;
 
@@ -60,6 +63,10 @@ pub fn parse(sources: &[Source<'_>]) -> Result<Parsed, Vec<Fault>> {
     if report.knows_structure() && check::all(&mut report, &config) {
         check_places::all(&mut report, &config);
     }
-    let warnings = report.close()?;
-    Ok(Parsed { spec: build::spec(&config), warnings })
+    if !report.is_good() {
+        return Err(report.close().err().unwrap_or_default());
+    }
+    let spec = build::spec(&config);
+    check_capacity::all(&mut report, &config, &spec);
+    Ok(Parsed { spec, warnings: report.close()? })
 }

@@ -6,7 +6,8 @@
 
 use super::fault::{At, Place};
 use super::types::{
-    Access, ByteRate, Failback, OnNoPath, OnPathLoss, PathUrl, ResumeOn, ShedWhen, When, WriteCache,
+    Access, ByteRate, Failback, OnNoPath, OnPathLoss, PathSelector, PathUrl, ResumeOn, SchedulerKind,
+    ShedWhen, When, WriteCache,
 };
 use crate::time::Duration;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 pub(super) struct RawConfig {
     pub(super) host: Option<RawHost>,
     pub(super) targets: Vec<RawTarget>,
+    pub(super) groups: Vec<RawGroup>,
     pub(super) vms: Vec<RawVm>,
 }
 
@@ -29,6 +31,7 @@ pub(super) struct RawHost {
     pub(super) state_dir: Option<PathBuf>,
     pub(super) run_dir: Option<PathBuf>,
     pub(super) workers: Option<u16>,
+    pub(super) scheduler: Option<SchedulerKind>,
 }
 
 pub(super) struct RawTarget {
@@ -40,6 +43,7 @@ pub(super) struct RawTarget {
     pub(super) repair_after: Option<Duration>,
     pub(super) write_cache: Option<WriteCache>,
     pub(super) connections: Option<u8>,
+    pub(super) path_selector: Option<PathSelector>,
     pub(super) paths: Vec<RawPath>,
     /// Options of units, and the only units if there are any.
     pub(super) units: Vec<RawUnit>,
@@ -60,6 +64,16 @@ pub(super) struct RawUnit {
     pub(super) assume_same: Option<bool>,
 }
 
+pub(super) struct RawGroup {
+    pub(super) at: Place,
+    pub(super) name: Option<At<String>>,
+    pub(super) shares: Option<u32>,
+    pub(super) reservation: Option<At<ByteRate>>,
+    pub(super) limit: Option<At<ByteRate>>,
+    pub(super) limit_iops: Option<u64>,
+    pub(super) limit_burst: Option<At<Duration>>,
+}
+
 pub(super) struct RawVm {
     pub(super) at: Place,
     pub(super) name: Option<At<String>>,
@@ -68,6 +82,8 @@ pub(super) struct RawVm {
     pub(super) reservation: Option<At<ByteRate>>,
     pub(super) limit: Option<At<ByteRate>>,
     pub(super) limit_iops: Option<u64>,
+    pub(super) limit_burst: Option<At<Duration>>,
+    pub(super) group: Option<At<String>>,
     pub(super) qmp: Option<At<PathBuf>>,
     pub(super) on_path_loss: Option<At<OnPathLoss>>,
     pub(super) when: Option<At<When>>,
@@ -75,7 +91,10 @@ pub(super) struct RawVm {
     pub(super) may_suspend: Option<At<bool>>,
     pub(super) may_migrate: Option<At<bool>>,
     pub(super) resume: Option<ResumeOn>,
-    pub(super) avoid_paths: Option<At<Vec<At<NamePair>>>>,
+    /// Only these. None: all.
+    pub(super) paths: Option<PathList>,
+    /// Not these.
+    pub(super) avoid: Option<PathList>,
     pub(super) disks: Vec<RawDisk>,
 }
 
@@ -90,6 +109,15 @@ pub(super) struct RawDisk {
     pub(super) read_only: Option<bool>,
 }
 
+pub(super) type PathList = At<Vec<At<PathWord>>>;
+
+/// `NAME`, the path of that name of each target that the VM's disks use; or `TARGET/NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PathWord {
+    pub(super) target: Option<String>,
+    pub(super) name: String,
+}
+
 /// `TARGET/NAME`, a path or a unit.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct NamePair {
@@ -97,7 +125,30 @@ pub(super) struct NamePair {
     pub(super) name: String,
 }
 
+impl RawGroup {
+    pub(super) fn label(&self) -> &str {
+        self.name.as_ref().map_or("?", |n| n.it.as_str())
+    }
+}
+
+impl PathWord {
+    pub(super) fn means(&self, target: &str, path: &str) -> bool {
+        self.name == path && self.target.as_ref().is_none_or(|t| t == target)
+    }
+}
+
 impl RawVm {
+    /// The VM's affinity: `avoid` takes away from `paths`.
+    pub(super) fn may_use(&self, target: &str, path: &str) -> bool {
+        let named = |list: &PathList| list.it.iter().any(|word| word.it.means(target, path));
+        self.paths.as_ref().is_none_or(named) && !self.avoid.as_ref().is_some_and(named)
+    }
+
+    /// The targets of its disks, as far as they are named; some twice.
+    pub(super) fn targets(&self) -> impl Iterator<Item = &str> + Clone {
+        self.disks.iter().filter_map(|d| d.unit.as_ref()).map(|u| u.it.target.as_str())
+    }
+
     pub(super) fn label(&self) -> &str {
         self.name.as_ref().map_or("?", |n| n.it.as_str())
     }
@@ -112,5 +163,14 @@ impl RawTarget {
 impl std::fmt::Display for NamePair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.target, self.name)
+    }
+}
+
+impl std::fmt::Display for PathWord {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.target {
+            Some(target) => write!(f, "{target}/{}", self.name),
+            None => f.write_str(&self.name),
+        }
     }
 }

@@ -6,15 +6,20 @@
 
 use super::fault::{At, Problem, Report, shown};
 use super::limits::{
-    CONNECTIONS_MAX, IOPS_MAX, LIMIT_MIN, PATHS_MAX, PATIENCE_MAX, PRIORITY_MAX, QUEUES_MAX, RATE_MAX,
-    REACTION_MAX, REACTION_MIN, SHARES_HIGH, SHARES_LOW, SHARES_MAX, SHARES_NORMAL, WINDOW_MAX, WINDOW_MIN,
-    WORKERS_MAX,
+    CONNECTIONS_MAX, IOPS_MAX, LIMIT_BURST_MAX, LIMIT_MIN, PATHS_MAX, PATIENCE_MAX, PRIORITY_MAX, QUEUES_MAX,
+    RATE_MAX, REACTION_MAX, REACTION_MIN, SHARES_HIGH, SHARES_LOW, SHARES_MAX, SHARES_NORMAL, WINDOW_MAX,
+    WINDOW_MIN, WORKERS_MAX,
 };
 use super::quantity::{parse_rate, parse_size, rate_text, size_text};
-use super::raw::{NamePair, RawConfig, RawDisk, RawHost, RawPath, RawTarget, RawUnit, RawVm};
+use super::raw::{
+    NamePair, PathList, PathWord, RawConfig, RawDisk, RawGroup, RawHost, RawPath, RawTarget, RawUnit, RawVm,
+};
 use super::table::{Found, Table, in_key, one_of};
-use super::types::{Access, ByteRate, OnPathLoss, ResumeOn, ShedWhen, When, WriteCache};
+use super::types::{
+    Access, ByteRate, OnPathLoss, PathSelector, ResumeOn, SchedulerKind, ShedWhen, When, WriteCache,
+};
 use super::{url, words};
+use crate::time::Duration;
 use std::net::{Ipv4Addr, SocketAddr};
 
 /// Adds what one source says.
@@ -22,6 +27,7 @@ pub(super) fn source(report: &mut Report<'_>, root: &Found<'_>, config: &mut Raw
     let mut table = Table::new(report, "the file", root);
     let host = table.table("host");
     let targets = table.tables("target", "[[target]]");
+    let groups = table.tables("group", "[[group]]");
     let vms = table.tables("vm", "[[vm]]");
     table.finish();
     if let Some(found) = host {
@@ -36,10 +42,13 @@ pub(super) fn source(report: &mut Report<'_>, root: &Found<'_>, config: &mut Raw
         }
     }
     config.targets.extend(targets.iter().map(|found| target(report, found)));
+    config.groups.extend(groups.iter().map(|found| group(report, found)));
     config.vms.extend(vms.iter().map(|found| vm(report, found)));
 }
 
 fn host(report: &mut Report<'_>, found: &Found<'_>) -> RawHost {
+    const SCHEDULERS: [(&str, SchedulerKind); 2] =
+        [("vmpath", SchedulerKind::Vmpath), ("none", SchedulerKind::None)];
     let mut t = Table::new(report, "[host]", found);
     let host = RawHost {
         at: found.at,
@@ -55,6 +64,7 @@ fn host(report: &mut Report<'_>, found: &Found<'_>) -> RawHost {
         state_dir: plain(t.parsed("state_dir", url::absolute_path)),
         run_dir: plain(t.parsed("run_dir", url::absolute_path)),
         workers: plain(t.integer("workers", 1..=WORKERS_MAX)).and_then(|n| u16::try_from(n).ok()),
+        scheduler: plain(t.word("scheduler", &SCHEDULERS)),
     };
     t.finish();
     host
@@ -63,6 +73,12 @@ fn host(report: &mut Report<'_>, found: &Found<'_>) -> RawHost {
 fn target(report: &mut Report<'_>, found: &Found<'_>) -> RawTarget {
     const CACHES: [(&str, WriteCache); 2] =
         [("survives-path-loss", WriteCache::SurvivesPathLoss), ("volatile", WriteCache::Volatile)];
+    const SELECTORS: [(&str, PathSelector); 4] = [
+        ("vmpath", PathSelector::Vmpath),
+        ("round-robin", PathSelector::RoundRobin),
+        ("queue-length", PathSelector::QueueLength),
+        ("service-time", PathSelector::ServiceTime),
+    ];
     let reaction = |s: &str| words::duration_within(s, REACTION_MIN, REACTION_MAX);
     let mut t = Table::new(report, "[[target]]", found);
     t.require("name", "write name = \"san0\"");
@@ -77,6 +93,7 @@ fn target(report: &mut Report<'_>, found: &Found<'_>) -> RawTarget {
         ),
         write_cache: plain(t.word("write_cache", &CACHES)),
         connections: plain(t.integer("connections", 1..=CONNECTIONS_MAX)).and_then(|n| u8::try_from(n).ok()),
+        path_selector: plain(t.word("path_selector", &SELECTORS)),
         paths: Vec::new(),
         units: Vec::new(),
     };
@@ -118,6 +135,22 @@ fn unit(report: &mut Report<'_>, found: &Found<'_>) -> RawUnit {
     unit
 }
 
+fn group(report: &mut Report<'_>, found: &Found<'_>) -> RawGroup {
+    let mut t = Table::new(report, "[[group]]", found);
+    t.require("name", "write name = \"gold\"");
+    let group = RawGroup {
+        at: found.at,
+        name: t.parsed("name", words::name),
+        shares: plain(t.number_or_text("shares", shares_number, shares_word)),
+        reservation: t.quantity("reservation", rate),
+        limit: t.quantity("limit", limit),
+        limit_iops: plain(t.integer("limit_iops", 1..=IOPS_MAX)),
+        limit_burst: t.quantity("limit_burst", limit_burst),
+    };
+    t.finish();
+    group
+}
+
 fn vm(report: &mut Report<'_>, found: &Found<'_>) -> RawVm {
     const LOSS: [(&str, OnPathLoss); 5] = [
         ("failover", OnPathLoss::Failover),
@@ -129,7 +162,8 @@ fn vm(report: &mut Report<'_>, found: &Found<'_>) -> RawVm {
     let mut t = Table::new(report, "[[vm]]", found);
     t.require("name", "write name = \"db1\"");
     t.not_yet("libvirt", "use qmp = \"/PATH\", the socket of QEMU's -qmp option");
-    let avoid_paths = avoid_paths(&mut t);
+    t.renamed("avoid_paths", "write avoid = […], with \"NAME\" or \"TARGET/NAME\"");
+    let (paths, avoid) = (path_list(&mut t, "paths"), path_list(&mut t, "avoid"));
     let mut vm = RawVm {
         at: found.at,
         name: t.parsed("name", words::name),
@@ -138,6 +172,8 @@ fn vm(report: &mut Report<'_>, found: &Found<'_>) -> RawVm {
         reservation: t.quantity("reservation", rate),
         limit: t.quantity("limit", limit),
         limit_iops: plain(t.integer("limit_iops", 1..=IOPS_MAX)),
+        limit_burst: t.quantity("limit_burst", limit_burst),
+        group: t.parsed("group", words::name),
         qmp: t.parsed("qmp", url::socket_path),
         on_path_loss: t.word("on_path_loss", &LOSS),
         when: t.word("when", &[("always", When::Always), ("outranked", When::Outranked)]),
@@ -145,7 +181,8 @@ fn vm(report: &mut Report<'_>, found: &Found<'_>) -> RawVm {
         may_suspend: t.flag("may_suspend"),
         may_migrate: t.flag("may_migrate"),
         resume: plain(t.word("resume", &[("repair", ResumeOn::Repair), ("failback", ResumeOn::Failback)])),
-        avoid_paths,
+        paths,
+        avoid,
         disks: Vec::new(),
     };
     let disks = t.tables("disk", "[[vm.disk]]");
@@ -154,21 +191,22 @@ fn vm(report: &mut Report<'_>, found: &Found<'_>) -> RawVm {
     vm
 }
 
-fn avoid_paths(t: &mut Table<'_, '_, '_>) -> Option<At<Vec<At<NamePair>>>> {
-    let texts = t.texts("avoid_paths")?;
+/// Nothing if one of the words is wrong: what is left of the list would mean something else.
+fn path_list(t: &mut Table<'_, '_, '_>, key: &'static str) -> Option<PathList> {
+    let texts = t.texts(key)?;
     if texts.it.len() > PATHS_MAX {
-        let message = format!("avoid_paths: there are at most {PATHS_MAX} paths");
+        let message = format!("{key}: there are at most {PATHS_MAX} paths");
         t.report.value_fault(texts.at, Problem::new(message));
         return None;
     }
-    let mut paths = Vec::new();
+    let (mut words, given) = (Vec::new(), texts.it.len());
     for text in texts.it {
-        match pair(&text.it) {
-            Ok(it) => paths.push(At { at: text.at, it }),
-            Err(problem) => t.report.value_fault(text.at, in_key("avoid_paths", problem)),
+        match words::path_word(&text.it) {
+            Ok((target, name)) => words.push(At { at: text.at, it: PathWord { target, name } }),
+            Err(problem) => t.report.value_fault(text.at, in_key(key, problem)),
         }
     }
-    Some(At { at: texts.at, it: paths })
+    (words.len() == given).then_some(At { at: texts.at, it: words })
 }
 
 fn disk(report: &mut Report<'_>, found: &Found<'_>) -> RawDisk {
@@ -224,6 +262,10 @@ fn limit(text: &str) -> Result<ByteRate, Problem> {
         return Err(Problem::new(message).hint(format!("the least is {least}")));
     }
     Ok(limit)
+}
+
+fn limit_burst(text: &str) -> Result<Duration, Problem> {
+    words::duration_within(text, Duration::ZERO, LIMIT_BURST_MAX)
 }
 
 fn window(text: &str) -> Result<u64, Problem> {

@@ -5,8 +5,8 @@
 //! leaving. Rejected: freeing rows at run time; every owner of a table would have to agree on when a row is gone.
 //! It does not know what anybody does with the settings that changed, nor who still uses what is leaving.
 
-use super::types::{DiskSpec, PathUrl, Presence, Spec, UnitSpec};
-use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId};
+use super::types::{DiskSpec, PathUrl, Presence, Spec, UnitSpec, VmSpec};
+use crate::ids::{DiskId, GroupId, PathId, TargetId, UnitId, VmId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
@@ -19,11 +19,14 @@ impl Spec {
     ///
     /// # Errors
     /// One sentence for each thing that was added, removed or changed and cannot change without a restart.
+    ///
+    /// Groups come and go; their ids are no names for longer than one spec.
     pub fn rebase(mut self, running: &Self) -> Result<Self, Vec<String>> {
         let mut refusals = Vec::new();
         same_things(&self, running, &mut refusals);
         changed_disks(&self, running, &mut refusals);
         self.keep_leaving(running);
+        self.order_groups(running);
         let Some(rebased) = Rows::between(&self, running).map(|rows| rows.apply(self)) else {
             return Err(refusals);
         };
@@ -48,6 +51,7 @@ impl Spec {
             vm.presence = Presence::Leaving;
             let avoided = gone.avoid_paths.iter();
             vm.avoid_paths = avoided.filter_map(|p| self.path_by_name(&running.path_name(*p))).collect();
+            vm.group = gone.group.and_then(|group| self.group_by_name(&running.group(group).name));
             self.vms.push(vm);
         }
         let names: BTreeSet<String> = self.disk_names().into_iter().collect();
@@ -55,8 +59,39 @@ impl Spec {
             let gone = running.disk(id);
             let Some(vm) = self.vm_by_name(&running.vm(gone.vm).name) else { continue };
             let Some(unit) = self.keep_unit(running, gone.unit) else { continue };
+            self.keep_affinity(running, gone, (vm, self.unit(unit).target));
             self.disks.push(DiskSpec { vm, unit, presence: Presence::Leaving, ..gone.clone() });
         }
+    }
+
+    /// The VM's affinity on a target on which only disks that leave are: what the files say of it, if anything, was not said
+    /// with those disks in mind, and might leave them no path.
+    fn keep_affinity(&mut self, running: &Self, gone: &DiskSpec, (vm, target): (VmId, TargetId)) {
+        let present = |disk: &DiskSpec| disk.vm == vm && disk.presence == Presence::Present;
+        if self.disks.iter().any(|disk| present(disk) && self.unit(disk.unit).target == target) {
+            return;
+        }
+        let before = running.vm(gone.vm).avoid_paths.iter();
+        let kept: Vec<PathId> = before
+            .filter_map(|p| self.path_by_name(&running.path_name(*p)))
+            .filter(|p| self.path(*p).target == target)
+            .collect();
+        let mut avoided = std::mem::take(&mut self.vms[vm.index()].avoid_paths);
+        avoided.retain(|p| self.path(*p).target != target);
+        avoided.extend(kept);
+        self.vms[vm.index()].avoid_paths = avoided;
+    }
+
+    /// Groups that stay come first, in the order in which they were: files in another order then make no other spec.
+    fn order_groups(&mut self, running: &Self) {
+        let mut order: Vec<GroupId> = self.group_ids().collect();
+        let before = |id: &GroupId| running.group_by_name(&self.group(*id).name);
+        order.sort_by_key(|id| (before(id).is_none(), before(id)));
+        for group in self.vms.iter_mut().filter_map(|vm| vm.group.as_mut()) {
+            let at = order.iter().position(|id| id == group);
+            *group = GroupId::at(at.expect("every group is in the order"));
+        }
+        self.groups = order.iter().map(|id| self.group(*id).clone()).collect();
     }
 
     fn keep_unit(&mut self, running: &Self, unit: UnitId) -> Option<UnitId> {
@@ -156,8 +191,10 @@ impl Rows {
         for unit in &mut spec.units {
             unit.target = TargetId::at(self.targets[unit.target.index()]);
         }
-        for avoided in spec.vms.iter_mut().flat_map(|vm| &mut vm.avoid_paths) {
-            *avoided = PathId::at(self.paths[avoided.index()]);
+        for vm in &mut spec.vms {
+            let avoided = vm.avoid_paths.iter().map(|path| PathId::at(self.paths[path.index()]));
+            vm.avoid_paths = avoided.collect();
+            vm.avoid_paths.sort_unstable();
         }
         for disk in &mut spec.disks {
             disk.vm = VmId::at(self.vms[disk.vm.index()]);
@@ -228,6 +265,16 @@ fn changed_targets(new: &Spec, running: &Spec, refusals: &mut Vec<String>) {
 fn changed_vms(new: &Spec, running: &Spec, refusals: &mut Vec<String>) {
     for (before, after) in running.vms.iter().zip(&new.vms) {
         fixed(refusals, format_args!("vm {}: qmp", before.name), [&before.qmp, &after.qmp], socket);
+        let group = |spec: &Spec, vm: &VmSpec| {
+            vm.group.map_or_else(|| "none".to_owned(), |group| spec.group(group).name.clone())
+        };
+        let (from, to) = (group(running, before), group(new, after));
+        if from != to && running.host.workers > 1 {
+            refusals.push(format!(
+                "vm {}: group changes from {from} to {to}: with several workers a restart is needed, as it may have to move to another",
+                before.name
+            ));
+        }
     }
     for id in running.disk_ids() {
         let (before, after) = (running.disk(id), new.disk(id));

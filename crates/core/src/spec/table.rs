@@ -19,7 +19,7 @@ pub(super) struct Table<'r, 'a, 'd> {
     header: &'static str,
     entries: &'d DeTable<'d>,
     asked: Vec<&'static str>,
-    /// Keys of a later version: known, but not to be suggested.
+    /// Keys of another version: known, but not to be suggested.
     later: Vec<&'static str>,
 }
 
@@ -131,6 +131,7 @@ impl<'r, 'a, 'd> Table<'r, 'a, 'd> {
         self.checked(key, value.at, read)
     }
 
+    /// Nothing if one of them is no string: what is left of the list would mean something else.
     pub(super) fn texts(&mut self, key: &'static str) -> Option<At<Vec<At<String>>>> {
         let value = self.value(key)?;
         let DeValue::Array(items) = value.it else {
@@ -145,7 +146,7 @@ impl<'r, 'a, 'd> Table<'r, 'a, 'd> {
                 _ => self.wrong_type(key, &found, "a string"),
             }
         }
-        Some(At { at: value.at, it: texts })
+        (texts.len() == items.len()).then_some(At { at: value.at, it: texts })
     }
 
     /// The tables of an array of tables. `header` is how the operator writes it.
@@ -205,6 +206,16 @@ impl<'r, 'a, 'd> Table<'r, 'a, 'd> {
         if self.has(key) {
             let at = self.key_place(key);
             self.report.fault(at, Problem::new(format!("{key} is not available yet")).hint(instead));
+        }
+    }
+
+    /// A key that has another name now: unknown like any other, but with the name that is meant.
+    pub(super) fn renamed(&mut self, key: &'static str, instead: &str) {
+        self.later.push(key);
+        if self.has(key) {
+            let message = format!("{} knows no key {}", self.header, shown(key));
+            let at = self.key_place(key);
+            self.report.fault(at, Problem::new(message).hint(instead));
         }
     }
 

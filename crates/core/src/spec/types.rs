@@ -364,6 +364,20 @@ impl Spec {
         self.vm_ids().find(|id| self.vm(*id).name == name)
     }
 
+    pub fn group_ids(&self) -> impl Iterator<Item = GroupId> + use<> {
+        (0..self.groups.len()).map(GroupId::at)
+    }
+
+    #[must_use]
+    pub fn group_by_name(&self, name: &str) -> Option<GroupId> {
+        self.groups.iter().position(|g| g.name == name).map(GroupId::at)
+    }
+
+    /// The VMs of a group.
+    pub fn members_of(&self, group: GroupId) -> impl Iterator<Item = VmId> + '_ {
+        self.vm_ids().filter(move |vm| self.vm(*vm).group == Some(group))
+    }
+
     #[must_use]
     pub fn target_by_name(&self, name: &str) -> Option<TargetId> {
         self.targets.iter().position(|t| t.name == name).map(TargetId::at)

@@ -37,6 +37,14 @@ pub(super) fn pair(text: &str) -> Result<(String, String), Problem> {
     Ok((self::name(target)?, self::name(name)?))
 }
 
+/// `NAME` or `TARGET/NAME`.
+pub(super) fn path_word(text: &str) -> Result<(Option<String>, String), Problem> {
+    match text.split_once('/') {
+        Some((target, path)) => Ok((Some(name(target)?), name(path)?)),
+        None => Ok((None, name(text)?)),
+    }
+}
+
 pub(super) fn duration_within(text: &str, low: Duration, high: Duration) -> Result<Duration, Problem> {
     let duration = parse_duration(text)?;
     if (low..=high).contains(&duration) {

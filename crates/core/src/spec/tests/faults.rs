@@ -25,6 +25,12 @@ fn targets() {
             ("connections = 17", &["4:15 connections: 17 is not from 1 to 16"]),
             ("connections = 2.5", &["4:15 connections: a whole number is expected, and this is a fraction"]),
             ("connections = '2'", &["4:15 connections: a whole number is expected, and this is a string"]),
+            (
+                "path_selector = 'roundrobin'",
+                &[
+                    "4:17 path_selector: \"roundrobin\" is none of \"vmpath\", \"round-robin\", \"queue-length\", \"service-time\"",
+                ],
+            ),
             ("conections = 2", &["4:1 [[target]] knows no key \"conections\""]),
             (
                 "path = 3",
@@ -108,10 +114,11 @@ fn devices() {
 
 #[test]
 fn hosts() {
-    let cases: [(&str, &[&str]); 4] = [
+    let cases: [(&str, &[&str]); 5] = [
         ("state_dir = 'var'", &["2:13 state_dir: \"var\" is not absolute"]),
         ("run_dir = ''", &["2:11 run_dir: \"\" is not absolute"]),
         ("workers = 0", &["2:11 workers: 0 is not from 1 to 64"]),
+        ("scheduler = 'mclock'", &["2:13 scheduler: \"mclock\" is none of \"vmpath\", \"none\""]),
         ("workers = 65", &["2:11 workers: 65 is not from 1 to 64"]),
     ];
     for (line, expected) in cases {
@@ -205,7 +212,7 @@ fn syntax() {
 /// A bracket that nobody closed swallows what follows. It is one slip, so it is one fault.
 #[test]
 fn an_unclosed_list_is_one_fault() {
-    let text = small_with("name = \"db1\"", "name = \"db1\"\navoid_paths = [\"san0/a\",\nshares = 5");
+    let text = small_with("name = \"db1\"", "name = \"db1\"\navoid = [\"san0/a\",\nshares = 5");
     let faults = parsed(&text).expect_err("unclosed");
     assert_eq!(lines(&faults), ["13:1 this is not TOML: string values must be quoted"]);
     assert_eq!(faults[0].hint.as_deref(), Some("a list begins at line 12: perhaps its ']' is missing"));
@@ -276,7 +283,7 @@ fn faults_name_their_file_and_the_other_one() {
     let expected = [
         "conf.d/a.toml:4:8: another vm is named \"db1\"; first at vmpath.toml line 11",
         "conf.d/b.toml:1:1: [host] may stand only once; first at conf.d/a.toml line 1",
-        "conf.d/b.toml:3:1: [host] knows no key \"x\"\n  help: the keys are admin_group, api_socket, name, run_dir, shed_after, shed_when, state_dir, workers",
+        "conf.d/b.toml:3:1: [host] knows no key \"x\"\n  help: the keys are admin_group, api_socket, name, run_dir, scheduler, shed_after, shed_when, state_dir, workers",
     ];
     assert_eq!(said, expected);
 }

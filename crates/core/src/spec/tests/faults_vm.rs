@@ -70,22 +70,6 @@ fn policies() {
                 &["12:15 may_suspend: true or false is expected, and this is a whole number"],
             ),
             ("resume = 'always'", &["12:10 resume: \"always\" is none of \"repair\", \"failback\""]),
-            (
-                "avoid_paths = 'san0/a'",
-                &["12:15 avoid_paths: a list of strings is expected, and this is a string"],
-            ),
-            (
-                "avoid_paths = ['san0/a', 1]",
-                &["12:26 avoid_paths: a string is expected, and this is a whole number"],
-            ),
-            ("avoid_paths = ['a']", &["12:16 avoid_paths: \"a\" names no target"]),
-            ("avoid_paths = ['san0/c']", &["12:16 target san0 has no path named \"c\""]),
-            ("avoid_paths = ['sna0/a']", &["12:16 no target is named \"sna0\""]),
-            (
-                "avoid_paths = ['san0/a', 'san0/b']",
-                &["12:15 avoid_paths: this leaves disk vda without a path: all of san0 are in it"],
-            ),
-            ("avoid_paths = ['san0/a', 'san0/a']", &["12:26 avoid_paths: san0/a stands there twice"]),
             ("prioriy = 1", &["12:1 [[vm]] knows no key \"prioriy\""]),
             ("'' = 1", &["12:1 [[vm]] knows no key \"\""]),
         ],

@@ -1,9 +1,9 @@
 use super::super::{
-    Access, ByteRate, Failback, NoPathAction, OnPathLoss, PathUrl, ResumeOn, ShedWhen, Source, When,
-    WriteCache, parse,
+    Access, ByteRate, Failback, GroupSpec, NoPathAction, OnPathLoss, PathSelector, PathUrl, ResumeOn,
+    SchedulerKind, ShedWhen, Source, Spec, When, WriteCache, parse,
 };
 use super::{SMALL, good, lines, parsed, small_with};
-use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId};
+use crate::ids::{DiskId, GroupId, PathId, TargetId, UnitId, VmId};
 use crate::time::Duration;
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,7 @@ fn nothing_is_a_configuration() {
     assert_eq!(spec.host.state_dir, Path::new("/var/lib/vmpath"));
     assert_eq!(spec.host.run_dir, Path::new("/run/vmpath"));
     assert_eq!(spec.host.workers, 1);
+    assert_eq!((spec.host.scheduler, spec.groups), (SchedulerKind::Vmpath, vec![]));
 }
 
 #[test]
@@ -32,6 +33,7 @@ fn defaults_are_filled_in() {
     assert_eq!(target.ping_budget, Duration::from_secs(5));
     assert_eq!(target.repair_after, Duration::from_secs(1));
     assert_eq!((target.write_cache, target.connections), (WriteCache::SurvivesPathLoss, 1));
+    assert_eq!(target.path_selector, PathSelector::Vmpath);
     let path = spec.path(PathId(0));
     assert_eq!((path.capacity, path.access, path.window_max), (None, Access::Optimized, 64 * MIB));
     let unit = spec.unit(UnitId(0));
@@ -39,6 +41,7 @@ fn defaults_are_filled_in() {
     let vm = spec.vm(VmId(0));
     assert_eq!((vm.priority, vm.shares), (100, 1000));
     assert_eq!((vm.reservation, vm.limit, vm.limit_iops), (None, None, None));
+    assert_eq!((vm.limit_burst, vm.group, &vm.avoid_paths), (Duration::from_millis(5), None, &vec![]));
     assert_eq!((vm.on_path_loss, vm.when, vm.resume), (OnPathLoss::Failover, When::Always, ResumeOn::Repair));
     assert_eq!(vm.on_no_path.to_string(), "hold 60s, then suspend");
     assert_eq!((vm.may_suspend, vm.may_migrate), (false, true));
@@ -58,7 +61,9 @@ fn every_key_is_read() {
     );
     assert_eq!(spec.host.state_dir, Path::new("/srv/vmpath"));
     assert_eq!((spec.host.run_dir.as_path(), spec.host.workers), (Path::new("/run/vmpath-kvm1"), 4));
+    assert_eq!(spec.host.scheduler, SchedulerKind::None);
     let target = spec.target(TargetId(0));
+    assert_eq!(target.path_selector, PathSelector::QueueLength);
     assert_eq!(target.failback, Failback::After(Duration::from_secs(30)));
     assert_eq!(target.quiesce, Duration::from_secs(10));
     assert_eq!(target.ping_budget, Duration::from_millis(500));
@@ -76,7 +81,8 @@ fn every_key_is_read() {
     let vm = spec.vm(VmId(0));
     assert_eq!((vm.priority, vm.shares), (200, 2000));
     assert_eq!((vm.reservation, vm.limit), (Some(ByteRate(80 * MIB)), Some(ByteRate(400 * MIB))));
-    assert_eq!(vm.limit_iops, Some(20_000));
+    assert_eq!((vm.limit_iops, vm.limit_burst), (Some(20_000), Duration::ZERO));
+    assert_eq!(vm.group, Some(GroupId(0)));
     assert_eq!(vm.qmp.as_deref(), Some(Path::new("/run/vmpath/db1.qmp")));
     assert_eq!(
         (vm.on_path_loss, vm.when, vm.resume),
@@ -85,7 +91,8 @@ fn every_key_is_read() {
     assert_eq!(vm.on_no_path.hold, Duration::from_secs(120));
     assert_eq!(vm.on_no_path.then, [NoPathAction::Suspend, NoPathAction::Fail]);
     assert_eq!((vm.may_suspend, vm.may_migrate), (true, false));
-    assert_eq!(vm.avoid_paths, [PathId(1)]);
+    assert_eq!(vm.avoid_paths, [PathId(1), PathId(3)]);
+    groups_are_read(&spec);
     let tcp: Vec<_> = spec.disks.iter().filter_map(|d| d.nbd_tcp).map(|a| a.to_string()).collect();
     assert_eq!(tcp, ["127.0.0.1:10810", "[::1]:10811"]);
     let (vda, vdc) = (spec.disk(DiskId(0)), spec.disk(DiskId(2)));
@@ -93,6 +100,28 @@ fn every_key_is_read() {
     assert_eq!((vda.queues, vda.read_only), (4, true));
     assert_eq!((vdc.nbd_socket.as_ref(), vdc.nbd_tcp), (None, None), "one front end is enough");
     assert_eq!((vdc.queues, vdc.read_only), (1, false));
+}
+
+fn groups_are_read(spec: &Spec) {
+    let databases = GroupSpec {
+        name: "databases".into(),
+        shares: 3000,
+        reservation: Some(ByteRate(90 * MIB)),
+        limit: Some(ByteRate(500 * MIB)),
+        limit_iops: Some(30_000),
+        limit_burst: Duration::from_millis(20),
+    };
+    let tools = GroupSpec {
+        name: "tools".into(),
+        shares: 500,
+        reservation: None,
+        limit: None,
+        limit_iops: None,
+        limit_burst: Duration::from_millis(5),
+    };
+    assert_eq!(spec.groups, [databases, tools]);
+    assert_eq!(spec.members_of(GroupId(0)).collect::<Vec<_>>(), [VmId(0)]);
+    assert_eq!(spec.members_of(GroupId(1)).count(), 0);
 }
 
 #[test]
@@ -159,6 +188,7 @@ fn warnings() {
         (vm("on_no_path = \"hold 60s, then suspend\""), format!("12:14 {unmanaged}")),
         (vm("on_no_path = \"migrate, then fail\""), format!("12:14 {no_host} does not migrate, the next step comes")),
         (vm("may_suspend = true"), format!("12:15 {unmanaged}")),
+        (vm("limit_burst = \"1s\""), "12:15 limit_burst: there is neither limit nor limit_iops: this has no effect".into()),
         (vm("when = \"outranked\""), "12:8 when: on_path_loss is \"failover\", which needs no condition: this has no effect".into()),
         (small_with("nbd = \"/run/vmpath/db1-vda.sock\"", "nbd_tcp = \"10.0.0.1:10810\""), "15:11 nbd_tcp: NBD on 10.0.0.1:10810 is without TLS: anyone who reaches that address reads and writes this disk".into()),
         (format!("{SMALL}queues = 4"), "16:10 queues: only vhost_user has virtqueues: this has no effect".into()),
@@ -173,15 +203,4 @@ fn warnings() {
     for managed in ["on_path_loss = \"suspend\"", "on_no_path = \"suspend\"", "may_suspend = true"] {
         assert_eq!(lines(&parsed(&vm(&format!("{qmp}{managed}"))).expect("good").warnings), [""; 0]);
     }
-}
-
-#[test]
-fn reservations_above_all_capacity_are_a_warning() {
-    let text = SMALL
-        .replace("name = \"a\"", "name = \"a\"\ncapacity = \"100 MiB/s\"")
-        .replace("name = \"b\"", "name = \"b\"\ncapacity = \"100 MiB/s\"")
-        .replace("name = \"db1\"", "name = \"db1\"\nreservation = \"201 MiB/s\"");
-    let expected =
-        "2:1 reservations of 201 MiB/s lie on target san0, and all its paths together carry 200 MiB/s";
-    assert_eq!(lines(&parsed(&text).expect("good").warnings), [expected]);
 }

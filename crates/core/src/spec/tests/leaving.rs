@@ -2,7 +2,7 @@
 
 use super::super::{ByteRate, Presence, Spec};
 use super::good;
-use crate::ids::{DiskId, VmId};
+use crate::ids::{DiskId, PathId, VmId};
 use proptest::prelude::*;
 
 const TARGETS: &str = "
@@ -40,7 +40,7 @@ fn text(present: &[usize], reservation: u32) -> String {
     });
     for vm in vms {
         text += &format!(
-            "[[vm]]\nname = \"vm{vm}\"\nreservation = \"{reservation} MiB/s\"\navoid_paths = [\"san0/a\"]\n"
+            "[[vm]]\nname = \"vm{vm}\"\nreservation = \"{reservation} MiB/s\"\navoid = [\"san0/a\"]\n"
         );
         for disk in present.iter().filter(|disk| *disk / DISKS_OF_VM == vm) {
             let name = disk % DISKS_OF_VM;
@@ -74,6 +74,21 @@ fn a_disk_that_is_gone_from_the_files_is_leaving_and_keeps_its_row() {
     assert_eq!(spec.unit_name(spec.disk(DiskId(1)).unit), "san1/u1");
     assert_eq!(spec.vm(VmId(0)).presence, Presence::Present);
     assert_eq!(spec.vm(VmId(0)).reservation, Some(ByteRate(7 << 20)), "the VM's settings are the new ones");
+}
+
+/// What the files say of a target without a disk on it was not said with the leaving disk in mind.
+#[test]
+fn a_disk_that_leaves_keeps_the_affinity_it_had() {
+    let running = full();
+    for said in ["paths = [\"san1/a\"]", "avoid = [\"san0/a\", \"san0/b\"]", ""] {
+        let text = text(&[1, 2, 3, 4, 5], 1).replacen("avoid = [\"san0/a\"]", said, 1);
+        let spec = good(&text).rebase(&running).expect("a disk may leave");
+        assert_eq!(leaving(&spec), ["vm0/d0"]);
+        assert_eq!(spec.vm(VmId(0)).avoid_paths, [PathId(0)], "{said}");
+    }
+    let text = text(&[0, 2, 3, 4, 5], 1).replacen("avoid = [\"san0/a\"]", "paths = [\"a\"]", 1);
+    let spec = good(&text).rebase(&running).expect("another disk leaves");
+    assert_eq!(spec.vm(VmId(0)).avoid_paths, [PathId(1)], "where a disk stays the files rule");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What a configuration may say, what is said about a bad one, and what a reload may change.
 
+mod allocation;
 mod faults;
 mod faults_vm;
 mod good;

@@ -1,11 +1,11 @@
-use super::super::{DISKS_MAX, PATHS_MAX, Source, TARGETS_MAX, VMS_MAX, parse};
+use super::super::{DISKS_MAX, GROUPS_MAX, PATHS_MAX, Source, TARGETS_MAX, VMS_MAX, parse};
 use super::{SMALL, parsed};
 use proptest::prelude::*;
 
 const FULL: &str = include_str!("full.toml");
 
 /// Pieces that have a meaning somewhere, put where they have none.
-const PIECES: [&str; 22] = [
+const PIECES: [&str; 25] = [
     "[",
     "]",
     "[[",
@@ -26,6 +26,9 @@ const PIECES: [&str; 22] = [
     "0",
     "-1",
     "[[vm]]",
+    "[[group]]",
+    "group = \"tools\"\n",
+    "avoid = [\"a\"]\n",
     "[host]",
     "name = \"db1\"\n",
 ];
@@ -103,11 +106,18 @@ fn the_largest_configuration_is_read() {
     for target in 0..TARGETS_MAX {
         text += &format!("[[target]]\nname = 't{target}'\n");
         for path in 0..PATHS_MAX / TARGETS_MAX {
-            text += &format!("[[target.path]]\nname = 'p{path}'\nurl = 'nbd://10.{path}.0.{target}:1'\n");
+            text += &format!(
+                "[[target.path]]\nname = 'p{path}'\ncapacity = '1 MiB/s'\nurl = 'nbd://10.{path}.0.{target}:1'\n"
+            );
         }
     }
+    for group in 0..GROUPS_MAX {
+        text += &format!("[[group]]\nname = 'g{group}'\nreservation = '3 MiB/s'\n");
+    }
     for vm in 0..VMS_MAX {
-        text += &format!("[[vm]]\nname = 'v{vm}'\navoid_paths = ['t{}/p0']\n", vm % TARGETS_MAX);
+        let (group, target) = (vm / 2, vm % TARGETS_MAX);
+        text += &format!("[[vm]]\nname = 'v{vm}'\ngroup = 'g{group}'\nreservation = '1 MiB/s'\n");
+        text += &format!("paths = ['p1', 't{target}/p2', 'p3']\navoid = ['t{target}/p3']\n");
         for disk in 0..DISKS_MAX / VMS_MAX {
             let (target, socket) = (vm % TARGETS_MAX, format!("/run/{vm}-{disk}"));
             text += &format!(

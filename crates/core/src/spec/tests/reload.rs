@@ -1,6 +1,7 @@
-use super::super::{ByteRate, Failback};
+use super::super::{ByteRate, Failback, PathSelector, SchedulerKind};
 use super::{good, small_with};
 use crate::ids::{PathId, TargetId, VmId};
+use crate::time::Duration;
 
 const FULL: &str = include_str!("full.toml");
 
@@ -41,7 +42,11 @@ fn settings_may_change() {
         ("access = \"non-optimized\"", "access = \"optimized\""),
         ("priority = 200", "priority = 1"),
         ("reservation = \"80 MiB/s\"", "reservation = \"8 MiB/s\""),
-        ("avoid_paths = [\"san0/b\"]", "avoid_paths = [\"san0/a\"]"),
+        ("paths = [\"san0/a\", \"a\", \"fc0/b\"]\n", ""),
+        ("avoid = [\"san0/b\", \"fc0/a\"]", "avoid = [\"san0/a\"]"),
+        ("path_selector = \"queue-length\"", "path_selector = \"round-robin\""),
+        ("scheduler = \"none\"", ""),
+        ("limit_burst = \"20ms\"", "limit_burst = \"1s\""),
         ("shed_when = \"reserved\"", "shed_when = \"unmet\""),
     ]
     .iter()
@@ -50,6 +55,9 @@ fn settings_may_change() {
     assert_eq!(spec.target(TargetId(0)).failback, Failback::Manual);
     assert_eq!(spec.path(PathId(0)).capacity, Some(ByteRate(100 << 20)));
     assert_eq!(spec.vm(VmId(0)).avoid_paths, [PathId(0)]);
+    assert_eq!(spec.target(TargetId(0)).path_selector, PathSelector::RoundRobin);
+    assert_eq!(spec.host.scheduler, SchedulerKind::Vmpath);
+    assert_eq!(spec.groups[0].limit_burst, Duration::from_secs(1));
     assert_eq!(spec, good(&text));
 }
 
