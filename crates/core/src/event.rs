@@ -3,6 +3,7 @@
 use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId, WorkerId};
 use crate::plan::Health;
 use crate::spec::{Access, Spec};
+use crate::spread::Demand;
 use crate::time::{Duration, Instant};
 use std::fmt;
 use std::sync::Arc;
@@ -145,6 +146,7 @@ pub enum RunState {
 /// What one worker measured since its last report.
 #[derive(Clone, Debug, Default)]
 pub struct LoadReport {
+    pub worker: WorkerId,
     pub interval: Duration,
     /// By `VmId`. Zeros for those that another worker carries.
     pub vms: Vec<VmLoad>,
@@ -174,11 +176,13 @@ pub struct VmLoad {
     pub backlogged: f64,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct PathLoad {
     pub bytes_completed: u64,
     /// Part of the interval (0 to 1) in which the path's window was full.
     pub saturated: f64,
+    /// What the worker's VMs asked of it: from this its window is divided.
+    pub demand: Demand,
 }
 
 /// What an operator may ask for.

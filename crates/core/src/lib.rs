@@ -23,6 +23,7 @@ pub mod spread;
 pub mod time;
 pub mod view;
 pub mod volume;
+pub mod window;
 
 #[cfg(test)]
 mod testing;

@@ -2,10 +2,12 @@
 //!
 //! A worker that still routes by an older plan is harmless: a plan only ranks and forbids. Whether a connection may
 //! carry a request is the worker's own knowledge, and the rules of exactly-once, quarantine and flush are kept by the
-//! router whatever the plan says.
+//! router whatever the plan says. Parts of windows
+//! that are older than another worker's may add up to more than the window for a moment, which costs order and not safety.
 
 use crate::ids::{IncidentId, WorkerId};
 use crate::spec::{Access, Spec};
+use crate::spread::Parts;
 use std::sync::Arc;
 
 #[derive(Clone, Debug)]
@@ -20,6 +22,8 @@ pub struct RoutePlan {
     pub paths: Vec<PathRoute>,
     /// By `VmId`.
     pub vms: Vec<VmRoute>,
+    /// How paths' windows are divided between workers: read by [`crate::spread::part_of`].
+    pub parts: Parts,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,12 +4,16 @@
 //! that shares, limits, quarantines and links are local to it. It depends on the spec alone: a reload, which keeps all rows,
 //! moves nobody. Rejected: moving VMs by their load; their queues, connections and quarantines would have to move too.
 
+mod demand;
+mod divide;
+mod division;
+
+pub use demand::{Asked, Demand};
+pub use divide::{Part, divide};
+pub use division::{Division, Parts, part_of};
+
 use crate::ids::{PathId, VmId, WorkerId};
 use crate::spec::Spec;
-
-/// What a worker gets of a window at least: two of the largest requests that guests usually send (128 KiB), so that the
-/// path has work while an answer is on its way. Narrow windows that many workers share are overdrawn by it.
-const SHARE_MIN: u64 = 272 << 10;
 
 /// The worker of each VM, by `VmId`. Clusters of VMs that can meet are dealt out, the largest first, to the worker with the fewest disks.
 #[must_use]
@@ -61,23 +65,13 @@ fn leaders(spec: &Spec) -> Vec<VmId> {
     spec.vm_ids().map(|vm| find(&mut leader, vm)).collect()
 }
 
-/// A worker's part in one path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Share {
-    /// Bytes in flight; zero if none of the worker's VMs may use the path.
-    pub(crate) window: u64,
-    /// How many workers have a part.
-    pub(crate) parts: u64,
-}
-
-/// By `PathId`.
-pub(crate) fn shares(spec: &Spec, worker: WorkerId) -> Vec<Share> {
+/// By `PathId`, one bit for each worker with a VM that may use it: there are at most 64 workers.
+fn users(spec: &Spec) -> Vec<u64> {
     let placed = spread(spec);
     let mut paths_of: Vec<Vec<PathId>> = vec![Vec::new(); spec.targets.len()];
     for path in spec.path_ids() {
         paths_of[spec.path(path).target.index()].push(path);
     }
-    // One bit for each worker: there are at most 64.
     let mut users = vec![0_u64; spec.paths.len()];
     for disk in &spec.disks {
         let avoided = &spec.vm(disk.vm).avoid_paths;
@@ -87,15 +81,7 @@ pub(crate) fn shares(spec: &Spec, worker: WorkerId) -> Vec<Share> {
             }
         }
     }
-    spec.path_ids().map(|path| share(spec.path(path).window_start(), users[path.index()], worker)).collect()
-}
-
-fn share(window: u64, users: u64, worker: WorkerId) -> Share {
-    let parts = u64::from(users.count_ones());
-    if users >> worker.index() & 1 == 0 {
-        return Share { window: 0, parts };
-    }
-    Share { window: (window / parts).max(SHARE_MIN).min(window), parts }
+    users
 }
 
 #[cfg(test)]
@@ -159,19 +145,6 @@ mod tests {
         spec.disks[2].unit = UnitId(3);
         let dealt: Vec<u16> = spread(&spec).into_iter().map(|w| w.0).collect();
         assert_eq!(dealt, [1, 0, 0, 0], "who meets a member meets the group");
-    }
-
-    #[test]
-    fn a_window_is_divided_between_those_that_use_the_path() {
-        let mut spec = host(2, &[0, 1]);
-        spec.vms[1].avoid_paths = vec![PathId(1)];
-        let parts = |worker| shares(&spec, WorkerId(worker)).iter().map(|s| s.window).collect::<Vec<_>>();
-        assert_eq!(parts(0), [512 << 10, 1 << 20], "the second path is its own");
-        assert_eq!(parts(1), [512 << 10, 0]);
-        let mut spec = host(8, &[0, 1, 2, 3, 4, 5, 6, 7]);
-        assert_eq!(shares(&spec, WorkerId(7))[0], Share { window: SHARE_MIN, parts: 8 });
-        spec.paths[0].window_max = 64 << 10;
-        assert_eq!(shares(&spec, WorkerId(7))[0].window, 64 << 10, "never more than the path's");
     }
 
     proptest! {

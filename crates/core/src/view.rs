@@ -327,6 +327,20 @@ pub enum HoldReason {
 }
 
 impl HoldReason {
+    pub const ALL: [Self; 10] = [
+        Self::Limit,
+        Self::Gate,
+        Self::NoPath,
+        Self::Window,
+        Self::Headroom,
+        Self::Quarantine,
+        Self::RetryLater,
+        Self::Stopped,
+        Self::Fence,
+        Self::Identity,
+    ];
+
+    /// Its name in the API. For people's words see there.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -347,6 +361,7 @@ impl HoldReason {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
 
     fn worker(pending: u32, completed: u64, micros: u64) -> WorkerView {
         let path = PathLoadView {
@@ -361,6 +376,48 @@ mod tests {
     }
 
     #[test]
+    fn held_time_adds_up_by_reason() {
+        let vm = |entitled, times: &[(HoldReason, u64)]| VmLoadView {
+            held_time: times.iter().map(|(reason, ms)| (*reason, Duration::from_millis(*ms))).collect(),
+            entitled,
+            served: 10,
+            reservation_unmet: 5,
+            ..VmLoadView::default()
+        };
+        let of = |vm| WorkerView { vms: vec![vm], ..WorkerView::default() };
+        let first = of(vm(None, &[(HoldReason::Limit, 3)]));
+        let second = of(vm(Some(40), &[(HoldReason::Window, 4), (HoldReason::Limit, 5)]));
+        let sum = &WorkerView::merge([&first, &second]).vms[0];
+        let millis = Duration::from_millis;
+        assert_eq!(sum.held_time, [(HoldReason::Limit, millis(8)), (HoldReason::Window, millis(4))]);
+        assert_eq!((sum.entitled, sum.served, sum.reservation_unmet), (Some(40), 20, 10));
+    }
+
+    /// A new reason does not compile here until it has a place.
+    const fn after(reason: HoldReason) -> Option<HoldReason> {
+        match reason {
+            HoldReason::Limit => Some(HoldReason::Gate),
+            HoldReason::Gate => Some(HoldReason::NoPath),
+            HoldReason::NoPath => Some(HoldReason::Window),
+            HoldReason::Window => Some(HoldReason::Headroom),
+            HoldReason::Headroom => Some(HoldReason::Quarantine),
+            HoldReason::Quarantine => Some(HoldReason::RetryLater),
+            HoldReason::RetryLater => Some(HoldReason::Stopped),
+            HoldReason::Stopped => Some(HoldReason::Fence),
+            HoldReason::Fence => Some(HoldReason::Identity),
+            HoldReason::Identity => None,
+        }
+    }
+
+    #[test]
+    fn every_hold_reason_is_listed_once_and_has_a_name_of_its_own() {
+        let all: Vec<_> = std::iter::successors(Some(HoldReason::Limit), |reason| after(*reason)).collect();
+        assert_eq!(all, HoldReason::ALL);
+        let names: BTreeSet<_> = all.iter().map(|reason| reason.as_str()).collect();
+        assert_eq!(names.len(), all.len());
+    }
+
+    #[test]
     fn workers_add_up() {
         let mut first = worker(3, 100, 200);
         let mut second = worker(4, 300, 400);
@@ -368,12 +425,18 @@ mod tests {
         let vm =
             |held, reason| VmLoadView { held, held_reasons: vec![(reason, held)], ..VmLoadView::default() };
         first.vms = vec![vm(2, HoldReason::Gate), VmLoadView::default()];
+        first.paths[0].window_max = 8 << 20;
+        second.paths[0].window_max = 8 << 20;
+        first.paths[0].carried = vec![(VmId::at(0), 70)];
+        second.paths[0].carried = vec![(VmId::at(1), 30)];
         second.vms = vec![VmLoadView::default(), vm(1, HoldReason::Limit)];
         second.units = vec![UnitLoadView { size: Some(7), ..UnitLoadView::default() }];
         let sum = WorkerView::merge([&first, &second]);
         let path = &sum.paths[0];
         assert_eq!((path.pending_requests, path.rate, path.window_bytes), (7, 200, 2 << 20));
         assert_eq!(path.service_time, Duration::from_micros(350), "weighed by what each has done");
+        assert_eq!(path.window_max, 8 << 20, "the cap is the path's, not a worker's");
+        assert_eq!(path.carried, [(VmId::at(0), 70), (VmId::at(1), 30)], "a VM is one worker's own");
         assert_eq!((sum.at, sum.generation), (Instant::from_millis(5), 3));
         assert_eq!((sum.vms[0].held, sum.vms[1].held), (2, 1));
         assert_eq!(sum.units[0].size, Some(7), "the first worker has not looked yet");

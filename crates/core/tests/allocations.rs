@@ -44,6 +44,7 @@ fn router(spec: Spec, now: Instant) -> Router {
         link_reports: vec![],
         paths: vec![route; spec.paths.len()],
         vms: vec![VmRoute { gate: Gate::Open }; spec.vms.len()],
+        parts: vmpath_core::spread::Parts::default(),
         spec: Arc::clone(&spec),
     };
     let mut router = Router::new(Arc::new(plan), WorkerId(0), now);

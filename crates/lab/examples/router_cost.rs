@@ -70,6 +70,7 @@ impl Bench {
             link_reports: vec![],
             paths: vec![route; spec.paths.len()],
             vms: vec![VmRoute { gate: Gate::Open }; spec.vms.len()],
+            parts: vmpath_core::spread::Parts::default(),
             spec: Arc::clone(&spec),
         };
         let now = Instant::from_millis(1000);

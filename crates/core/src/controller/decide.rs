@@ -89,6 +89,8 @@ impl Controller {
         } else {
             format!("{what}: its requests are held")
         };
+        let barred = self.barred_words(vm, unit).map_or_else(String::new, |words| format!("; {words}"));
+        let reason = format!("{reason}{barred}");
         let until = Some(self.until(vm));
         self.record_until(JournalKind::NoPath, Subject::Vm(vm), Some(incident), (reason, until));
         self.climb_ladder(vm);

@@ -26,6 +26,7 @@ use crate::path::Network;
 use crate::plan::{Gate, GateReason, PathRoute, RoutePlan, VmRoute};
 use crate::policy::{Cause, Floor, Guest, Ladder, Monitor, Run, StopOrder};
 use crate::spec::Spec;
+use crate::spread::{Division, Parts};
 use crate::time::{Duration, Instant};
 use incidents::Incidents;
 use std::sync::Arc;
@@ -57,6 +58,7 @@ pub struct Controller {
     /// The next VM is resumed not before this.
     resume_from: Instant,
     plan: RoutePlan,
+    division: Division,
     /// Link reports taken in so far, by `WorkerId`.
     link_reports: Vec<u64>,
     /// By `DiskId`.
@@ -132,8 +134,15 @@ impl Controller {
         let vms = spec.vm_ids().map(|_| Vm::new(now)).collect();
         let order = order(&spec);
         let fronts = vec![DiskFront::Open { attached: 0 }; spec.disks.len()];
-        let plan =
-            RoutePlan { generation: 0, spec: spec.clone(), link_reports: vec![], paths: vec![], vms: vec![] };
+        let plan = RoutePlan {
+            generation: 0,
+            spec: spec.clone(),
+            link_reports: vec![],
+            paths: vec![],
+            vms: vec![],
+            parts: Parts::default(),
+        };
+        let division = Division::new(&spec);
         Self {
             spec,
             now,
@@ -143,6 +152,7 @@ impl Controller {
             order,
             resume_from: now,
             plan,
+            division,
             link_reports: vec![],
             fronts,
             reloaded_at: 0,
@@ -208,6 +218,7 @@ impl Controller {
 
     fn take_load(&mut self, report: &LoadReport) {
         self.take_fronts(report);
+        self.division.report(report, self.now);
         for (index, load) in report.vms.iter().enumerate().take(self.vms.len()) {
             let vm = &mut self.vms[index];
             if load.requests_completed > 0 || load.backlogged > 0.0 {
@@ -258,12 +269,14 @@ impl Controller {
         let vms: Vec<_> = self.spec.vm_ids().map(|vm| VmRoute { gate: self.gate(vm) }).collect();
         let same_spec = Arc::ptr_eq(&self.plan.spec, &self.spec);
         let same_reports = self.plan.link_reports == self.link_reports;
-        let same = same_spec && same_reports && self.plan.paths == paths && self.plan.vms == vms;
+        let same_routes = self.plan.paths == paths && self.plan.vms == vms;
+        let same = same_spec && same_reports && same_routes && self.plan.parts == *self.division.parts();
         if self.plan.generation > 0 && same {
             return None;
         }
         let (generation, link_reports) = (self.plan.generation + 1, self.link_reports.clone());
-        self.plan = RoutePlan { generation, spec: self.spec.clone(), link_reports, paths, vms };
+        let parts = self.division.parts().clone();
+        self.plan = RoutePlan { generation, spec: self.spec.clone(), link_reports, paths, vms, parts };
         Some(self.plan.clone())
     }
 

@@ -20,6 +20,7 @@ impl Controller {
         self.reloaded_at = self.plan.generation + 1;
         let back = self.rebase_fronts(&old, &new);
         self.network.rebase(&old, &new, self.now);
+        self.division.configure(&new);
         self.incidents.retain(
             |t: TargetId| new.targets.get(t.index()).is_some_and(|n| n.name == old.target(t).name),
             |p: PathId| p.index() < new.paths.len() && new.path_name(p) == old.path_name(p),

@@ -124,6 +124,7 @@ impl Controller {
             )),
             Ladder::Failing { rule, .. } => because.push(format!("its requests are failed: {rule}")),
         }
+        because.extend(self.cut_off_from(vm).and_then(|unit| self.barred_words(vm, unit)));
         if let Some((incident, text)) = &state.blocked {
             because.push(format!("{text} ({incident})"));
         }
@@ -131,6 +132,16 @@ impl Controller {
             because.push(format!("its reservation is lost: {why}"));
         }
         because
+    }
+
+    /// The unit for want of a path to which it is held, failed or suspended.
+    fn cut_off_from(&self, vm: VmId) -> Option<UnitId> {
+        let state = &self.vms[vm.index()];
+        let suspended = || match state.guest.run.cause()?.why {
+            Why::NoPath { unit } => Some(unit),
+            Why::PathLoss { .. } | Why::Shed { .. } | Why::Operator | Why::GaveUp | Why::Restart => None,
+        };
+        state.ladder.loss().map(|(_, unit, _)| unit).or_else(suspended)
     }
 
     fn because_run(&self, vm: VmId, because: &mut Vec<String>) {

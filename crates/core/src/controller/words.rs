@@ -8,6 +8,7 @@ use super::shed::Outlook;
 use crate::event::RunState;
 use crate::ids::{PathId, UnitId, VmId};
 use crate::path::{Link, PathState, UnitReach};
+use crate::plan::Health;
 use crate::policy::rules::{OnLoss, Rung, on_loss, rung, rungs_words};
 use crate::policy::{Cause, Ladder, Monitor, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX, Why};
 use crate::spec::{Failback, ResumeOn, ShedWhen};
@@ -183,6 +184,29 @@ impl Controller {
         let wait =
             promising.and_then(|p| self.path_wait(vm, *p, now)).unwrap_or_else(|| self.a_path_to(unit.unit));
         Some(if unit.paths.len() > 1 { format!("{wait} (or another path)") } else { wait })
+    }
+
+    /// The paths to a unit that are up and that the VM may not use, in words; none if there are none. A path that no VM uses
+    /// is not known to be up.
+    pub(super) fn barred_words(&self, vm: VmId, unit: UnitId) -> Option<String> {
+        let spec = self.spec.vm(vm);
+        let (barred, own): (Vec<_>, Vec<_>) =
+            self.spec.paths_of_unit(unit).partition(|p| spec.avoid_paths.contains(p));
+        let named = |paths: &[PathId]| {
+            let names: Vec<_> = paths.iter().map(|p| self.spec.path_name(*p)).collect();
+            names.join(" and ")
+        };
+        let up = |p: &PathId| self.network.state(*p).health() == Health::Up;
+        let up: Vec<_> = barred.into_iter().filter(up).collect();
+        let (are, them) = if up.len() == 1 { ("is", "it") } else { ("are", "them") };
+        (!up.is_empty()).then(|| {
+            format!(
+                "{} {are} up, but {} may not use {them}: its paths and avoid leave it only {}",
+                named(&up),
+                spec.name,
+                named(&own)
+            )
+        })
     }
 
     pub(super) fn a_path_to(&self, unit: UnitId) -> String {

@@ -1,9 +1,9 @@
 //! The end of an attempt: answered by the target, or lost with its connection. One verdict decides what follows.
 
-use super::{Action, Client, ConnectionKey, ConnectionStatus, Durability, End, Entry, Place, Router};
+use super::{Action, Charge, Client, ConnectionKey, ConnectionStatus, Durability, End, Entry, Place, Router};
 use super::{Operation, Request, RequestKey, Stage, Support, UnknownCookie};
 use crate::ids::{PathId, UnitId};
-use crate::select::rank;
+use crate::select::Rank;
 use crate::spec::WriteCache;
 use crate::time::{Duration, Instant};
 use crate::volume::Answered;
@@ -23,7 +23,7 @@ impl Router {
         let key = (named & 0xff_ffff) as RequestKey;
         match self.requests.get(key as usize)?.place {
             Place::InFlight { connection, cookie, .. } if connection == on && cookie == named => Some(key),
-            Place::InFlight { .. } | Place::Queued | Place::Parked(_) | Place::Delayed(_) => None,
+            Place::InFlight { .. } | Place::Queued | Place::Parked { .. } | Place::Delayed { .. } => None,
         }
     }
 
@@ -39,7 +39,11 @@ impl Router {
         now: Instant,
     ) -> Result<(), UnknownCookie> {
         let key = self.find(connection, cookie).ok_or(UnknownCookie)?;
+        self.now = self.now.max(now);
         let path = self.connections[connection.0 as usize].path;
+        if let Charge::Paid(_) = self.entry(key).charge {
+            self.entry_mut(key).charge = Charge::Spent;
+        }
         let end = if result.is_ok() { AttemptEnd::Served } else { AttemptEnd::Refused };
         self.end_attempt(key, connection, now, end);
         let attempt = self.entry(key).attempt();
@@ -132,14 +136,14 @@ impl Router {
         for key in keys {
             self.judge(key, AttemptFault::ConnectionLost, now);
         }
-        self.redo_unflushed(dead);
+        self.redo_unflushed(dead, now);
         if !self.units[unit.index()].parked.is_empty() {
             self.unpark(unit, now);
         }
     }
 
     /// Writes that only the cache behind a dead connection may have held are due again.
-    fn redo_unflushed(&mut self, dead: ConnectionKey) {
+    fn redo_unflushed(&mut self, dead: ConnectionKey, now: Instant) {
         if self.write_cache(self.connections[dead.0 as usize].unit) == WriteCache::SurvivesPathLoss {
             return;
         }
@@ -150,7 +154,7 @@ impl Router {
         for key in due {
             self.entry_mut(key).stage = Stage::Whole;
             if self.gate_answers(self.entry(key).vm) {
-                self.take_out(key);
+                self.take_out(key, now);
                 self.finish(key, Err(TargetError::Io));
             }
         }
@@ -163,24 +167,36 @@ impl Router {
     /// Takes the attempt off its connection, path and VM.
     fn end_attempt(&mut self, key: RequestKey, connection: ConnectionKey, now: Instant, end: AttemptEnd) {
         let entry = &mut self.requests[key as usize];
-        let Place::InFlight { since, standing, .. } = entry.place else {
+        let Place::InFlight { since, level, .. } = entry.place else {
             unreachable!("only an attempt in flight ends");
         };
         entry.place = Place::Queued;
         let cost = entry.attempt().cost();
-        self.lanes[entry.vm.index()].in_flight -= 1;
+        let vm = entry.vm;
+        let lane = &mut self.lanes[vm.index()];
+        lane.in_flight -= 1;
         self.in_flight -= 1;
         let connection = &mut self.connections[connection.0 as usize];
         connection.in_flight -= 1;
         connection.in_flight_bytes -= cost.device_bytes();
-        let load = &mut self.paths[connection.path.index()];
-        load.ended(cost.device_bytes(), standing, now);
+        let path = connection.path;
+        let (load, state) = (&mut self.paths[path.index()], &mut self.states[path.index()]);
+        load.ending(state, now);
+        let pending = state.pending();
+        state.ended(cost.device_bytes(), level);
         match end {
-            AttemptEnd::Served => load.served(cost, now.since(since)),
+            AttemptEnd::Served => {
+                lane.carried[path.index()] += cost.bytes;
+                lane.counters.device_bytes += cost.device_bytes();
+                load.served(state, (cost, now.since(since)), pending, now);
+            }
             // Nothing was moved: or a path that fails fast would look like a fast one.
             AttemptEnd::Refused => {}
-            AttemptEnd::Lost => load.forget_rate(),
+            AttemptEnd::Lost => load.forget(state, now),
         }
+        self.fit_window(path);
+        self.classes.ready_on(path);
+        self.rest_if_idle(vm, now);
     }
 
     /// What becomes of a request whose attempt has failed. It is in no queue when this is called.
@@ -206,7 +222,7 @@ impl Router {
                 let entry = self.entry_mut(key);
                 entry.busy_count += 1;
                 entry.tried.clear();
-                entry.place = Place::Delayed(now + BUSY_PAUSE);
+                entry.place = Place::Delayed { since: now, until: now + BUSY_PAUSE };
                 self.delayed.push(key);
             }
         }
@@ -232,7 +248,7 @@ impl Router {
             return Presence::Absent;
         }
         let avoid = &self.plan.spec.vm(entry.vm).avoid_paths;
-        let usable = |path: PathId| rank(self.plan.paths[path.index()]).is_some();
+        let usable = |path: PathId| Rank::of(self.plan.paths[path.index()]).is_some();
         let fresh = |path: PathId| !entry.tried.contains(&path) && !avoid.contains(&path) && usable(path);
         let open = self.units[entry.unit.index()].connections.iter().any(|k| {
             let c = &self.connections[k.0 as usize];
@@ -252,6 +268,6 @@ enum AttemptEnd {
 fn cookie_of(entry: &Entry) -> u64 {
     match entry.place {
         Place::InFlight { cookie, .. } => cookie,
-        Place::Queued | Place::Parked(_) | Place::Delayed(_) => 0,
+        Place::Queued | Place::Parked { .. } | Place::Delayed { .. } => 0,
     }
 }

@@ -19,6 +19,7 @@ impl Router {
         let key =
             ConnectionKey(u32::try_from(self.connections.insert(connection)).expect("fewer connections"));
         self.units[unit.index()].connections.push(key);
+        self.connections_changed(unit);
         key
     }
 
@@ -35,6 +36,20 @@ impl Router {
         self.closing.push(key);
         let unit = &mut self.units[connection.unit.index()];
         unit.connections.retain(|k| *k != key);
+        let unit = connection.unit;
+        self.connections_changed(unit);
+    }
+
+    /// Queues of the unit may go elsewhere now, or must wait.
+    fn connections_changed(&mut self, unit: UnitId) {
+        let now = self.now;
+        self.note_sharing(unit);
+        self.reclass_unit(unit, now);
+        for index in 0..self.units[unit.index()].disks.len() {
+            let disk = self.units[unit.index()].disks[index];
+            self.hold_or_free(self.plan.spec.disk(disk).vm, now);
+        }
+        self.classes.all_ready();
     }
 
     /// Its socket is closed and every submission on it reaped: only now may what it carried go elsewhere.
@@ -43,6 +58,7 @@ impl Router {
     /// A VM with `on_path_loss = "suspend"` must not be routed over an alternate: if the whole link is lost, nothing of it is
     /// dispatched until the plan that knows of the loss has said what becomes of it.
     pub fn connection_dead(&mut self, key: ConnectionKey, unsent: &[u64], loss: Loss, now: Instant) {
+        self.now = self.now.max(now);
         self.connection_closing(key);
         self.lose_all(key, unsent, now);
         if let Loss::OfLink { report } = loss {
@@ -59,6 +75,7 @@ impl Router {
         if unit.data_connection == Some(key) {
             unit.data_connection = None;
         }
+        self.connections_changed(connection.unit);
     }
 
     /// Nothing of the VM may be dispatched: it must not fail over, and a link to one of its units is lost or about to be,

@@ -1,258 +1,331 @@
 //! From a queue to a connection: the scheduler names the VM, the volume clears the range, the selector takes the path.
+//!
+//! A round looks only at classes in which something may have changed. In each, VMs go in the scheduler's order until one
+//! finds no room: those after it would take what it waits for, so that only VMs of a higher priority, for whom room is
+//! kept, are asked after it. A path that one class waits for is claimed for it against the others.
 
-use super::{
-    Action, Charge, Connection, ConnectionKey, ConnectionStatus, Durability, Entry, Lane, Place, Router,
-};
+use super::classes::{ClassAt, Reach};
+use super::lanes::cost_of;
+use super::{Action, Charge, ConnectionKey, ConnectionStatus, Durability, Entry, Place, Router};
 use super::{RequestKey, Sharing, Stage, Support};
 use crate::ids::{PathId, UnitId, VmId};
-use crate::plan::Gate;
-use crate::schedule::{Cost, Phase};
-use crate::select::{Candidate, Choice, Standing, Tried, has_room, rank, select};
+use crate::schedule::{Phase, Turn};
+use crate::select::{Ask, Choice, Level, Shortage, has_room, select};
 use crate::spec::{OnPathLoss, WriteCache};
 use crate::time::Instant;
-use crate::view::HoldReason;
 use crate::volume::Clearance;
+
+/// By what right a VM asks for room: why it is its turn, and at what level it stands.
+#[derive(Clone, Copy, Debug)]
+struct Right {
+    phase: Phase,
+    level: Level,
+    priority: u32,
+}
 
 /// What came of looking at the head of one queue.
 enum Step {
     Dispatched,
     /// It was parked; the next one may go.
     Parked,
-    Blocked(HoldReason),
+    Blocked(Obstacle),
     Empty,
 }
 
-/// The paths that a request may take, each with the connection that it would take there. Two lists side by side: the
-/// selector knows no connections.
-#[derive(Debug, Default)]
-pub(super) struct Shortlist {
-    connections: Vec<ConnectionKey>,
-    candidates: Vec<Candidate>,
-}
-
-impl Shortlist {
-    fn clear(&mut self) {
-        self.connections.clear();
-        self.candidates.clear();
-    }
-
-    /// Leaves one candidate, by way of `connection`.
-    fn keep(&mut self, at: usize, connection: ConnectionKey) {
-        let candidate = self.candidates[at];
-        self.clear();
-        self.connections.push(connection);
-        self.candidates.push(candidate);
-    }
+/// Why a request that is cleared does not go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Obstacle {
+    /// None of the paths that this very request could take is there.
+    NoPath,
+    /// There is no room on those that it could take; others of its class may go over others.
+    OfItsOwn,
+    /// There is no room on any path of its class.
+    OfItsClass,
 }
 
 impl Router {
     /// Dispatches all that can go; returns when the earliest VM held by its limit may go on.
     pub(super) fn dispatch_all(&mut self, now: Instant) -> Option<Instant> {
-        let top_priority = self.begin_round(now);
-        self.serve_charged(top_priority, now);
-        loop {
-            let may_go = |lane: &Lane| lane.queued > 0 && lane.blocked.is_none();
-            let ready = self.busy.iter().map(|vm| vm.index()).filter(|i| may_go(&self.lanes[*i]));
-            let Some((index, phase)) = self.scheduler.pick(ready, now) else { break };
-            let standing = self.standing(index, top_priority);
-            self.serve_lane(VmId::at(index), phase, standing, now);
+        if self.competition.pass(now) || self.scheduler.wake().is_some_and(|at| at <= now) {
+            self.classes.all_ready();
         }
-        self.answer_pathless();
-        self.note_waiting(now)
-    }
-
-    fn standing(&self, vm: usize, top_priority: u32) -> Standing {
-        if self.scheduler.tags(vm).priority() < top_priority {
-            Standing::Outranked
-        } else {
-            Standing::Highest
-        }
-    }
-
-    /// What has been charged already (lost, refused, or half done) waits for no limit: or a failover would.
-    fn serve_charged(&mut self, top_priority: u32, now: Instant) {
-        for at in 0..self.busy.len() {
-            let index = self.busy[at].index();
-            let lane = &self.lanes[index];
-            let is_over_limit = self.scheduler.tags(index).allowed_at() > now;
-            if lane.queued == 0 || lane.blocked.is_some() || !is_over_limit {
-                continue;
+        self.scheduler.advance(now);
+        self.serve_retries(now);
+        let classes = self.classes.begin_round();
+        if classes > 0 {
+            self.begin_round(classes, now);
+            while let Some((class, turn)) = self.next_turn(classes, now) {
+                self.serve(class, &turn, now);
             }
-            let turn = (Phase::Weight, self.standing(index, top_priority));
-            for queue in 0..self.lanes[index].queues.len() {
-                let is_charged = |router: &Self| {
-                    let front = router.lanes[index].queues[queue].front();
-                    front.is_some_and(|key| router.entry(*key).charge == Charge::Paid)
-                };
-                while is_charged(self) {
-                    match self.serve_queue(VmId::at(index), queue, turn, now) {
-                        Step::Dispatched | Step::Parked => {}
-                        Step::Blocked(_) | Step::Empty => break,
-                    }
-                }
-            }
+            self.end_round(now);
         }
+        self.answer_pathless(now);
+        self.scheduler.wake()
     }
 
-    /// Forgets the last round's findings; returns the highest priority that competes now.
-    fn begin_round(&mut self, now: Instant) -> u32 {
-        let mut top_priority = 0;
+    fn begin_round(&mut self, classes: usize, now: Instant) {
         for path in self.claimed.drain(..) {
-            self.paths[path.index()].claimed_by = None;
+            self.states[path.index()].claim = None;
         }
-        for at in 0..self.busy.len() {
-            let index = self.busy[at].index();
-            let gate_holds = matches!(self.plan.vms[index].gate, Gate::Hold(_));
-            let held = gate_holds || self.awaits_word(VmId::at(index));
-            let lane = &mut self.lanes[index];
-            lane.blocked = held.then_some(HoldReason::Gate);
-            if lane.in_flight > 0 || (lane.queued > 0 && !held) {
-                top_priority = top_priority.max(self.scheduler.tags(index).priority());
-            }
-            if lane.queued > 0 && !held {
-                self.scheduler.backlogged(index, now);
-            }
-        }
-        top_priority
-    }
-
-    /// Behind a gate that answers, only the second half of a write still waits; without a path it must not wait on.
-    fn answer_pathless(&mut self) {
-        for at in 0..self.busy.len() {
-            let vm = self.busy[at];
-            let lane = &self.lanes[vm.index()];
-            let pathless = lane.queued > 0 && lane.blocked == Some(HoldReason::NoPath);
-            if pathless && self.gate_answers(vm) {
-                self.answer_waiting(vm);
-            }
-        }
-    }
-
-    /// Marks who waits for its limit and who for room, and finds the next limit's end.
-    fn note_waiting(&mut self, now: Instant) -> Option<Instant> {
-        let mut wake = None;
-        for vm in &self.busy {
-            let index = vm.index();
-            let lane = &mut self.lanes[index];
-            if lane.queued > 0 && lane.blocked.is_none() {
-                lane.blocked = Some(HoldReason::Limit);
-                let at = self.scheduler.tags(index).allowed_at();
-                wake = Some(wake.map_or(at, |w: Instant| w.min(at)));
-            }
-            if let Some(HoldReason::Gate | HoldReason::NoPath) = lane.blocked {
-                // What the others get meanwhile is not owed to it.
-                self.scheduler.idle(index);
-            }
-            let starved = lane.queued > 0 && lane.blocked == Some(HoldReason::Window);
-            match (starved, lane.starved_since) {
-                (true, None) => lane.starved_since = Some(now),
-                (false, Some(since)) => {
-                    lane.counters.starved += now.since(since);
-                    lane.starved_since = None;
+        for index in 0..classes {
+            let class = self.classes.of(self.classes.in_round(index));
+            for path in &class.paths {
+                let state = &mut self.states[path.index()];
+                if state.pending_requests == 0 {
+                    self.paths[path.index()].refresh_idle(state, now);
                 }
-                (true, Some(_)) | (false, None) => {}
             }
         }
-        self.busy.retain(|vm| {
-            let lane = &mut self.lanes[vm.index()];
-            lane.is_busy = lane.queued > 0 || lane.in_flight > 0;
-            lane.is_busy
-        });
-        wake
     }
 
-    /// One request of the VM, from its disks in turn; marks the lane blocked if none can go.
-    fn serve_lane(&mut self, vm: VmId, phase: Phase, standing: Standing, now: Instant) {
+    /// Of all classes with room, the VM that goes first.
+    fn next_turn(&self, classes: usize, now: Instant) -> Option<(ClassAt, Turn)> {
+        let mut best: Option<(ClassAt, Turn)> = None;
+        for index in 0..classes {
+            let at = self.classes.in_round(index);
+            let class = self.classes.of(at);
+            let Some(turn) = class.among().and_then(|among| self.scheduler.pick(class.id, among, now)) else {
+                continue;
+            };
+            if best.as_ref().is_none_or(|(_, other)| turn.goes_before(other)) {
+                best = Some((at, turn));
+            }
+        }
+        best
+    }
+
+    fn end_round(&mut self, now: Instant) {
+        while let Some((vm, class)) = self.aside.pop() {
+            if self.lanes[vm.index()].joined.contains(&class) {
+                self.scheduler.join(vm, self.classes.of(class).id, now);
+            }
+        }
+        self.classes.end_round();
+    }
+
+    fn right(&self, vm: VmId, phase: Phase) -> Right {
+        let priority = self.scheduler.priority(vm);
+        Right { phase, level: self.competition.level(priority), priority }
+    }
+
+    /// One request of the VM, from its disks of the class in turn.
+    fn serve(&mut self, class: ClassAt, turn: &Turn, now: Instant) {
+        let vm = turn.vm;
+        let right = self.right(vm, turn.phase);
         let queues = self.lanes[vm.index()].queues.len();
-        let mut blocked = None;
+        let mut obstacle = Obstacle::NoPath;
         for _ in 0..queues {
             let lane = &mut self.lanes[vm.index()];
             let at = lane.next_queue % queues;
             lane.next_queue = at + 1;
+            if lane.queues[at].class != Some(class) {
+                continue;
+            }
             loop {
-                match self.serve_queue(vm, at, (phase, standing), now) {
+                match self.serve_queue(vm, at, right, now) {
                     Step::Dispatched => return,
                     Step::Parked => {}
-                    Step::Blocked(reason) => {
-                        blocked = Some(reason);
+                    Step::Blocked(by) => {
+                        obstacle = obstacle.max(by);
                         break;
                     }
                     Step::Empty => break,
                 }
             }
         }
-        // With nothing queued any more the reason is moot, but the lane must not be picked again.
-        self.lanes[vm.index()].blocked = Some(blocked.unwrap_or(HoldReason::Quarantine));
+        match obstacle {
+            Obstacle::OfItsClass => {
+                self.classes.of_mut(class).reach = match self.competition.above(right.level) {
+                    Some(priority) => Reach::Below(right.level, priority),
+                    None => Reach::Nobody,
+                };
+            }
+            Obstacle::OfItsOwn | Obstacle::NoPath => self.put_aside(vm, class),
+        }
     }
 
-    fn serve_queue(&mut self, vm: VmId, queue: usize, turn: (Phase, Standing), now: Instant) -> Step {
-        let Some(key) = self.lanes[vm.index()].queues[queue].front().copied() else {
-            return Step::Empty;
-        };
+    /// Nothing of the VM goes in this round, and others may.
+    fn put_aside(&mut self, vm: VmId, class: ClassAt) {
+        if self.lanes[vm.index()].joined.contains(&class) {
+            self.scheduler.leave(vm, self.classes.of(class).id);
+            self.aside.push((vm, class));
+        }
+    }
+
+    /// A request that has been charged already waits at the head of a queue.
+    pub(super) fn retries_wait(&mut self, vm: VmId, key: RequestKey) {
+        if self.entry(key).charge != Charge::Due && !self.retries.contains(&vm) {
+            self.retries.push(vm);
+        }
+    }
+
+    /// What has been charged already (lost, refused, or half done) waits for no limit: or a failover would.
+    fn serve_retries(&mut self, now: Instant) {
+        let mut at = 0;
+        while let Some(vm) = self.retries.get(at).copied() {
+            let held = self.lanes[vm.index()].is_held;
+            if !held && self.scheduler.allowed_at(vm) > now {
+                let right = self.right(vm, Phase::Weight);
+                for queue in 0..self.lanes[vm.index()].queues.len() {
+                    while self.has_charged(vm, queue)
+                        && let Step::Dispatched | Step::Parked = self.serve_queue(vm, queue, right, now)
+                    {
+                    }
+                }
+            }
+            let queues = 0..self.lanes[vm.index()].queues.len();
+            if queues.into_iter().any(|queue| self.has_charged(vm, queue)) {
+                at += 1;
+            } else {
+                self.retries.swap_remove(at);
+            }
+        }
+    }
+
+    fn has_charged(&self, vm: VmId, queue: usize) -> bool {
+        let front = self.lanes[vm.index()].queues[queue].front();
+        front.is_some_and(|key| self.entry(*key).charge != Charge::Due)
+    }
+
+    /// Behind a gate that answers, only the second half of a write still waits; without a path it must not wait on.
+    fn answer_pathless(&mut self, now: Instant) {
+        for index in 0..self.answering.len() {
+            let vm = self.answering[index];
+            let lane = &self.lanes[vm.index()];
+            let pathless = |q: &super::lanes::Queue| {
+                q.front().is_some_and(|key| q.class.is_none() || self.connection_for(*key).is_none())
+            };
+            if lane.queued > 0 && lane.queues.iter().all(|q| q.front().is_none() || pathless(q)) {
+                self.answer_waiting(vm, now);
+            }
+        }
+    }
+
+    /// Whether any connection could take the request, room or not.
+    fn connection_for(&self, key: RequestKey) -> Option<ConnectionKey> {
+        let entry = self.entry(key);
+        let mut open = self.units[entry.unit.index()].connections.iter();
+        open.find(|k| self.may_take(entry, **k)).copied()
+    }
+
+    fn serve_queue(&mut self, vm: VmId, queue: usize, right: Right, now: Instant) -> Step {
+        let lane = &self.lanes[vm.index()];
+        let Some(key) = lane.queues[queue].front().copied() else { return Step::Empty };
+        let Some(class) = lane.queues[queue].class else { return Step::Blocked(Obstacle::NoPath) };
         if let Clearance::Wait(reason) = self.clearance(key) {
-            self.pop_front(vm, queue);
-            self.park(key, reason);
+            self.pop_front(vm, queue, now);
+            self.park(key, reason, now);
             return Step::Parked;
         }
-        match self.choose(key, turn, now) {
+        match self.choose(key, class, right, now) {
             Ok(connection) => {
-                self.pop_front(vm, queue);
-                self.dispatch(key, connection, turn, now);
+                self.pop_front(vm, queue, now);
+                self.dispatch(key, connection, (class, right), now);
                 Step::Dispatched
             }
-            Err(reason) => Step::Blocked(reason),
+            Err(obstacle) => Step::Blocked(obstacle),
         }
-    }
-
-    fn pop_front(&mut self, vm: VmId, queue: usize) {
-        self.lanes[vm.index()].queues[queue].keys.pop_front();
-        self.unready(vm, 1);
     }
 
     /// The connection for a request, or why there is none now.
     fn choose(
         &mut self,
         key: RequestKey,
-        turn: (Phase, Standing),
+        class: ClassAt,
+        right: Right,
         now: Instant,
-    ) -> Result<ConnectionKey, HoldReason> {
-        let (unit, vm, cost) = {
-            let e = self.entry(key);
-            (e.unit, e.vm, e.attempt().cost().device_bytes())
+    ) -> Result<ConnectionKey, Obstacle> {
+        let bound = self.bound(key)?;
+        let entry = &self.requests[key as usize];
+        let cost = cost_of(entry).device_bytes();
+        let class = self.classes.of(class);
+        let ask = Ask {
+            cost,
+            level: right.level,
+            right: (right.phase, right.priority),
+            tried: &entry.tried,
+            only: bound.map(|to| to.path),
         };
-        let mut list = std::mem::take(&mut self.shortlist);
-        self.collect_candidates(key, turn.0, &mut list, now);
-        let choice =
-            self.settle_on_one(unit, &mut list).and_then(|()| match select(&list.candidates, cost, turn.1) {
-                Choice::Path(at) => Ok(list.connections[at]),
-                Choice::Full => {
-                    self.note_full(vm, &list, (cost, turn), now);
-                    Err(HoldReason::Window)
-                }
-                Choice::None => Err(HoldReason::NoPath),
-            });
-        list.clear();
-        self.shortlist = list;
-        choice
+        match select(class.selector, &self.states, &class.paths, &ask) {
+            Choice::Path(path) => match bound.and_then(|to| to.connection) {
+                Some(connection) => Ok(connection),
+                None => self.least_loaded(entry, path).ok_or(Obstacle::NoPath),
+            },
+            Choice::Full(_) => {
+                let is_free = bound.is_none() && entry.tried.is_empty();
+                self.note_full(key, &ask_for(cost, right, bound.map(|to| to.path)), now);
+                Err(if is_free { Obstacle::OfItsClass } else { Obstacle::OfItsOwn })
+            }
+            Choice::None => Err(Obstacle::NoPath),
+        }
     }
 
-    /// The VM waits for room on the paths that have none. An idle standby that it may not use yet is not among them.
-    fn note_full(&mut self, vm: VmId, list: &Shortlist, needs: (u64, (Phase, Standing)), now: Instant) {
-        let (cost, (phase, standing)) = needs;
-        let priority = self.scheduler.tags(vm.index()).priority();
-        for (connection, candidate) in list.connections.iter().zip(&list.candidates) {
-            if !has_room(candidate, cost, standing) {
-                let path = self.connections[connection.0 as usize].path;
-                let load = &mut self.paths[path.index()];
-                if !has_room(candidate, cost, Standing::Highest) {
-                    load.saturated(now);
-                }
-                if load.claimed_by.is_none() {
-                    self.claimed.push(path);
-                }
-                load.claimed_by = load.claimed_by.max(Some((phase, priority)));
+    /// The request waits for room on the paths that have none. An idle standby that it may not use yet is not among them.
+    fn note_full(&mut self, key: RequestKey, ask: &Ask<'_>, now: Instant) {
+        let entry = &self.requests[key as usize];
+        let at = self.lanes[entry.vm.index()].place_of(entry.request.disk);
+        let Some(class) = self.lanes[entry.vm.index()].queues[at].class else { return };
+        for path in &self.classes.of(class).paths {
+            let state = &mut self.states[path.index()];
+            if ask.only.is_some_and(|only| only != *path) || has_room(state, ask).is_ok() {
+                continue;
             }
+            let load = &mut self.paths[path.index()];
+            load.window.found_full();
+            if has_room(state, &Ask { level: Level::TOP, ..*ask }) == Err(Shortage::Window) {
+                load.saturated_from(now);
+            }
+            if state.claim.is_none() {
+                self.claimed.push(*path);
+            }
+            state.claim = state.claim.max(Some(ask.right));
         }
+    }
+
+    /// Of the connections that lead over a path, the least loaded that may take the request.
+    fn least_loaded(&self, entry: &Entry, path: PathId) -> Option<ConnectionKey> {
+        let connections = &self.units[entry.unit.index()].connections;
+        let on_path = connections.iter().copied().filter(|k| self.connections[k.0 as usize].path == path);
+        on_path
+            .filter(|k| self.connections[k.0 as usize].status == ConnectionStatus::Open)
+            .min_by_key(|k| self.connections[k.0 as usize].in_flight_bytes)
+    }
+
+    /// Whether rules of the request itself let it go over a connection.
+    fn may_take(&self, entry: &Entry, key: ConnectionKey) -> bool {
+        let connection = &self.connections[key.0 as usize];
+        if connection.status != ConnectionStatus::Open
+            || self.plan.spec.vm(entry.vm).avoid_paths.contains(&connection.path)
+        {
+            return false;
+        }
+        match entry.stage {
+            Stage::FlushAfterWrite(on) => {
+                on == key || self.write_cache(entry.unit) == WriteCache::SurvivesPathLoss
+            }
+            Stage::Whole => true,
+        }
+    }
+
+    /// The one path, and perhaps the one connection, that the request may take; none if it may take any.
+    ///
+    /// # Errors
+    /// It must wait, or there is no such connection.
+    fn bound(&mut self, key: RequestKey) -> Result<Option<Bound>, Obstacle> {
+        let entry = self.entry(key);
+        if let Stage::FlushAfterWrite(on) = entry.stage
+            && self.write_cache(entry.unit) == WriteCache::Volatile
+        {
+            let path = self.connections.get(on.0 as usize).map(|c| c.path).ok_or(Obstacle::NoPath)?;
+            let may = self.may_take(entry, on);
+            return if may { Ok(Some(Bound { path, connection: Some(on) })) } else { Err(Obstacle::NoPath) };
+        }
+        let lost = self.bound_to(entry);
+        let unit = entry.unit;
+        if self.units[unit.index()].is_single {
+            return self.settle_on_one(key, lost).map(Some);
+        }
+        Ok(lost.map(|path| Bound { path, connection: None }))
     }
 
     /// The path that a lost request of a VM with `on_path_loss = "suspend"` must be repeated on while it has connections:
@@ -265,115 +338,72 @@ impl Router {
         (waits && open.any(|k| self.connections[k.0 as usize].path == path)).then_some(path)
     }
 
-    /// One candidate for each path with an open connection to the unit: its least loaded connection.
-    fn collect_candidates(&self, key: RequestKey, phase: Phase, list: &mut Shortlist, now: Instant) {
-        let entry = self.entry(key);
-        let avoid = &self.plan.spec.vm(entry.vm).avoid_paths;
-        let priority = self.scheduler.tags(entry.vm.index()).priority();
-        let bound = self.bound_to(entry);
-        for connection_key in &self.units[entry.unit.index()].connections {
-            let connection = &self.connections[connection_key.0 as usize];
-            let path = connection.path;
-            let elsewhere = bound.is_some_and(|to| to != path);
-            if connection.status != ConnectionStatus::Open || avoid.contains(&path) || elsewhere {
-                continue;
-            }
-            if let Stage::FlushAfterWrite(on) = entry.stage
-                && on != *connection_key
-                && self.write_cache(entry.unit) == WriteCache::Volatile
-            {
-                continue;
-            }
-            let same_path = |other: &&mut ConnectionKey| self.connections[other.0 as usize].path == path;
-            if let Some(other) = list.connections.iter_mut().find(same_path) {
-                let present: &Connection = &self.connections[other.0 as usize];
-                let settled = self.units[entry.unit.index()].data_connection;
-                let better = connection.in_flight_bytes < present.in_flight_bytes && settled != Some(*other);
-                if better || settled == Some(*connection_key) {
-                    *other = *connection_key;
-                }
-                continue;
-            }
-            let load = &self.paths[path.index()];
-            list.connections.push(*connection_key);
-            list.candidates.push(Candidate {
-                route: self.plan.paths[path.index()],
-                pending: load.pending_bytes,
-                pending_outranked: load.outranked_bytes,
-                window: if load.claimed_by >= Some((phase, priority)) { 0 } else { load.window },
-                rate: load.rate(now),
-                service_time: load.recent_service_time(now),
-                last_dispatch: load.last_dispatch,
-                tried: if entry.tried.contains(&path) { Tried::Yes } else { Tried::No },
-            });
-        }
-    }
-
     /// Where the export allows one connection for data at a time: keeps to it, and leaves it for a better path only
     /// when it has nothing in flight.
-    fn settle_on_one(&mut self, unit: UnitId, list: &mut Shortlist) -> Result<(), HoldReason> {
-        let connection = |key: &ConnectionKey| &self.connections[key.0 as usize];
-        if !list.connections.iter().any(|k| connection(k).traits.sharing == Sharing::OneConnection) {
-            return Ok(());
-        }
+    fn settle_on_one(&mut self, key: RequestKey, only: Option<PathId>) -> Result<Bound, Obstacle> {
+        let entry = &self.requests[key as usize];
+        let unit = entry.unit;
+        let connection = |key: ConnectionKey| &self.connections[key.0 as usize];
         // As the selector ranks, or a request that failed here would never get to a worse path.
-        let order = |c: &Candidate| (c.tried, rank(c.route).unwrap_or(u8::MAX));
-        let best = list.candidates.iter().map(order).min();
-        let state = &self.units[unit.index()];
-        if let Some(present) = state.data_connection {
-            let here = list.connections.iter().position(|k| *k == present);
-            if let Some(at) = here
-                && Some(order(&list.candidates[at])) == best
-                && connection(&present).status == ConnectionStatus::Open
-            {
-                list.keep(at, present);
-                return Ok(());
-            }
+        let order = |key: ConnectionKey| {
+            let path = connection(key).path;
+            (entry.tried.contains(&path), self.states[path.index()].rank)
+        };
+        let fits = |key: &ConnectionKey| {
+            let path = connection(*key).path;
+            self.may_take(entry, *key)
+                && only.is_none_or(|only| only == path)
+                && self.states[path.index()].rank.is_some()
+        };
+        let usable = || self.units[unit.index()].connections.iter().copied().filter(fits);
+        let best = usable().map(order).min().ok_or(Obstacle::NoPath)?;
+        let present = self.units[unit.index()].data_connection;
+        if let Some(present) = present.filter(|p| usable().any(|k| k == *p) && order(*p) == best) {
+            return Ok(Bound { path: connection(present).path, connection: Some(present) });
         }
-        let carries = |k: &ConnectionKey| connection(k).in_flight > 0;
-        if state.data_connection.iter().chain(&state.connections).any(carries) {
-            return Err(HoldReason::Window);
+        let carries = |k: &ConnectionKey| connection(*k).in_flight > 0;
+        if present.iter().chain(&self.units[unit.index()].connections).any(carries) {
+            return Err(Obstacle::OfItsOwn);
         }
         // A new home: the best ranked, least loaded one.
-        let cheapest = |at: &usize| (order(&list.candidates[*at]), list.candidates[*at].pending);
-        if let Some(at) = (0..list.candidates.len()).min_by_key(cheapest) {
-            let chosen = list.connections[at];
-            self.units[unit.index()].data_connection = Some(chosen);
-            list.keep(at, chosen);
-        }
-        Ok(())
+        let cheapest = |k: &ConnectionKey| (order(*k), self.states[connection(*k).path.index()].pending());
+        let chosen = usable().min_by_key(cheapest).ok_or(Obstacle::NoPath)?;
+        let path = connection(chosen).path;
+        self.units[unit.index()].data_connection = Some(chosen);
+        Ok(Bound { path, connection: Some(chosen) })
     }
 
     fn dispatch(
         &mut self,
         key: RequestKey,
         connection_key: ConnectionKey,
-        (phase, standing): (Phase, Standing),
+        (class, right): (ClassAt, Right),
         now: Instant,
     ) {
         self.attempts += 1;
         let cookie = cookie(self.attempts, key);
+        let connection = &mut self.connections[connection_key.0 as usize];
+        let path = connection.path;
+        let state = &mut self.states[path.index()];
         let entry = &mut self.requests[key as usize];
-        entry.place = Place::InFlight { connection: connection_key, cookie, since: now, standing };
         let mut attempt = entry.attempt();
-        let (vm, unit) = (entry.vm, entry.unit);
-        let charge = std::mem::replace(&mut entry.charge, Charge::Paid);
-        let cost: Cost = attempt.cost();
-        if charge == Charge::Due {
-            self.scheduler.charge(vm.index(), phase, cost, now);
+        let cost = attempt.cost();
+        entry.place = Place::InFlight { connection: connection_key, cookie, since: now, level: right.level };
+        connection.in_flight += 1;
+        connection.in_flight_bytes += cost.device_bytes();
+        let fua = connection.traits.fua;
+        self.paths[path.index()].dispatched(state, now);
+        state.dispatched(cost.device_bytes(), right.level, self.attempts);
+        let (vm, unit, due) = (entry.vm, entry.unit, entry.charge == Charge::Due);
+        if due {
+            let receipt = self.scheduler.charge(vm, self.classes.of(class).id, right.phase, cost, now);
+            self.requests[key as usize].charge = Charge::Paid(receipt);
         }
         if attempt.operation.changes_data() {
             self.on_volume(unit, |volume, record| volume.dispatched(key, attempt.extent(), record));
         }
-        let connection = &mut self.connections[connection_key.0 as usize];
-        connection.in_flight += 1;
-        connection.in_flight_bytes += cost.device_bytes();
-        let load = &mut self.paths[connection.path.index()];
-        load.last_dispatch = self.attempts;
-        load.dispatched(cost.device_bytes(), standing, now);
         self.lanes[vm.index()].in_flight += 1;
         self.in_flight += 1;
-        let fua = connection.traits.fua;
         if attempt.operation.changes_data() && self.write_cache(unit) == WriteCache::Volatile {
             attempt.durability = Durability::Stable;
         }
@@ -382,6 +412,28 @@ impl Router {
             attempt.durability = Durability::Volatile;
         }
         self.actions.push(Action::Dispatch { connection: connection_key, cookie, request: attempt });
+    }
+}
+
+/// Where alone a request may go.
+#[derive(Clone, Copy, Debug)]
+struct Bound {
+    path: PathId,
+    connection: Option<ConnectionKey>,
+}
+
+/// For looking at room only.
+fn ask_for(cost: u64, right: Right, only: Option<PathId>) -> Ask<'static> {
+    Ask { cost, level: right.level, right: (right.phase, right.priority), tried: &[], only }
+}
+
+impl Router {
+    /// Whether the export of a unit allows but one connection for data: some open connection says so.
+    pub(super) fn note_sharing(&mut self, unit: UnitId) {
+        let connections = &self.connections;
+        let state = &mut self.units[unit.index()];
+        let single = |k: &ConnectionKey| connections[k.0 as usize].traits.sharing == Sharing::OneConnection;
+        state.is_single = state.connections.iter().any(single);
     }
 }
 

@@ -29,12 +29,12 @@ impl Router {
     /// The disk's ring is stopped: nothing of it is dispatched until [`Self::resume_disk`]. What is in flight goes on, and
     /// its completions come; a gate that answers, and [`Self::abandon`], work as ever.
     pub fn pause_disk(&mut self, disk: DiskId) {
-        self.set_halt(disk, |halt| halt.stopped = true, None);
+        self.set_halt(disk, |halt| halt.stopped = true, self.now);
     }
 
     /// The ring runs again. Its requests are where they were: none is a resend for having waited.
     pub fn resume_disk(&mut self, disk: DiskId, now: Instant) {
-        self.set_halt(disk, |halt| halt.stopped = false, Some(now));
+        self.set_halt(disk, |halt| halt.stopped = false, now);
     }
 
     /// Nothing at all goes to the unit before then: a former process, or this host before its boot, may have left writes
@@ -45,7 +45,7 @@ impl Router {
             None => self.held_units.push((unit, until)),
         }
         for disk in self.disks_on(unit) {
-            self.set_halt(disk, |halt| halt.fenced = true, None);
+            self.set_halt(disk, |halt| halt.fenced = true, self.now);
         }
     }
 
@@ -53,7 +53,7 @@ impl Router {
         while let Some(at) = self.held_units.iter().position(|(_, until)| *until <= now) {
             let (unit, _) = self.held_units.swap_remove(at);
             for disk in self.disks_on(unit) {
-                self.set_halt(disk, |halt| halt.fenced = false, Some(now));
+                self.set_halt(disk, |halt| halt.fenced = false, now);
             }
         }
     }
@@ -62,18 +62,21 @@ impl Router {
         self.plan.spec.disk_ids().filter(|disk| self.plan.spec.disk(*disk).unit == unit).collect()
     }
 
-    /// `now` is needed where it may end a standstill.
-    fn set_halt(&mut self, disk: DiskId, change: impl FnOnce(&mut Halt), now: Option<Instant>) {
+    fn set_halt(&mut self, disk: DiskId, change: impl FnOnce(&mut Halt), now: Instant) {
         let vm = self.plan.spec.disk(disk).vm;
-        let queue = self.lanes[vm.index()].queue_mut(disk);
+        let at = self.lanes[vm.index()].place_of(disk);
+        self.account(vm, at, now);
+        let lane = &mut self.lanes[vm.index()];
+        let queue = &mut lane.queues[at];
         let before = queue.halt.reason().is_none();
         change(&mut queue.halt);
         let after = queue.halt.reason().is_none();
         let count = u32::try_from(queue.keys.len()).expect("fewer requests");
         match (before, after) {
-            (true, false) => self.unready(vm, count),
-            (false, true) => self.ready(vm, count, now.unwrap_or(Instant::ZERO)),
-            (true, true) | (false, false) => {}
+            (true, false) => lane.queued -= count,
+            (false, true) => lane.queued += count,
+            (true, true) | (false, false) => return,
         }
+        self.rejoin(vm, now);
     }
 }

@@ -6,11 +6,16 @@
 //! loop, where no test reaches the orders of events that matter. It does not know sockets, payloads, NBD or clients.
 
 mod attempt;
+mod classes;
+mod compete;
 mod conns;
 mod dispatch;
+mod entitled;
 mod halt;
+mod lanes;
 mod load;
 mod record;
+mod report;
 mod show;
 
 #[cfg(test)]
@@ -20,19 +25,19 @@ mod tests;
 
 use crate::ids::{DiskId, PathId, UnitId, VmId, WorkerId};
 use crate::plan::{Gate, RoutePlan};
-use crate::schedule::{Cost, Scheduler};
-use crate::select::Standing;
-use crate::spread::shares;
+use crate::schedule::{Cost, Receipt, Scheduler};
+use crate::select::{Heard, Level, PathState};
 use crate::time::{Duration, Instant};
 use crate::view::HoldReason;
 use crate::volume::verdict::TargetError;
 use crate::volume::{Clearance, Record, Volume};
 pub use crate::volume::{Extent, RequestKey, Slot};
-use dispatch::Shortlist;
-use halt::Halt;
+use classes::{ClassAt, Classes};
+use compete::Competition;
+use lanes::Lane;
 use load::PathLoad;
+use report::ReportMark;
 use slab::Slab;
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// A connection's place in the router. Valid from [`Router::connection_up`] until [`Router::connection_dead`].
@@ -172,14 +177,20 @@ enum Place {
     /// In its disk's queue.
     Queued,
     /// Waits for a fence, an overlapping write or an identity check of its unit.
-    Parked(HoldReason),
+    Parked {
+        reason: HoldReason,
+        since: Instant,
+    },
     /// Waits out a target that was short of resources.
-    Delayed(Instant),
+    Delayed {
+        since: Instant,
+        until: Instant,
+    },
     InFlight {
         connection: ConnectionKey,
         cookie: u64,
         since: Instant,
-        standing: Standing,
+        level: Level,
     },
 }
 
@@ -192,10 +203,13 @@ enum Stage {
     FlushAfterWrite(ConnectionKey),
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Charge {
     Due,
-    Paid,
+    /// Given back if the request ends without a target's answer.
+    Paid(Receipt),
+    /// A target has answered it.
+    Spent,
 }
 
 /// Whether anybody waits for the answer.
@@ -263,53 +277,10 @@ struct UnitState {
     losses: Vec<(PathId, Instant)>,
     /// It is among those with a quarantine.
     is_fenced: bool,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Lane {
-    /// One for each disk of the VM, so that a disk without a path does not block the others.
-    queues: Vec<Queue>,
-    next_queue: usize,
-    /// In queues that do not stand still: what the scheduler sees.
-    queued: u32,
-    in_flight: u32,
-    /// It is among the busy ones.
-    is_busy: bool,
-    blocked: Option<HoldReason>,
-    /// Nothing goes before the plan that has taken this link report into account.
-    awaits_plan: Option<u64>,
-    /// Since when requests wait for room on a path.
-    starved_since: Option<Instant>,
-    counters: LaneCounters,
-}
-
-#[derive(Clone, Debug)]
-struct Queue {
-    disk: DiskId,
-    keys: VecDeque<RequestKey>,
-    halt: Halt,
-}
-
-impl Lane {
-    fn queue_mut(&mut self, disk: DiskId) -> &mut Queue {
-        self.queues.iter_mut().find(|q| q.disk == disk).expect("a VM's lane has all its disks")
-    }
-}
-
-impl Queue {
-    /// The next to go. None while it stands still.
-    fn front(&self) -> Option<&RequestKey> {
-        self.keys.front().filter(|_| self.halt.reason().is_none())
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct LaneCounters {
-    completed_requests: u64,
-    completed_bytes: u64,
-    failed_requests: u64,
-    retried_requests: u64,
-    starved: Duration,
+    /// Its export allows one connection for data at a time.
+    is_single: bool,
+    /// That it is the unit of.
+    disks: Vec<DiskId>,
 }
 
 /// See the module.
@@ -326,11 +297,19 @@ pub struct Router {
     /// Those with a quarantine: nearly always none.
     fenced: Vec<UnitId>,
     lanes: Vec<Lane>,
-    /// Those with requests that wait for their turn or are in flight, in order: a round looks at no other.
-    busy: Vec<VmId>,
+    classes: Classes,
+    competition: Competition,
+    /// VMs with requests at the head of a queue that have been charged: nearly always none.
+    retries: Vec<VmId>,
+    /// VMs whose gate answers what waits: nearly always none.
+    answering: Vec<VmId>,
+    /// Those of whom nothing goes in this round, while others of their class may.
+    aside: Vec<(VmId, ClassAt)>,
     /// Attempts in flight.
     in_flight: u32,
     paths: Vec<PathLoad>,
+    /// What the selector sees of them.
+    states: Vec<PathState>,
     /// Those that somebody has claimed in this round.
     claimed: Vec<PathId>,
     delayed: Vec<RequestKey>,
@@ -339,9 +318,9 @@ pub struct Router {
     actions: Vec<Action>,
     record: Record,
     attempts: u64,
-    /// Reused for each choice of a path.
-    shortlist: Shortlist,
-    last_report: load::ReportMark,
+    /// The latest time that it was told.
+    now: Instant,
+    last_report: ReportMark,
 }
 
 impl Router {
@@ -349,36 +328,47 @@ impl Router {
     #[must_use]
     pub fn new(plan: Arc<RoutePlan>, worker: WorkerId, now: Instant) -> Self {
         let spec = &plan.spec;
-        let lane = |vm| Lane {
-            queues: spec
-                .disks_of_vm(vm)
-                .map(|disk| Queue { disk, keys: VecDeque::new(), halt: Halt::default() })
-                .collect(),
-            ..Lane::default()
+        let lane = |vm| {
+            let disks = spec.disks_of_vm(vm).map(|disk| (disk, spec.disk(disk).unit));
+            Lane::new(disks, spec.paths.len())
         };
-        let parts = shares(spec, worker);
-        Self {
+        let mut units = vec![UnitState::default(); spec.units.len()];
+        for disk in spec.disk_ids() {
+            units[spec.disk(disk).unit.index()].disks.push(disk);
+        }
+        let mut router = Self {
             worker,
-            scheduler: Scheduler::new(&spec.vms),
+            scheduler: Scheduler::new(spec),
             requests: Slab::new(),
             connections: Slab::new(),
             closing: Vec::new(),
-            units: vec![UnitState::default(); spec.units.len()],
+            units,
             fenced: Vec::new(),
             lanes: spec.vm_ids().map(lane).collect(),
-            busy: Vec::new(),
+            classes: Classes::new(spec.paths.len()),
+            competition: Competition::new(spec.vms.iter().map(|vm| vm.priority)),
+            retries: Vec::new(),
+            answering: Vec::new(),
+            aside: Vec::new(),
             in_flight: 0,
-            claimed: Vec::new(),
-            paths: spec.paths.iter().zip(parts).map(|(path, share)| PathLoad::new(path, share)).collect(),
+            claimed: Vec::with_capacity(spec.paths.len()),
+            paths: spec.paths.iter().map(PathLoad::new).collect(),
+            states: plan
+                .paths
+                .iter()
+                .map(|route| PathState { heard: Heard::LongAgo, ..PathState::new(*route, 0, 1) })
+                .collect(),
             delayed: Vec::new(),
             held_units: Vec::new(),
             actions: Vec::new(),
             record: Record::default(),
             attempts: 0,
-            shortlist: Shortlist::default(),
-            last_report: load::ReportMark::new(now),
+            now,
+            last_report: ReportMark::new(now, spec.vms.len(), spec.paths.len()),
             plan,
-        }
+        };
+        router.adopt_plan(now);
+        router
     }
 
     /// Takes over a newer plan.
@@ -391,25 +381,43 @@ impl Router {
         if settings_changed {
             self.configure();
         }
+        self.adopt_plan(self.now);
+        for at in 0..self.answering.len() {
+            self.answer_waiting(self.answering[at], self.now);
+        }
+    }
+
+    /// What a plan says of paths and gates.
+    fn adopt_plan(&mut self, now: Instant) {
+        for path in self.plan.spec.path_ids() {
+            self.follow_path(path);
+        }
+        self.answering.clear();
         for vm in self.plan.spec.vm_ids() {
             if self.gate_answers(vm) {
-                self.answer_waiting(vm);
+                self.answering.push(vm);
             }
+            self.hold_or_free(vm, now);
         }
+        self.reclass_all(now);
+        self.classes.all_ready();
     }
 
     /// Takes over settings that a reload has changed.
     fn configure(&mut self) {
-        let spec = &self.plan.spec;
-        self.scheduler.configure(&spec.vms);
-        let parts = shares(spec, self.worker);
-        for ((load, path), share) in self.paths.iter_mut().zip(&spec.paths).zip(parts) {
-            load.configure(path, share);
+        let plan = Arc::clone(&self.plan);
+        let spec = &plan.spec;
+        self.scheduler.configure(spec, self.now);
+        self.competition.configure(spec.vms.iter().map(|vm| vm.priority));
+        self.classes.set_selectors(|path| spec.target(spec.path(path).target).path_selector);
+        for (load, path) in self.paths.iter_mut().zip(&spec.paths) {
+            load.configure(path);
         }
     }
 
     /// Takes a request over; it will be completed exactly once, unless its client goes first.
     pub fn submit(&mut self, request: Request, now: Instant) -> RequestKey {
+        self.now = self.now.max(now);
         let disk = self.plan.spec.disk(request.disk);
         let (vm, unit) = (disk.vm, disk.unit);
         let entry = Entry {
@@ -454,8 +462,8 @@ impl Router {
                 self.requests[key as usize].client = Client::Gone;
                 self.on_volume(unit, |volume, record| volume.abandoned(key, record));
             }
-            Place::Queued | Place::Parked(_) | Place::Delayed(_) => {
-                self.take_out(key);
+            Place::Queued | Place::Parked { .. } | Place::Delayed { .. } => {
+                self.take_out(key, self.now);
                 self.finish(key, Err(TargetError::ShuttingDown));
             }
         }
@@ -463,14 +471,15 @@ impl Router {
 
     /// Decides everything that can be decided now. Returns when to call again if nothing happens before.
     pub fn poll(&mut self, now: Instant) -> Instant {
+        self.now = self.now.max(now);
         self.release_units(now);
         self.release_fences(now);
         self.release_delayed(now);
         let limit_wake = self.dispatch_all(now);
         let fences = self.fenced.iter().filter_map(|unit| self.units[unit.index()].volume.next_fence());
         let delays = self.delayed.iter().map(|key| match self.requests[*key as usize].place {
-            Place::Delayed(until) => until,
-            Place::Queued | Place::Parked(_) | Place::InFlight { .. } => now,
+            Place::Delayed { until, .. } => until,
+            Place::Queued | Place::Parked { .. } | Place::InFlight { .. } => now,
         });
         let held = self.held_units.iter().map(|(_, until)| *until);
         fences.chain(delays).chain(limit_wake).chain(held).min().unwrap_or(Instant::FAR_FUTURE)
@@ -509,83 +518,11 @@ impl Router {
         &mut self.requests[key as usize]
     }
 
-    fn enqueue(&mut self, key: RequestKey, end: End, now: Instant) {
-        let entry = self.entry_mut(key);
-        entry.place = Place::Queued;
-        let (vm, disk) = (entry.vm, entry.request.disk);
-        let queue = self.lanes[vm.index()].queue_mut(disk);
-        match end {
-            End::Front => queue.keys.push_front(key),
-            End::Back => queue.keys.push_back(key),
-        }
-        if queue.halt.reason().is_none() {
-            self.ready(vm, 1, now);
-        }
-    }
-
-    /// So many more requests of the VM wait for their turn.
-    fn ready(&mut self, vm: VmId, count: u32, now: Instant) {
-        if count == 0 {
-            return;
-        }
-        let lane = &mut self.lanes[vm.index()];
-        lane.queued += count;
-        if !std::mem::replace(&mut lane.is_busy, true) {
-            let at = self.busy.partition_point(|other| *other < vm);
-            self.busy.insert(at, vm);
-        }
-        self.scheduler.backlogged(vm.index(), now);
-    }
-
-    /// So many fewer.
-    fn unready(&mut self, vm: VmId, count: u32) {
-        let lane = &mut self.lanes[vm.index()];
-        lane.queued -= count;
-        if count > 0 && lane.queued == 0 {
-            self.scheduler.idle(vm.index());
-        }
-    }
-
-    /// Takes a request that waits out of where it waits.
-    fn take_out(&mut self, key: RequestKey) {
-        let (vm, unit, disk, place) = {
-            let e = self.entry(key);
-            (e.vm, e.unit, e.request.disk, e.place)
-        };
-        match place {
-            Place::Queued => {
-                let queue = self.lanes[vm.index()].queue_mut(disk);
-                queue.keys.retain(|k| *k != key);
-                if queue.halt.reason().is_none() {
-                    self.unready(vm, 1);
-                }
-            }
-            Place::Parked(_) => self.units[unit.index()].parked.retain(|k| *k != key),
-            Place::Delayed(_) => self.delayed.retain(|k| *k != key),
-            Place::InFlight { .. } => unreachable!("what is in flight does not wait"),
-        }
-    }
-
     /// Answers everything of the VM that waits with an error; what is in flight goes on.
-    fn answer_waiting(&mut self, vm: VmId) {
-        for key in self.take_out_all(vm) {
+    fn answer_waiting(&mut self, vm: VmId, now: Instant) {
+        for key in self.take_out_all(vm, now) {
             self.finish(key, Err(TargetError::Io));
         }
-    }
-
-    /// Takes all requests of the VM that wait out of where they wait: its queues, its units, the busy targets.
-    fn take_out_all(&mut self, vm: VmId) -> Vec<RequestKey> {
-        let lane = &mut self.lanes[vm.index()];
-        let mut keys: Vec<_> = lane.queues.iter_mut().flat_map(|queue| queue.keys.drain(..)).collect();
-        let queued = lane.queued;
-        self.unready(vm, queued);
-        let is_its = |key: &mut RequestKey| self.requests[*key as usize].vm == vm;
-        for disk in self.plan.spec.disks_of_vm(vm) {
-            let unit = self.plan.spec.disk(disk).unit;
-            keys.extend(self.units[unit.index()].parked.extract_if(.., is_its));
-        }
-        keys.extend(self.delayed.extract_if(.., is_its));
-        keys
     }
 
     /// The one place where a request ends.
@@ -593,6 +530,11 @@ impl Router {
         let entry = self.requests.remove(key as usize);
         if entry.request.operation.changes_data() && result.is_err() {
             self.on_volume(entry.unit, |volume, record| volume.given_up(key, record));
+        }
+        if let Charge::Paid(receipt) = entry.charge
+            && result.is_err()
+        {
+            self.scheduler.refund(entry.vm, receipt);
         }
         let counters = &mut self.lanes[entry.vm.index()].counters;
         match result {
@@ -606,9 +548,9 @@ impl Router {
         self.actions.push(Action::Complete { token: entry.request.token, result });
     }
 
-    fn park(&mut self, key: RequestKey, reason: HoldReason) {
+    fn park(&mut self, key: RequestKey, reason: HoldReason, now: Instant) {
         let entry = self.entry_mut(key);
-        entry.place = Place::Parked(reason);
+        entry.place = Place::Parked { reason, since: now };
         let unit = entry.unit;
         self.units[unit.index()].parked.push(key);
     }
@@ -618,6 +560,9 @@ impl Router {
         // Requeued at the front one by one, so last first keeps their order.
         let parked = std::mem::take(&mut self.units[unit.index()].parked);
         for key in parked.into_iter().rev() {
+            if let Place::Parked { reason, since } = self.entry(key).place {
+                self.waited(key, reason, since, now);
+            }
             self.enqueue(key, End::Front, now);
         }
     }
@@ -639,9 +584,12 @@ impl Router {
     }
 
     fn release_delayed(&mut self, now: Instant) {
-        let due = |r: &Slab<Entry>, key: RequestKey| matches!(r[key as usize].place, Place::Delayed(until) if until <= now);
+        let due = |r: &Slab<Entry>, key: RequestKey| matches!(r[key as usize].place, Place::Delayed { until, .. } if until <= now);
         while let Some(at) = self.delayed.iter().position(|key| due(&self.requests, *key)) {
             let key = self.delayed.remove(at);
+            if let Place::Delayed { since, .. } = self.entry(key).place {
+                self.waited(key, HoldReason::RetryLater, since, now);
+            }
             self.enqueue(key, End::Front, now);
         }
     }

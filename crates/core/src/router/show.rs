@@ -1,6 +1,8 @@
 //! The router's rows of a [`WorkerView`].
 
-use super::{Entry, Lane, Place, Router};
+use super::lanes::Lane;
+use super::{Entry, Place, Router};
+use crate::ids::{PathId, VmId};
 use crate::time::Instant;
 use crate::view::{HoldReason, PathLoadView, UnitLoadView, VmLoadView, WorkerView};
 
@@ -11,25 +13,25 @@ impl Router {
         WorkerView {
             at: now,
             generation: self.plan.generation,
-            paths: (0..self.paths.len()).map(|i| self.path_view(i, now)).collect(),
+            paths: (0..self.paths.len()).map(|i| self.path_view(i)).collect(),
             vms: self.vm_views(now),
             disks: Vec::new(),
             units: (0..self.units.len()).map(|i| self.unit_view(i, now)).collect(),
         }
     }
 
-    fn path_view(&self, index: usize, now: Instant) -> PathLoadView {
-        let load = &self.paths[index];
+    fn path_view(&self, index: usize) -> PathLoadView {
+        let (load, state) = (&self.paths[index], &self.states[index]);
         let connections = self.connections.iter().filter(|(_, c)| c.path.index() == index).count();
         PathLoadView {
-            pending_requests: load.pending_requests,
-            pending_bytes: load.pending_bytes,
-            window_bytes: load.window,
+            pending_requests: state.pending_requests,
+            pending_bytes: state.pending(),
+            window_bytes: state.window,
             window_max: self.plan.spec.paths[index].window_max,
             connections: u32::try_from(connections).unwrap_or(u32::MAX),
             service_time: load.service_time,
-            rate: load.rate(now),
-            carried: Vec::new(),
+            rate: load.capacity.byte_rate().unwrap_or(0),
+            carried: self.carried_on(PathId::at(index)),
             completed_requests: load.completed_requests,
             completed_bytes: load.completed_bytes,
             errors: load.errors,
@@ -39,12 +41,13 @@ impl Router {
     /// By `VmId`; one pass over the requests for all.
     fn vm_views(&self, now: Instant) -> Vec<VmLoadView> {
         let mut rows: Vec<_> = self.lanes.iter().map(counted).collect();
+        for (vm, row) in rows.iter_mut().enumerate() {
+            let recent = self.last_report.recent(vm);
+            (row.served, row.reservation_unmet) = (recent.served, recent.unmet);
+        }
+        self.add_entitlements(&mut rows);
         for (_, entry) in &self.requests {
-            let lane = &self.lanes[entry.vm.index()];
-            let halt =
-                lane.queues.iter().find(|q| q.disk == entry.request.disk).and_then(|q| q.halt.reason());
-            let queued = halt.or(lane.blocked).unwrap_or(HoldReason::Window);
-            let Some(reason) = held_for(entry, queued) else { continue };
+            let Some(reason) = self.held_for(entry, now) else { continue };
             let row = &mut rows[entry.vm.index()];
             row.held += 1;
             let age = now.since(entry.submitted);
@@ -55,6 +58,23 @@ impl Router {
             row.sort_reasons();
         }
         rows
+    }
+
+    fn held_for(&self, entry: &Entry, now: Instant) -> Option<HoldReason> {
+        match entry.place {
+            Place::Queued => {
+                let at = self.lanes[entry.vm.index()].place_of(entry.request.disk);
+                Some(self.queue_reason(entry.vm, at, now))
+            }
+            Place::Parked { reason, .. } => Some(reason),
+            Place::Delayed { .. } => Some(HoldReason::RetryLater),
+            Place::InFlight { .. } => None,
+        }
+    }
+
+    fn carried_on(&self, path: PathId) -> Vec<(VmId, u64)> {
+        let of = |vm: VmId| (vm, self.last_report.recent(vm.index()).carried[path.index()]);
+        self.plan.spec.vm_ids().map(of).filter(|(_, rate)| *rate > 0).collect()
     }
 
     fn unit_view(&self, index: usize, now: Instant) -> UnitLoadView {
@@ -77,15 +97,11 @@ fn counted(lane: &Lane) -> VmLoadView {
         completed_bytes: lane.counters.completed_bytes,
         failed_requests: lane.counters.failed_requests,
         retried_requests: lane.counters.retried_requests,
+        held_time: HoldReason::ALL
+            .into_iter()
+            .map(|reason| (reason, lane.counters.held[reason as usize]))
+            .filter(|(_, time)| !time.is_zero())
+            .collect(),
         ..VmLoadView::default()
-    }
-}
-
-fn held_for(entry: &Entry, queued: HoldReason) -> Option<HoldReason> {
-    match entry.place {
-        Place::Queued => Some(queued),
-        Place::Parked(reason) => Some(reason),
-        Place::Delayed(_) => Some(HoldReason::RetryLater),
-        Place::InFlight { .. } => None,
     }
 }

@@ -1,192 +1,224 @@
 //! Which path: the load-distribution function over routing information and VM information.
 //!
-//! The best rank wins (up before marginal, optimized before non-optimized, traffic's own paths before standbys); within
-//! it, the lowest expected completion time: `(pending + this) / rate`, or what requests take anyway; close ones take turns. VMs that a higher-priority one competes with
-//! leave headroom in each window: together they fill a part of it only. Rejected: sending nothing of theirs while the
-//! window is fuller than that, by whomever; a higher-priority VM that always has work waiting would shut them out.
-//! It does not know queues, connections or time.
+//! The best rank wins (up before marginal, optimized before non-optimized, traffic's own paths before standbys). Within it,
+//! the lowest expected completion time: `(pending + this) / rate`, or what requests take anyway; close ones take turns.
+//! VMs with higher priorities above them leave headroom in each window, and go first to paths of a worse rank when there is no
+//! room. Invariants: never a disabled path; never over a window, except into an empty path. Rejected: one score over rank,
+//! load and priority; nobody could say why a path was taken. It does not know queues, connections or time.
 
-use crate::plan::{Health, PathRoute};
-use crate::spec::Access;
-use crate::time::Duration;
+mod kernel;
+mod path;
+#[cfg(test)]
+mod tests;
 
-/// The part of a window that VMs leave to competing VMs of higher priority: one eighth.
+pub use path::{Heard, LEVELS, Level, Pace, PathState, Rank, Spill};
+
+use crate::ids::PathId;
+use crate::schedule::Phase;
+use crate::spec::PathSelector;
+
+/// Of a window, what each level leaves to those above it: one eighth,
 const HEADROOM_SHIFT: u32 = 3;
+/// but no less than this, where that is a quarter of the window at most: room for a few small requests or one medium one. With
+/// only an eighth of a narrow window a higher one's request would nearly always have to wait for a reply first.
+const HEADROOM_MIN: u64 = 64 << 10;
 
-/// Expected times within a half of the lowest are as good as equal: the estimates are no better than that. Such paths take
-/// turns, so that under a light load each stays measured, and its loss is seen at once.
-const CLOSE_DIVISOR: u128 = 2;
-
-/// A path as the selector sees it. One entry for each path that has a live connection to the unit.
+/// What is asked of the selector for one request.
 #[derive(Clone, Copy, Debug)]
-pub struct Candidate {
-    pub route: PathRoute,
-    /// Device bytes in flight on it, from all units and VMs.
-    pub pending: u64,
-    /// Of these, what VMs sent while one of higher priority competed.
-    pub pending_outranked: u64,
-    pub window: u64,
-    /// Estimated device bytes per second; at least 1.
-    pub rate: u64,
-    /// What requests have lately taken on it; zero if that is not known. A path far away is slow without any queue.
-    pub service_time: Duration,
-    pub tried: Tried,
-    /// Grows with each dispatch on any path: the path with the lowest has not had one for longest.
-    pub last_dispatch: u64,
-}
-
-/// Whether this request has already failed on the path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Tried {
-    No,
-    Yes,
-}
-
-/// Whether a VM of higher priority competes for the same paths now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    Highest,
-    Outranked,
+pub struct Ask<'a> {
+    /// Device bytes.
+    pub cost: u64,
+    pub level: Level,
+    /// Why it is this VM's turn, and the VM's priority.
+    pub right: (Phase, u32),
+    /// Paths on which it has failed already: used last.
+    pub tried: &'a [PathId],
+    /// The one path that it may take, whatever others there are.
+    pub only: Option<PathId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// Index into the candidates.
-    Path(usize),
-    /// Usable paths exist, but the windows of the best ranked are full.
-    Full,
+    Path(PathId),
+    /// Usable paths exist, but those that this request may take now have no room.
+    Full(Shortage),
+    /// No path is usable.
     None,
 }
 
-/// Lower is better; none if the path must not be used.
+/// Why there is no room for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shortage {
+    /// There is room, but it is kept for VMs of higher priority.
+    Headroom,
+    /// The window is full, or claimed by who waits with a better right, or the path is being probed.
+    Window,
+}
+
+/// Chooses among the paths `among` of `paths` (which is by `PathId`).
 #[must_use]
-pub fn rank(route: PathRoute) -> Option<u8> {
-    let base = match (route.health, route.preferred) {
-        (Health::Up, true) => 0,
-        // A live connection on a path that the plan still calls down has just come back: as good as marginal.
-        (Health::Up, false) | (Health::Marginal | Health::Down, _) => 2,
-        (Health::Disabled, _) => return None,
-    };
-    Some(base + u8::from(route.access == Access::NonOptimized))
+pub fn select(selector: PathSelector, paths: &[PathState], among: &[PathId], ask: &Ask<'_>) -> Choice {
+    let usable = Usable { paths, among, ask };
+    match selector {
+        PathSelector::Vmpath => usable.soonest(),
+        PathSelector::RoundRobin => usable.first_by(kernel::turn),
+        PathSelector::QueueLength => usable.first_by(kernel::queue_length),
+        PathSelector::ServiceTime => usable.first_by(|path| kernel::service_time(path, ask.cost)),
+    }
 }
 
-/// Chooses among the candidates for a request that costs `cost` device bytes.
-#[must_use]
-pub fn select(candidates: &[Candidate], cost: u64, standing: Standing) -> Choice {
-    let key = |c: &Candidate| rank(c.route).map(|rank| (c.tried, rank));
-    let Some(best) = candidates.iter().filter_map(key).min() else {
-        return Choice::None;
-    };
-    let usable = |c: &Candidate| key(c) == Some(best) && has_room(c, cost, standing);
-    let Some(soonest) = candidates.iter().filter(|c| usable(c)).map(|c| expected_nanos(c, cost)).min() else {
-        return Choice::Full;
-    };
-    let close = soonest + soonest / CLOSE_DIVISOR;
-    candidates
-        .iter()
-        .enumerate()
-        .filter(|(_, c)| usable(c) && expected_nanos(c, cost) <= close)
-        .min_by_key(|(_, c)| c.last_dispatch)
-        .map_or(Choice::Full, |(index, _)| Choice::Path(index))
-}
-
-/// An empty path takes any request, so that one larger than the window can still go.
-#[must_use]
-pub fn has_room(path: &Candidate, cost: u64, standing: Standing) -> bool {
-    let headroom_is_left = match standing {
-        Standing::Highest => true,
-        Standing::Outranked => {
-            path.pending_outranked == 0
-                || path.pending_outranked + cost <= path.window - (path.window >> HEADROOM_SHIFT)
-        }
-    };
-    path.pending == 0 || (path.pending + cost <= path.window && headroom_is_left)
-}
-
-fn expected_nanos(path: &Candidate, cost: u64) -> u128 {
-    let queue = u128::from(path.pending + cost) * 1_000_000_000 / u128::from(path.rate.max(1));
-    queue.max(path.service_time.as_nanos())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn up() -> Candidate {
-        let route = PathRoute { health: Health::Up, access: Access::Optimized, preferred: true };
-        Candidate {
-            route,
-            pending: 0,
-            pending_outranked: 0,
-            window: 1 << 20,
-            rate: 100 << 20,
-            service_time: Duration::ZERO,
-            tried: Tried::No,
-            last_dispatch: 0,
+/// Whether the window has room for a request. An empty path takes any, so that one larger than the window can still go.
+///
+/// # Errors
+/// Why there is none.
+#[inline]
+pub fn has_room(path: &PathState, ask: &Ask<'_>) -> Result<(), Shortage> {
+    if path.pending_requests == 0 {
+        return Ok(());
+    }
+    let fits = path.pending() + ask.cost <= path.window && path.pending_requests < path.window_requests;
+    if !fits || path.claim.is_some_and(|claim| claim >= ask.right) {
+        return Err(Shortage::Window);
+    }
+    if ask.level == Level::TOP {
+        return Ok(());
+    }
+    let step = headroom(path.window);
+    let mut kept = 0;
+    for &pending in &path.from_level[1..=ask.level.index()] {
+        kept += step;
+        // The first of a level always may, or one that is larger than what its level may fill would never go.
+        if pending != 0 && pending + ask.cost + kept > path.window {
+            return Err(Shortage::Headroom);
         }
     }
+    Ok(())
+}
 
-    #[test]
-    fn the_lowest_expected_completion_time_wins() {
-        let busy = Candidate { pending: 512 << 10, ..up() };
-        let slow = Candidate { rate: 10 << 20, ..up() };
-        let earlier = Candidate { last_dispatch: 1, ..up() };
-        let later = Candidate { last_dispatch: 2, rate: 120 << 20, ..up() };
-        assert_eq!(
-            select(&[later, earlier], 4096, Standing::Highest),
-            Choice::Path(1),
-            "as good as equal: in turn"
-        );
-        let far = Candidate { service_time: Duration::from_millis(10), last_dispatch: 0, ..up() };
-        assert_eq!(select(&[far, later], 4096, Standing::Highest), Choice::Path(1), "far away, though idle");
-        assert_eq!(select(&[busy, up()], 4096, Standing::Highest), Choice::Path(1));
-        assert_eq!(
-            select(&[slow, busy], 4096, Standing::Highest),
-            Choice::Path(0),
-            "an idle slow path beats a long queue"
-        );
-        assert_eq!(
-            select(&[slow, busy], 256 << 10, Standing::Highest),
-            Choice::Path(1),
-            "but not for a large request"
-        );
+/// Device bytes of a window that each level leaves to those above it.
+#[must_use]
+pub const fn headroom(window: u64) -> u64 {
+    let part = window >> HEADROOM_SHIFT;
+    if part < HEADROOM_MIN && window >= 4 * HEADROOM_MIN { HEADROOM_MIN } else { part }
+}
+
+/// When a request would be done on the path, in ns from now, as far as can be told.
+#[inline]
+fn expected(path: &PathState, cost: u64) -> u64 {
+    path.pace.nanos(path.pending() + cost).max(path.service)
+}
+
+/// Times that are as good as equal to the lowest: the estimates are no better than that. Such paths take turns, so that
+/// under a light load each stays measured, and its loss is seen at once.
+const fn close_to(soonest: u64) -> u64 {
+    soonest + (soonest >> 1)
+}
+
+/// The question at hand.
+#[derive(Clone, Copy)]
+struct Usable<'a> {
+    paths: &'a [PathState],
+    among: &'a [PathId],
+    ask: &'a Ask<'a>,
+}
+
+/// Orders paths before any load: first those not tried, then by rank.
+type Order = u8;
+const TRIED: Order = 1 << 7;
+
+impl<'a> Usable<'a> {
+    /// Each path that may be used, with its place in the order.
+    #[inline]
+    fn each(self) -> impl Iterator<Item = (PathId, &'a PathState, Order)> + Clone {
+        let Self { paths, among, ask } = self;
+        among.iter().filter_map(move |&id| {
+            let path = &paths[id.index()];
+            let rank = path.rank?.value();
+            if ask.only.is_some_and(|only| only != id) {
+                return None;
+            }
+            let tried = if ask.tried.contains(&id) { TRIED } else { 0 };
+            Some((id, path, rank | tried))
+        })
     }
 
-    #[test]
-    fn rank_comes_before_load() {
-        let full = Candidate { pending: 1 << 20, ..up() };
-        let marginal = Candidate { route: PathRoute { health: Health::Marginal, ..up().route }, ..up() };
-        let far = Candidate { route: PathRoute { access: Access::NonOptimized, ..up().route }, ..up() };
-        let standby = Candidate { route: PathRoute { preferred: false, ..up().route }, ..up() };
-        assert_eq!(select(&[full, marginal], 4096, Standing::Highest), Choice::Full, "marginal is used last");
-        assert_eq!(select(&[marginal], 4096, Standing::Highest), Choice::Path(0), "not never");
-        assert_eq!(select(&[marginal, far], 4096, Standing::Highest), Choice::Path(1));
-        assert_eq!(select(&[standby, far], 4096, Standing::Highest), Choice::Path(1));
+    fn soonest(self) -> Choice {
+        let mut best = Order::MAX;
+        let mut soonest = u64::MAX;
+        for (_, path, order) in self.each() {
+            if order < best {
+                (best, soonest) = (order, u64::MAX);
+            }
+            let time = expected(path, self.ask.cost);
+            if order == best && time < soonest && self.room(path).is_ok() {
+                soonest = time;
+            }
+        }
+        if best == Order::MAX {
+            return Choice::None;
+        }
+        if soonest == u64::MAX {
+            return self.without_room(best);
+        }
+        let close = close_to(soonest);
+        let mut turn = u64::MAX;
+        let mut chosen = Choice::None;
+        for (id, path, order) in self.each() {
+            let next = path.last_dispatch < turn || chosen == Choice::None;
+            if next && order == best && expected(path, self.ask.cost) <= close && self.room(path).is_ok() {
+                turn = path.last_dispatch;
+                chosen = Choice::Path(id);
+            }
+        }
+        chosen
     }
 
-    #[test]
-    fn a_disabled_path_is_never_used_and_a_tried_one_only_last() {
-        let disabled = Candidate { route: PathRoute { health: Health::Disabled, ..up().route }, ..up() };
-        let tried = Candidate { tried: Tried::Yes, ..up() };
-        let marginal = Candidate { route: PathRoute { health: Health::Marginal, ..up().route }, ..up() };
-        assert_eq!(select(&[disabled], 4096, Standing::Highest), Choice::None);
-        assert_eq!(select(&[tried, marginal], 4096, Standing::Highest), Choice::Path(1));
-        assert_eq!(select(&[tried], 4096, Standing::Highest), Choice::Path(0));
+    /// As [`has_room`]; but what is known of a path that was unheard of for long is one request's answer, if there is another
+    /// that was heard of.
+    #[inline]
+    fn room(self, path: &PathState) -> Result<(), Shortage> {
+        if path.is_probed() && self.has_known() {
+            return Err(Shortage::Window);
+        }
+        has_room(path, self.ask)
     }
 
-    #[test]
-    fn the_outranked_leave_headroom_and_an_empty_path_takes_anything() {
-        let pending = (1 << 20) - (64 << 10);
-        let nearly = Candidate { pending, pending_outranked: pending, ..up() };
-        assert_eq!(select(&[nearly], 32 << 10, Standing::Highest), Choice::Path(0));
-        assert_eq!(select(&[nearly], 32 << 10, Standing::Outranked), Choice::Full);
-        let of_others = Candidate { pending_outranked: 0, ..nearly };
-        assert_eq!(
-            select(&[of_others], 32 << 10, Standing::Outranked),
-            Choice::Path(0),
-            "they are not shut out"
-        );
-        assert_eq!(select(&[of_others], 65 << 10, Standing::Outranked), Choice::Full);
-        assert_eq!(select(&[up()], 32 << 20, Standing::Outranked), Choice::Path(0));
+    #[cold]
+    fn has_known(self) -> bool {
+        self.each().any(|(_, path, _)| path.heard == Heard::Lately)
+    }
+
+    /// No path of the best order has room: those below others go to a worse one that is meant for it. Who has nobody above
+    /// waits, unless it is known that even that would be done in half of the time.
+    #[cold]
+    fn without_room(self, best: Order) -> Choice {
+        let cost = self.ask.cost;
+        let waiting = self.each().filter(|(_, _, order)| *order == best);
+        let wait = waiting.clone().map(|(_, path, _)| expected(path, cost)).min().unwrap_or(0);
+        let allowed = |(_, path, order): &(PathId, &PathState, Order)| {
+            let is_faster = path.heard == Heard::Lately && expected(path, cost) < wait >> 1;
+            let worth_it = self.ask.level > Level::TOP || is_faster;
+            let worse = *order > best && *order & TRIED == best & TRIED;
+            worse && path.spill == Spill::Allowed && worth_it && self.room(path).is_ok()
+        };
+        let spill = self.each().filter(allowed);
+        let taken = spill.min_by_key(|(_, path, order)| (*order, expected(path, cost), path.last_dispatch));
+        if let Some((id, _, _)) = taken {
+            return Choice::Path(id);
+        }
+        let shortage = waiting.filter_map(|(_, path, _)| self.room(path).err()).min();
+        Choice::Full(shortage.unwrap_or(Shortage::Window))
+    }
+
+    /// The first by `key` of the best order, whoever asks. If that one has no room the request waits for it: another would
+    /// not be the selector's choice.
+    fn first_by<K: Ord>(self, key: impl Fn(&PathState) -> K) -> Choice {
+        let ask = Ask { level: Level::TOP, ..*self.ask };
+        let first = self.each().min_by_key(|(_, path, order)| (*order, key(path)));
+        match first.map(|(id, path, _)| (id, has_room(path, &ask))) {
+            Some((id, Ok(()))) => Choice::Path(id),
+            Some((_, Err(shortage))) => Choice::Full(shortage),
+            None => Choice::None,
+        }
     }
 }

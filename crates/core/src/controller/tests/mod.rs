@@ -11,4 +11,5 @@ mod random;
 mod restart;
 mod restore;
 mod shedding;
+mod windows;
 mod world;

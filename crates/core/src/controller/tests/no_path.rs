@@ -1,6 +1,8 @@
 //! `on_no_path`: hold, then the rungs.
 
 use super::world::{World, check, check_in, spec};
+use crate::effect::{JournalEntry, JournalKind, Subject};
+use crate::ids::{PathId, VmId};
 use crate::spec::{NoPathAction, OnPathLoss, ResumeOn, Spec};
 use crate::time::Duration;
 
@@ -290,4 +292,68 @@ fn at_the_start_a_path_has_ten_seconds_to_connect() {
         @40 pass
         ",
     );
+}
+
+/// Gold may use a, bronze both.
+fn affine(then: &[NoPathAction]) -> World {
+    let mut spec = spec(&[("gold", 100, 0), ("bronze", 10, 0)]);
+    spec.vms[0].on_no_path.hold = Duration::from_secs(5);
+    spec.vms[0].on_no_path.then = then.to_vec();
+    spec.vms[0].avoid_paths = vec![PathId(1)];
+    World::new(spec)
+}
+
+/// What the journal says when gold has no path, without the beginning.
+fn told(world: &World) -> Vec<String> {
+    let is_gold = |entry: &&JournalEntry| entry.subject == Subject::Vm(VmId(0));
+    let no_path = world.journal.iter().filter(is_gold).filter(|entry| entry.kind == JournalKind::NoPath);
+    let text = |entry: &JournalEntry| {
+        let rest = entry.reason.strip_prefix("no path to san0/gold: its requests are held");
+        rest.unwrap_or_else(|| panic!("{}", entry.reason)).to_owned()
+    };
+    no_path.map(text).collect()
+}
+
+const BARRED: &str = "san0/b is up, but gold may not use it: its paths and avoid leave it only san0/a";
+
+#[test]
+fn paths_that_it_may_not_use_do_not_help_it_and_are_named() {
+    let mut world = affine(&[Suspend]);
+    check_in(
+        &mut world,
+        "
+        @1 obedient; down a
+        > 1: san0 incident-opened, a link-down, gold no-path
+        > 1: a path-down
+        > 6: gold bounce, stop gold, gold vm-suspending
+        > 6.005: gold hold, gold vm-suspended
+        @10 pass
+        ",
+    );
+    assert_eq!(told(&world), [format!("; {BARRED}")]);
+    assert_eq!(
+        world.explain("gold").lines().filter(|line| *line == BARRED).count(),
+        1,
+        "{}",
+        world.explain("gold")
+    );
+    assert!(!world.explain("bronze").contains("may not use"));
+}
+
+#[test]
+fn they_are_named_on_each_rung_and_only_while_they_are_up() {
+    let says = |world: &mut World, script: &str| {
+        world.run(script);
+        world.explain("gold").contains(BARRED)
+    };
+    for then in [Suspend, Migrate, Fail] {
+        let mut world = affine(&[then]);
+        assert!(!says(&mut world, "@0.5 obedient; pass"), "nothing is lost");
+        assert!(says(&mut world, "@1 down a\n@2 pass"), "held");
+        assert!(says(&mut world, "@10 pass"), "{then:?}");
+        assert!(!says(&mut world, "@11 down b\n@12 pass"), "it is down too");
+    }
+    let mut both = affine(&[Suspend]);
+    assert!(!says(&mut both, "@1 obedient; down b; down a\n@2 pass"));
+    assert_eq!(told(&both)[0], "");
 }

@@ -62,6 +62,7 @@ impl Scene {
             spec: Arc::clone(&self.spec),
             paths: vec![route; self.spec.paths.len()],
             vms: vec![VmRoute { gate: Gate::Open }; self.spec.vms.len()],
+            parts: crate::spread::Parts::default(),
         }
     }
 }

@@ -50,7 +50,8 @@ impl World {
         require!(self.ledger, allowed, Rule::Gate, || format!("token {} passes the gate", request.token));
     }
 
-    /// By the words of the design: up before marginal, optimized before non-optimized, traffic's own before standbys.
+    /// By the words of the design: up before marginal, optimized before non-optimized, traffic's own before standbys. A worse
+    /// one that is nobody's standby may be taken while the best ones are at work.
     fn check_ranking(&mut self, link: usize, request: &Request) {
         let token = &self.ledger.tokens[request.token as usize];
         let avoid = &self.scene.spec.vms[token.vm].avoid_paths;
@@ -61,11 +62,18 @@ impl World {
             usable.then_some((!own, route.access == Access::NonOptimized))
         };
         let mine = order(self.ledger.links[link].path);
-        let open = self.ledger.links.iter().filter(|l| l.unit == token.unit && l.state <= LinkState::Cut);
-        let best = open.filter_map(|l| order(l.path)).min();
+        let open = || self.ledger.links.iter().filter(|l| l.unit == token.unit && l.state <= LinkState::Cut);
+        let reaches = |path: usize| open().any(|l| l.path == path);
+        let best = open().filter_map(|l| order(l.path)).min();
         // One that has failed somewhere is right to try elsewhere; a second half belongs where the first went.
         let free = !self.ledger.is_untroubled(request.token) || token.answered;
-        let holds = mine.is_some() && (free || mine == best);
+        let route = self.plan.paths[self.ledger.links[link].path];
+        let second_choice = route.health == Health::Marginal || route.access == Access::NonOptimized;
+        let may_spill = route.preferred && second_choice && route.health <= Health::Marginal;
+        let busy = |path: usize| self.ledger.links.iter().any(|l| l.path == path && !l.in_flight.is_empty());
+        let paths = 0..self.plan.paths.len();
+        let best_at_work = paths.into_iter().filter(|path| order(*path) == best && reaches(*path)).all(busy);
+        let holds = mine.is_some() && (free || mine == best || (may_spill && best_at_work));
         require!(self.ledger, holds, Rule::Ranking, || {
             format!("token {} takes a path of rank {mine:?}, the best is {best:?}", request.token)
         });

@@ -71,6 +71,7 @@ impl Bench {
             link_reports: vec![],
             paths: vec![route; spec.paths.len()],
             vms: vec![VmRoute { gate: Gate::Open }; spec.vms.len()],
+            parts: crate::spread::Parts::default(),
             spec: Arc::new(spec),
         };
         Self {
