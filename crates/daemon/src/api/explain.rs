@@ -3,15 +3,40 @@
 //! Invariant: it only words what the rows say; the reasons themselves were given by the decisions. The numbers behind
 //! them are in the VM's row.
 
-use super::wire;
+use super::{held, wire, words};
 use vmpath_core::spec::ByteRate;
 
 /// What the sentences are made from.
 pub(super) struct Facts<'a> {
     pub(super) at_unix_us: u64,
     pub(super) vm: &'a wire::Vm,
+    /// Whose allocation it shares.
+    pub(super) group: Option<&'a wire::Group>,
     /// All paths of the host.
     pub(super) paths: &'a [wire::Path],
+}
+
+impl Facts<'_> {
+    /// The paths that lead to its disks.
+    fn mine(&self) -> impl Iterator<Item = &wire::Path> {
+        let target_of = |disk: &wire::DiskOfVm| disk.unit.split('/').next().unwrap_or_default().to_owned();
+        let targets: Vec<_> = self.vm.disks.iter().map(target_of).collect();
+        self.paths.iter().filter(move |path| targets.contains(&path.target))
+    }
+
+    fn avoids(&self, path: &wire::Path) -> bool {
+        self.vm.avoid_paths.contains(&format!("{}/{}", path.target, path.name))
+    }
+
+    /// Those that it may use.
+    pub(super) fn usable(&self) -> impl Iterator<Item = &wire::Path> {
+        self.mine().filter(|path| !self.avoids(path))
+    }
+
+    /// Those that its affinity forbids.
+    pub(super) fn avoided(&self) -> impl Iterator<Item = &wire::Path> {
+        self.mine().filter(|path| self.avoids(path))
+    }
 }
 
 pub(super) fn text(facts: &Facts<'_>) -> Vec<String> {
@@ -32,8 +57,9 @@ pub(super) fn text(facts: &Facts<'_>) -> Vec<String> {
     }
     text.extend(vm.because.iter().map(|why| format!("Why: {}.", why.trim_end_matches('.'))));
     if vm.held > 0 {
-        text.push(held(vm));
+        text.push(count_of_held(vm));
     }
+    text.extend(held::sentences(facts));
     text.push(rates(vm));
     text.extend(paths(facts));
     if let Some(wait) = &vm.waits_for {
@@ -51,40 +77,47 @@ fn state(facts: &Facts<'_>) -> String {
         "unmanaged" => "unmanaged: no hypervisor monitor, so its I/O is served and it cannot be suspended",
         state => state,
     };
-    let calm = vm.because.is_empty() && vm.gate.reason.is_none() && vm.waits_for.is_none();
+    let met = vm.reservation_unmet_bytes_per_second == 0;
+    let calm = met && vm.because.is_empty() && vm.gate.reason.is_none() && vm.waits_for.is_none();
     let matter = if calm && vm.state == "running" { "; nothing is the matter" } else { "" };
     format!("{} is {state}, for {since}{matter}.", vm.name)
 }
 
-fn held(vm: &wire::Vm) -> String {
-    let reasons: Vec<_> =
-        vm.held_reasons.iter().map(|held| format!("{} by {}", held.requests, held.reason)).collect();
+fn count_of_held(vm: &wire::Vm) -> String {
+    let reason = |held: &wire::HeldReason| format!("{} by {}", held.requests, words::held(&held.reason));
+    let reasons: Vec<_> = vm.held_reasons.iter().map(reason).collect();
     let reasons = if reasons.is_empty() { String::new() } else { format!(" ({})", reasons.join(", ")) };
     let oldest = vm.oldest_held_ms.map(|ms| format!(", the oldest for {ms} ms")).unwrap_or_default();
-    format!("{} requests are held{reasons}{oldest}; {} are in flight.", vm.held, vm.in_flight)
+    let (requests, are) = if vm.held == 1 { ("request", "is") } else { ("requests", "are") };
+    let flies = if vm.in_flight == 1 { "is" } else { "are" };
+    format!("{} {requests} {are} held{reasons}{oldest}; {} {flies} in flight.", vm.held, vm.in_flight)
 }
 
 fn rates(vm: &wire::Vm) -> String {
-    let rate = |bytes: Option<u64>| bytes.map_or_else(|| "none".into(), |bytes| ByteRate(bytes).to_string());
+    let none = || "none".into();
+    let entitled = vm.entitled_bytes_per_second;
+    let entitled = entitled.map(|rate| format!(" and is entitled to {} now", ByteRate(rate)));
+    let group = vm.group.as_ref().map(|group| format!(", group {group}"));
     format!(
-        "It gets {}; reservation {}, limit {}, priority {}, shares {}.",
+        "It gets {}{}; reservation {}, limit {}, priority {}, shares {}{}.",
         ByteRate(vm.rate_bytes_per_second),
-        rate(vm.reservation_bytes_per_second),
-        rate(vm.limit_bytes_per_second),
+        entitled.unwrap_or_default(),
+        vm.reservation_bytes_per_second.map_or_else(none, |rate| ByteRate(rate).to_string()),
+        held::limits(vm.limit_bytes_per_second, vm.limit_requests_per_second).unwrap_or_else(none),
         vm.priority,
-        vm.shares
+        vm.shares,
+        group.unwrap_or_default()
     )
 }
 
 /// The paths that lead to its disks, each with what is wrong with it.
 fn paths(facts: &Facts<'_>) -> Vec<String> {
-    let target_of = |disk: &wire::DiskOfVm| disk.unit.split('/').next().unwrap_or_default().to_owned();
-    let mut targets: Vec<_> = facts.vm.disks.iter().map(target_of).collect();
-    targets.sort();
-    targets.dedup();
-    let mine = facts.paths.iter().filter(|path| targets.contains(&path.target));
-    mine.map(|path| {
-        let place = if path.preferred { "preferred" } else { "standby" };
+    let row = |path: &wire::Path| {
+        let place = match (facts.avoids(path), path.preferred) {
+            (true, _) => "not for this VM (affinity)",
+            (false, true) => "preferred",
+            (false, false) => "standby",
+        };
         let name = format!("{}/{}", path.target, path.name);
         let reason = path.reason.as_deref().unwrap_or_default();
         // A reason that begins with the path's own name need not say it twice.
@@ -93,8 +126,8 @@ fn paths(facts: &Facts<'_>) -> Vec<String> {
             .map_or_else(|| reason.into(), |rest| format!("it {rest}"));
         let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
         format!("Path {name} is {}, {}, {place}{reason}.", path.health, path.access)
-    })
-    .collect()
+    };
+    facts.mine().map(row).collect()
 }
 
 fn span(micros: u64) -> String {

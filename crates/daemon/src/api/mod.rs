@@ -8,6 +8,7 @@ pub mod access;
 pub mod client;
 mod error;
 mod explain;
+mod held;
 mod listener;
 mod names;
 mod routes;
@@ -16,6 +17,7 @@ mod show;
 #[cfg(test)]
 mod tests;
 pub mod wire;
+pub mod words;
 
 pub use listener::Listener;
 pub use server::Server;

@@ -54,6 +54,7 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/v1/host", get(host))
         .route("/v1/paths", get(paths))
         .route("/v1/vms", get(vms))
+        .route("/v1/vms/{name}", get(vm))
         .route("/v1/units", get(units))
         .route("/v1/events", get(events))
         .route("/v1/incidents", get(incidents))
@@ -102,6 +103,12 @@ async fn vms(State(shared): State<Shared>) -> Json<wire::Vms> {
     Json(shown(&shared.control.snapshot()).vms())
 }
 
+async fn vm(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<wire::OneVm> {
+    let snapshot = shared.control.snapshot();
+    let id = names::vm(&snapshot.host.spec, &name)?;
+    shown(&snapshot).one_vm(id).map(Json).ok_or_else(|| crate::control::handle::Unanswered.into())
+}
+
 async fn units(State(shared): State<Shared>) -> Json<wire::Units> {
     Json(shown(&shared.control.snapshot()).units())
 }
@@ -138,12 +145,15 @@ async fn explain(State(shared): State<Shared>, Path(name): Path<String>) -> Answ
     let id = names::vm(&snapshot.host.spec, &name)?;
     let view = snapshot.host.vms.get(id.index());
     let incident = view.and_then(|view| view.incident);
-    let Some(vm) = shown.vm(id) else { return Err(crate::control::handle::Unanswered.into()) };
+    let Some(wire::OneVm { vm, group, .. }) = shown.one_vm(id) else {
+        return Err(crate::control::handle::Unanswered.into());
+    };
     let about = About { vm: name, incident };
     let query = Query { after: None, limit: EVENTS_EXPLAINED, about: Some(about) };
     let page = shared.control.events(query).await?;
     let paths = shown.paths().paths;
-    let text = explain::text(&Facts { at_unix_us: shown.at(), vm: &vm, paths: &paths });
+    let text =
+        explain::text(&Facts { at_unix_us: shown.at(), vm: &vm, group: group.as_ref(), paths: &paths });
     let open = snapshot.host.incidents.iter().find(|open| Some(open.incident) == incident);
     Ok(Json(wire::Explanation {
         at_unix_us: shown.at(),

@@ -6,14 +6,15 @@
 use super::wire;
 use crate::control::handle::Snapshot;
 use crate::control::journal::{Line, Page};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use vmpath_core::event::RunState;
-use vmpath_core::ids::{DiskId, IncidentId, PathId, UnitId, VmId};
+use vmpath_core::ids::{DiskId, GroupId, IncidentId, PathId, UnitId, VmId};
 use vmpath_core::plan::{Gate, Health};
 use vmpath_core::spec::{self, ShedWhen, Spec};
 use vmpath_core::time::Instant;
-use vmpath_core::view::{IncidentView, LinkState, Standing, VmLoadView, VmState};
+use vmpath_core::view::{HoldReason, IncidentView, LinkState, PathLoadView, Standing, VmLoadView, VmState};
 
 /// A snapshot and the wall clock by which it is shown.
 pub(super) struct Shown<'a> {
@@ -62,8 +63,16 @@ impl Shown<'_> {
     }
 
     pub(super) fn paths(&self) -> wire::Paths {
-        let paths = self.spec().path_ids().filter_map(|id| self.path(id)).collect();
-        wire::Paths { at_unix_us: self.at(), generation: self.snapshot.host.generation, paths }
+        wire::Paths {
+            at_unix_us: self.at(),
+            generation: self.snapshot.host.generation,
+            counted_unix_us: self.counted(),
+            paths: self.spec().path_ids().filter_map(|id| self.path(id)).collect(),
+        }
+    }
+
+    fn counted(&self) -> Option<u64> {
+        self.snapshot.worker.as_ref().map(|worker| (self.unix_us)(worker.at))
     }
 
     fn path(&self, id: PathId) -> Option<wire::Path> {
@@ -86,15 +95,34 @@ impl Shown<'_> {
             pending_requests: load.pending_requests,
             pending_bytes: load.pending_bytes,
             window_bytes: if worker.is_some() { load.window_bytes } else { spec.window_start() },
+            window_max_bytes: if worker.is_some() { load.window_max } else { spec.window_max },
             connections: load.connections,
             service_time_us: micros(load.service_time),
             rate_bytes_per_second: self.snapshot.rates.paths.get(id.index()).copied().unwrap_or(0),
             estimate_bytes_per_second: load.rate,
+            carried: self.carried(&load),
             completed_requests: load.completed_requests,
             completed_bytes: load.completed_bytes,
             errors: load.errors,
             links: self.links_of_path(id),
         })
+    }
+
+    fn carried(&self, load: &PathLoadView) -> Vec<wire::Carried> {
+        let total: u64 = load.carried.iter().map(|(_, rate)| rate).sum();
+        let mut rows: Vec<_> = load
+            .carried
+            .iter()
+            .filter_map(|(vm, rate)| {
+                Some(wire::Carried {
+                    vm: self.spec().vms.get(vm.index())?.name.clone(),
+                    bytes_per_second: *rate,
+                    share_percent: percent(*rate, total),
+                })
+            })
+            .collect();
+        rows.sort_by(|a, b| (Reverse(a.bytes_per_second), &a.vm).cmp(&(Reverse(b.bytes_per_second), &b.vm)));
+        rows
     }
 
     fn links_of_path(&self, path: PathId) -> Vec<wire::LinkOfPath> {
@@ -110,14 +138,48 @@ impl Shown<'_> {
     }
 
     pub(super) fn vms(&self) -> wire::Vms {
-        let vms = self.spec().vm_ids().filter_map(|id| self.vm(id)).collect();
-        wire::Vms { at_unix_us: self.at(), generation: self.snapshot.host.generation, vms }
+        wire::Vms {
+            at_unix_us: self.at(),
+            generation: self.snapshot.host.generation,
+            counted_unix_us: self.counted(),
+            groups: (0..self.spec().groups.len()).map(|index| self.group(GroupId::at(index))).collect(),
+            vms: self.spec().vm_ids().filter_map(|id| self.vm(id)).collect(),
+        }
+    }
+
+    pub(super) fn one_vm(&self, id: VmId) -> Option<wire::OneVm> {
+        Some(wire::OneVm {
+            at_unix_us: self.at(),
+            generation: self.snapshot.host.generation,
+            counted_unix_us: self.counted(),
+            group: self.spec().vm(id).group.map(|group| self.group(group)),
+            vm: self.vm(id)?,
+        })
+    }
+
+    fn group(&self, id: GroupId) -> wire::Group {
+        let group = self.spec().group(id);
+        let members = || self.spec().vm_ids().filter(|vm| self.spec().vm(*vm).group == Some(id));
+        wire::Group {
+            name: group.name.clone(),
+            shares: group.shares,
+            reservation_bytes_per_second: group.reservation.map(|rate| rate.0),
+            limit_bytes_per_second: group.limit.map(|rate| rate.0),
+            limit_requests_per_second: group.limit_iops,
+            limit_burst_ms: millis(group.limit_burst),
+            served_bytes_per_second: members().map(|vm| self.load_of(vm).served).sum(),
+            vms: members().map(|vm| self.spec().vm(vm).name.clone()).collect(),
+        }
+    }
+
+    fn load_of(&self, vm: VmId) -> VmLoadView {
+        let worker = self.snapshot.worker.as_ref();
+        worker.and_then(|worker| worker.vms.get(vm.index())).cloned().unwrap_or_default()
     }
 
     pub(super) fn vm(&self, id: VmId) -> Option<wire::Vm> {
         let (spec, view) = (self.spec().vm(id), self.snapshot.host.vms.get(id.index())?);
-        let worker = self.snapshot.worker.as_ref();
-        let load = worker.and_then(|worker| worker.vms.get(id.index())).cloned().unwrap_or_default();
+        let load = self.load_of(id);
         Some(wire::Vm {
             name: spec.name.clone(),
             presence: view.standing.as_str().into(),
@@ -130,12 +192,19 @@ impl Shown<'_> {
             reservation_bytes_per_second: spec.reservation.map(|rate| rate.0),
             limit_bytes_per_second: spec.limit.map(|rate| rate.0),
             limit_requests_per_second: spec.limit_iops,
+            limit_burst_ms: millis(spec.limit_burst),
+            group: spec.group.map(|group| self.spec().group(group).name.clone()),
+            avoid_paths: spec.avoid_paths.iter().map(|path| self.spec().path_name(*path)).collect(),
             on_path_loss: spec.on_path_loss.to_string(),
             resume: spec.resume.to_string(),
             in_flight: load.in_flight,
             held: load.held,
             held_reasons: held_reasons(&load),
             oldest_held_ms: load.oldest_held.map(millis),
+            held_times: held_times(&load),
+            entitled_bytes_per_second: load.entitled,
+            served_bytes_per_second: load.served,
+            reservation_unmet_bytes_per_second: load.reservation_unmet,
             rate_bytes_per_second: self.snapshot.rates.vms.get(id.index()).copied().unwrap_or(0),
             completed_requests: load.completed_requests,
             completed_bytes: load.completed_bytes,
@@ -272,11 +341,26 @@ fn gate(gate: &Gate) -> wire::Gate {
 }
 
 fn held_reasons(load: &VmLoadView) -> Vec<wire::HeldReason> {
-    let reason = |(reason, requests): &(vmpath_core::view::HoldReason, u32)| wire::HeldReason {
+    let reason = |(reason, requests): &(HoldReason, u32)| wire::HeldReason {
         reason: reason.as_str().into(),
         requests: *requests,
     };
     load.held_reasons.iter().map(reason).collect()
+}
+
+fn held_times(load: &VmLoadView) -> Vec<wire::HeldTime> {
+    let mut times = load.held_time.clone();
+    times.sort_by_key(|(reason, time)| (Reverse(*time), *reason));
+    let row = |(reason, time): (HoldReason, Duration)| wire::HeldTime {
+        reason: reason.as_str().into(),
+        held_us: micros(time),
+    };
+    times.into_iter().map(row).collect()
+}
+
+/// With one decimal; 0 of nothing.
+fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { (part as f64 * 1000.0 / whole as f64).round() / 10.0 }
 }
 
 /// A page of the journal.

@@ -15,9 +15,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use vmpath_core::effect::CommandError;
 use vmpath_core::event::Command;
-use vmpath_core::ids::{PathId, VmId};
-use vmpath_core::spec::Access;
-use vmpath_core::time::Instant;
+use vmpath_core::ids::{GroupId, PathId, VmId};
+use vmpath_core::spec::{Access, ByteRate, GroupSpec};
+use vmpath_core::time::{Duration, Instant};
+use vmpath_core::view::{HoldReason, VmLoadView, VmView};
 
 fn shown(snapshot: &Snapshot) -> Shown<'_> {
     Shown { snapshot, unix_us: |at| 1_000_000_000 + at.as_nanos() / 1000 }
@@ -25,6 +26,154 @@ fn shown(snapshot: &Snapshot) -> Shown<'_> {
 
 fn json_of(row: impl serde::Serialize) -> Value {
     serde_json::to_value(row).expect("it is JSON")
+}
+
+/// Keys of a VM's row that are promised beside the rest.
+const ALLOCATION: &[&str] = &[
+    "limit_burst_ms",
+    "group",
+    "avoid_paths",
+    "held_times",
+    "entitled_bytes_per_second",
+    "served_bytes_per_second",
+    "reservation_unmet_bytes_per_second",
+];
+
+/// Moves keys of an object into one of their own.
+fn taken(from: &mut Value, keys: &[&str]) -> Value {
+    let from = from.as_object_mut().expect("an object");
+    let taken = keys.iter().filter_map(|key| Some(((*key).to_owned(), from.remove(*key)?)));
+    Value::Object(taken.collect())
+}
+
+/// Both VMs at work over path b and under one group; bronze is limited, may not use path a, and suffers.
+fn contended() -> Snapshot {
+    let mut snapshot = testing::snapshot();
+    let mut host = (*snapshot.host).clone();
+    let mut spec = (*host.spec).clone();
+    spec.groups.push(GroupSpec {
+        name: "tenant".into(),
+        shares: 500,
+        reservation: None,
+        limit: Some(ByteRate(80 << 20)),
+        limit_iops: Some(900),
+        limit_burst: Duration::from_millis(20),
+    });
+    for vm in &mut spec.vms {
+        vm.group = Some(GroupId::at(0));
+    }
+    spec.vms[1].limit = Some(ByteRate(20 << 20));
+    spec.vms[1].avoid_paths = vec![PathId::at(0)];
+    host.spec = Arc::new(spec);
+    let calm = host.vms[0].clone();
+    host.vms[1] = VmView { vm: VmId::at(1), ..calm };
+    let mut worker = (**snapshot.worker.as_ref().expect("a report")).clone();
+    worker.paths[1].carried = vec![(VmId::at(1), 10 << 20), (VmId::at(0), 60 << 20)];
+    worker.vms[0].served = 60 << 20;
+    worker.vms[1] = VmLoadView {
+        in_flight: 1,
+        held: 9,
+        held_reasons: vec![(HoldReason::Headroom, 6), (HoldReason::Limit, 1), (HoldReason::Window, 2)],
+        held_time: vec![
+            (HoldReason::Limit, Duration::from_micros(2_500)),
+            (HoldReason::Headroom, Duration::from_millis(1_250)),
+            (HoldReason::Fence, Duration::from_micros(7)),
+        ],
+        entitled: Some(15 << 20),
+        served: 10 << 20,
+        reservation_unmet: 40 << 20,
+        ..VmLoadView::default()
+    };
+    snapshot.host = Arc::new(host);
+    snapshot.worker = Some(Arc::new(worker));
+    snapshot.rates.vms[1] = 10 << 20;
+    snapshot
+}
+
+#[test]
+fn allocations_groups_and_shares_of_a_path_are_told() {
+    let snapshot = contended();
+    let shown = shown(&snapshot);
+    let mut vms = json_of(shown.vms());
+    let expect = json!({
+        "limit_burst_ms": 5, "group": "tenant", "avoid_paths": ["san0/a"],
+        "held_times": [{ "reason": "headroom", "held_us": 1_250_000 }, { "reason": "limit", "held_us": 2_500 },
+                       { "reason": "fence", "held_us": 7 }],
+        "entitled_bytes_per_second": 15_728_640, "served_bytes_per_second": 10_485_760,
+        "reservation_unmet_bytes_per_second": 41_943_040,
+    });
+    assert_eq!(taken(&mut vms["vms"][1], ALLOCATION), expect);
+    let group = json!({
+        "name": "tenant", "shares": 500, "reservation_bytes_per_second": null, "limit_bytes_per_second": 83_886_080,
+        "limit_requests_per_second": 900, "limit_burst_ms": 20, "served_bytes_per_second": 73_400_320,
+        "vms": ["gold", "bronze"],
+    });
+    assert_eq!((&vms["groups"], &vms["counted_unix_us"]), (&json!([group]), &json!(1_019_900_000)));
+    let paths = json_of(shown.paths());
+    let shares = json!([{ "vm": "gold", "bytes_per_second": 62_914_560, "share_percent": 85.7 },
+                        { "vm": "bronze", "bytes_per_second": 10_485_760, "share_percent": 14.3 }]);
+    assert_eq!((&paths["paths"][1]["carried"], &paths["counted_unix_us"]), (&shares, &json!(1_019_900_000)));
+    let one = json_of(shown.one_vm(VmId::at(1)).expect("the VM"));
+    assert_eq!(
+        (&one["vm"]["name"], &one["group"], &one["generation"]),
+        (&json!("bronze"), &group, &json!(12))
+    );
+}
+
+/// The sentences on one VM.
+fn explained(snapshot: &Snapshot, index: usize) -> String {
+    let shown = Shown { snapshot, unix_us: |at| at.as_nanos() / 1000 };
+    let one = shown.one_vm(VmId::at(index)).expect("the VM");
+    let (vm, group, paths) = (&one.vm, one.group.as_ref(), &shown.paths().paths);
+    text(&Facts { at_unix_us: shown.at(), vm, group, paths }).join("\n")
+}
+
+#[test]
+fn holding_is_explained_with_the_numbers() {
+    let mut snapshot = contended();
+    assert_eq!(
+        explained(&snapshot, 1),
+        "bronze is running, for 20 s.\n\
+         9 requests are held (6 by headroom kept for a higher priority, 1 by its limit, 2 by no room on a path); \
+         1 is in flight.\n\
+         6 wait because the room that is left is kept for VMs of higher priority than its 50 \
+         (san0/b has 192 of 2048 KiB in flight).\n\
+         1 waits for the limit: it may have 20.0 MiB/s and gets 10.0 MiB/s, its group tenant may have 80.0 MiB/s and \
+         900 IO/s and gets 70.0 MiB/s.\n\
+         2 wait for room: every path that it may use is full (san0/b has 192 of 2048 KiB in flight).\n\
+         Its reservation of 50.0 MiB/s is not met: 10.0 MiB/s served, 40.0 MiB/s missing.\n\
+         Since the data plane's start its requests were held for 1.2 s by headroom kept for a higher priority, \
+         2 ms by its limit.\n\
+         It gets 10.0 MiB/s and is entitled to 15.0 MiB/s now; reservation 50.0 MiB/s, limit 20.0 MiB/s, priority 50, \
+         shares 1000, group tenant.\n\
+         Path san0/a is down, optimized, not for this VM (affinity): connection reset by the target.\n\
+         Path san0/b is up, optimized, preferred."
+    );
+    // The affinity's path works, the other is lost: nothing else says that there would be a way.
+    let mut host = (*snapshot.host).clone();
+    let mut spec = (*host.spec).clone();
+    spec.vms[1].avoid_paths = vec![PathId::at(1)];
+    host.spec = Arc::new(spec);
+    snapshot.host = Arc::new(host);
+    let mut worker = (**snapshot.worker.as_ref().expect("a report")).clone();
+    worker.vms[1].held_reasons = vec![(HoldReason::NoPath, 9)];
+    snapshot.worker = Some(Arc::new(worker));
+    let text = explained(&snapshot, 1);
+    let expect =
+        "9 wait for a path: none that it may use works; san0/b would, and its affinity forbids it.\n";
+    assert!(text.contains(expect), "{text}");
+}
+
+#[test]
+fn every_reason_but_policy_has_a_sentence() {
+    for reason in HoldReason::ALL {
+        let mut snapshot = contended();
+        let mut worker = (**snapshot.worker.as_ref().expect("a report")).clone();
+        worker.vms[1].held_reasons = vec![(reason, 3)];
+        snapshot.worker = Some(Arc::new(worker));
+        let text = explained(&snapshot, 1);
+        assert_eq!(text.contains("\n3 wait "), reason != HoldReason::Gate, "{}: {text}", reason.as_str());
+    }
 }
 
 #[test]
@@ -35,7 +184,7 @@ fn a_path_shows_decisions_and_load() {
         "target": "san0", "name": "b", "url": "nbd://10.0.2.5:10809", "health": "up", "access": "optimized",
         "preferred": true, "reason": null, "since_unix_us": 1_008_000_000, "relapses": 0, "repair_after_ms": 1000,
         "incident": null, "capacity_bytes_per_second": 104_857_600, "pending_requests": 3, "pending_bytes": 196_608,
-        "window_bytes": 2_097_152, "connections": 4, "service_time_us": 812, "rate_bytes_per_second": 62_914_560,
+        "window_bytes": 2_097_152, "window_max_bytes": 67_108_864, "carried": [], "connections": 4, "service_time_us": 812, "rate_bytes_per_second": 62_914_560,
         "estimate_bytes_per_second": 103_000_000, "completed_requests": 9, "completed_bytes": 589_824, "errors": 0,
         "links": [{ "unit": "san0/gold", "state": "up", "fault": null }, { "unit": "san0/bronze", "state": "up", "fault": null }],
     });
@@ -61,7 +210,14 @@ fn a_vm_shows_its_gate_and_what_it_waits_for() {
         "incident": "INC-1",
         "disks": [{ "name": "vda", "unit": "san0/bronze", "nbd_socket": "/run/vmpath/bronze.sock", "nbd_tcp": null, "vhost_user": null, "presence": "present", "clients": 1 }],
     });
-    assert_eq!(vms["vms"][1], expect);
+    let mut bronze = vms["vms"][1].clone();
+    let allocation = taken(&mut bronze, ALLOCATION);
+    assert_eq!(bronze, expect);
+    let expect = json!({
+        "limit_burst_ms": 5, "group": null, "avoid_paths": [], "held_times": [], "entitled_bytes_per_second": null,
+        "served_bytes_per_second": 0, "reservation_unmet_bytes_per_second": 0,
+    });
+    assert_eq!(allocation, expect);
     assert_eq!(vms["vms"][0]["gate"], json!({ "state": "open", "reason": null, "incident": null }));
 }
 
@@ -101,11 +257,7 @@ fn before_the_first_report_every_row_is_there() {
 #[test]
 fn an_explanation_names_failure_rule_numbers_and_wait() {
     let snapshot = testing::snapshot();
-    let shown = Shown { snapshot: &snapshot, unix_us: |at| at.as_nanos() / 1000 };
-    let explain = |index: usize| {
-        let vm = shown.vm(VmId::at(index)).expect("the VM");
-        text(&Facts { at_unix_us: shown.at(), vm: &vm, paths: &shown.paths().paths }).join("\n")
-    };
+    let explain = |index| explained(&snapshot, index);
     assert_eq!(
         explain(1),
         "bronze is suspended by vmpath, for 12 s.\n\
@@ -193,6 +345,13 @@ async fn reads_changes_and_refusals_over_the_socket() {
     assert_eq!(command, Command::ResumeVm(VmId::at(0)));
     assert_eq!(refused(answer).error, "it runs");
 
+    let one = served.call(Ask::Get("/v1/vms/bronze".into())).await.unwrap();
+    assert_eq!(
+        (&one["vm"]["name"], &one["vm"]["held"], &one["group"]),
+        (&json!("bronze"), &json!(3), &Value::Null)
+    );
+    let wrong = refused(served.call(Ask::Get("/v1/vms/gald".into())).await);
+    assert!(wrong.help.contains("did you mean `gold`"), "{wrong:?}");
     let wrong = refused(served.call(Ask::Post("/v1/vms/gald/suspend".into())).await);
     assert!(wrong.help.contains("did you mean `gold`"), "{wrong:?}");
     for (ask, words) in [

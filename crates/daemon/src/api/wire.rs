@@ -34,14 +34,16 @@ pub struct DataplaneState {
     pub report_age_ms: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Paths {
     pub at_unix_us: u64,
     pub generation: u64,
+    /// When the data plane read its counters: differences of counters are over differences of this.
+    pub counted_unix_us: Option<u64>,
     pub paths: Vec<Path>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Path {
     pub target: String,
     pub name: String,
@@ -58,14 +60,26 @@ pub struct Path {
     pub pending_requests: u32,
     pub pending_bytes: u64,
     pub window_bytes: u64,
+    pub window_max_bytes: u64,
     pub connections: u32,
     pub service_time_us: u64,
     pub rate_bytes_per_second: u64,
     pub estimate_bytes_per_second: u64,
+    /// The largest first; VMs that it lately carried nothing for are left out.
+    pub carried: Vec<Carried>,
     pub completed_requests: u64,
     pub completed_bytes: u64,
     pub errors: u64,
     pub links: Vec<LinkOfPath>,
+}
+
+/// What a path lately carried for one VM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Carried {
+    pub vm: String,
+    pub bytes_per_second: u64,
+    /// Of all that the path carried, rounded to a tenth.
+    pub share_percent: f64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +93,35 @@ pub struct LinkOfPath {
 pub struct Vms {
     pub at_unix_us: u64,
     pub generation: u64,
+    /// As in [`Paths`].
+    pub counted_unix_us: Option<u64>,
+    pub groups: Vec<Group>,
     pub vms: Vec<Vm>,
+}
+
+/// One VM alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OneVm {
+    pub at_unix_us: u64,
+    pub generation: u64,
+    pub counted_unix_us: Option<u64>,
+    /// Whose allocation it shares.
+    pub group: Option<Group>,
+    pub vm: Vm,
+}
+
+/// VMs under one allocation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    pub name: String,
+    pub shares: u32,
+    pub reservation_bytes_per_second: Option<u64>,
+    pub limit_bytes_per_second: Option<u64>,
+    pub limit_requests_per_second: Option<u64>,
+    pub limit_burst_ms: u64,
+    /// Of its VMs together.
+    pub served_bytes_per_second: u64,
+    pub vms: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,12 +137,21 @@ pub struct Vm {
     pub reservation_bytes_per_second: Option<u64>,
     pub limit_bytes_per_second: Option<u64>,
     pub limit_requests_per_second: Option<u64>,
+    pub limit_burst_ms: u64,
+    pub group: Option<String>,
+    /// Paths that it may not use.
+    pub avoid_paths: Vec<String>,
     pub on_path_loss: String,
     pub resume: String,
     pub in_flight: u32,
     pub held: u32,
     pub held_reasons: Vec<HeldReason>,
     pub oldest_held_ms: Option<u64>,
+    /// Grows; summed over the requests. The longest first.
+    pub held_times: Vec<HeldTime>,
+    pub entitled_bytes_per_second: Option<u64>,
+    pub served_bytes_per_second: u64,
+    pub reservation_unmet_bytes_per_second: u64,
     pub rate_bytes_per_second: u64,
     pub completed_requests: u64,
     pub completed_bytes: u64,
@@ -123,6 +174,12 @@ pub struct Gate {
 pub struct HeldReason {
     pub reason: String,
     pub requests: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldTime {
+    pub reason: String,
+    pub held_us: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

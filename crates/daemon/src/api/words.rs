@@ -1,0 +1,52 @@
+//! People's words for the reasons on the wire, for `explain` and for the commands.
+//!
+//! Invariant: every reason of this version has words; one that a newer daemon sends is shown as it came.
+
+/// A few letters, for a column.
+#[must_use]
+pub fn held_short(reason: &str) -> &str {
+    match reason {
+        "no-path" => "no path",
+        "window" => "no room",
+        "retry-later" => "retry later",
+        "stopped" => "ring stopped",
+        "identity-check" => "identity",
+        // limit, policy, headroom, quarantine, fence.
+        plain => plain,
+    }
+}
+
+/// What holds a request, as the end of "held by …".
+#[must_use]
+pub fn held(reason: &str) -> &str {
+    match reason {
+        "limit" => "its limit",
+        "policy" => "policy",
+        "no-path" => "no path",
+        "window" => "no room on a path",
+        "headroom" => "headroom kept for a higher priority",
+        "quarantine" => "quarantine",
+        "retry-later" => "a target short of resources",
+        "stopped" => "a stopped ring",
+        "fence" => "the fence after a restart",
+        "identity-check" => "an identity check",
+        newer => newer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmpath_core::view::HoldReason;
+
+    #[test]
+    fn every_reason_has_words_that_fit() {
+        for reason in HoldReason::ALL {
+            let key = reason.as_str();
+            let (long, short) = (held(key), held_short(key));
+            assert!(long.contains(' ') || ["policy", "quarantine"].contains(&long), "{key}: {long}");
+            assert!(short.len() <= 12 && !short.contains('-'), "{key}: {short}");
+        }
+        assert_eq!((held("phase-of-moon"), held_short("phase-of-moon")), ("phase-of-moon", "phase-of-moon"));
+    }
+}
