@@ -147,12 +147,16 @@ fn what_cannot_be_read_or_understood_has_its_own_status() {
     let host = Host::new();
     let (status, report) = host.check(&host.path("absent.toml"));
     assert!(status == 1 && report.contains("absent.toml: no such file"), "{report}");
-    for usage in [&["path", "disable", "san0"][..], &["show", "nothing"], &["frobnicate"]] {
+    for usage in
+        [&["path", "disable", "san0"][..], &["show", "nothing"], &["frobnicate"], &["top", "-i", "1"]]
+    {
         assert_eq!(host.run(usage).status.code(), Some(2), "{usage:?}");
     }
-    let alone = host.run(&["show", "paths"]);
-    assert_eq!(alone.status.code(), Some(1));
-    assert!(text(&alone.stderr).contains("is it running"), "{}", text(&alone.stderr));
+    for alone in [&["show", "paths"][..], &["top"]] {
+        let alone = host.run(alone);
+        assert_eq!(alone.status.code(), Some(1));
+        assert!(text(&alone.stderr).contains("is it running"), "{}", text(&alone.stderr));
+    }
 }
 
 #[test]
@@ -178,6 +182,13 @@ fn a_daemon_serves_reloads_and_ends_cleanly() {
     assert!(shown(&["show", "paths"]).contains("nbd+unix://"));
     assert!(shown(&["show", "vms", "-o", "json"]).contains("\"priority\":100"));
     assert!(shown(&["explain", "vm", "gold"]).contains("unmanaged"));
+    assert!(shown(&["show", "vm", "gold"]).contains("  priority      100\n"));
+    // Without a terminal, and with --once, it is one frame of plain text.
+    for args in [&["top", "-i", "250ms"][..], &["top", "--once", "-i", "250ms"]] {
+        let frame = shown(args);
+        let named = ["vmpath kvm1  up ", "\nsan0/a ", "\nsan0/b ", "\ngold ", "IO/s"];
+        assert!(named.iter().all(|words| frame.contains(words)) && !frame.contains('\x1b'), "{frame}");
+    }
     assert!(shown(&["path", "disable", "san0/a"]).contains("san0/a"));
     assert!(shown(&["show", "paths"]).contains("disabled"), "who is told that it is done sees it done");
     assert!(shown(&["show", "events"]).contains("path-disabled"));

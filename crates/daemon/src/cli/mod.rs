@@ -7,8 +7,12 @@ mod ask;
 mod check;
 mod output;
 mod show;
+#[cfg(test)]
+mod testing;
 mod text;
+mod top;
 mod tree;
+mod vms;
 
 use crate::api::client::Client;
 use crate::control::{config, lifecycle};
@@ -22,6 +26,7 @@ Examples:
   vmpath check /etc/vmpath/vmpath.toml      every fault of a configuration at once
   vmpath daemon                             serve the VMs of /etc/vmpath/vmpath.toml
   vmpath show paths                         the paths as a tree, like `multipath -ll`
+  vmpath top                                who gets what, over which path, live
   vmpath explain vm db1                     why db1 is where it is, and what it waits for
   vmpath path disable san0/a                take a path out before work on its cable
 
@@ -58,6 +63,8 @@ enum Command {
     },
     /// Show paths, VMs, units, events or open incidents
     Show(ShowArgs),
+    /// Watch paths and VMs as they change, once a second
+    Top(top::TopArgs),
     /// Say in words why something is where it is
     Explain {
         #[command(subcommand)]
@@ -108,8 +115,10 @@ enum Format {
 enum Show {
     /// The paths of each target, as a tree
     Paths,
-    /// The VMs: state, what is held and why, rates
+    /// The VMs: state, what each is entitled to and gets, and what is the matter
     Vms,
+    /// One VM with every number of it
+    Vm { name: String },
     /// The VMs' disks: unit, sockets, who is attached, and which are leaving
     Disks,
     /// The storage units: size, paths, quarantine, who uses them
@@ -203,6 +212,7 @@ impl Cli {
             Command::Daemon { config } => lifecycle::run(&config),
             Command::Check { file } => check::run(&file),
             Command::Show(args) => show::run(&client, &args),
+            Command::Top(args) => top::run(client, &args),
             Command::Explain { what: Explain::Vm { name } } => ask::explain(&client, &name),
             Command::Path { change } => ask::change_path(&client, change),
             Command::Vm { change } => ask::change_vm(&client, change),

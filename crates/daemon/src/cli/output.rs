@@ -1,8 +1,15 @@
 //! Writing to stdout: a reader that has enough (`| head`) is no error.
 
 use anyhow::Context;
-use std::io::{self, Write};
+use ratatui::crossterm::terminal;
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
+
+/// Columns of the terminal that stdout is, if it is one.
+pub(super) fn width() -> Option<usize> {
+    let size = if io::stdout().is_terminal() { terminal::size().ok() } else { None };
+    size.map(|(columns, _)| usize::from(columns)).filter(|columns| *columns > 0)
+}
 
 pub(super) fn print(text: &str) -> anyhow::Result<ExitCode> {
     let mut stdout = io::stdout().lock();

@@ -1,8 +1,8 @@
 //! `vmpath show`: tables for people, the API's JSON for programs.
 
-use super::text::{ago, bytes, plural, rate, rate_or_dash, utc};
-use super::{Format, Show, ShowArgs, output, tree};
-use crate::api::client::{Ask, Client};
+use super::text::{ago, bytes, plural, utc};
+use super::{Format, Show, ShowArgs, output, tree, vms};
+use crate::api::client::{Ask, Client, segment};
 use crate::api::wire;
 use comfy_table::{ContentArrangement, Table, presets};
 use std::path::PathBuf;
@@ -12,6 +12,7 @@ pub(super) fn run(client: &Client, args: &ShowArgs) -> anyhow::Result<ExitCode> 
     let at = match &args.what {
         Show::Paths => "/v1/paths".into(),
         Show::Vms | Show::Disks => "/v1/vms".into(),
+        Show::Vm { name } => format!("/v1/vms/{}", segment(name)),
         Show::Units => "/v1/units".into(),
         Show::Events { after: Some(after), limit } => format!("/v1/events?after={after}&limit={limit}"),
         Show::Events { after: None, limit } => format!("/v1/events?limit={limit}"),
@@ -21,7 +22,8 @@ pub(super) fn run(client: &Client, args: &ShowArgs) -> anyhow::Result<ExitCode> 
     let text = match (args.output, &args.what) {
         (Format::Json, _) => format!("{}\n", reply.text()),
         (Format::Table, Show::Paths) => tree::paths(&reply.read()?),
-        (Format::Table, Show::Vms) => vms(&reply.read()?),
+        (Format::Table, Show::Vms) => vms::table(&reply.read()?, output::width()),
+        (Format::Table, Show::Vm { .. }) => vms::one(&reply.read()?, output::width()),
         (Format::Table, Show::Disks) => disks(&reply.read()?),
         (Format::Table, Show::Units) => units(&reply.read()?),
         (Format::Table, Show::Events { .. }) => events(&reply.read()?),
@@ -46,37 +48,6 @@ fn lines(table: &Table) -> String {
 
 fn or_dash(text: Option<&String>) -> String {
     text.cloned().unwrap_or_else(|| "-".into())
-}
-
-pub(super) fn vms(reply: &wire::Vms) -> String {
-    let mut table = table(&[
-        "VM", "STATE", "FOR", "GATE", "PRIO", "SHARES", "RESERVED", "LIMIT", "RATE", "OPEN", "HELD", "WHY",
-    ]);
-    for vm in &reply.vms {
-        let held: Vec<_> = vm.held_reasons.iter().map(|held| held.reason.as_str()).collect();
-        let held = if vm.held == 0 { "0".into() } else { format!("{} ({})", vm.held, held.join(", ")) };
-        let why = vm.waits_for.as_ref().map(|wait| format!("waits for {wait}"));
-        let why = vm.gate.reason.clone().or_else(|| vm.because.first().cloned()).or(why);
-        table.add_row([
-            vm.name.clone(),
-            match vm.presence.as_str() {
-                "present" => vm.state.clone(),
-                "gone" => "gone".into(),
-                presence => format!("{}, {presence}", vm.state),
-            },
-            ago(reply.at_unix_us, vm.since_unix_us),
-            vm.gate.state.clone(),
-            vm.priority.to_string(),
-            vm.shares.to_string(),
-            rate_or_dash(vm.reservation_bytes_per_second),
-            rate_or_dash(vm.limit_bytes_per_second),
-            rate(vm.rate_bytes_per_second),
-            vm.in_flight.to_string(),
-            held,
-            or_dash(why.as_ref()),
-        ]);
-    }
-    lines(&table)
 }
 
 pub(super) fn disks(reply: &wire::Vms) -> String {

@@ -45,6 +45,42 @@ pub(super) fn ago(now_unix_us: u64, then_unix_us: u64) -> String {
     }
 }
 
+/// A span of microseconds, in the unit that makes it short: `812 us`, `3.4 ms`, `1.2 s`.
+pub(super) fn span_us(micros: u64) -> String {
+    match micros {
+        0..1000 => format!("{micros} us"),
+        1000..100_000 => format!("{:.1} ms", micros as f64 / 1e3),
+        100_000..1_000_000 => format!("{} ms", micros / 1000),
+        1_000_000..1_000_000_000 => format!("{:.1} s", micros as f64 / 1e6),
+        _ => ago(micros, 0),
+    }
+}
+
+/// A line indented, and folded between words at `width`; what follows the first is indented twice. Ends in a line feed.
+pub(super) fn wrap(line: &str, indent: &str, width: Option<usize>) -> String {
+    let (Some(width), true) = (width, line.contains(' ')) else { return format!("{indent}{line}\n") };
+    let mut text = String::new();
+    let mut column = 0;
+    // Spaces that align what stands behind them are kept: a word is all up to the next one's begin.
+    for word in line.split_inclusive(' ') {
+        let length = word.trim_end().chars().count();
+        if column > 0 && length > 0 && column + length > width {
+            text.truncate(text.trim_end().len());
+            text.push('\n');
+            column = 0;
+        }
+        if column == 0 {
+            let begin = if text.is_empty() { indent.to_owned() } else { indent.repeat(2) };
+            column = begin.chars().count();
+            text.push_str(&begin);
+        }
+        text.push_str(word);
+        column += word.chars().count();
+    }
+    text.truncate(text.trim_end().len());
+    text + "\n"
+}
+
 /// Wall clock in UTC: `2026-11-22 18:08:03.123`.
 pub(super) fn utc(unix_us: u64) -> String {
     let (days, second) = (unix_us / 86_400_000_000, unix_us / 1_000_000 % 86_400);
@@ -98,6 +134,29 @@ mod tests {
         assert_eq!(millis(812), "0.8 ms");
         assert_eq!(plural(1, "path"), "1 path");
         assert_eq!(plural(0, "path"), "0 paths");
+    }
+
+    #[test]
+    fn spans_are_short_at_every_size() {
+        for (micros, expect) in [
+            (0, "0 us"),
+            (999, "999 us"),
+            (1234, "1.2 ms"),
+            (123_456, "123 ms"),
+            (1_234_567, "1.2 s"),
+            (7_322_000_000, "2 h 2 min"),
+        ] {
+            assert_eq!(span_us(micros), expect);
+        }
+    }
+
+    #[test]
+    fn lines_are_folded_between_words() {
+        let line = "what  is said at length";
+        assert_eq!(wrap(line, " ", None), " what  is said at length\n");
+        assert_eq!(wrap(line, " ", Some(13)), " what  is\n  said at\n  length\n");
+        assert_eq!(wrap("unbreakable", " ", Some(3)), " unbreakable\n");
+        assert_eq!(wrap("a unbreakable b", "", Some(3)), "a\nunbreakable\nb\n");
     }
 
     #[test]

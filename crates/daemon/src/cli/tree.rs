@@ -3,6 +3,9 @@
 use super::text::{ago, bytes, millis, plural, rate};
 use crate::api::wire;
 
+/// VMs of a path that are named; the rest is summed up.
+const SHARES_MAX: usize = 4;
+
 pub(super) fn paths(reply: &wire::Paths) -> String {
     let mut targets: Vec<&str> = Vec::new();
     for path in &reply.paths {
@@ -61,7 +64,7 @@ fn branch(target: &str, paths: &[&wire::Path], widths: &Widths, now: u64) -> Str
         text.push_str(mark);
         text.push_str(&row(path, widths));
         text.push('\n');
-        for line in troubles(path, now) {
+        for line in troubles(path, now).into_iter().chain(can(path)).chain(shares(path)) {
             text.push_str(&format!("{under}{:width$}  {line}\n", "", width = widths.name));
         }
     }
@@ -116,43 +119,52 @@ fn troubles(path: &wire::Path, now: u64) -> Vec<String> {
     lines
 }
 
+/// What it can carry and how much is let in, of a path that works.
+fn can(path: &wire::Path) -> Option<String> {
+    if !matches!(path.health.as_str(), "up" | "marginal") {
+        return None;
+    }
+    let estimate = Some(path.estimate_bytes_per_second).filter(|rate| *rate > 0);
+    let estimate = estimate.map(|seen| format!("can carry {} as seen", rate(seen)));
+    let capacity = path.capacity_bytes_per_second.map(|capacity| format!("capacity {}", rate(capacity)));
+    let window = format!("window {} of at most {}", bytes(path.window_bytes), bytes(path.window_max_bytes));
+    Some(estimate.into_iter().chain(capacity).chain([window]).collect::<Vec<_>>().join(", "))
+}
+
+/// Whose requests it lately carried.
+fn shares(path: &wire::Path) -> Option<String> {
+    if path.carried.is_empty() {
+        return None;
+    }
+    let one = |share: &wire::Carried| format!("{} {:.1} %", share.vm, share.share_percent);
+    // One more name is as short as "1 other".
+    let named = if path.carried.len() <= SHARES_MAX + 1 { path.carried.len() } else { SHARES_MAX };
+    let mut parts: Vec<_> = path.carried.iter().take(named).map(one).collect();
+    let others = &path.carried[named..];
+    if !others.is_empty() {
+        let percent: f64 = others.iter().map(|share| share.share_percent).sum();
+        parts.push(format!("{} others {percent:.1} %", others.len()));
+    }
+    Some(format!("for {}", parts.join(", ")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn path(name: &str) -> wire::Path {
-        let link = |unit: &str| wire::LinkOfPath { unit: unit.into(), state: "up".into(), fault: None };
-        wire::Path {
-            target: "san0".into(),
-            name: name.into(),
-            url: format!("nbd://10.0.0.{}:10809", name.len()),
-            health: "up".into(),
-            access: "optimized".into(),
-            preferred: true,
-            reason: None,
-            since_unix_us: 0,
-            relapses: 0,
-            repair_after_ms: 1000,
-            incident: None,
-            capacity_bytes_per_second: None,
-            pending_requests: 3,
-            pending_bytes: 196_608,
-            window_bytes: 2 << 20,
-            connections: 4,
-            service_time_us: 812,
-            rate_bytes_per_second: 98 << 20,
-            estimate_bytes_per_second: 0,
-            completed_requests: 0,
-            completed_bytes: 0,
-            errors: 0,
-            links: vec![link("san0/gold"), link("san0/bronze")],
-        }
-    }
+    use crate::cli::testing::{self, path};
 
     #[test]
     fn a_target_is_a_branch_and_troubles_hang_under_their_path() {
         let mut sick = path("a");
         sick.links[1].fault = Some("not this unit".into());
+        sick.capacity_bytes_per_second = Some(100 << 20);
+        sick.estimate_bytes_per_second = 103 << 20;
+        let share = |(index, share_percent): (usize, f64)| wire::Carried {
+            vm: format!("vm{index}"),
+            bytes_per_second: 1,
+            share_percent,
+        };
+        sick.carried = [40.0, 30.0, 15.5, 10.0, 4.0, 0.5].into_iter().enumerate().map(share).collect();
         let lost = wire::Path {
             health: "down".into(),
             preferred: false,
@@ -163,15 +175,18 @@ mod tests {
             ..path("bb")
         };
         let other = wire::Path { target: "san1".into(), links: vec![], ..path("a") };
-        let reply = wire::Paths { at_unix_us: 5_000_000, generation: 1, paths: vec![sick, lost, other] };
+        let reply = testing::paths(vec![sick, lost, other]);
         let expect = "\
 san0  2 units: bronze, gold
 |- a   up    optimized  preferred  98.0 MiB/s  0.8 ms  3 pending, 192.0 KiB of 2.0 MiB  4 connections  nbd://10.0.0.1:10809
 |      to san0/bronze: not this unit
+|      can carry 103.0 MiB/s as seen, capacity 100.0 MiB/s, window 2.0 MiB of at most 64.0 MiB
+|      for vm0 40.0 %, vm1 30.0 %, vm2 15.5 %, vm3 10.0 %, 2 others 4.5 %
 `- bb  down  optimized  standby         0 B/s  0.8 ms  3 pending, 192.0 KiB of 2.0 MiB  4 connections  nbd://10.0.0.2:10809
        has been down for 2.0 s: connection reset by the target (INC-1)
 san1  no unit in use
 `- a   up    optimized  preferred  98.0 MiB/s  0.8 ms  3 pending, 192.0 KiB of 2.0 MiB  4 connections  nbd://10.0.0.1:10809
+       window 2.0 MiB of at most 64.0 MiB
 ";
         assert_eq!(paths(&reply), expect);
     }
