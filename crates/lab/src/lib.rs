@@ -1,14 +1,15 @@
 //! vmpath's laboratory: what if everything goes wrong.
 //!
 //! A storage array that fails on command (`array`), a verifying load and a stand-in for a guest (`workload`, `vm`), a
-//! driver of vhost-user-blk disks and a benchmark on it (`vhost`, `hop`), the demonstration of the main job (`demo`), and the shape of every report (`report`). The lab is never part of a
-//! production path. It does not know: the daemon's inside; it sees what an operator sees.
+//! driver of vhost-user-blk disks and benchmarks on it (`vhost`, `hop`, `fleet`), the demonstration of the main job
+//! (`demo`), and the shape of every report (`report`). The lab is never part of a production path. It does not know: the daemon's inside; it sees what an operator sees.
 #![forbid(unsafe_code)]
 
 pub mod array;
 mod child;
 pub mod clock;
 mod demo;
+pub mod fleet;
 pub mod guest;
 pub mod hop;
 pub mod net;

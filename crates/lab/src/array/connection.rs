@@ -8,6 +8,7 @@
 //! connection breaks become ghosts if the portal has them, and are dropped otherwise: both may happen to an
 //! initiator, and both must do no harm. It does not know: which faults make sense.
 
+use super::alarm::Alarm;
 use super::fault::{FaultSet, Gate};
 use super::ghost;
 use super::portal::Portal;
@@ -94,6 +95,7 @@ pub(super) async fn serve(portal: Arc<Portal>, stream: Stream, mut faults: Fault
 
 impl Connection<'_> {
     async fn run(&mut self, faults: &mut Faults) -> io::Result<End> {
+        let mut alarm = Alarm::new()?;
         loop {
             let set = faults.watch.borrow_and_update().clone();
             if set.resets != faults.born_after {
@@ -116,7 +118,7 @@ impl Connection<'_> {
             };
             tokio::select! {
                 ready = ready(self.stream, self.interest(flow, gate)) => ready?,
-                () = sleep_until(wake) => {}
+                rung = alarm.until(wake) => rung?,
                 _ = faults.watch.changed() => {}
             }
         }
@@ -234,13 +236,6 @@ fn answer_export(
 async fn ready(stream: &Stream, interest: Option<Interest>) -> io::Result<()> {
     match interest {
         Some(interest) => stream.ready(interest).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn sleep_until(wake: Option<Instant>) {
-    match wake {
-        Some(wake) => tokio::time::sleep_until(wake).await,
         None => std::future::pending().await,
     }
 }

@@ -5,6 +5,7 @@
 //! Rejected: nbdkit with filters, which has no ghosts, no RST on command, and dies when a client vanishes.
 //! It does not know: vmpath's daemon; any NBD client may use it.
 
+mod alarm;
 mod connection;
 pub mod control;
 pub mod fault;

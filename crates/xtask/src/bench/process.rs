@@ -23,6 +23,23 @@ fn parse_stat(stat: &str) -> Option<Duration> {
     Some(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
 }
 
+/// Time that all processors of this machine have worked so far.
+///
+/// # Errors
+/// The kernel does not tell.
+pub(super) fn machine_time() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat").context("cannot read /proc/stat")?;
+    parse_machine(&stat).with_context(|| format!("cannot read /proc/stat: {stat}"))
+}
+
+/// user, nice, system, then idle and iowait, then interrupts of both kinds and what a hypervisor took; guests are in user.
+fn parse_machine(stat: &str) -> Option<Duration> {
+    let words = stat.lines().next()?.strip_prefix("cpu ")?.split_whitespace();
+    let ticks: Vec<u64> = words.map(|word| word.parse().unwrap_or(0)).collect();
+    let busy: u64 = [0, 1, 2, 5, 6, 7].iter().filter_map(|&column| ticks.get(column)).sum();
+    (ticks.len() > 3).then(|| Duration::from_millis(busy * 1000 / TICKS_PER_SECOND))
+}
+
 /// Memory in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Memory {
@@ -53,6 +70,13 @@ mod tests {
         let stat = "42 (a) b 1 2) S 1 42 0 0 -1 4194560 140 0 1 0 150 50 7 7 20 0 9 0 1 2 3";
         assert_eq!(parse_stat(stat), Some(Duration::from_secs(2)));
         assert_eq!(parse_stat("42 (short) S 1"), None);
+    }
+
+    #[test]
+    fn a_machine_that_idles_has_not_worked() {
+        let stat = "cpu  100 10 40 9000 800 20 30 0 55 0\ncpu0 1 1 1 1\n";
+        assert_eq!(parse_machine(stat), Some(Duration::from_secs(2)));
+        assert_eq!(parse_machine("intr 5"), None);
     }
 
     #[test]
