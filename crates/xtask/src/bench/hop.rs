@@ -113,21 +113,19 @@ pub(super) fn run(root: &Path, arguments: &Arguments) -> Result<bool> {
 /// What a reader of the numbers must know of the machine. The load is of the last minutes, ours included: above the
 /// number of contestants that run at a time, which is a client, a hop and a target, others have disturbed.
 fn conditions(arguments: &Arguments) -> serde_json::Value {
-    let file = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
     let peer = Command::new("qemu-storage-daemon").arg("--version").output();
     let peer = peer.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    serde_json::json!({
-        "processors": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
-        "kernel": file("/proc/sys/kernel/osrelease"),
-        "load_average": file("/proc/loadavg"),
-        "peer": peer.lines().next().unwrap_or_default(),
-        "rounds": arguments.rounds,
-        "seconds": arguments.seconds,
-        "vhost_user_client_waits": format!("{:?}", arguments.poll).to_lowercase(),
-    })
+    let mut conditions = process::machine();
+    conditions["peer"] = peer.lines().next().unwrap_or_default().into();
+    conditions["rounds"] = arguments.rounds.into();
+    conditions["seconds"] = arguments.seconds.into();
+    conditions["vhost_user_client_waits"] = format!("{:?}", arguments.poll).to_lowercase().into();
+    conditions
 }
 
-fn obstacle() -> Result<()> {
+/// # Errors
+/// Packages are lacking.
+pub(super) fn obstacle() -> Result<()> {
     let lacking = crate::packages::lacking();
     if !lacking.is_empty() {
         bail!("packages are lacking; `{}` adds them", crate::packages::line(&lacking));

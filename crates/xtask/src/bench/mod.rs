@@ -11,6 +11,7 @@ mod disks;
 mod hop;
 mod judge;
 mod process;
+mod protect;
 mod scene;
 mod table;
 mod workload;
@@ -28,6 +29,8 @@ pub(crate) struct Arguments {
 enum What {
     /// One hop between a client and its storage: vmpath, qemu-storage-daemon, and no hop at all
     Hop(hop::Arguments),
+    /// Half of the bandwidth lost, and whom it costs: the VM-aware scheduler beside VM-unaware path selectors
+    Protect(protect::Arguments),
 }
 
 /// Runs a benchmark. True if every number that is asked for is reached.
@@ -37,5 +40,6 @@ enum What {
 pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<bool> {
     match &arguments.what {
         What::Hop(arguments) => hop::run(root, arguments),
+        What::Protect(arguments) => protect::run(root, arguments),
     }
 }

@@ -40,6 +40,16 @@ fn parse_machine(stat: &str) -> Option<Duration> {
     (ticks.len() > 3).then(|| Duration::from_millis(busy * 1000 / TICKS_PER_SECOND))
 }
 
+/// What a reader of any numbers must know of the machine.
+pub(super) fn machine() -> serde_json::Value {
+    let file = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    serde_json::json!({
+        "processors": std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
+        "kernel": file("/proc/sys/kernel/osrelease"),
+        "load_average": file("/proc/loadavg"),
+    })
+}
+
 /// Memory in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Memory {

@@ -80,6 +80,13 @@ pub(super) struct Cpu {
     pub(super) machine: f64,
 }
 
+impl Cpu {
+    /// What has nothing to do with the benchmark.
+    pub(super) fn others(&self) -> f64 {
+        (self.machine - self.daemon - self.array - self.fleet).max(0.0)
+    }
+}
+
 /// What one turn has brought.
 #[derive(Debug)]
 pub(super) struct Seen {
