@@ -116,8 +116,10 @@ fn phase_table(turns: &[Turn], phase: Phase) -> String {
     table::columns(&heads, &rows)
 }
 
+type Figure = fn(&Turn) -> Option<f64>;
+
 /// Figures of whole turns, by name.
-const KEEPING: [(&str, fn(&Turn) -> Option<f64>); 7] = [
+const KEEPING: [(&str, Figure); 7] = [
     ("gold keeps %", judge::kept),
     ("p99, times", judge::device_slowdown),
     ("with wait", judge::slowdown),
