@@ -30,6 +30,15 @@ enum What {
     /// One hop between a client and its storage: vmpath, qemu-storage-daemon, and no hop at all
     Hop(hop::Arguments),
     /// Half of the bandwidth lost, and whom it costs: the VM-aware scheduler beside VM-unaware path selectors
+    ///
+    /// Two portals of 64 MiB/s; gold (priority 100, asks for 32 MiB/s of the 36 that it has reserved), silver and bronze
+    /// (priorities 50 and 20, shares 2000 and 500, always backlogged; silver has reserved 16 MiB/s) and twenty noisy VMs, one
+    /// of them with a limit of 8 MiB/s. Everybody reads 8 KiB at random places over vhost-user-blk.
+    ///
+    /// Each contestant plays: healthy, one path lost, repaired, one path 20 ms slower, restored. The contestants are the
+    /// VM-aware scheduler and path choice (`vmpath`), and round-robin, queue-length and service-time without any scheduler.
+    ///
+    /// The exit status is 0 only if every number that is asked for is reached in the median of the rounds.
     Protect(protect::Arguments),
 }
 

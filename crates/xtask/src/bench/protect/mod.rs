@@ -26,14 +26,6 @@ use std::time::{Duration, Instant};
 use turn::Storage;
 use vmpath_lab::report::Report;
 
-/// Two portals of 64 MiB/s; gold (priority 100, asks for 32 MiB/s of the 36 that it has reserved), silver and bronze
-/// (priorities 50 and 20, shares 2000 and 500, always backlogged; silver has reserved 16 MiB/s) and twenty noisy VMs, one
-/// of them with a limit of 8 MiB/s. Everybody reads 8 KiB at random places over vhost-user-blk.
-///
-/// Each contestant plays: healthy, one path lost, repaired, one path 20 ms slower, restored. The contestants are the
-/// VM-aware scheduler and path choice (`vmpath`), and round-robin, queue-length and service-time without any scheduler.
-///
-/// The exit status is 0 only if every number that is asked for is reached in the median of the rounds.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Arguments {
     /// Write the checks, the load, every figure of every turn and the curves as JSON
