@@ -23,6 +23,7 @@ use std::process::ExitCode;
 const AFTER_HELP: &str = "\
 Examples:
   vmpath demo                               see what it does, in under a minute, on nothing but this machine
+  vmpath simulate                           1000 VMs on 16 paths in virtual time, half of the paths lost
   vmpath check /etc/vmpath/vmpath.toml      every fault of a configuration at once
   vmpath daemon                             serve the VMs of /etc/vmpath/vmpath.toml
   vmpath show paths                         the paths as a tree, like `multipath -ll`
@@ -89,6 +90,9 @@ enum Command {
     /// Needs nothing but this machine and less than a minute: a storage array with two portals, three stand-in guests,
     /// and the daemon as it is. Exit status 0 only if every check passed.
     Demo(vmpath_lab::DemoArgs),
+    /// Run the router of a large host in virtual time, lose half of its paths, and check what each VM got
+    #[command(after_help = vmpath_lab::SimulateArgs::EXAMPLES)]
+    Simulate(vmpath_lab::SimulateArgs),
     /// The laboratory: a storage array that fails on command, stand-in guests
     Lab {
         #[command(subcommand)]
@@ -219,6 +223,7 @@ impl Cli {
             Command::Failback { target } => ask::failback(&client, &target),
             Command::Reload => ask::reload(&client),
             Command::Demo(args) => args.run(),
+            Command::Simulate(args) => args.run(),
             Command::Lab { command } => command.run(),
         }
     }
