@@ -1,5 +1,6 @@
 //! What the router does in the cases that have a name, each as a short script of what happens and what is expected.
 
+mod ablation;
 mod bench;
 mod crash;
 mod halt;

@@ -153,3 +153,27 @@ fn an_affinity_that_is_not_kept_is_seen() {
     let forgotten = plan(|p| spec_of(p).vms.iter_mut().for_each(|vm| vm.avoid_paths.clear()));
     check_fails(&scene(1), forgotten, &["closed or avoided"]);
 }
+
+#[test]
+fn an_error_that_reaches_a_guest_is_seen() {
+    let failing = plan(|p| p.vms[0].gate = Gate::Fail(GateReason { incident: None, text: "a test".into() }));
+    check_fails(&small(1), failing, &["ended in an error", "before: gold's reservations"]);
+}
+
+#[test]
+fn a_high_priority_that_feels_the_loss_is_seen() {
+    let lowest = plan(|p| {
+        let gold = &mut spec_of(p).vms[0];
+        (gold.priority, gold.shares, gold.reservation) = (1, 500, None);
+    });
+    check_fails(&scene(1), lowest, &["gold's p99", "after: gold's reservations"]);
+}
+
+#[test]
+fn shares_that_are_not_kept_between_tiers_are_seen() {
+    let more = plan(|p| {
+        let of_silver = |vm: &&mut vmpath_core::spec::VmSpec| vm.name.starts_with("silver");
+        spec_of(p).vms.iter_mut().filter(of_silver).for_each(|vm| vm.shares = 20_000);
+    });
+    check_fails(&scene(1), more, &["before: a silver share beyond the reservation"]);
+}
