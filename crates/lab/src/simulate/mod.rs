@@ -152,7 +152,7 @@ Exit status: 0 if every rule held, 1 if not, 2 wrong usage.";
     }
 
     fn check_times(&self) -> anyhow::Result<()> {
-        let whole = |time: Duration| (time.as_nanos() % ledger::STEP.as_nanos()) == 0;
+        let whole = |time: Duration| time.as_nanos().is_multiple_of(ledger::STEP.as_nanos());
         let times = [Some(self.at), self.repair_at, Some(self.seconds)];
         anyhow::ensure!(times.iter().flatten().all(|t| whole(*t)), "times must be whole tenths of a second");
         let least = PHASE_MIN.as_secs_f64();

@@ -52,6 +52,7 @@ fn the_rules_hold_when_half_of_the_paths_are_lost() {
     for seed in 1..=3 {
         check(&scene(seed));
     }
+    check(&small(1));
 }
 
 #[test]
@@ -124,7 +125,7 @@ fn a_reservation_that_is_not_met_is_seen() {
 #[test]
 fn priorities_that_are_not_kept_are_seen() {
     let level = plan(|p| spec_of(p).vms.iter_mut().for_each(|vm| vm.priority = 10));
-    check_fails(&Scene { lose: 6, ..scene(1) }, level, &["after: gold's reservations"]);
+    check_fails(&Scene { lose: 6, ..scene(5) }, level, &["after: gold's reservations"]);
 }
 
 #[test]
