@@ -9,6 +9,7 @@ use crate::workload::stats::Histogram;
 use std::collections::VecDeque;
 use vmpath_core::spec::{Spec, VmSpec};
 use vmpath_core::time::{Duration, Instant};
+use vmpath_core::volume::verdict::TargetError;
 
 /// Sums are kept at multiples of this.
 pub(super) const STEP: Duration = Duration::from_millis(100);
@@ -257,7 +258,12 @@ impl Ledger {
     }
 
     /// The router answers it. Returns the VM; none if there is no such request.
-    pub(super) fn answered(&mut self, token: u32, is_ok: bool, now: Instant) -> Option<usize> {
+    pub(super) fn answered(
+        &mut self,
+        token: u32,
+        result: Result<(), TargetError>,
+        now: Instant,
+    ) -> Option<usize> {
         let row = self.rows.get_mut(token as usize).filter(|row| row.state != State::Free);
         let Some(row) = row else {
             self.once.add(|| format!("{now}: answered request {token}, which is not open"));
@@ -272,8 +278,8 @@ impl Ledger {
             self.accounts[vm].waiting -= 1;
             self.anywhere -= u64::from(self.guests[vm].goes_anywhere());
         }
-        if !is_ok {
-            self.errors.add(|| format!("{now}: request {token} of VM {vm} ended in an error"));
+        if let Err(error) = result {
+            self.errors.add(|| format!("{now}: request {token} of VM {vm} ended in {error:?}"));
             return Some(vm);
         }
         self.completed += 1;

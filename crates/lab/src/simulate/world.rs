@@ -23,6 +23,7 @@ use vmpath_core::router::{
 use vmpath_core::spec::{Access, Spec};
 use vmpath_core::time::{Duration, Instant};
 use vmpath_core::view::HoldReason;
+use vmpath_core::volume::verdict::TargetError;
 
 /// How long a turn of the worker's loop is.
 const TURN: Duration = Duration::from_micros(50);
@@ -399,14 +400,14 @@ impl World {
                 Action::Dispatch { connection, cookie, request } => {
                     self.dispatch(*connection, *cookie, request.token);
                 }
-                Action::Complete { token, result } => self.complete(*token, result.is_ok()),
+                Action::Complete { token, result } => self.complete(*token, *result),
                 Action::Remember { .. } | Action::Forget { .. } | Action::FailedOver { .. } => {}
             }
         }
     }
 
-    fn complete(&mut self, token: u32, is_ok: bool) {
-        let Some(vm) = self.ledger.answered(token, is_ok, self.now) else { return };
+    fn complete(&mut self, token: u32, result: Result<(), TargetError>) {
+        let Some(vm) = self.ledger.answered(token, result, self.now) else { return };
         self.links.landed(token);
         if matches!(self.ledger.guest(vm).load, Load::Closed { .. }) {
             let after = self.some(THINK);
