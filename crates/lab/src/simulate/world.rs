@@ -21,6 +21,7 @@ use vmpath_core::router::{
     Action, ConnectionKey, Durability, Loss, Operation, Origin, Request, Router, Sharing, Support, Traits,
 };
 use vmpath_core::spec::{Access, Spec};
+use vmpath_core::spread::Parts;
 use vmpath_core::time::{Duration, Instant};
 use vmpath_core::view::HoldReason;
 use vmpath_core::volume::verdict::TargetError;
@@ -148,6 +149,7 @@ impl World {
         let phases = phases(scene);
         let route = PathRoute { health: Health::Up, access: Access::Optimized, preferred: true };
         let plan = RoutePlan {
+            parts: Parts::default(),
             generation: 0,
             spec: Arc::clone(&spec),
             link_reports: vec![0],
