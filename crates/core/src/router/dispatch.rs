@@ -10,17 +10,16 @@ use super::{Action, Charge, ConnectionKey, ConnectionStatus, Durability, Entry, 
 use super::{RequestKey, Sharing, Stage, Support};
 use crate::ids::{PathId, UnitId, VmId};
 use crate::schedule::{Phase, Turn};
-use crate::select::{Ask, Choice, Level, Shortage, has_room, select};
+use crate::select::{Ask, Choice, Level, has_room, select};
 use crate::spec::{OnPathLoss, WriteCache};
 use crate::time::Instant;
 use crate::volume::Clearance;
 
-/// By what right a VM asks for room: why it is its turn, and at what level it stands.
+/// Why it is a VM's turn, and at what level it stands.
 #[derive(Clone, Copy, Debug)]
 struct Right {
     phase: Phase,
     level: Level,
-    priority: u32,
 }
 
 /// What came of looking at the head of one queue.
@@ -39,8 +38,8 @@ enum Obstacle {
     NoPath,
     /// There is no room on those that it could take; others of its class may go over others.
     OfItsOwn,
-    /// There is no room on any path of its class.
-    OfItsClass,
+    /// There is no room on any path of its class for VMs of this level and those below.
+    OfItsClass(Level),
 }
 
 impl Router {
@@ -104,8 +103,7 @@ impl Router {
     }
 
     fn right(&self, vm: VmId, phase: Phase) -> Right {
-        let priority = self.scheduler.priority(vm);
-        Right { phase, level: self.competition.level(priority), priority }
+        Right { phase, level: self.competition.level(self.scheduler.priority(vm)) }
     }
 
     /// One request of the VM, from its disks of the class in turn.
@@ -134,9 +132,9 @@ impl Router {
             }
         }
         match obstacle {
-            Obstacle::OfItsClass => {
-                self.classes.of_mut(class).reach = match self.competition.above(right.level) {
-                    Some(priority) => Reach::Below(right.level, priority),
+            Obstacle::OfItsClass(level) => {
+                self.classes.of_mut(class).reach = match self.competition.above(level) {
+                    Some(priority) => Reach::Below(level, priority),
                     None => Reach::Nobody,
                 };
             }
@@ -239,22 +237,17 @@ impl Router {
         let entry = &self.requests[key as usize];
         let cost = cost_of(entry).device_bytes();
         let class = self.classes.of(class);
-        let ask = Ask {
-            cost,
-            level: right.level,
-            right: (right.phase, right.priority),
-            tried: &entry.tried,
-            only: bound.map(|to| to.path),
-        };
+        let ask = Ask { cost, level: right.level, tried: &entry.tried, only: bound.map(|to| to.path) };
         match select(class.selector, &self.states, &class.paths, &ask) {
             Choice::Path(path) => match bound.and_then(|to| to.connection) {
                 Some(connection) => Ok(connection),
                 None => self.least_loaded(entry, path).ok_or(Obstacle::NoPath),
             },
-            Choice::Full(_) => {
+            Choice::Full(level) => {
                 let is_free = bound.is_none() && entry.tried.is_empty();
-                self.note_full(key, &ask_for(cost, right, bound.map(|to| to.path)), now);
-                Err(if is_free { Obstacle::OfItsClass } else { Obstacle::OfItsOwn })
+                let only = bound.map(|to| to.path);
+                self.note_full(key, &Ask { cost, level: right.level, tried: &[], only }, now);
+                Err(if is_free { Obstacle::OfItsClass(level) } else { Obstacle::OfItsOwn })
             }
             Choice::None => Err(Obstacle::NoPath),
         }
@@ -267,18 +260,19 @@ impl Router {
         let Some(class) = self.lanes[entry.vm.index()].queues[at].class else { return };
         for path in &self.classes.of(class).paths {
             let state = &mut self.states[path.index()];
-            if ask.only.is_some_and(|only| only != *path) || has_room(state, ask).is_ok() {
+            if ask.only.is_some_and(|only| only != *path) {
                 continue;
             }
+            let Err(level) = has_room(state, ask) else { continue };
             let load = &mut self.paths[path.index()];
             load.window.found_full();
-            if has_room(state, &Ask { level: Level::TOP, ..*ask }) == Err(Shortage::Window) {
+            if level == Level::TOP {
                 load.saturated_from(now);
             }
             if state.claim.is_none() {
                 self.claimed.push(*path);
             }
-            state.claim = state.claim.max(Some(ask.right));
+            state.claim = Some(state.claim.map_or(level, |known| known.min(level)));
         }
     }
 
@@ -420,11 +414,6 @@ impl Router {
 struct Bound {
     path: PathId,
     connection: Option<ConnectionKey>,
-}
-
-/// For looking at room only.
-fn ask_for(cost: u64, right: Right, only: Option<PathId>) -> Ask<'static> {
-    Ask { cost, level: right.level, right: (right.phase, right.priority), tried: &[], only }
 }
 
 impl Router {

@@ -4,6 +4,7 @@
 //! limit, neither its own nor the group's. It does not know tags: it is told keys.
 
 use super::seats::{Holder, Seats};
+use super::tags::{Tags, Turns};
 use super::tree::{NEVER, Node, Tree};
 use super::turn::{Among, ClassId, Phase, Turn};
 use crate::ids::{TargetId, VmId};
@@ -23,6 +24,11 @@ impl Lists {
     pub(super) fn set(&mut self, place: usize, keys: (u64, u64)) {
         self.weights.set(place, keys.0);
         self.dues.set(place, keys.1);
+    }
+
+    #[inline]
+    pub(super) fn weight_of(&self, place: usize, tags: &Tags, turn: Turns) -> u64 {
+        tags.weight_against(self.weights.winner().key, self.weights.key(place), turn)
     }
 }
 
@@ -135,6 +141,12 @@ impl Class {
             order: first.key,
             inner,
         })
+    }
+
+    /// The weight that the group has here.
+    pub(super) fn group_place(&self, seats: &Seats, group: usize) -> u64 {
+        let keys = seats.groups[group].seats.iter().map(|seat| self.lists.weights.key(*seat as usize));
+        keys.min().unwrap_or(NEVER)
     }
 
     /// Takes over into the group's seats what its members' tournaments say.

@@ -16,6 +16,14 @@ use crate::time::Instant;
 /// What a rebase takes off. Who lags by more than what is left then counts as lagging by that: at one share, 32 TiB.
 const REBASE: u64 = WEIGHT_MAX / 2;
 
+/// Who was held stays so until the timers are next looked at: on being released it is given no credit.
+fn held_still(hold: Hold, at: u64, now: u64) -> Hold {
+    match hold {
+        Hold::Limit => Hold::Limit,
+        Hold::Free => Hold::until(at, now),
+    }
+}
+
 fn terms_of_group(group: &GroupSpec) -> Terms {
     Terms {
         shares: group.shares,
@@ -68,7 +76,7 @@ impl Scheduler {
             let one = &mut self.vms[index];
             let old_key = one.group.and_then(|g| old_groups.get(g as usize).copied());
             one.tags.configure(&terms, self.now);
-            one.hold = Hold::until(one.tags.allowed_at(), self.now);
+            one.hold = held_still(one.hold, one.tags.allowed_at(), self.now);
             (one.priority, one.group) = (vm.priority, group);
             if old_key != key {
                 one.tags.restart();
@@ -108,7 +116,7 @@ impl Scheduler {
                 |at| old.swap_remove(at),
             );
             it.tags.configure(&terms, self.now);
-            it.hold = Hold::until(it.tags.allowed_at(), self.now);
+            it.hold = held_still(it.hold, it.tags.allowed_at(), self.now);
             self.groups.push(it);
         }
         keys
@@ -128,7 +136,7 @@ impl Scheduler {
     }
 
     /// All trees and counts from the tags and from who waits where.
-    fn rebuild(&mut self) {
+    pub(super) fn rebuild(&mut self) {
         for class in &mut self.classes {
             *class = Class::new(class.target, &self.seats);
         }
@@ -144,7 +152,7 @@ impl Scheduler {
         order.sort_by_key(|vm| self.vms[*vm].tags.weight);
         for vm in order {
             let Some(group) = self.vms[vm].group.map(|g| g as usize) else {
-                self.place_vm(vm);
+                self.place_vm(vm, None);
                 continue;
             };
             for class in self.vms[vm].waits.iter() {
@@ -157,10 +165,10 @@ impl Scheduler {
             if self.vms[vm].hold == Hold::Free {
                 self.groups[group].ready += 1;
             }
-            self.place_member(vm, group);
+            self.place_member(vm, group, None);
         }
         for group in 0..self.groups.len() {
-            self.place_group(group);
+            self.place_group(group, None);
         }
     }
 

@@ -6,7 +6,7 @@
 
 use super::class::{Class, OUT};
 use super::seats::Seats;
-use super::tags::{Paid, Tags, WEIGHT_MAX};
+use super::tags::{Paid, Tags, Turns, WEIGHT_MAX};
 use super::tree::{NEVER, Tree};
 use super::turn::{Among, ClassId, Clock, Cost, GroupKey, Mark, Phase, Receipt, Turn};
 use crate::ids::{TargetId, VmId};
@@ -137,7 +137,7 @@ impl Scheduler {
             None => {
                 let time = self.time_in(class);
                 self.vms[index].tags.catch_up(time);
-                self.place_vm(index);
+                self.place_vm(index, None);
             }
             Some(group) => self.join_group(index, group as usize, class),
         }
@@ -159,8 +159,8 @@ impl Scheduler {
         }
         let least = inner.lists.weights.winner().key;
         self.vms[vm].tags.catch_up(if least == NEVER { it.clock.time } else { least });
-        self.place_member(vm, group);
-        self.place_group(group);
+        self.place_member(vm, group, None);
+        self.place_group(group, None);
     }
 
     /// Where one who was idle joins: level with the one that has had least, or, where nobody waits, where the target was last.
@@ -203,7 +203,7 @@ impl Scheduler {
                     Hold::Free | Hold::Limit => {}
                 }
                 here.reseat(&self.seats, group as usize, OUT);
-                self.place_group(group as usize);
+                self.place_group(group as usize, None);
             }
         }
     }
@@ -234,7 +234,7 @@ impl Scheduler {
             }
         }
         self.timers.set(vm, NEVER);
-        self.place_vm(vm);
+        self.place_vm(vm, None);
     }
 
     fn release_group(&mut self, group: usize) {
@@ -262,9 +262,9 @@ impl Scheduler {
             }
             self.groups[group].timers.set(place, NEVER);
             self.groups[group].ready += 1;
-            self.place_member(vm, group);
+            self.place_member(vm, group, None);
         }
-        self.place_group(group);
+        self.place_group(group, None);
     }
 
     /// Who goes next in a class. Time has been told by [`Self::advance`].
@@ -283,7 +283,7 @@ impl Scheduler {
         let Some(group) = one.group else {
             let own = one.tags.charge(cost, phase, self.now);
             let is_heavy = one.tags.weight >= WEIGHT_MAX;
-            self.update_vm(index);
+            self.update_vm(index, Some(class));
             if is_heavy {
                 self.rebase(None);
             }
@@ -296,7 +296,7 @@ impl Scheduler {
         let together = it.tags.charge(cost, phase, self.now);
         let key = it.key;
         let heavy = (it.tags.weight >= WEIGHT_MAX, one.tags.weight >= WEIGHT_MAX);
-        self.update_member(index, index_of_group);
+        self.update_member(index, index_of_group, Some(class));
         if heavy.0 {
             self.rebase(None);
         }
@@ -308,6 +308,7 @@ impl Scheduler {
 
     /// Takes a charge back, as if it had never been made: tags stand where all that came since would have left them. What others
     /// got meanwhile is not undone.
+    #[expect(clippy::needless_pass_by_value, reason = "a receipt is worth one refund")]
     pub fn refund(&mut self, vm: VmId, receipt: Receipt) {
         let Receipt { bytes, own, group, class, outer, inner } = receipt;
         let index = vm.index();
@@ -318,8 +319,8 @@ impl Scheduler {
             self.refund_group(key, paid, inner, bytes);
         }
         match self.vms[index].group {
-            None => self.update_vm(index),
-            Some(group) => self.update_member(index, group as usize),
+            None => self.update_vm(index, None),
+            Some(group) => self.update_member(index, group as usize, None),
         }
     }
 
@@ -329,7 +330,7 @@ impl Scheduler {
         group.tags.refund(paid, bytes);
         group.clock.undo(inner);
         group.hold = Hold::until(group.tags.allowed_at(), self.now);
-        self.place_group(at);
+        self.place_group(at, None);
     }
 
     /// The earliest time at which somebody who waits, and whom a limit holds, may go.
@@ -360,25 +361,29 @@ impl Scheduler {
     }
 }
 
+fn turns(class: usize, turn: Option<ClassId>) -> Turns {
+    if turn.is_some_and(|t| t.0 as usize == class) { Turns::Here } else { Turns::Elsewhere }
+}
+
 /// Bringing the tournaments and timers up to what the tags say.
 impl Scheduler {
     #[inline]
-    fn update_vm(&mut self, vm: usize) {
+    fn update_vm(&mut self, vm: usize, turn: Option<ClassId>) {
         let one = &mut self.vms[vm];
-        if one.tags.has_meters() {
+        if one.tags.has_meters() || one.hold == Hold::Limit {
             one.hold = Hold::until(one.tags.allowed_at(), self.now);
         }
-        self.place_vm(vm);
+        self.place_vm(vm, turn);
     }
 
     #[inline]
-    pub(super) fn place_vm(&mut self, vm: usize) {
+    pub(super) fn place_vm(&mut self, vm: usize, turn: Option<ClassId>) {
         let one = &self.vms[vm];
         let place = one.place as usize;
-        if !one.tags.has_meters() {
+        if !one.tags.has_meters() && one.hold == Hold::Free {
             for class in one.waits.iter() {
                 let lists = &mut self.classes[class].lists;
-                lists.weights.set(place, one.tags.weight_against(lists.weights.winner().key));
+                lists.weights.set(place, lists.weight_of(place, &one.tags, turns(class, turn)));
             }
             return;
         }
@@ -388,7 +393,7 @@ impl Scheduler {
             lists.set(
                 place,
                 match one.hold {
-                    Hold::Free => (one.tags.weight_against(lists.weights.winner().key), due),
+                    Hold::Free => (lists.weight_of(place, &one.tags, turns(class, turn)), due),
                     Hold::Limit => OUT,
                 },
             );
@@ -397,7 +402,7 @@ impl Scheduler {
         self.timers.set(vm, if held { one.tags.allowed_at() } else { NEVER });
     }
 
-    fn update_member(&mut self, vm: usize, group: usize) {
+    fn update_member(&mut self, vm: usize, group: usize, turn: Option<ClassId>) {
         let now = self.now;
         let one = &mut self.vms[vm];
         let hold = Hold::until(one.tags.allowed_at(), now);
@@ -411,11 +416,11 @@ impl Scheduler {
         }
         one.hold = hold;
         it.hold = Hold::until(it.tags.allowed_at(), now);
-        self.place_member(vm, group);
-        self.place_group(group);
+        self.place_member(vm, group, turn);
+        self.place_group(group, turn);
     }
 
-    pub(super) fn place_member(&mut self, vm: usize, group: usize) {
+    pub(super) fn place_member(&mut self, vm: usize, group: usize, turn: Option<ClassId>) {
         let one = &self.vms[vm];
         let place = one.place as usize;
         let due = one.tags.due();
@@ -424,7 +429,7 @@ impl Scheduler {
             lists.set(
                 place,
                 match one.hold {
-                    Hold::Free => (one.tags.weight_against(lists.weights.winner().key), due),
+                    Hold::Free => (lists.weight_of(place, &one.tags, turns(class, turn)), due),
                     Hold::Limit => OUT,
                 },
             );
@@ -434,12 +439,15 @@ impl Scheduler {
     }
 
     /// Its seats in each class, and its timer.
-    pub(super) fn place_group(&mut self, group: usize) {
+    pub(super) fn place_group(&mut self, group: usize, turn: Option<ClassId>) {
         let it = &self.groups[group];
-        for class in it.waits.iter() {
-            let class = &mut self.classes[class];
+        for index in it.waits.iter() {
+            let class = &mut self.classes[index];
             let keys = match it.hold {
-                Hold::Free => (it.tags.weight_against(class.least()), it.tags.due()),
+                Hold::Free => {
+                    let place = class.group_place(&self.seats, group);
+                    (it.tags.weight_against(class.least(), place, turns(index, turn)), it.tags.due())
+                }
                 Hold::Limit => OUT,
             };
             class.reseat(&self.seats, group, keys);

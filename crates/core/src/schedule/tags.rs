@@ -5,6 +5,7 @@
 
 use super::lows::Lows;
 use super::meter::Meter;
+use super::tree::NEVER;
 use super::turn::{Cost, Phase};
 use crate::time::Duration;
 
@@ -32,6 +33,13 @@ pub(super) struct Terms {
     pub(super) limit: Option<u64>,
     pub(super) limit_iops: Option<u64>,
     pub(super) limit_burst: Duration,
+}
+
+/// Where the turn was that changed a weight, seen from a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turns {
+    Here,
+    Elsewhere,
 }
 
 #[derive(Clone, Debug)]
@@ -127,9 +135,16 @@ impl Tags {
         self.meters.as_ref().map_or(0, |m| m.allowed_at)
     }
 
-    /// The weight as it counts where the least is `least`.
-    pub(super) fn weight_against(&self, least: u64) -> u64 {
-        self.weight.min(least.saturating_add(LEAD_PAGES * self.page_weight))
+    /// The weight as it counts where the least is `least`: no further ahead of it than the lead that is allowed. One that is
+    /// held back to that keeps the `place` that it has, or use elsewhere would push it on and on; a turn here moves it.
+    #[inline]
+    pub(super) fn weight_against(&self, least: u64, place: u64, turn: Turns) -> u64 {
+        let bound = least.saturating_add(LEAD_PAGES * self.page_weight);
+        match turn {
+            _ if self.weight <= bound => self.weight,
+            Turns::Elsewhere if place != NEVER => place,
+            Turns::Elsewhere | Turns::Here => bound,
+        }
     }
 
     /// Something waits again: no reservation is owed for the time before.

@@ -39,6 +39,10 @@ impl Tree {
         Self { nodes, leaves }
     }
 
+    pub(super) fn key(&self, place: usize) -> u64 {
+        self.nodes[self.leaves + place].key
+    }
+
     /// The least of all.
     pub(super) fn winner(&self) -> Node {
         self.nodes[1]

@@ -14,7 +14,6 @@ mod tests;
 pub use path::{Heard, LEVELS, Level, Pace, PathState, Rank, Spill};
 
 use crate::ids::PathId;
-use crate::schedule::Phase;
 use crate::spec::PathSelector;
 
 /// Of a window, what each level leaves to those above it: one eighth,
@@ -29,8 +28,6 @@ pub struct Ask<'a> {
     /// Device bytes.
     pub cost: u64,
     pub level: Level,
-    /// Why it is this VM's turn, and the VM's priority.
-    pub right: (Phase, u32),
     /// Paths on which it has failed already: used last.
     pub tried: &'a [PathId],
     /// The one path that it may take, whatever others there are.
@@ -40,19 +37,11 @@ pub struct Ask<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {
     Path(PathId),
-    /// Usable paths exist, but those that this request may take now have no room.
-    Full(Shortage),
+    /// Usable paths exist, but those that this request may take now have no room for it. What it lacks is shared by the VMs of
+    /// this level and those below; for higher ones there may be room. [`Level::TOP`]: for nobody.
+    Full(Level),
     /// No path is usable.
     None,
-}
-
-/// Why there is no room for a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Shortage {
-    /// There is room, but it is kept for VMs of higher priority.
-    Headroom,
-    /// The window is full, or claimed by who waits with a better right, or the path is being probed.
-    Window,
 }
 
 /// Chooses among the paths `among` of `paths` (which is by `PathId`).
@@ -70,26 +59,29 @@ pub fn select(selector: PathSelector, paths: &[PathState], among: &[PathId], ask
 /// Whether the window has room for a request. An empty path takes any, so that one larger than the window can still go.
 ///
 /// # Errors
-/// Why there is none.
+/// The level from which on there is none. Higher ones do not use what this request waits for.
 #[inline]
-pub fn has_room(path: &PathState, ask: &Ask<'_>) -> Result<(), Shortage> {
+pub fn has_room(path: &PathState, ask: &Ask<'_>) -> Result<(), Level> {
     if path.pending_requests == 0 {
         return Ok(());
     }
     let fits = path.pending() + ask.cost <= path.window && path.pending_requests < path.window_requests;
-    if !fits || path.claim.is_some_and(|claim| claim >= ask.right) {
-        return Err(Shortage::Window);
+    if !fits {
+        return Err(Level::TOP);
+    }
+    if let Some(claim) = path.claim.filter(|claim| ask.level >= *claim) {
+        return Err(claim);
     }
     if ask.level == Level::TOP {
         return Ok(());
     }
     let step = headroom(path.window);
     let mut kept = 0;
-    for &pending in &path.from_level[1..=ask.level.index()] {
+    for (level, &pending) in path.from_level.iter().enumerate().take(ask.level.index() + 1).skip(1) {
         kept += step;
         // The first of a level always may, or one that is larger than what its level may fill would never go.
         if pending != 0 && pending + ask.cost + kept > path.window {
-            return Err(Shortage::Headroom);
+            return Err(Level::below(level));
         }
     }
     Ok(())
@@ -130,27 +122,45 @@ impl<'a> Usable<'a> {
     /// Each path that may be used, with its place in the order.
     #[inline]
     fn each(self) -> impl Iterator<Item = (PathId, &'a PathState, Order)> + Clone {
-        let Self { paths, among, ask } = self;
+        let Self { paths, among, .. } = self;
         among.iter().filter_map(move |&id| {
             let path = &paths[id.index()];
-            let rank = path.rank?.value();
-            if ask.only.is_some_and(|only| only != id) {
-                return None;
-            }
-            let tried = if ask.tried.contains(&id) { TRIED } else { 0 };
-            Some((id, path, rank | tried))
+            Some((id, path, self.order(id, path)?))
         })
     }
 
+    /// A path's place in the order; none if the request may not take it.
+    #[inline]
+    fn order(self, id: PathId, path: &PathState) -> Option<Order> {
+        let rank = path.rank?.value();
+        if self.ask.only.is_some_and(|only| only != id) {
+            return None;
+        }
+        Some(if self.ask.tried.contains(&id) { rank | TRIED } else { rank })
+    }
+
     fn soonest(self) -> Choice {
+        // Nearly every request may take any path and has failed on none: then the order is the rank.
+        if self.ask.only.is_none() && self.ask.tried.is_empty() {
+            self.soonest_by(|_, path| path.rank.map(Rank::value))
+        } else {
+            self.soonest_by(|id, path| self.order(id, path))
+        }
+    }
+
+    #[inline(always)]
+    fn soonest_by(self, order_of: impl Fn(PathId, &PathState) -> Option<Order>) -> Choice {
+        let cost = self.ask.cost;
         let mut best = Order::MAX;
         let mut soonest = u64::MAX;
-        for (_, path, order) in self.each() {
+        for &id in self.among {
+            let path = &self.paths[id.index()];
+            let Some(order) = order_of(id, path).filter(|order| *order <= best) else { continue };
             if order < best {
                 (best, soonest) = (order, u64::MAX);
             }
-            let time = expected(path, self.ask.cost);
-            if order == best && time < soonest && self.room(path).is_ok() {
+            let time = expected(path, cost);
+            if time < soonest && self.room(path).is_ok() {
                 soonest = time;
             }
         }
@@ -161,13 +171,15 @@ impl<'a> Usable<'a> {
             return self.without_room(best);
         }
         let close = close_to(soonest);
-        let mut turn = u64::MAX;
-        let mut chosen = Choice::None;
-        for (id, path, order) in self.each() {
-            let next = path.last_dispatch < turn || chosen == Choice::None;
-            if next && order == best && expected(path, self.ask.cost) <= close && self.room(path).is_ok() {
-                turn = path.last_dispatch;
-                chosen = Choice::Path(id);
+        let (mut turn, mut chosen) = (u64::MAX, Choice::None);
+        for &id in self.among {
+            let path = &self.paths[id.index()];
+            if path.last_dispatch < turn
+                && expected(path, cost) <= close
+                && order_of(id, path) == Some(best)
+                && self.room(path).is_ok()
+            {
+                (turn, chosen) = (path.last_dispatch, Choice::Path(id));
             }
         }
         chosen
@@ -176,9 +188,9 @@ impl<'a> Usable<'a> {
     /// As [`has_room`]; but what is known of a path that was unheard of for long is one request's answer, if there is another
     /// that was heard of.
     #[inline]
-    fn room(self, path: &PathState) -> Result<(), Shortage> {
+    fn room(self, path: &PathState) -> Result<(), Level> {
         if path.is_probed() && self.has_known() {
-            return Err(Shortage::Window);
+            return Err(Level::TOP);
         }
         has_room(path, self.ask)
     }
@@ -206,8 +218,8 @@ impl<'a> Usable<'a> {
         if let Some((id, _, _)) = taken {
             return Choice::Path(id);
         }
-        let shortage = waiting.filter_map(|(_, path, _)| self.room(path).err()).min();
-        Choice::Full(shortage.unwrap_or(Shortage::Window))
+        let shortage = waiting.filter_map(|(_, path, _)| self.room(path).err()).max();
+        Choice::Full(shortage.unwrap_or(Level::TOP))
     }
 
     /// The first by `key` of the best order, whoever asks. If that one has no room the request waits for it: another would

@@ -5,7 +5,6 @@
 //! It does not know which connections, units or VMs use the path.
 
 use crate::plan::{Health, PathRoute};
-use crate::schedule::Phase;
 use crate::spec::Access;
 
 /// VMs are told apart by how many priorities above theirs compete: none, one, two, or more.
@@ -122,8 +121,8 @@ pub struct PathState {
     pub window_requests: u32,
     /// Device bytes that may be in flight.
     pub window: u64,
-    /// By what right a request waits for room here. Who has none that is better leaves it what comes free.
-    pub claim: Option<(Phase, u32)>,
+    /// A request waits here for room that VMs of this level and those below share: these leave it what comes free.
+    pub claim: Option<Level>,
     /// What requests lately took, in ns; 0 if that is not known. A path far away is slow without any queue.
     pub service: u64,
     /// Grows with each dispatch on any path: the path with the lowest has not had one for longest.

@@ -23,12 +23,12 @@ which    service time of a  1 ms       20 ms          over a                    
 which    access state of a  optimized  non-optimized  over a                       over b
 which    affinity           any        not a          over a                       over b
 whether  pending load of a  0 KiB      512 KiB        14 of 20 go, 6 held: window  6 of 20 go, 14 held: window
-whether  priority           100        50             14 of 20 go, 6 held: window  12 of 20 go, 8 held: window
-whether  limit              none       1.0 MiB/s      14 of 20 go, 6 held: window  1 of 20 go, 19 held: limit, next in 42 ms
-whether  limit on requests  none       10 a second    14 of 20 go, 6 held: window  1 of 20 go, 19 held: limit, next in 80 ms
+whether  priority           100        50             14 of 20 go, 6 held: window  12 of 20 go, 8 held: headroom
+whether  limit              none       1.0 MiB/s      14 of 20 go, 6 held: window  1 of 20 go, 19 held: limit, next in 57 ms
+whether  limit on requests  none       10 a second    14 of 20 go, 6 held: window  1 of 20 go, 19 held: limit, next in 95 ms
 whether  affinity           any        not a          14 of 20 go, 6 held: window  0 of 20 go, 20 held: no-path
 when     reservation        none       80.0 MiB/s     rvrvrvrvrvrvrvrv             rvvvvrvvvvrvvvvr
-when     limit              none       10.0 MiB/s     rvrvrvrvrvrvrvrv             rrrvrrrrrrrrrvrr
+when     limit              none       10.0 MiB/s     rvrvrvrvrvrvrvrv             rrrrrvrrrrrrrrrv
 when     shares             1000       3000           rvrvrvrvrvrvrvrv             vrvvvrvvvrvvvrvv
 when     priority           200        50             rvvvvrvvvvrvvvvr             rrrrrvrrrrvrrrrv";
 

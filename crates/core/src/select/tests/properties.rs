@@ -2,8 +2,7 @@
 
 use crate::ids::PathId;
 use crate::plan::{Health, PathRoute};
-use crate::schedule::Phase;
-use crate::select::{Ask, Choice, Heard, LEVELS, Level, Pace, PathState, Shortage, select};
+use crate::select::{Ask, Choice, Heard, LEVELS, Level, Pace, PathState, select};
 use crate::spec::{Access, PathSelector};
 use proptest::prelude::*;
 
@@ -24,8 +23,8 @@ fn routes() -> impl Strategy<Value = PathRoute> {
     })
 }
 
-fn rights() -> impl Strategy<Value = (Phase, u32)> {
-    (prop_oneof![Just(Phase::Weight), Just(Phase::Reservation)], 0..4_u32)
+fn levels() -> impl Strategy<Value = Level> {
+    (0..LEVELS).prop_map(Level::below)
 }
 
 fn paths() -> impl Strategy<Value = Vec<Path>> {
@@ -33,7 +32,7 @@ fn paths() -> impl Strategy<Value = Vec<Path>> {
     let load = prop::collection::vec((0_usize..LEVELS, (1_u64..40).prop_map(|n| n * 16 * KIB)), 0..6);
     let windows = prop_oneof![(0_u64..16).prop_map(|n| n * 128 * KIB), Just(272 * KIB)];
     let speed = ((1_u64..8).prop_map(|n| n << 22), (0_u64..8).prop_map(|n| n * 2_000_000));
-    let rest = (prop::option::weighted(0.2, rights()), 1_u32..12, 0_u64..9, prop::bool::weighted(0.8));
+    let rest = (prop::option::weighted(0.2, levels()), 1_u32..12, 0_u64..9, prop::bool::weighted(0.8));
     let one = (routes(), load, windows, speed, rest);
     let one = one.prop_map(|(route, load, window, (rate, service), (claim, requests, turn, heard))| {
         let mut path = PathState::new(route, window, rate);
@@ -54,7 +53,6 @@ fn paths() -> impl Strategy<Value = Vec<Path>> {
 struct Question {
     cost: u64,
     level: usize,
-    right: (Phase, u32),
     tried: Vec<PathId>,
     only: Option<PathId>,
     among: Vec<PathId>,
@@ -63,9 +61,8 @@ struct Question {
 fn questions() -> impl Strategy<Value = Question> {
     let ids = |max| prop::collection::vec((0_u16..8).prop_map(PathId), 0..max);
     let only = prop::option::weighted(0.1, (0_u16..8).prop_map(PathId));
-    ((1_u64..40).prop_map(|n| n * 16 * KIB), 0..LEVELS, rights(), ids(3), only, ids(12)).prop_map(
-        |(cost, level, right, tried, only, among)| Question { cost, level, right, tried, only, among },
-    )
+    ((1_u64..40).prop_map(|n| n * 16 * KIB), 0..LEVELS, ids(3), only, ids(12))
+        .prop_map(|(cost, level, tried, only, among)| Question { cost, level, tried, only, among })
 }
 
 impl Question {
@@ -78,7 +75,7 @@ impl Question {
 
     fn ask(&self) -> Ask<'_> {
         let level = Level::below(self.level);
-        Ask { cost: self.cost, level, right: self.right, tried: &self.tried, only: self.only }
+        Ask { cost: self.cost, level, tried: &self.tried, only: self.only }
     }
 
     fn choose(&self, selector: PathSelector, paths: &[Path]) -> Choice {
@@ -101,21 +98,25 @@ fn spills_to(route: PathRoute) -> bool {
     route.preferred && worse && matches!(route.health, Health::Up | Health::Marginal)
 }
 
-fn reference_room(path: &PathState, question: &Question, another_is_known: bool) -> Option<Shortage> {
+fn reference_room(path: &PathState, question: &Question, another_is_known: bool) -> Option<Level> {
     if path.pending_requests == 0 {
         return None;
     }
     let probing = path.heard == Heard::LongAgo && another_is_known;
-    let claimed = path.claim.is_some_and(|claim| claim >= question.right);
     let over = path.from_level[0] + question.cost > path.window;
-    if probing || claimed || over || path.pending_requests + 1 > path.window_requests {
-        return Some(Shortage::Window);
+    if probing || over || path.pending_requests + 1 > path.window_requests {
+        return Some(Level::TOP);
+    }
+    if let Some(claim) = path.claim
+        && claim.index() <= question.level
+    {
+        return Some(claim);
     }
     for level in 1..=question.level {
         let part = if path.window >= 256 * KIB { (path.window / 8).max(64 * KIB) } else { path.window / 8 };
         let most = path.window.saturating_sub(level as u64 * part);
         if path.from_level[level] > 0 && path.from_level[level] + question.cost > most {
-            return Some(Shortage::Headroom);
+            return Some(Level::below(level));
         }
     }
     None
@@ -150,7 +151,7 @@ fn reference(paths: &[Path], question: &Question) -> Choice {
     });
     match spill.iter().min_by_key(|id| (key(id), time(id), state(id).last_dispatch)) {
         Some(id) => Choice::Path(*id),
-        None => Choice::Full(first.iter().filter_map(shortage).min().unwrap()),
+        None => Choice::Full(first.iter().filter_map(shortage).max().unwrap()),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::ids::PathId;
 use crate::plan::{Health, PathRoute};
 use crate::schedule::Phase;
-use crate::select::{Ask, Choice, Heard, Level, Pace, PathState, Shortage, headroom, select};
+use crate::select::{Ask, Choice, Heard, Level, Pace, PathState, headroom, select};
 use crate::spec::{Access, PathSelector};
 
 const KIB: u64 = 1 << 10;
@@ -11,8 +11,12 @@ const MIB: u64 = 1 << 20;
 const A: PathId = PathId(0);
 const B: PathId = PathId(1);
 const C: PathId = PathId(2);
-const FULL: Choice = Choice::Full(Shortage::Window);
-const HEADROOM: Choice = Choice::Full(Shortage::Headroom);
+/// There may be room for higher levels than this.
+fn kept(level: usize) -> Choice {
+    Choice::Full(Level::below(level))
+}
+
+const FULL: Choice = Choice::Full(Level::TOP);
 
 fn route(health: Health, access: Access, preferred: bool) -> PathRoute {
     PathRoute { health, access, preferred }
@@ -51,7 +55,7 @@ fn busy(path: PathState, pending: u64, level: usize) -> PathState {
 }
 
 fn ask(cost: u64, level: usize) -> Ask<'static> {
-    Ask { cost, level: Level::below(level), right: (Phase::Weight, 100), tried: &[], only: None }
+    Ask { cost, level: Level::below(level), tried: &[], only: None }
 }
 
 fn choose(paths: &[PathState], ask: &Ask<'_>) -> Choice {
@@ -136,12 +140,12 @@ fn each_level_leaves_headroom_to_those_above() {
     let eighth = 128 * KIB;
     for (pending, of_level, cost, level, expect) in [
         (7 * eighth, 1, 64 * KIB, 0, Choice::Path(A)),
-        (7 * eighth, 1, 64 * KIB, 1, HEADROOM),
+        (7 * eighth, 1, 64 * KIB, 1, kept(1)),
         (6 * eighth, 1, eighth, 1, Choice::Path(A)),
         (6 * eighth, 1, eighth, 2, Choice::Path(A)),
-        (6 * eighth, 2, eighth, 2, HEADROOM),
+        (6 * eighth, 2, eighth, 2, kept(2)),
         (6 * eighth, 2, eighth, 1, Choice::Path(A)),
-        (5 * eighth, 3, eighth, 3, HEADROOM),
+        (5 * eighth, 3, eighth, 3, kept(3)),
         (4 * eighth, 3, eighth, 3, Choice::Path(A)),
         // What higher ones fill is not counted against those below: they are not shut out.
         (7 * eighth, 0, eighth, 3, Choice::Path(A)),
@@ -156,20 +160,23 @@ fn each_level_leaves_headroom_to_those_above() {
     assert_eq!(choose(&[mixed], &ask(2 * eighth + 1, 2)), FULL);
     let lower = busy(up(), 5 * eighth, 2);
     assert_eq!(choose(&[lower], &ask(eighth, 3)), Choice::Path(A));
-    assert_eq!(choose(&[lower], &ask(2 * eighth, 3)), HEADROOM, "levels 2 and 3 together leave 2/8");
+    assert_eq!(choose(&[lower], &ask(2 * eighth, 3)), kept(2), "levels 2 and 3 together leave 2/8");
 }
 
 #[test]
-fn who_waits_with_a_right_as_good_keeps_what_comes_free() {
-    let claimed = |claim| PathState { claim: Some(claim), ..busy(up(), 64 * KIB, 0) };
-    for (claim, expect) in [
-        ((Phase::Weight, 99), Choice::Path(A)),
-        ((Phase::Weight, 100), FULL),
-        ((Phase::Reservation, 1), FULL),
+fn who_shares_the_room_that_a_request_waits_for_leaves_it_what_comes_free() {
+    let claimed = |level| PathState { claim: Some(Level::below(level)), ..busy(up(), 64 * KIB, 0) };
+    for (claim, level, expect) in [
+        (1, 0, Choice::Path(A)),
+        (1, 1, kept(1)),
+        (1, 3, kept(1)),
+        (3, 2, Choice::Path(A)),
+        (0, 0, FULL),
+        (0, 3, FULL),
     ] {
-        assert_eq!(choose(&[claimed(claim)], &ask(4096, 0)), expect, "{claim:?}");
+        assert_eq!(choose(&[claimed(claim)], &ask(4096, level)), expect, "{claim} against {level}");
     }
-    let empty = PathState { claim: Some((Phase::Reservation, 999)), ..up() };
+    let empty = PathState { claim: Some(Level::TOP), ..up() };
     assert_eq!(choose(&[empty], &ask(4096, 3)), Choice::Path(A), "an empty path takes any");
 }
 
