@@ -5,6 +5,7 @@ use super::{Operation, Request, RequestKey, Stage, Support, UnknownCookie};
 use crate::ids::{PathId, UnitId};
 use crate::select::Rank;
 use crate::spec::WriteCache;
+use crate::spread::part_of;
 use crate::time::{Duration, Instant};
 use crate::volume::Answered;
 use crate::volume::verdict::{Alternatives, AttemptFault, Presence, TargetError, Verdict, verdict};
@@ -172,7 +173,7 @@ impl Router {
         };
         entry.place = Place::Queued;
         let cost = entry.attempt().cost();
-        let vm = entry.vm;
+        let (vm, unit) = (entry.vm, entry.unit);
         let lane = &mut self.lanes[vm.index()];
         lane.in_flight -= 1;
         self.in_flight -= 1;
@@ -182,7 +183,7 @@ impl Router {
         let path = connection.path;
         let (load, state) = (&mut self.paths[path.index()], &mut self.states[path.index()]);
         load.ending(state, now);
-        let pending = state.pending();
+        let pending = part_of(&self.plan, path, self.worker).whole(state.pending());
         state.ended(cost.device_bytes(), level);
         match end {
             AttemptEnd::Served => {
@@ -196,6 +197,13 @@ impl Router {
         }
         self.fit_window(path);
         self.classes.ready_on(path);
+        if self.units[unit.index()].is_single {
+            // What waits for this connection to be empty may have to go over other paths.
+            for at in 0..self.units[unit.index()].disks.len() {
+                let disk = self.units[unit.index()].disks[at];
+                self.look_again(self.plan.spec.disk(disk).vm);
+            }
+        }
         self.rest_if_idle(vm, now);
     }
 

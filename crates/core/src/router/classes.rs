@@ -6,8 +6,8 @@
 //! looked at, is not looked at. It does not know whose turn it is.
 
 use super::{ConnectionStatus, Router};
-use crate::ids::{PathId, UnitId, VmId};
-use crate::schedule::{Among, ClassId};
+use crate::ids::{PathId, TargetId, UnitId, VmId};
+use crate::schedule::ClassId;
 use crate::select::{Level, Rank};
 use crate::spec::PathSelector;
 use crate::time::Instant;
@@ -20,6 +20,7 @@ pub(super) struct ClassAt(u32);
 #[derive(Clone, Debug)]
 pub(super) struct Class {
     pub(super) id: ClassId,
+    pub(super) target: TargetId,
     /// In order.
     pub(super) paths: Vec<PathId>,
     pub(super) selector: PathSelector,
@@ -37,25 +38,17 @@ pub(super) struct Class {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
     All,
-    /// For VMs of a lower level than this only, those of a priority above the second: the rest is kept for them.
-    Below(Level, u32),
-    Nobody,
+    /// Whose turn it is waits for room that the VMs from this level on share. What is left is headroom: for those whose turn it
+    /// will be, not for those who have had more already.
+    Nobody(Level),
 }
 
 impl Class {
-    pub(super) fn among(&self) -> Option<Among> {
-        match self.reach {
-            Reach::All => Some(Among::All),
-            Reach::Below(_, priority) => Some(Among::Above(priority)),
-            Reach::Nobody => None,
-        }
-    }
-
     /// Why what waits here waits.
     pub(super) fn reason(&self, level: Level) -> HoldReason {
         match self.reach {
-            Reach::Below(from, _) if level >= from => HoldReason::Headroom,
-            Reach::Below(..) | Reach::All | Reach::Nobody => HoldReason::Window,
+            Reach::Nobody(from) if from > Level::TOP && level >= from => HoldReason::Headroom,
+            Reach::All | Reach::Nobody(_) => HoldReason::Window,
         }
     }
 }
@@ -67,6 +60,8 @@ pub(super) struct Classes {
     ready: Vec<ClassAt>,
     /// By `PathId`.
     of_path: Vec<Vec<ClassAt>>,
+    /// Places of classes that no queue is in any more.
+    free: Vec<ClassAt>,
 }
 
 impl Classes {
@@ -97,13 +92,39 @@ impl Classes {
         }
     }
 
+    /// The place behind the last.
+    fn next(&self) -> ClassAt {
+        ClassAt(u32::try_from(self.table.len()).expect("fewer classes"))
+    }
+
     fn find(&self, paths: &[PathId]) -> Option<ClassAt> {
         let first = paths.first()?;
         self.of_path[first.index()].iter().copied().find(|at| self.of(*at).paths == paths)
     }
 
-    fn add(&mut self, id: ClassId, paths: Vec<PathId>, selector: PathSelector) -> ClassAt {
-        let at = ClassAt(u32::try_from(self.table.len()).expect("fewer classes"));
+    /// A place that a class of the target has left, with its id.
+    fn reuse(&mut self, target: TargetId) -> Option<(ClassAt, ClassId)> {
+        let at = self.free.iter().position(|at| self.of(*at).target == target)?;
+        let at = self.free.swap_remove(at);
+        Some((at, self.of(at).id))
+    }
+
+    /// Paths come and go in any order, and each set of them would stay for ever.
+    fn retire_if_unused(&mut self, at: ClassAt) {
+        if self.of(at).queues > 0 || self.of(at).waiting > 0 {
+            return;
+        }
+        for other in std::mem::take(&mut self.of_mut(at).neighbours) {
+            self.of_mut(other).neighbours.retain(|n| *n != at);
+        }
+        for path in std::mem::take(&mut self.of_mut(at).paths) {
+            self.of_path[path.index()].retain(|n| *n != at);
+        }
+        self.free.push(at);
+    }
+
+    fn add(&mut self, at: ClassAt, class: Class) {
+        let paths = class.paths.clone();
         let shares_a_path = |other: &Class| other.paths.iter().any(|p| paths.contains(p));
         let mut neighbours = vec![at];
         for (index, other) in self.table.iter_mut().enumerate().filter(|(_, other)| shares_a_path(other)) {
@@ -113,19 +134,13 @@ impl Classes {
         for path in &paths {
             self.of_path[path.index()].push(at);
         }
-        let reach = Reach::All;
-        self.table.push(Class {
-            id,
-            paths,
-            selector,
-            neighbours,
-            queues: 0,
-            waiting: 0,
-            is_ready: false,
-            reach,
-        });
+        let class = Class { neighbours, ..class };
+        match self.table.get_mut(at.0 as usize) {
+            // It may still be among those to look at.
+            Some(place) => *place = Class { is_ready: place.is_ready, ..class },
+            None => self.table.push(class),
+        }
         self.ready.reserve(self.table.len());
-        at
     }
 
     pub(super) fn joined(&mut self, at: ClassAt) {
@@ -152,13 +167,18 @@ impl Classes {
         }
     }
 
+    /// As [`Self::ready`], if anybody waits there.
+    pub(super) fn look_at(&mut self, at: ClassAt) {
+        if self.of(at).waiting > 0 {
+            self.ready(at);
+        }
+    }
+
     /// There may be room on the path.
     pub(super) fn ready_on(&mut self, path: PathId) {
         for index in 0..self.of_path[path.index()].len() {
             let at = self.of_path[path.index()][index];
-            if self.of(at).waiting > 0 {
-                self.ready(at);
-            }
+            self.look_at(at);
         }
     }
 
@@ -192,7 +212,9 @@ impl Classes {
 
     pub(super) fn set_selectors(&mut self, selector_of: impl Fn(PathId) -> PathSelector) {
         for class in &mut self.table {
-            class.selector = selector_of(class.paths[0]);
+            if let Some(path) = class.paths.first() {
+                class.selector = selector_of(*path);
+            }
         }
     }
 }
@@ -218,9 +240,12 @@ impl Router {
         let class = self.class_for(vm, unit);
         if self.lanes[vm.index()].queues[at].class != class {
             self.account(vm, at, now);
-            self.classes.moved(self.lanes[vm.index()].queues[at].class, class);
-            self.lanes[vm.index()].queues[at].class = class;
+            let former = std::mem::replace(&mut self.lanes[vm.index()].queues[at].class, class);
+            self.classes.moved(former, class);
             self.rejoin(vm, now);
+            if let Some(former) = former {
+                self.classes.retire_if_unused(former);
+            }
         }
     }
 
@@ -239,10 +264,19 @@ impl Router {
         if paths.is_empty() {
             return None;
         }
-        Some(self.classes.find(&paths).unwrap_or_else(|| {
-            let target = self.plan.spec.path(paths[0]).target;
-            let selector = self.plan.spec.target(target).path_selector;
-            self.classes.add(self.scheduler.add_class(target), paths, selector)
-        }))
+        if let Some(known) = self.classes.find(&paths) {
+            return Some(known);
+        }
+        let target = self.plan.spec.path(paths[0]).target;
+        let selector = self.plan.spec.target(target).path_selector;
+        let (at, id) = match self.classes.reuse(target) {
+            Some(former) => former,
+            None => (self.classes.next(), self.scheduler.add_class(target)),
+        };
+        let (neighbours, reach) = (Vec::new(), Reach::All);
+        let class =
+            Class { id, target, paths, selector, neighbours, queues: 0, waiting: 0, is_ready: false, reach };
+        self.classes.add(at, class);
+        Some(at)
     }
 }

@@ -137,12 +137,6 @@ impl Competition {
         let above = self.priorities.iter().take(LEVELS - 1).take_while(|(other, _)| *other > priority);
         Level::below(above.count())
     }
-
-    /// VMs with a priority greater than this stand at a lower level than the given one. None for the lowest.
-    pub(super) fn above(&self, level: Level) -> Option<u32> {
-        let last = level.index().checked_sub(1)?;
-        self.priorities.get(last).map(|(priority, _)| priority.saturating_sub(1))
-    }
 }
 
 #[cfg(test)]
@@ -168,8 +162,6 @@ mod tests {
             all.enter(VmId(vm));
         }
         assert_eq!(levels(&all), [0, 1, 2, 3, 3], "the last level takes all the rest");
-        assert_eq!([1, 2, 3].map(|l| all.above(Level::below(l))), [Some(99), Some(49), Some(19)]);
-        assert_eq!(all.above(Level::TOP), None);
     }
 
     #[test]

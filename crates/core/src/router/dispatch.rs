@@ -1,16 +1,16 @@
 //! From a queue to a connection: the scheduler names the VM, the volume clears the range, the selector takes the path.
 //!
 //! A round looks only at classes in which something may have changed. In each, VMs go in the scheduler's order until one
-//! finds no room: those after it would take what it waits for, so that only VMs of a higher priority, for whom room is
-//! kept, are asked after it. A path that one class waits for is claimed for it against the others.
+//! finds no room: those after it would take what it waits for. Room that is kept for higher priorities shortens their wait
+//! when it is their turn; it is not theirs beside their turns. A path that one class waits for is claimed for it against the others.
 
 use super::classes::{ClassAt, Reach};
-use super::lanes::cost_of;
+use super::lanes::{Queue, cost_of};
 use super::{Action, Charge, ConnectionKey, ConnectionStatus, Durability, Entry, Place, Router};
 use super::{RequestKey, Sharing, Stage, Support};
 use crate::ids::{PathId, UnitId, VmId};
-use crate::schedule::{Phase, Turn};
-use crate::select::{Ask, Choice, Level, has_room, select};
+use crate::schedule::{Among, Phase, Turn};
+use crate::select::{Ask, Choice, Level, Spill, has_room, select};
 use crate::spec::{OnPathLoss, WriteCache};
 use crate::time::Instant;
 use crate::volume::Clearance;
@@ -45,10 +45,17 @@ enum Obstacle {
 impl Router {
     /// Dispatches all that can go; returns when the earliest VM held by its limit may go on.
     pub(super) fn dispatch_all(&mut self, now: Instant) -> Option<Instant> {
-        if self.competition.pass(now) || self.scheduler.wake().is_some_and(|at| at <= now) {
+        let mut changed = self.scheduler.wake().is_some_and(|at| at <= now);
+        for competition in &mut self.competitions {
+            changed |= competition.pass(now);
+        }
+        if changed {
             self.classes.all_ready();
         }
         self.scheduler.advance(now);
+        for path in self.claimed.drain(..) {
+            self.states[path.index()].claim = None;
+        }
         self.serve_retries(now);
         let classes = self.classes.begin_round();
         if classes > 0 {
@@ -56,16 +63,13 @@ impl Router {
             while let Some((class, turn)) = self.next_turn(classes, now) {
                 self.serve(class, &turn, now);
             }
-            self.end_round(now);
+            self.end_round();
         }
         self.answer_pathless(now);
         self.scheduler.wake()
     }
 
     fn begin_round(&mut self, classes: usize, now: Instant) {
-        for path in self.claimed.drain(..) {
-            self.states[path.index()].claim = None;
-        }
         for index in 0..classes {
             let class = self.classes.of(self.classes.in_round(index));
             for path in &class.paths {
@@ -83,9 +87,10 @@ impl Router {
         for index in 0..classes {
             let at = self.classes.in_round(index);
             let class = self.classes.of(at);
-            let Some(turn) = class.among().and_then(|among| self.scheduler.pick(class.id, among, now)) else {
+            if class.reach != Reach::All {
                 continue;
-            };
+            }
+            let Some(turn) = self.scheduler.pick(class.id, Among::All, now) else { continue };
             if best.as_ref().is_none_or(|(_, other)| turn.goes_before(other)) {
                 best = Some((at, turn));
             }
@@ -93,23 +98,23 @@ impl Router {
         best
     }
 
-    fn end_round(&mut self, now: Instant) {
+    fn end_round(&mut self) {
         while let Some((vm, class)) = self.aside.pop() {
             if self.lanes[vm.index()].joined.contains(&class) {
-                self.scheduler.join(vm, self.classes.of(class).id, now);
+                self.scheduler.bring_back(vm, self.classes.of(class).id);
             }
         }
         self.classes.end_round();
     }
 
-    fn right(&self, vm: VmId, phase: Phase) -> Right {
-        Right { phase, level: self.competition.level(self.scheduler.priority(vm)) }
+    fn right(&self, vm: VmId, class: ClassAt, phase: Phase) -> Right {
+        Right { phase, level: self.level(vm, self.classes.of(class).target) }
     }
 
     /// One request of the VM, from its disks of the class in turn.
     fn serve(&mut self, class: ClassAt, turn: &Turn, now: Instant) {
         let vm = turn.vm;
-        let right = self.right(vm, turn.phase);
+        let right = self.right(vm, class, turn.phase);
         let queues = self.lanes[vm.index()].queues.len();
         let mut obstacle = Obstacle::NoPath;
         for _ in 0..queues {
@@ -133,10 +138,7 @@ impl Router {
         }
         match obstacle {
             Obstacle::OfItsClass(level) => {
-                self.classes.of_mut(class).reach = match self.competition.above(level) {
-                    Some(priority) => Reach::Below(level, priority),
-                    None => Reach::Nobody,
-                };
+                self.classes.of_mut(class).reach = Reach::Nobody(level);
             }
             Obstacle::OfItsOwn | Obstacle::NoPath => self.put_aside(vm, class),
         }
@@ -145,7 +147,7 @@ impl Router {
     /// Nothing of the VM goes in this round, and others may.
     fn put_aside(&mut self, vm: VmId, class: ClassAt) {
         if self.lanes[vm.index()].joined.contains(&class) {
-            self.scheduler.leave(vm, self.classes.of(class).id);
+            self.scheduler.set_aside(vm, self.classes.of(class).id);
             self.aside.push((vm, class));
         }
     }
@@ -163,16 +165,17 @@ impl Router {
         while let Some(vm) = self.retries.get(at).copied() {
             let held = self.lanes[vm.index()].is_held;
             if !held && self.scheduler.allowed_at(vm) > now {
-                let right = self.right(vm, Phase::Weight);
                 for queue in 0..self.lanes[vm.index()].queues.len() {
+                    let Some(class) = self.lanes[vm.index()].queues[queue].class else { continue };
+                    let right = self.right(vm, class, Phase::Weight);
                     while self.has_charged(vm, queue)
                         && let Step::Dispatched | Step::Parked = self.serve_queue(vm, queue, right, now)
                     {
                     }
                 }
             }
-            let queues = 0..self.lanes[vm.index()].queues.len();
-            if queues.into_iter().any(|queue| self.has_charged(vm, queue)) {
+            let waits = |queue: &Queue| queue.keys.iter().any(|key| self.entry(*key).charge != Charge::Due);
+            if self.lanes[vm.index()].queues.iter().any(waits) {
                 at += 1;
             } else {
                 self.retries.swap_remove(at);
@@ -190,8 +193,8 @@ impl Router {
         for index in 0..self.answering.len() {
             let vm = self.answering[index];
             let lane = &self.lanes[vm.index()];
-            let pathless = |q: &super::lanes::Queue| {
-                q.front().is_some_and(|key| q.class.is_none() || self.connection_for(*key).is_none())
+            let pathless = |q: &Queue| {
+                q.front().is_some_and(|key| q.class.is_none_or(|class| !self.has_connection(*key, class)))
             };
             if lane.queued > 0 && lane.queues.iter().all(|q| q.front().is_none() || pathless(q)) {
                 self.answer_waiting(vm, now);
@@ -200,10 +203,14 @@ impl Router {
     }
 
     /// Whether any connection could take the request, room or not.
-    fn connection_for(&self, key: RequestKey) -> Option<ConnectionKey> {
+    fn has_connection(&self, key: RequestKey, class: ClassAt) -> bool {
         let entry = self.entry(key);
-        let mut open = self.units[entry.unit.index()].connections.iter();
-        open.find(|k| self.may_take(entry, **k)).copied()
+        let bound = self.bound_to(entry);
+        self.units[entry.unit.index()].connections.iter().any(|k| {
+            let path = self.connections[k.0 as usize].path;
+            let is_usable = self.classes.of(class).paths.contains(&path);
+            is_usable && bound.is_none_or(|to| to == path) && self.may_take(entry, *k)
+        })
     }
 
     fn serve_queue(&mut self, vm: VmId, queue: usize, right: Right, now: Instant) -> Step {
@@ -217,8 +224,11 @@ impl Router {
         }
         match self.choose(key, class, right, now) {
             Ok(connection) => {
+                self.account_all(vm, now);
+                // While it is in its queue: whose turn it was is part of what the scheduler learns.
+                self.charge(key, class, right.phase, now);
                 self.pop_front(vm, queue, now);
-                self.dispatch(key, connection, (class, right), now);
+                self.dispatch(key, connection, right.level, now);
                 Step::Dispatched
             }
             Err(obstacle) => Step::Blocked(obstacle),
@@ -237,17 +247,28 @@ impl Router {
         let entry = &self.requests[key as usize];
         let cost = cost_of(entry).device_bytes();
         let class = self.classes.of(class);
-        let ask = Ask { cost, level: right.level, tried: &entry.tried, only: bound.map(|to| to.path) };
+        // What is reserved is not bound by headroom: it was promised.
+        let level = match right.phase {
+            Phase::Reservation => Level::TOP,
+            Phase::Weight => right.level,
+        };
+        let only = bound.map(|to| to.path);
+        let ask = Ask { cost, level, tried: &entry.tried, only };
         match select(class.selector, &self.states, &class.paths, &ask) {
             Choice::Path(path) => match bound.and_then(|to| to.connection) {
                 Some(connection) => Ok(connection),
                 None => self.least_loaded(entry, path).ok_or(Obstacle::NoPath),
             },
-            Choice::Full(level) => {
-                let is_free = bound.is_none() && entry.tried.is_empty();
-                let only = bound.map(|to| to.path);
-                self.note_full(key, &Ask { cost, level: right.level, tried: &[], only }, now);
-                Err(if is_free { Obstacle::OfItsClass(level) } else { Obstacle::OfItsOwn })
+            Choice::Full(full) => {
+                let is_free = (bound.is_none() && entry.tried.is_empty()) || class.paths.len() == 1;
+                // Those who stand lower may find room where it would not go itself.
+                let takes_others = |path: &PathId| {
+                    let state = &self.states[path.index()];
+                    state.spill == Spill::Allowed && has_room(state, &ask).is_ok()
+                };
+                let is_of_all = is_free && !(full == Level::TOP && class.paths.iter().any(takes_others));
+                self.note_full(key, &Ask { cost, level, tried: &[], only }, now);
+                Err(if is_of_all { Obstacle::OfItsClass(full) } else { Obstacle::OfItsOwn })
             }
             Choice::None => Err(Obstacle::NoPath),
         }
@@ -367,13 +388,17 @@ impl Router {
         Ok(Bound { path, connection: Some(chosen) })
     }
 
-    fn dispatch(
-        &mut self,
-        key: RequestKey,
-        connection_key: ConnectionKey,
-        (class, right): (ClassAt, Right),
-        now: Instant,
-    ) {
+    /// Charges the first dispatch of a request.
+    fn charge(&mut self, key: RequestKey, class: ClassAt, phase: Phase, now: Instant) {
+        let entry = &self.requests[key as usize];
+        if entry.charge == Charge::Due {
+            let (vm, cost) = (entry.vm, cost_of(entry));
+            let receipt = self.scheduler.charge(vm, self.classes.of(class).id, phase, cost, now);
+            self.requests[key as usize].charge = Charge::Paid(receipt);
+        }
+    }
+
+    fn dispatch(&mut self, key: RequestKey, connection_key: ConnectionKey, level: Level, now: Instant) {
         self.attempts += 1;
         let cookie = cookie(self.attempts, key);
         let connection = &mut self.connections[connection_key.0 as usize];
@@ -382,22 +407,23 @@ impl Router {
         let entry = &mut self.requests[key as usize];
         let mut attempt = entry.attempt();
         let cost = attempt.cost();
-        entry.place = Place::InFlight { connection: connection_key, cookie, since: now, level: right.level };
+        entry.place = Place::InFlight { connection: connection_key, cookie, since: now, level };
         connection.in_flight += 1;
         connection.in_flight_bytes += cost.device_bytes();
         let fua = connection.traits.fua;
         self.paths[path.index()].dispatched(state, now);
-        state.dispatched(cost.device_bytes(), right.level, self.attempts);
-        let (vm, unit, due) = (entry.vm, entry.unit, entry.charge == Charge::Due);
-        if due {
-            let receipt = self.scheduler.charge(vm, self.classes.of(class).id, right.phase, cost, now);
-            self.requests[key as usize].charge = Charge::Paid(receipt);
-        }
+        let was_empty = state.pending_requests == 0;
+        state.dispatched(cost.device_bytes(), level, self.attempts);
+        let (vm, unit) = (entry.vm, entry.unit);
         if attempt.operation.changes_data() {
             self.on_volume(unit, |volume, record| volume.dispatched(key, attempt.extent(), record));
         }
         self.lanes[vm.index()].in_flight += 1;
         self.in_flight += 1;
+        if was_empty {
+            // The window may have begun anew.
+            self.fit_window(path);
+        }
         if attempt.operation.changes_data() && self.write_cache(unit) == WriteCache::Volatile {
             attempt.durability = Durability::Stable;
         }

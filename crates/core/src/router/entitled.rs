@@ -1,6 +1,7 @@
 //! What each VM would get now: for displays.
 
 use super::Router;
+use super::lanes::Queue;
 use crate::ids::{GroupId, TargetId, VmId};
 use crate::schedule::{Party, entitlements};
 use crate::spec::{ByteRate, GroupSpec, VmSpec};
@@ -11,11 +12,12 @@ struct Competitor {
     party: Party,
     group: Option<GroupId>,
     vms: Vec<VmId>,
+    members_reserve: u64,
     is_active: bool,
 }
 
 impl Router {
-    /// Of every target, what it is seen to carry is dealt out to those that are at work; a VM with disks on several may have
+    /// Of every target, what this worker has been seen to carry to it is dealt out to those that are at work; a VM with disks on several may have
     /// the sum. Who is idle is told what it would get about: a little more than if the others made room.
     pub(super) fn add_entitlements(&self, rows: &mut [VmLoadView]) {
         for target in (0..self.plan.spec.targets.len()).map(TargetId::at) {
@@ -56,7 +58,8 @@ impl Router {
         let spec = &self.plan.spec;
         let mut all: Vec<Competitor> = Vec::new();
         for vm in spec.vm_ids() {
-            if !spec.disks_of_vm(vm).any(|disk| spec.unit(spec.disk(disk).unit).target == target) {
+            let is_there = |queue: &Queue| spec.unit(queue.unit).target == target;
+            if !self.is_mine[vm.index()] || !self.lanes[vm.index()].queues.iter().any(is_there) {
                 continue;
             }
             let one = self.alone(vm);
@@ -69,10 +72,14 @@ impl Router {
                     known.vms.push(vm);
                     known.is_active |= one.is_active;
                     known.party.priority = known.party.priority.max(one.party.priority);
+                    known.members_reserve += one.party.reservation;
+                    known.party.reservation = known.party.reservation.max(known.members_reserve);
                 }
                 None => {
                     let party = Party { priority: one.party.priority, ..of_group(spec.group(group)) };
-                    all.push(Competitor { party, group: Some(group), ..one });
+                    let members_reserve = one.party.reservation;
+                    let party = Party { reservation: party.reservation.max(members_reserve), ..party };
+                    all.push(Competitor { party, group: Some(group), members_reserve, ..one });
                 }
             }
         }
@@ -83,7 +90,13 @@ impl Router {
         let lane = &self.lanes[vm.index()];
         let served = self.last_report.recent(vm.index()).served;
         let is_active = served > 0 || lane.queued > 0 || lane.in_flight > 0;
-        Competitor { party: of_vm(self.plan.spec.vm(vm)), group: None, vms: vec![vm], is_active }
+        Competitor {
+            party: of_vm(self.plan.spec.vm(vm)),
+            group: None,
+            vms: vec![vm],
+            members_reserve: 0,
+            is_active,
+        }
     }
 }
 

@@ -7,9 +7,10 @@
 use super::classes::ClassAt;
 use super::halt::Halt;
 use super::{End, Entry, Place, RequestKey, Router};
-use crate::ids::{DiskId, UnitId, VmId};
+use crate::ids::{DiskId, TargetId, UnitId, VmId};
 use crate::plan::Gate;
 use crate::schedule::Cost;
+use crate::select::Level;
 use crate::time::{Duration, Instant};
 use crate::view::HoldReason;
 use std::collections::VecDeque;
@@ -24,6 +25,8 @@ pub(super) struct Lane {
     pub(super) in_flight: u32,
     /// The policy holds the VM, or control has not said yet what becomes of it.
     pub(super) is_held: bool,
+    /// Of its disks.
+    pub(super) targets: Vec<TargetId>,
     /// Where the scheduler sees it.
     pub(super) joined: Vec<ClassAt>,
     /// Nothing goes before the plan that has taken this link report into account.
@@ -45,7 +48,7 @@ pub(super) struct Queue {
     since: Instant,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct LaneCounters {
     pub(super) completed_requests: u64,
     pub(super) completed_bytes: u64,
@@ -53,14 +56,19 @@ pub(super) struct LaneCounters {
     pub(super) device_bytes: u64,
     pub(super) failed_requests: u64,
     pub(super) retried_requests: u64,
-    /// Time in which requests waited for room on a path.
+    /// Time in which requests waited for room on a path, each moment once; and up to when that was counted.
     pub(super) starved: Duration,
+    starved_to: Instant,
     /// By [`HoldReason`], summed over requests.
     pub(super) held: [Duration; HoldReason::ALL.len()],
 }
 
 impl Lane {
-    pub(super) fn new(disks: impl Iterator<Item = (DiskId, UnitId)>, paths: usize) -> Self {
+    pub(super) fn new(
+        disks: impl Iterator<Item = (DiskId, UnitId)>,
+        targets: Vec<TargetId>,
+        paths: usize,
+    ) -> Self {
         let queue = |(disk, unit)| Queue {
             disk,
             unit,
@@ -75,9 +83,19 @@ impl Lane {
             queued: 0,
             in_flight: 0,
             is_held: false,
+            targets,
             joined: Vec::with_capacity(queues.len()),
             awaits_plan: None,
-            counters: LaneCounters::default(),
+            counters: LaneCounters {
+                completed_requests: 0,
+                completed_bytes: 0,
+                device_bytes: 0,
+                failed_requests: 0,
+                retried_requests: 0,
+                starved: Duration::ZERO,
+                starved_to: Instant::ZERO,
+                held: [Duration::ZERO; HoldReason::ALL.len()],
+            },
             carried: vec![0; paths],
             queues,
         }
@@ -116,8 +134,12 @@ impl Router {
             End::Back => queue.keys.push_back(key),
         }
         if queue.halt.reason().is_none() {
+            let class = queue.class;
             self.lanes[vm.index()].queued += 1;
             self.woken(vm, at, now);
+            if let (End::Front, Some(class)) = (end, class) {
+                self.classes.ready(class);
+            }
         }
     }
 
@@ -127,10 +149,10 @@ impl Router {
         if lane.is_held {
             return;
         }
-        if self.competition.enter(vm) {
-            self.classes.all_ready();
-        }
         if let Some(class) = lane.queues[at].class {
+            if self.competitions[self.classes.of(class).target.index()].enter(vm) {
+                self.classes.all_ready();
+            }
             if lane.joined.contains(&class) {
                 // What waits there waits for room, unless it is the first.
                 if lane.queues[at].keys.len() == 1 {
@@ -173,7 +195,9 @@ impl Router {
     pub(super) fn rest_if_idle(&mut self, vm: VmId, now: Instant) {
         let lane = &self.lanes[vm.index()];
         if lane.in_flight == 0 && (lane.queued == 0 || lane.is_held) {
-            self.competition.rest(vm, now);
+            for target in &lane.targets {
+                self.competitions[target.index()].rest(vm, now);
+            }
         }
     }
 
@@ -195,7 +219,17 @@ impl Router {
                 self.woken(vm, at, now);
             }
         }
+        self.look_again(vm);
         self.rest_if_idle(vm, now);
+    }
+
+    /// What waits of the VM, or behind what waited of it, may go now.
+    pub(super) fn look_again(&mut self, vm: VmId) {
+        for at in 0..self.lanes[vm.index()].queues.len() {
+            if let Some(class) = self.lanes[vm.index()].queues[at].class {
+                self.classes.look_at(class);
+            }
+        }
     }
 
     /// Whether the VM is held as a whole, worked out anew.
@@ -227,7 +261,9 @@ impl Router {
             counters.held[HoldReason::Limit as usize] += limited * waiting;
             counters.held[reason as usize] += rest * waiting;
             if matches!(reason, HoldReason::Window | HoldReason::Headroom) {
-                counters.starved += rest;
+                let from = allowed.max(counters.starved_to);
+                counters.starved += now.since(from.min(now));
+                counters.starved_to = now;
             }
         }
         self.lanes[vm.index()].queues[at].since = now.max(since);
@@ -253,8 +289,8 @@ impl Router {
         if self.scheduler.allowed_at(vm) > now {
             return HoldReason::Limit;
         }
-        let level = self.competition.level(self.scheduler.priority(vm));
-        self.classes.of(class).reason(level)
+        let class = self.classes.of(class);
+        class.reason(self.level(vm, class.target))
     }
 
     /// A request's own waiting, outside of a queue.
@@ -279,6 +315,7 @@ impl Router {
                 if queue.halt.reason().is_none() {
                     lane.queued -= 1;
                     self.emptied(vm, at, now);
+                    self.look_again(vm);
                 }
             }
             Place::Parked { .. } => self.units[unit.index()].parked.retain(|k| *k != key),
@@ -301,6 +338,13 @@ impl Router {
         }
         keys.extend(self.delayed.extract_if(.., is_its));
         keys
+    }
+}
+
+impl Router {
+    /// At what level the VM stands among those that compete on a target now.
+    pub(super) fn level(&self, vm: VmId, target: TargetId) -> Level {
+        self.competitions[target.index()].level(self.scheduler.priority(vm))
     }
 }
 

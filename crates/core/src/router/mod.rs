@@ -27,6 +27,7 @@ use crate::ids::{DiskId, PathId, UnitId, VmId, WorkerId};
 use crate::plan::{Gate, RoutePlan};
 use crate::schedule::{Cost, Receipt, Scheduler};
 use crate::select::{Heard, Level, PathState};
+use crate::spread::spread;
 use crate::time::{Duration, Instant};
 use crate::view::HoldReason;
 use crate::volume::verdict::TargetError;
@@ -287,6 +288,8 @@ struct UnitState {
 #[derive(Debug)]
 pub struct Router {
     worker: WorkerId,
+    /// By `VmId`: this worker carries it.
+    is_mine: Vec<bool>,
     plan: Arc<RoutePlan>,
     scheduler: Scheduler,
     requests: Slab<Entry>,
@@ -298,7 +301,8 @@ pub struct Router {
     fenced: Vec<UnitId>,
     lanes: Vec<Lane>,
     classes: Classes,
-    competition: Competition,
+    /// By `TargetId`.
+    competitions: Vec<Competition>,
     /// VMs with requests at the head of a queue that have been charged: nearly always none.
     retries: Vec<VmId>,
     /// VMs whose gate answers what waits: nearly always none.
@@ -329,8 +333,11 @@ impl Router {
     pub fn new(plan: Arc<RoutePlan>, worker: WorkerId, now: Instant) -> Self {
         let spec = &plan.spec;
         let lane = |vm| {
-            let disks = spec.disks_of_vm(vm).map(|disk| (disk, spec.disk(disk).unit));
-            Lane::new(disks, spec.paths.len())
+            let disks: Vec<_> = spec.disks_of_vm(vm).map(|disk| (disk, spec.disk(disk).unit)).collect();
+            let mut targets: Vec<_> = disks.iter().map(|(_, unit)| spec.unit(*unit).target).collect();
+            targets.sort_unstable();
+            targets.dedup();
+            Lane::new(disks.into_iter(), targets, spec.paths.len())
         };
         let mut units = vec![UnitState::default(); spec.units.len()];
         for disk in spec.disk_ids() {
@@ -346,7 +353,12 @@ impl Router {
             fenced: Vec::new(),
             lanes: spec.vm_ids().map(lane).collect(),
             classes: Classes::new(spec.paths.len()),
-            competition: Competition::new(spec.vms.iter().map(|vm| vm.priority)),
+            competitions: spec
+                .targets
+                .iter()
+                .map(|_| Competition::new(spec.vms.iter().map(|vm| vm.priority)))
+                .collect(),
+            is_mine: spread(spec).into_iter().map(|at| at == worker).collect(),
             retries: Vec::new(),
             answering: Vec::new(),
             aside: Vec::new(),
@@ -408,7 +420,9 @@ impl Router {
         let plan = Arc::clone(&self.plan);
         let spec = &plan.spec;
         self.scheduler.configure(spec, self.now);
-        self.competition.configure(spec.vms.iter().map(|vm| vm.priority));
+        for competition in &mut self.competitions {
+            competition.configure(spec.vms.iter().map(|vm| vm.priority));
+        }
         self.classes.set_selectors(|path| spec.target(spec.path(path).target).path_selector);
         for (load, path) in self.paths.iter_mut().zip(&spec.paths) {
             load.configure(path);
@@ -535,6 +549,8 @@ impl Router {
             && result.is_err()
         {
             self.scheduler.refund(entry.vm, receipt);
+            // Somebody may be within a limit again.
+            self.classes.all_ready();
         }
         let counters = &mut self.lanes[entry.vm.index()].counters;
         match result {

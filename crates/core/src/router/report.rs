@@ -65,7 +65,7 @@ impl Router {
     pub fn load_report(&mut self, now: Instant) -> LoadReport {
         self.now = self.now.max(now);
         let interval = now.since(self.last_report.at);
-        let mut report = LoadReport { interval, ..LoadReport::default() };
+        let mut report = LoadReport { worker: self.worker, interval, ..LoadReport::default() };
         for vm in self.plan.spec.vm_ids() {
             self.account_all(vm, now);
             report.vms.push(self.vm_load(vm, interval));
@@ -145,20 +145,24 @@ impl Router {
                 };
                 let of_group = self.plan.spec.group(group);
                 let sum = &mut of_groups[group.index()][path.index()];
-                let known = sum.unwrap_or(Asked { carried: 0, waited: 0.0, priority: 0, ..asked });
+                let known =
+                    sum.unwrap_or(Asked { carried: 0, waited: 0.0, priority: 0, reserved: 0, ..asked });
                 *sum = Some(Asked {
                     priority: known.priority.max(spec.priority),
                     shares: of_group.shares,
-                    reserved: reserved(of_group.reservation).max(known.reserved),
+                    // Of the members' own; the group's is set against their sum below.
+                    reserved: known.reserved + reserved(spec.reservation),
                     paths: known.paths.max(paths),
                     carried: known.carried + carried,
                     waited: known.waited.max(recent.waited),
                 });
             }
         }
-        for sums in of_groups {
-            for (path, asked) in sums.iter().enumerate() {
-                asked.iter().for_each(|asked| report.paths[path].demand.add(asked));
+        for (group, sums) in self.plan.spec.groups.iter().zip(of_groups) {
+            for (path, asked) in sums.into_iter().enumerate() {
+                let Some(members) = asked else { continue };
+                let reserved = members.reserved.max(group.reservation.map_or(0, |rate| rate.0));
+                report.paths[path].demand.add(&Asked { reserved, ..members });
             }
         }
     }
@@ -182,7 +186,9 @@ impl Router {
 /// What 1024 bytes moved cost in device bytes; what a page costs, if none were.
 fn device_parts(device_bytes: u64, bytes: u64) -> u64 {
     let page = Cost { bytes: 4096 };
-    (device_bytes * 1024).checked_div(bytes).unwrap_or(page.device_bytes() * 1024 / page.bytes)
+    let parts = (device_bytes * 1024).checked_div(bytes).unwrap_or(page.device_bytes() * 1024 / page.bytes);
+    // Coarse, so that VMs with the same settings ask for the same.
+    parts.next_multiple_of(64)
 }
 
 fn part(time: Duration, interval: Duration) -> f64 {

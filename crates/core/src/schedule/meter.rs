@@ -51,10 +51,10 @@ impl Meter {
         self.level -= self.lows.take_back(number, u128::from(amount) * UNIT, self.level);
     }
 
-    /// As if no room had been saved up before `now`.
-    pub(super) fn forfeit(&mut self, number: u64, now: u64) {
+    /// As if no room had been saved up before `now`, but for `credit` nanoseconds' worth.
+    pub(super) fn forfeit(&mut self, credit: u64, number: u64, now: u64) {
         self.drain(number, now);
-        let floor = self.allowance();
+        let floor = self.allowance().saturating_sub(u128::from(self.rate) * u128::from(credit));
         self.lows.note(number, self.level.saturating_sub(floor));
         self.level = self.level.max(floor);
     }

@@ -157,19 +157,15 @@ impl Scheduler {
             it.waits.add(class);
             it.tags.catch_up(time);
         }
-        let least = inner.lists.weights.winner().key;
-        self.vms[vm].tags.catch_up(if least == NEVER { it.clock.time } else { least });
+        self.vms[vm].tags.catch_up(it.clock.time);
         self.place_member(vm, group, None);
         self.place_group(group, None);
     }
 
-    /// Where one who was idle joins: level with the one that has had least, or, where nobody waits, where the target was last.
+    /// Where one who was idle joins: at the weight of the one that last went for its shares. Not at the least of those who wait:
+    /// that may be one whose reservation has carried it far ahead of all who are in flight just now.
     pub(super) fn time_in(&self, class: ClassId) -> u64 {
-        let class = &self.classes[class.0 as usize];
-        match class.least() {
-            NEVER => self.clocks[class.target.index()].time,
-            least => least,
-        }
+        self.clocks[self.classes[class.0 as usize].target.index()].time
     }
 
     /// Nothing of the VM waits in the class any more, or it must not go.
@@ -228,10 +224,7 @@ impl Scheduler {
         let one = &mut self.vms[vm];
         one.hold = Hold::Free;
         for class in one.waits.iter() {
-            let least = self.classes[class].least();
-            if least != NEVER {
-                one.tags.catch_up_nearly(least);
-            }
+            one.tags.catch_up_nearly(self.clocks[self.classes[class].target.index()].time);
         }
         self.timers.set(vm, NEVER);
         self.place_vm(vm, None);
@@ -243,22 +236,17 @@ impl Scheduler {
         if it.hold == Hold::Limit && it.tags.allowed_at() <= now {
             it.hold = Hold::Free;
             for class in it.waits.iter() {
-                let least = self.classes[class].least();
-                if least != NEVER {
-                    it.tags.catch_up_nearly(least);
-                }
+                it.tags.catch_up_nearly(self.clocks[self.classes[class].target.index()].time);
             }
         }
         while self.groups[group].timers.winner().key <= now {
             let place = self.groups[group].timers.winner().who as usize;
             let vm = self.seats.groups[group].vms[place] as usize;
+            let time = self.groups[group].clock.time;
             let one = &mut self.vms[vm];
             one.hold = Hold::Free;
-            for class in one.waits.iter() {
-                let least = self.classes[class].groups[group].lists.weights.winner().key;
-                if least != NEVER {
-                    one.tags.catch_up_nearly(least);
-                }
+            if !one.waits.is_empty() {
+                one.tags.catch_up_nearly(time);
             }
             self.groups[group].timers.set(place, NEVER);
             self.groups[group].ready += 1;
@@ -273,12 +261,40 @@ impl Scheduler {
         self.classes[class.0 as usize].pick(class, &self.seats, among, now.as_nanos())
     }
 
+    /// Takes the VM out of the turns of a class for a while. It goes on waiting: nothing is forfeited.
+    pub fn set_aside(&mut self, vm: VmId, class: ClassId) {
+        let one = &self.vms[vm.index()];
+        let (place, here) = (one.place as usize, &mut self.classes[class.0 as usize]);
+        match one.group {
+            None => here.lists.set(place, OUT),
+            Some(group) => {
+                here.groups[group as usize].lists.set(place, OUT);
+                self.place_group(group as usize, None);
+            }
+        }
+    }
+
+    /// Ends [`Self::set_aside`].
+    pub fn bring_back(&mut self, vm: VmId, class: ClassId) {
+        let index = vm.index();
+        if !self.vms[index].waits.contains(class) {
+            return;
+        }
+        match self.vms[index].group {
+            None => self.place_vm(index, None),
+            Some(group) => {
+                self.place_member(index, group as usize, None);
+                self.place_group(group as usize, None);
+            }
+        }
+    }
+
     /// Charges a request of the VM at its first dispatch, by the right of a turn in the class.
     pub fn charge(&mut self, vm: VmId, class: ClassId, phase: Phase, cost: Cost, now: Instant) -> Receipt {
         self.see(now);
         let index = vm.index();
         let here = &self.classes[class.0 as usize];
-        let outer = self.clocks[here.target.index()].tick(here.least());
+        let outer = self.clocks[here.target.index()].tick(phase, here.least(), self.now);
         let one = &mut self.vms[index];
         let Some(group) = one.group else {
             let own = one.tags.charge(cost, phase, self.now);
@@ -291,7 +307,7 @@ impl Scheduler {
         };
         let index_of_group = group as usize;
         let it = &mut self.groups[index_of_group];
-        let inner = it.clock.tick(here.groups[index_of_group].lists.weights.winner().key);
+        let inner = it.clock.tick(phase, here.groups[index_of_group].lists.weights.winner().key, self.now);
         let own = one.tags.charge(cost, phase, self.now);
         let together = it.tags.charge(cost, phase, self.now);
         let key = it.key;

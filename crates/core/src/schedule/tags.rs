@@ -11,6 +11,9 @@ use crate::time::Duration;
 
 /// The most reservation that a backlogged VM can be owed; more would let it starve others after an outage.
 const RESERVATION_DEBT: u64 = 500_000_000;
+/// What an idle VM may have ahead of its reservation: the unevenness of a paced guest. Without it a request that comes a
+/// little early waits for its time behind all who live by their shares.
+const RESERVATION_CREDIT: u64 = 2_000_000;
 /// How far a group's reservation can be ahead because its members' own are more than it.
 const RESERVATION_AHEAD: u64 = 500_000_000;
 
@@ -103,7 +106,7 @@ impl Tags {
             }
             None => {
                 let mut meter = Meter::new(rate, RESERVATION_DEBT, number, now);
-                meter.forfeit(number, now);
+                meter.forfeit(0, number, now);
                 meter
             }
         });
@@ -147,12 +150,12 @@ impl Tags {
         }
     }
 
-    /// Something waits again: no reservation is owed for the time before.
+    /// Something waits again: no reservation is owed for the time before, but for a moment.
     pub(super) fn arrive(&mut self, now: u64) {
         let Some(meters) = &mut self.meters else { return };
         if let Some(meter) = &mut meters.reservation {
             self.number += 1;
-            meter.forfeit(self.number, now);
+            meter.forfeit(RESERVATION_CREDIT, self.number, now);
         }
         self.read_meters();
     }

@@ -101,7 +101,13 @@ pub(super) struct GroupKey(pub(super) u32);
 pub(super) struct Clock {
     pub(super) time: u64,
     turns: u64,
+    /// When it last took note of a turn, in nanoseconds.
+    moved: u64,
 }
+
+/// After so long without a turn for shares nobody contends, and turns by reservation tell the time too: or one that has lived by
+/// its reservation would be held back for all of that when another comes.
+const UNCONTENDED: u64 = 1_000_000_000;
 
 /// Where a clock stood before a turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,11 +117,14 @@ pub(super) struct Mark {
 }
 
 impl Clock {
-    pub(super) fn tick(&mut self, least: u64) -> Mark {
+    /// A turn, while `least` is the least weight that waits. As long as shares count, a turn by reservation says nothing of them.
+    pub(super) fn tick(&mut self, phase: Phase, least: u64, now: u64) -> Mark {
         self.turns += 1;
         let mark = Mark { time: self.time, turn: self.turns };
-        if least != u64::MAX {
+        let counts = phase == Phase::Weight || now >= self.moved + UNCONTENDED;
+        if counts && least != u64::MAX {
             self.time = self.time.max(least);
+            self.moved = now;
         }
         mark
     }

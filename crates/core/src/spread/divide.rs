@@ -23,8 +23,20 @@ impl Part {
     /// This part of an amount, rounded down.
     #[must_use]
     pub fn of(self, amount: u64) -> u64 {
+        if self == Self::WHOLE {
+            return amount;
+        }
         let part = u128::from(amount) * u128::from(self.0) / u128::from(Self::WHOLE.0);
         u64::try_from(part).unwrap_or(u64::MAX)
+    }
+
+    /// The amount of which `part` is this part; as it is for nothing.
+    #[must_use]
+    pub fn whole(self, part: u64) -> u64 {
+        if self == Self::WHOLE || self == Self::NONE {
+            return part;
+        }
+        u64::try_from(u128::from(part) * u128::from(Self::WHOLE.0) / u128::from(self.0)).unwrap_or(u64::MAX)
     }
 
     pub(super) fn share(self) -> f64 {

@@ -27,10 +27,10 @@ whether  priority           100        50             14 of 20 go, 6 held: windo
 whether  limit              none       1.0 MiB/s      14 of 20 go, 6 held: window  1 of 20 go, 19 held: limit, next in 57 ms
 whether  limit on requests  none       10 a second    14 of 20 go, 6 held: window  1 of 20 go, 19 held: limit, next in 95 ms
 whether  affinity           any        not a          14 of 20 go, 6 held: window  0 of 20 go, 20 held: no-path
-when     reservation        none       80.0 MiB/s     rvrvrvrvrvrvrvrv             rvvvvrvvvvrvvvvr
+when     reservation        none       80.0 MiB/s     rvrvrvrvrvrvrvrv             vrvvvvrvvvvrvvvv
 when     limit              none       10.0 MiB/s     rvrvrvrvrvrvrvrv             rrrrrvrrrrrrrrrv
-when     shares             1000       3000           rvrvrvrvrvrvrvrv             vrvvvrvvvrvvvrvv
-when     priority           200        50             rvvvvrvvvvrvvvvr             rrrrrvrrrrvrrrrv";
+when     shares             1000       3000           rvrvrvrvrvrvrvrv             vvvrvvvrvvvrvvvr
+when     priority           200        50             vrvvvvrvvvvrvvvv             rvrrrrvrrrrvrrrr";
 
 /// What is decided by. The VM in question is `v`; `r` is its rival.
 #[derive(Clone, Debug, PartialEq)]

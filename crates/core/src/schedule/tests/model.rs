@@ -118,7 +118,7 @@ impl Competitor {
     fn arrive(&mut self, now: i128) {
         if let Some(rate) = self.reserved.rate {
             self.reserved.fall(now);
-            self.reserved.account.0.push(Entry::AtLeast(rate * DEBT));
+            self.reserved.account.0.push(Entry::AtLeast(rate * (DEBT - 2_000_000)));
         }
         self.held = self.allowed_at() > now;
     }
@@ -171,6 +171,9 @@ pub(super) struct Model {
     waits: Vec<(usize, usize)>,
     clocks: [Turns; 2],
     inner: Vec<Turns>,
+    /// When each of them last took note of a turn.
+    moved: [i128; 2],
+    inner_moved: Vec<i128>,
     now: i128,
     charges: u64,
 }
@@ -191,6 +194,8 @@ impl Model {
             groups,
             waits: vec![],
             clocks: [vec![], vec![]],
+            moved: [0; 2],
+            inner_moved: vec![0; spec.groups.len()],
             inner,
             now: 0,
             charges: 0,
@@ -262,7 +267,7 @@ impl Model {
         if self.is_idle(vm) {
             self.vms[vm].arrive(self.now);
         }
-        let outer = self.least(class).unwrap_or_else(|| time(&self.clocks[target(class)]));
+        let outer = time(&self.clocks[target(class)]);
         let Some(group) = self.group_of(vm) else {
             self.vms[vm].at_least(outer);
             return self.waits.push((vm, class));
@@ -274,7 +279,7 @@ impl Model {
         if !members.iter().any(|vm| self.waits_in(*vm, class)) {
             self.groups[group].at_least(outer);
         }
-        let inner = self.least_inside(group, class).unwrap_or_else(|| time(&self.inner[group]));
+        let inner = time(&self.inner[group]);
         self.vms[vm].at_least(inner);
         self.waits.push((vm, class));
     }
@@ -313,15 +318,15 @@ impl Model {
             let classes: Vec<usize> = (0..3).collect();
             let Some(group) = who.checked_sub(self.vms.len()) else {
                 let here = classes.iter().filter(|c| self.waits_in(who, **c));
-                let least = here.filter_map(|c| self.least(*c)).max();
-                self.vms[who].released(least);
+                let last = here.map(|c| time(&self.clocks[target(*c)])).max();
+                self.vms[who].released(last);
                 continue;
             };
             if self.groups[group].held {
                 let members = self.members(group);
                 let here = classes.iter().filter(|c| members.iter().any(|vm| self.waits_in(*vm, **c)));
-                let least = here.filter_map(|c| self.least(*c)).max();
-                self.groups[group].released(least);
+                let last = here.map(|c| time(&self.clocks[target(*c)])).max();
+                self.groups[group].released(last);
             }
             let held = |model: &Self, vm: &usize| {
                 let it = &model.vms[*vm];
@@ -336,8 +341,8 @@ impl Model {
                 .min()
             {
                 let here = classes.iter().filter(|c| self.waits_in(vm, **c));
-                let least = here.filter_map(|c| self.least_inside(group, *c)).max();
-                self.vms[vm].released(least);
+                let last = here.map(|_| time(&self.inner[group])).max();
+                self.vms[vm].released(last);
             }
         }
     }
@@ -391,10 +396,17 @@ impl Model {
         let (now, class) = (self.now, class.0 as usize);
         self.charges += 1;
         let number = self.charges;
-        let least = self.least(class);
+        let counts = |moved: i128| phase == Phase::Weight || now >= moved + 1_000_000_000;
+        let least = self.least(class).filter(|_| counts(self.moved[target(class)]));
+        if least.is_some() {
+            self.moved[target(class)] = now;
+        }
         self.clocks[target(class)].push((number, least));
         if let Some(group) = self.group_of(vm) {
-            let least = self.least_inside(group, class);
+            let least = self.least_inside(group, class).filter(|_| counts(self.inner_moved[group]));
+            if least.is_some() {
+                self.inner_moved[group] = now;
+            }
             self.inner[group].push((number, least));
             self.groups[group].charge(number, cost, phase, now);
         }

@@ -2,7 +2,6 @@
 
 use crate::ids::PathId;
 use crate::plan::{Health, PathRoute};
-use crate::schedule::Phase;
 use crate::select::{Ask, Choice, Heard, Level, Pace, PathState, headroom, select};
 use crate::spec::{Access, PathSelector};
 
