@@ -47,8 +47,10 @@ impl Worker {
                 self.activate(new);
                 continue;
             };
-            let size = self.backs.backs[new].export.map_or(0, |e| e.size);
-            let ranges = self.router.begin_sampling(unit, &sampled(size));
+            let min = |back: usize| self.backs.backs[back].export.map_or(1, |e| u64::from(e.block.min()));
+            let (size, block) =
+                (self.backs.backs[new].export.map_or(0, |e| e.size), min(new).max(min(known)));
+            let ranges = self.router.begin_sampling(unit, &sampled(size, block));
             let blank = vec![None; ranges.len()];
             self.backs.backs[new].phase = Phase::Comparing;
             self.backs.units[unit.index()].comparison = Some(Comparison {

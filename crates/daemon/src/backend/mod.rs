@@ -311,19 +311,23 @@ impl Back {
     }
 }
 
-/// Blocks by which two paths' data is compared: the start, the end, and places between.
-fn sampled(size: u64) -> Vec<Extent> {
-    /// The largest minimum block size that the protocol knows, so that every sample is aligned.
-    const BLOCK: u64 = 64 * 1024;
-    const PLACES: u64 = 8;
-    let blocks = size / BLOCK;
+/// Blocks by which two paths' data is compared: the start, the end, and places between. Many places and few bytes: after a
+/// repair all units of a target are compared at once, outside of the windows, and what that moves is missing to the VMs.
+/// `block` is the exports' minimum block size.
+fn sampled(size: u64, block: u64) -> Vec<Extent> {
+    /// Places are aligned for any minimum block size that the protocol knows.
+    const ALIGNMENT: u64 = 64 * 1024;
+    const PLACES: u64 = 16;
+    const SAMPLE: u64 = 4096;
+    let length = SAMPLE.max(block);
+    let blocks = size / ALIGNMENT;
     let places: Vec<u64> = match blocks {
         // Less than one block: all of it.
         0 => return std::iter::once(0..size).collect(),
         1..=PLACES => (0..blocks).collect(),
         _ => (0..PLACES).map(|i| (blocks - 1) * i / (PLACES - 1)).collect(),
     };
-    places.into_iter().map(|at| at * BLOCK..(at + 1) * BLOCK).collect()
+    places.into_iter().map(|at| at * ALIGNMENT..at * ALIGNMENT + length).collect()
 }
 
 #[cfg(test)]
@@ -333,8 +337,12 @@ mod tests {
     #[test]
     fn samples_lie_in_the_unit_and_do_not_overlap() {
         for size in [4096, 65536, 100_000, 524_288, 524_289, 1 << 20, (1 << 30) + 12345, 1 << 44] {
-            let ranges = sampled(size);
+            let ranges = sampled(size, 512);
             assert!(!ranges.is_empty());
+            let bytes =
+                |ranges: &[vmpath_core::router::Extent]| ranges.iter().map(|r| r.end - r.start).sum::<u64>();
+            assert!(bytes(&ranges) <= 16 * 4096 || size < 65536 * 2, "{size}: {ranges:?}");
+            assert_eq!(bytes(&sampled(1 << 30, 65536)), 16 << 16, "whole blocks of the export");
             for pair in ranges.windows(2) {
                 assert!(pair[0].end <= pair[1].start, "{size}: {ranges:?}");
             }
