@@ -107,7 +107,7 @@ impl Worker {
     fn dispatch(&mut self) -> Option<(PathId, u64, Level)> {
         let (turn, cost) = self.turn()?;
         let (cost, level) = (cost.device_bytes(), Level::below((1000 - turn.priority) as usize / 400));
-        let ask = Ask { cost, level, tried: &[], only: None };
+        let ask = Ask { cost, level, tried: &[], only: None, patience: None };
         let Choice::Path(path) = select(PathSelector::Vmpath, &self.paths, &self.among, &ask) else {
             return None;
         };

@@ -132,6 +132,11 @@ impl Competition {
         is_last
     }
 
+    /// Whether a lower priority competes.
+    pub(super) fn outranks(&self, priority: u32) -> bool {
+        self.priorities.last().is_some_and(|(lowest, _)| *lowest < priority)
+    }
+
     /// How many higher priorities compete; all beyond the last level are on it.
     pub(super) fn level(&self, priority: u32) -> Level {
         let above = self.priorities.iter().take(LEVELS - 1).take_while(|(other, _)| *other > priority);

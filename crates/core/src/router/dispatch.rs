@@ -12,7 +12,7 @@ use crate::ids::{PathId, UnitId, VmId};
 use crate::schedule::{Among, Phase, Turn};
 use crate::select::{Ask, Choice, Level, Spill, has_room, select};
 use crate::spec::{OnPathLoss, WriteCache};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::volume::Clearance;
 
 /// Why it is a VM's turn, and at what level it stands.
@@ -20,7 +20,12 @@ use crate::volume::Clearance;
 struct Right {
     phase: Phase,
     level: Level,
+    /// A VM of lower priority competes.
+    outranks: bool,
 }
+
+/// Who waits for a fast path is asked again after this.
+const PATIENCE_STEP: Duration = Duration::from_millis(5);
 
 /// What came of looking at the head of one queue.
 enum Step {
@@ -43,11 +48,15 @@ enum Obstacle {
 }
 
 impl Router {
-    /// Dispatches all that can go; returns when the earliest VM held by its limit may go on.
+    /// Dispatches all that can go; returns when the earliest VM held by its limit, or by its own patience, may go on.
     pub(super) fn dispatch_all(&mut self, now: Instant) -> Option<Instant> {
         let mut changed = self.scheduler.wake().is_some_and(|at| at <= now);
         for competition in &mut self.competitions {
             changed |= competition.pass(now);
+        }
+        if self.patience_ends.is_some_and(|at| at <= now) {
+            self.patience_ends = None;
+            changed = true;
         }
         if changed {
             self.classes.all_ready();
@@ -66,7 +75,7 @@ impl Router {
             self.end_round();
         }
         self.answer_pathless(now);
-        self.scheduler.wake()
+        self.scheduler.wake().into_iter().chain(self.patience_ends).min()
     }
 
     fn begin_round(&mut self, classes: usize, now: Instant) {
@@ -108,7 +117,9 @@ impl Router {
     }
 
     fn right(&self, vm: VmId, class: ClassAt, phase: Phase) -> Right {
-        Right { phase, level: self.level(vm, self.classes.of(class).target) }
+        let target = self.classes.of(class).target;
+        let outranks = self.competitions[target.index()].outranks(self.scheduler.priority(vm));
+        Right { phase, level: self.level(vm, target), outranks }
     }
 
     /// One request of the VM, from its disks of the class in turn.
@@ -253,7 +264,9 @@ impl Router {
             Phase::Weight => right.level,
         };
         let only = bound.map(|to| to.path);
-        let ask = Ask { cost, level, tried: &entry.tried, only };
+        let is_top = right.level == Level::TOP && only.is_none();
+        let patience = (is_top && right.outranks).then(|| nanos(now.since(entry.submitted)));
+        let ask = Ask { cost, level, tried: &entry.tried, only, patience };
         match select(class.selector, &self.states, &class.paths, &ask) {
             Choice::Path(path) => match bound.and_then(|to| to.connection) {
                 Some(connection) => Ok(connection),
@@ -264,10 +277,15 @@ impl Router {
                 // Those who stand lower may find room where it would not go itself.
                 let takes_others = |path: &PathId| {
                     let state = &self.states[path.index()];
-                    state.spill == Spill::Allowed && has_room(state, &ask).is_ok()
+                    (state.spill == Spill::Allowed || patience.is_some()) && has_room(state, &ask).is_ok()
                 };
-                let is_of_all = is_free && !(full == Level::TOP && class.paths.iter().any(takes_others));
-                self.note_full(key, &Ask { cost, level, tried: &[], only }, now);
+                let leaves_room = full == Level::TOP && class.paths.iter().any(takes_others);
+                let is_of_all = is_free && !leaves_room;
+                if leaves_room && patience.is_some() {
+                    // No reply may come from the path that it waits for.
+                    self.patience_ends.get_or_insert(now + PATIENCE_STEP);
+                }
+                self.note_full(key, &Ask { cost, level, tried: &[], only, patience: None }, now);
                 Err(if is_of_all { Obstacle::OfItsClass(full) } else { Obstacle::OfItsOwn })
             }
             Choice::None => Err(Obstacle::NoPath),
@@ -433,6 +451,10 @@ impl Router {
         }
         self.actions.push(Action::Dispatch { connection: connection_key, cookie, request: attempt });
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Where alone a request may go.

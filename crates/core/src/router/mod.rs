@@ -309,6 +309,8 @@ pub struct Router {
     answering: Vec<VmId>,
     /// Those of whom nothing goes in this round, while others of their class may.
     aside: Vec<(VmId, ClassAt)>,
+    /// When to look again at those who wait for a fast path though a slow one has room.
+    patience_ends: Option<Instant>,
     /// Attempts in flight.
     in_flight: u32,
     paths: Vec<PathLoad>,
@@ -362,6 +364,7 @@ impl Router {
             retries: Vec::new(),
             answering: Vec::new(),
             aside: Vec::new(),
+            patience_ends: None,
             in_flight: 0,
             claimed: Vec::with_capacity(spec.paths.len()),
             paths: spec.paths.iter().map(PathLoad::new).collect(),

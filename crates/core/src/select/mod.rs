@@ -32,6 +32,9 @@ pub struct Ask<'a> {
     pub tried: &'a [PathId],
     /// The one path that it may take, whatever others there are.
     pub only: Option<PathId>,
+    /// How long it has waited, in ns, if it would rather wait for room on a fast path than take a slow one: others of lower
+    /// priority take that. None: it takes what has room.
+    pub patience: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,13 +156,16 @@ impl<'a> Usable<'a> {
         let cost = self.ask.cost;
         let mut best = Order::MAX;
         let mut soonest = u64::MAX;
+        // Whether or not there is room.
+        let mut fastest = u64::MAX;
         for &id in self.among {
             let path = &self.paths[id.index()];
             let Some(order) = order_of(id, path).filter(|order| *order <= best) else { continue };
             if order < best {
-                (best, soonest) = (order, u64::MAX);
+                (best, soonest, fastest) = (order, u64::MAX, u64::MAX);
             }
             let time = expected(path, cost);
+            fastest = fastest.min(time);
             if time < soonest && self.room(path).is_ok() {
                 soonest = time;
             }
@@ -169,6 +175,12 @@ impl<'a> Usable<'a> {
         }
         if soonest == u64::MAX {
             return self.without_room(best);
+        }
+        if let Some(waited) = self.ask.patience
+            && fastest < soonest >> 1
+            && waited < soonest
+        {
+            return Choice::Full(Level::TOP);
         }
         let close = close_to(soonest);
         let (mut turn, mut chosen) = (u64::MAX, Choice::None);

@@ -54,7 +54,7 @@ fn busy(path: PathState, pending: u64, level: usize) -> PathState {
 }
 
 fn ask(cost: u64, level: usize) -> Ask<'static> {
-    Ask { cost, level: Level::below(level), tried: &[], only: None }
+    Ask { cost, level: Level::below(level), tried: &[], only: None, patience: None }
 }
 
 fn choose(paths: &[PathState], ask: &Ask<'_>) -> Choice {
@@ -177,6 +177,22 @@ fn who_shares_the_room_that_a_request_waits_for_leaves_it_what_comes_free() {
     }
     let empty = PathState { claim: Some(Level::TOP), ..up() };
     assert_eq!(choose(&[empty], &ask(4096, 3)), Choice::Path(A), "an empty path takes any");
+}
+
+#[test]
+fn who_outranks_others_waits_for_a_fast_path_rather_than_take_a_slow_one() {
+    let fast = busy(up(), MIB, 0);
+    let slow = PathState { service: 50_000_000, ..up() };
+    let waited = |patience| Ask { patience, ..ask(64 * KIB, 0) };
+    assert_eq!(choose(&[fast, slow], &waited(None)), Choice::Path(B), "what has room");
+    assert_eq!(choose(&[fast, slow], &waited(Some(0))), FULL);
+    assert_eq!(
+        choose(&[fast, slow], &waited(Some(50_000_000))),
+        Choice::Path(B),
+        "not for longer than that takes"
+    );
+    let near = PathState { service: 1_000_000, ..up() };
+    assert_eq!(choose(&[fast, near], &waited(Some(0))), Choice::Path(B), "as good");
 }
 
 #[test]
