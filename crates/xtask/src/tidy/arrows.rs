@@ -34,7 +34,7 @@ const CRATES: &[Crate] = &[
 ];
 
 /// What the pure crates may use in their tests.
-const TEST_ONLY: &[&str] = &["proptest", "insta", "stats_alloc"];
+const TEST_ONLY: &[&str] = &["proptest", "insta", "stats_alloc", "criterion"];
 /// What a pure crate's root must say.
 const FORBID_UNSAFE: &[&str] = &["#", "!", "[", "forbid", "(", "unsafe_code", ")", "]"];
 
