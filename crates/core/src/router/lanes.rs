@@ -203,6 +203,12 @@ impl Router {
 
     /// Tells the scheduler anew where the VM waits: after whatever changes that, other than a request that comes or goes.
     pub(super) fn rejoin(&mut self, vm: VmId, now: Instant) {
+        // First where it waits now: who moves has not been idle.
+        for at in 0..self.lanes[vm.index()].queues.len() {
+            if self.lanes[vm.index()].queues[at].front().is_some() {
+                self.woken(vm, at, now);
+            }
+        }
         let lane = &mut self.lanes[vm.index()];
         let mut at = 0;
         while let Some(class) = lane.joined.get(at).copied() {
@@ -212,11 +218,6 @@ impl Router {
                 lane.joined.swap_remove(at);
                 self.classes.left(class);
                 self.scheduler.leave(vm, self.classes.of(class).id);
-            }
-        }
-        for at in 0..self.lanes[vm.index()].queues.len() {
-            if self.lanes[vm.index()].queues[at].front().is_some() {
-                self.woken(vm, at, now);
             }
         }
         self.look_again(vm);

@@ -116,7 +116,8 @@ impl Scheduler {
         id
     }
 
-    /// Something of the VM waits in the class from now on. One that was idle starts level with the others.
+    /// Something of the VM waits in the class from now on. One that was idle starts level with the others; one that moves from
+    /// another class of the target is to join before it leaves that.
     pub fn join(&mut self, vm: VmId, class: ClassId, now: Instant) {
         let index = vm.index();
         if self.vms[index].waits.contains(class) {
@@ -132,11 +133,16 @@ impl Scheduler {
                 self.groups[group as usize].ready += 1;
             }
         }
+        let target = self.classes[class.0 as usize].target;
+        let moves = self.vms[index].waits.iter().any(|other| self.classes[other].target == target);
         self.vms[index].waits.add(class);
         match self.vms[index].group {
             None => {
-                let time = self.time_in(class);
-                self.vms[index].tags.catch_up(time);
+                // Who comes from another class of the target has not been idle.
+                if !moves {
+                    let time = self.time_in(class);
+                    self.vms[index].tags.catch_up(time);
+                }
                 self.place_vm(index, None);
             }
             Some(group) => self.join_group(index, group as usize, class),
@@ -294,7 +300,11 @@ impl Scheduler {
         self.see(now);
         let index = vm.index();
         let here = &self.classes[class.0 as usize];
-        let outer = self.clocks[here.target.index()].tick(phase, here.least(), self.now);
+        let target = here.target;
+        // Of all classes of the target: one alone may hold only VMs that a reservation has carried far ahead.
+        let least =
+            self.classes.iter().filter(|c| c.target == target).map(Class::least).min().unwrap_or(NEVER);
+        let outer = self.clocks[target.index()].tick(phase, least, self.now);
         let one = &mut self.vms[index];
         let Some(group) = one.group else {
             let own = one.tags.charge(cost, phase, self.now);

@@ -21,7 +21,8 @@ fn scene(seed: u64) -> Scene {
         lost_at: Duration::from_millis(2500),
         repaired_at: None,
         ends_at: Duration::from_millis(4200),
-        capacity: 10 * MIB,
+        // Below this the floor of a window is so long that a second cuts off more than a request.
+        capacity: 25 * MIB,
         size: 16 << 10,
         noisy_size: 16 << 10,
         reserved: 30,
@@ -67,7 +68,6 @@ fn the_rules_hold_when_not_even_the_reservations_fit() {
 }
 
 #[test]
-#[ignore = "the router lets small requests of a higher priority keep large ones out"]
 fn the_rules_hold_when_the_noisy_ask_for_more_at_a_time() {
     check(&Scene { noisy_size: 32 << 10, ..scene(8) });
 }

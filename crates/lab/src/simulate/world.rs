@@ -364,7 +364,8 @@ impl World {
 
     fn reap(&mut self, vm: usize, path: usize) {
         let Some((key, carried)) = self.links.dead(vm, path) else { return };
-        self.busy[path].0 -= carried.len() as u32;
+        // A tampered run may have lost count; the ledger judges.
+        self.busy[path].0 = self.busy[path].0.saturating_sub(carried.len() as u32);
         for token in carried {
             self.ledger.lost(token, self.now);
         }

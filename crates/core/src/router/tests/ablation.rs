@@ -2,8 +2,8 @@
 //!
 //! A row is a situation and one change of one input; that it is one is checked, not promised. The decisions are compared
 //! with the text below, so that a changed behaviour shows up in review as a changed line. The scenes say *which* path,
-//! *whether* a request goes, and *when*, by whose turn it is. Not an input of the choice of a path: the priority. A VM that
-//! is outranked waits for room on the best ranked paths, and is not the first to be sent over a worse one.
+//! *whether* a request goes, and *when*, by whose turn it is. What the priority does to the choice of a path (who spills to a
+//! worse one, who waits for a fast one) is in the tables of `select`.
 
 use super::bench::{A, B, Bench};
 use crate::ids::PathId;

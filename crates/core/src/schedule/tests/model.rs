@@ -269,7 +269,10 @@ impl Model {
         }
         let outer = time(&self.clocks[target(class)]);
         let Some(group) = self.group_of(vm) else {
-            self.vms[vm].at_least(outer);
+            let moves = self.waits.iter().any(|(who, other)| *who == vm && target(*other) == target(class));
+            if !moves {
+                self.vms[vm].at_least(outer);
+            }
             return self.waits.push((vm, class));
         };
         let members = self.members(group);
@@ -397,7 +400,8 @@ impl Model {
         self.charges += 1;
         let number = self.charges;
         let counts = |moved: i128| phase == Phase::Weight || now >= moved + 1_000_000_000;
-        let least = self.least(class).filter(|_| counts(self.moved[target(class)]));
+        let of_target = (0..3).filter(|c| target(*c) == target(class)).filter_map(|c| self.least(c)).min();
+        let least = of_target.filter(|_| counts(self.moved[target(class)]));
         if least.is_some() {
             self.moved[target(class)] = now;
         }
