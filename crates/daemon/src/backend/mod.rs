@@ -317,7 +317,7 @@ impl Back {
 fn sampled(size: u64, block: u64) -> Vec<Extent> {
     /// Places are aligned for any minimum block size that the protocol knows.
     const ALIGNMENT: u64 = 64 * 1024;
-    const PLACES: u64 = 16;
+    const PLACES: u64 = 8;
     const SAMPLE: u64 = 4096;
     let length = SAMPLE.max(block);
     let blocks = size / ALIGNMENT;
@@ -341,8 +341,8 @@ mod tests {
             assert!(!ranges.is_empty());
             let bytes =
                 |ranges: &[vmpath_core::router::Extent]| ranges.iter().map(|r| r.end - r.start).sum::<u64>();
-            assert!(bytes(&ranges) <= 16 * 4096 || size < 65536 * 2, "{size}: {ranges:?}");
-            assert_eq!(bytes(&sampled(1 << 30, 65536)), 16 << 16, "whole blocks of the export");
+            assert!(bytes(&ranges) <= 8 * 4096 || size < 65536 * 2, "{size}: {ranges:?}");
+            assert_eq!(bytes(&sampled(1 << 30, 65536)), 8 << 16, "whole blocks of the export");
             for pair in ranges.windows(2) {
                 assert!(pair[0].end <= pair[1].start, "{size}: {ranges:?}");
             }
