@@ -318,7 +318,7 @@ fn sampled(size: u64, block: u64) -> Vec<Extent> {
     /// Places are aligned for any minimum block size that the protocol knows.
     const ALIGNMENT: u64 = 64 * 1024;
     const PLACES: u64 = 8;
-    const SAMPLE: u64 = 4096;
+    const SAMPLE: u64 = 2048;
     let length = SAMPLE.max(block);
     let blocks = size / ALIGNMENT;
     let places: Vec<u64> = match blocks {
@@ -341,7 +341,7 @@ mod tests {
             assert!(!ranges.is_empty());
             let bytes =
                 |ranges: &[vmpath_core::router::Extent]| ranges.iter().map(|r| r.end - r.start).sum::<u64>();
-            assert!(bytes(&ranges) <= 8 * 4096 || size < 65536 * 2, "{size}: {ranges:?}");
+            assert!(bytes(&ranges) <= 8 * 2048 || size < 65536 * 2, "{size}: {ranges:?}");
             assert_eq!(bytes(&sampled(1 << 30, 65536)), 8 << 16, "whole blocks of the export");
             for pair in ranges.windows(2) {
                 assert!(pair[0].end <= pair[1].start, "{size}: {ranges:?}");
