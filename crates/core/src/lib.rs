@@ -11,6 +11,7 @@ pub mod controller;
 pub mod effect;
 pub mod event;
 pub mod ids;
+pub mod mutant;
 pub mod path;
 pub mod plan;
 pub mod policy;

@@ -20,7 +20,21 @@ mod testing;
 use clap::Parser;
 use std::process::ExitCode;
 
+/// A build with deliberate faults takes the one to have from its environment, so that the daemon under test needs no other
+/// command line.
+#[cfg(feature = "mutants")]
+fn choose_mutant() {
+    use vmpath_core::mutant::{self, Mutant};
+    if let Ok(word) = std::env::var("VMPATH_MUTANT") {
+        let chosen = Mutant::parse(&word);
+        assert!(chosen.is_some(), "VMPATH_MUTANT: no mutant is called {word:?}");
+        mutant::set(chosen);
+    }
+}
+
 fn main() -> ExitCode {
+    #[cfg(feature = "mutants")]
+    choose_mutant();
     match cli::Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {

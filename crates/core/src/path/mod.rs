@@ -12,6 +12,7 @@ mod machine;
 mod network;
 mod reach;
 mod restore;
+pub mod vital;
 
 pub use damping::{Damping, REPAIR_AFTER_MAX};
 pub use links::{CONNECT_GRACE, Link, LinkEdge, LinkRow};

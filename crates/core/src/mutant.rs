@@ -1,0 +1,107 @@
+//! Faults put into the production functions on purpose, so that every checker can be shown to see them.
+//!
+//! Without the feature `mutants` the question is a constant and the compiler drops each of them. With it, one build holds
+//! all, and one at a time is switched on for the whole process. Rejected: a copy of the function with the fault in it,
+//! which proves something of the copy only. It does not know who checks.
+
+macro_rules! mutants {
+    ($($(#[doc = $doc:literal])+ $name:ident = $word:literal,)+) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Mutant { $($(#[doc = $doc])+ $name,)+ }
+
+        impl Mutant {
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// Its name for people and programs.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$name => $word,)+ }
+            }
+
+            /// What is wrong with it.
+            #[must_use]
+            pub const fn what(self) -> &'static str {
+                match self { $(Self::$name => concat!($($doc),+),)+ }
+            }
+        }
+    };
+}
+
+mutants! {
+    /// A lost write leaves no quarantine.
+    NoQuarantine = "no-quarantine",
+    /// The close of a connection counts as its fence.
+    CloseIsFence = "close-is-fence",
+    /// A lost write is resent without waiting for overlapping writes in flight elsewhere.
+    ResendOverWrites = "resend-over-writes",
+    /// Of several lost writes that overlap, all are resent.
+    ResendAll = "resend-all",
+    /// With several writers a write is acknowledged before the fence.
+    AcknowledgeEarly = "acknowledge-early",
+    /// A write that failed to the guest leaves quarantine.
+    FailedWriteForgotten = "failed-write-forgotten",
+    /// What was in quarantine is lost in a crash.
+    RecordForgotten = "record-forgotten",
+    /// Connections linger: what has not left when one is closed is still delivered.
+    LingerForgotten = "linger-forgotten",
+    /// What a connection carried goes elsewhere before it is dead.
+    BuriedAlive = "buried-alive",
+    /// A flush does not cover writes that went over other paths, where caches are lost with a path.
+    FlushElsewhere = "flush-elsewhere",
+    /// Units are taken for the same without a look.
+    IdentityUnchecked = "identity-unchecked",
+    /// Those of the highest priority are shed first.
+    ShedHighest = "shed-highest",
+    /// A VM is resumed as soon as a path comes up, though it has not stayed good.
+    ResumeAtOnce = "resume-at-once",
+    /// VMs are resumed lowest priority first.
+    ResumeLowest = "resume-lowest",
+    /// What the operator suspended is resumed with the rest.
+    OperatorOverruled = "operator-overruled",
+    /// A restart forgets who was suspended.
+    SuspendForgotten = "suspend-forgotten",
+    /// A hold never ends.
+    HoldForever = "hold-forever",
+    /// A relapse asks for no more proof of health than the first failure.
+    NoDamping = "no-damping",
+    /// A request that is answered after its path was lost is completed again.
+    CompletedTwice = "completed-twice",
+}
+
+#[cfg(feature = "mutants")]
+mod switch {
+    use super::Mutant;
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    const NONE: u8 = u8::MAX;
+    static ACTIVE: AtomicU8 = AtomicU8::new(NONE);
+
+    /// Switches one on for the process, or all off.
+    pub fn set(mutant: Option<Mutant>) {
+        ACTIVE.store(mutant.map_or(NONE, |mutant| mutant as u8), Ordering::SeqCst);
+    }
+
+    #[must_use]
+    pub fn active(mutant: Mutant) -> bool {
+        ACTIVE.load(Ordering::Relaxed) == mutant as u8
+    }
+}
+
+#[cfg(feature = "mutants")]
+pub use switch::{active, set};
+
+/// Whether the fault is switched on: never, without the feature `mutants`.
+#[cfg(not(feature = "mutants"))]
+#[inline(always)]
+#[must_use]
+pub const fn active(_: Mutant) -> bool {
+    false
+}
+
+impl Mutant {
+    /// The mutant that a word names.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|mutant| mutant.word() == word)
+    }
+}
