@@ -90,8 +90,8 @@ impl Pair {
         }
         let others =
             || self.model.iter().enumerate().filter(|(at, k)| Some(*at) != own && meets(&k.range, range));
-        let is_resend =
-            own.is_some_and(|at| matches!(self.model[at].fate, Fate::Ghost { stage: Stage::Lost, .. }));
+        let may_go_again = |fate| matches!(fate, Fate::Ghost { stage: Stage::Lost | Stage::Due, .. });
+        let is_resend = own.is_some_and(|at| may_go_again(self.model[at].fate));
         let blocks = |fate: Fate| match fate {
             Fate::Flying { client } => is_resend || !client,
             Fate::Ghost { stage: Stage::Lost, .. } => !is_resend,
