@@ -20,6 +20,16 @@ impl Controller {
             self.vms[vm].floor.elapsed(self.now, self.spec.host.shed_after);
         }
         for _ in 0..ROUNDS_MAX {
+            self.decide_once();
+            // What was held for several incidents may wait for nothing any more when one of them is closed.
+            if !self.close_incidents() {
+                break;
+            }
+        }
+    }
+
+    fn decide_once(&mut self) {
+        for _ in 0..ROUNDS_MAX {
             let told = self.out.records.len();
             let mut look = Outlook::at(self.now);
             for at in 0..self.order.len() {
@@ -39,7 +49,6 @@ impl Controller {
                 break;
             }
         }
-        self.close_incidents();
     }
 
     fn run_timer(&mut self, vm: VmId) {
@@ -71,7 +80,7 @@ impl Controller {
                 }
             }
             (Ladder::Holding { since, .. }, Some(unit)) => {
-                let over = *since + self.spec.vm(vm).on_no_path.hold <= self.now;
+                let over = *since + self.spec.vm(vm).on_no_path.hold() <= self.now;
                 if over || self.network.gone_for_good(vm, unit) {
                     self.take_rung(vm);
                 }
@@ -113,9 +122,7 @@ impl Controller {
         let Some((since, unit, incident)) = state.ladder.loss() else { return };
         let policy = &self.spec.vm(vm).on_no_path;
         let rule = format!(
-            "on_no_path = \"hold {}, then {}\": no path to {} for {}",
-            super::words::seconds(policy.hold),
-            rules::rungs_words(policy),
+            "on_no_path = \"{policy}\": no path to {} for {}",
             self.spec.unit_name(unit),
             super::words::seconds(self.now.since(since))
         );

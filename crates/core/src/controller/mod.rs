@@ -203,7 +203,7 @@ impl Controller {
             | Run::Proving { .. } => None,
         };
         let rung = match &state.ladder {
-            Ladder::Holding { since, .. } => Some(*since + self.spec.vm(vm).on_no_path.hold),
+            Ladder::Holding { since, .. } => Some(*since + self.spec.vm(vm).on_no_path.hold()),
             Ladder::Clear | Ladder::Stranded { .. } | Ladder::Failing { .. } => None,
         };
         [settled, rung, self.drained_by(vm), state.guest.run.deadline()].into_iter().flatten()

@@ -160,9 +160,10 @@ impl Controller {
     }
 
     /// Closes each incident of which nothing is left: no path away from its work, no VM waiting for it.
-    pub(super) fn close_incidents(&mut self) {
+    /// Whether there was one.
+    pub(super) fn close_incidents(&mut self) -> bool {
         let over: Vec<_> = self.incidents.open().iter().filter(|i| self.is_over(i)).cloned().collect();
-        for incident in over {
+        for incident in &over {
             self.incidents.close(incident.id);
             let reason = format!(
                 "over after {}: every path of {} carries its traffic again, and no VM waits for it",
@@ -172,6 +173,7 @@ impl Controller {
             let subject = Subject::Target(incident.target);
             self.record(JournalKind::IncidentClosed, subject, Some(incident.id), reason);
         }
+        !over.is_empty()
     }
 
     fn is_over(&self, incident: &super::incidents::Incident) -> bool {

@@ -96,7 +96,7 @@ impl Controller {
 
     fn restore_vm(&mut self, id: VmId, names: &Names, saved: SavedVm) {
         let (spec, now) = (self.spec.clone(), self.now);
-        let hold = spec.vm(id).on_no_path.hold;
+        let hold = spec.vm(id).on_no_path.hold();
         let vm = &mut self.vms[id.index()];
         vm.guest.run = restored_run(saved.run, now, |cause| its_cause(cause, id, names, &spec));
         vm.ladder = match saved

@@ -265,7 +265,7 @@ impl Controller {
         match &state.ladder {
             Ladder::Clear => None,
             Ladder::Holding { since, unit, .. } => {
-                let rest = (*since + policy.hold).since(now);
+                let rest = (*since + policy.hold()).since(now);
                 let path = self.a_path_to(*unit);
                 Some(match rung(policy, &state.guest.monitor) {
                     Rung::Moot => format!("{path}; it does not run anyway"),

@@ -96,8 +96,9 @@ pub enum Rung {
 #[must_use]
 pub fn rung(policy: &OnNoPath, monitor: &Monitor) -> Rung {
     let mut impossible = vec![];
-    for action in &policy.then {
-        match action {
+    for rung in &policy.rungs {
+        match rung.action {
+            NoPathAction::Hold => {}
             NoPathAction::Suspend => match stopping(monitor, Outstanding::Held) {
                 Stopping::Possible => return Rung::Suspend,
                 Stopping::Moot => return Rung::Moot,
@@ -113,10 +114,6 @@ pub fn rung(policy: &OnNoPath, monitor: &Monitor) -> Rung {
 /// The rungs as they are written in the configuration.
 #[must_use]
 pub fn rungs_words(policy: &OnNoPath) -> String {
-    let word = |action: &NoPathAction| match action {
-        NoPathAction::Suspend => "suspend",
-        NoPathAction::Migrate => "migrate",
-        NoPathAction::Fail => "fail",
-    };
-    policy.then.iter().map(word).collect::<Vec<_>>().join(", then ")
+    let after = policy.rungs.iter().filter(|rung| rung.action != NoPathAction::Hold);
+    after.map(ToString::to_string).collect::<Vec<_>>().join(", then ")
 }

@@ -3,7 +3,7 @@
 use super::world::{World, spec};
 use crate::event::{Fault, LinkChange};
 use crate::ids::UnitId;
-use crate::spec::{Failback, NoPathAction, OnPathLoss, ResumeOn, ShedWhen, Spec, When};
+use crate::spec::{Failback, OnPathLoss, ResumeOn, ShedWhen, Spec, When};
 use crate::time::Duration;
 use crate::view::LinkState;
 
@@ -98,7 +98,7 @@ fn a_vm_that_lost_a_path() {
 #[test]
 fn a_vm_without_a_path() {
     let mut spec = two();
-    spec.vms[0].on_no_path.then = vec![NoPathAction::Migrate, NoPathAction::Suspend];
+    spec.vms[0].on_no_path = "hold 60s, then migrate, then suspend".parse().expect("a ladder");
     explain(
         spec.clone(),
         "@1 obedient; down a; down b\n@11 pass",
@@ -116,7 +116,7 @@ fn a_vm_without_a_path() {
         "suspended hold
          path san0/a has been down for 70.4 s: connection reset by the target (INC-1)
          path san0/b has been up again for 400 ms; it must stay good for 1.0 s before it counts
-         rule: on_no_path = \"hold 60.0 s, then migrate, then suspend\": no path to san0/gold for 60.0 s
+         rule: on_no_path = \"hold 60s, then migrate, then suspend\": no path to san0/gold for 60.0 s
          waits for san0/b good for another 600 ms (or another path)",
     );
 }
