@@ -91,7 +91,7 @@ fn a_vm_that_lost_a_path() {
          rule: san0/a is lost and on_path_loss = \"suspend\", when = \"outranked\": gold (priority 100) runs on the same paths and outranks it (10)
          unmanaged: no monitor (connection refused)
          san0/a is lost and on_path_loss = \"suspend\", when = \"outranked\": gold (priority 100) runs on the same paths and outranks it (10); it cannot be stopped: unmanaged, no monitor (connection refused); its requests are held meanwhile (INC-1)
-         waits for san0/a repaired (up, and good for 1.0 s)",
+         waits for san0/a repaired (up, and good for 1.0 s); for another 59.0 s at most",
     );
 }
 
@@ -116,7 +116,7 @@ fn a_vm_without_a_path() {
         "suspended hold
          path san0/a has been down for 70.4 s: connection reset by the target (INC-1)
          path san0/b has been up again for 400 ms; it must stay good for 1.0 s before it counts
-         rule: on_no_path = \"hold 60s, then migrate, then suspend\": no path to san0/gold for 60.0 s
+         rule: on_no_path = \"hold 60s, then migrate, then suspend\": no path to san0/gold for 60.0 s; it cannot migrate: no other host is configured
          waits for san0/b good for another 600 ms (or another path)",
     );
 }

@@ -114,7 +114,7 @@ fn a_stop_without_an_answer_is_repeated_and_told() {
         > 1: gold bounce, stop gold, san0 incident-opened, a path-down, gold vm-suspending
         > 11: stop gold, gold vm-suspending
         > 21: stop gold, gold vm-suspending
-        > 31: gold policy-blocked
+        > 31: stop gold, gold policy-blocked
         @40 paused gold
         > 40: gold hold, gold vm-suspended
         @50 pass
