@@ -69,6 +69,11 @@ pub enum JournalKind {
     PathDisabled,
     PathEnabled,
     AccessChanged,
+    /// Much slower or more error-prone than its siblings: used last.
+    PathSick,
+    PathWell,
+    /// Several paths that share a component have failed: it is one failure.
+    ComponentDown,
     LinkDown,
     LinkUp,
     /// The first lost request completed over another path.
@@ -102,7 +107,7 @@ pub enum JournalKind {
 }
 
 impl JournalKind {
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 33] = [
         Self::PathDown,
         Self::PathUp,
         Self::PathRepaired,
@@ -110,6 +115,9 @@ impl JournalKind {
         Self::PathDisabled,
         Self::PathEnabled,
         Self::AccessChanged,
+        Self::PathSick,
+        Self::PathWell,
+        Self::ComponentDown,
         Self::LinkDown,
         Self::LinkUp,
         Self::FailedOver,
@@ -152,6 +160,9 @@ impl JournalKind {
             Self::PathDisabled => "path-disabled",
             Self::PathEnabled => "path-enabled",
             Self::AccessChanged => "access-changed",
+            Self::PathSick => "path-sick",
+            Self::PathWell => "path-well",
+            Self::ComponentDown => "component-down",
             Self::LinkDown => "link-down",
             Self::LinkUp => "link-up",
             Self::FailedOver => "failed-over",

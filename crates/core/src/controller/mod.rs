@@ -16,6 +16,7 @@ mod paths;
 mod reload;
 mod restore;
 mod shed;
+mod sick;
 mod view;
 mod words;
 
@@ -219,6 +220,9 @@ impl Controller {
     fn take_load(&mut self, report: &LoadReport) {
         self.take_fronts(report);
         self.division.report(report, self.now);
+        for (path, edge) in self.network.feel(self.now, report) {
+            self.tell_sickness(path, edge);
+        }
         for (index, load) in report.vms.iter().enumerate().take(self.vms.len()) {
             let vm = &mut self.vms[index];
             if load.requests_completed > 0 || load.backlogged > 0.0 {
@@ -261,7 +265,7 @@ impl Controller {
             .spec
             .path_ids()
             .map(|p| PathRoute {
-                health: self.network.state(p).health(),
+                health: self.network.health(p),
                 access: self.network.access(p),
                 preferred: self.network.state(p).preferred(),
             })

@@ -39,7 +39,7 @@ impl Controller {
             |i: &&super::incidents::Incident| i.target == target && i.paths().any(|p| p == path);
         PathView {
             path,
-            health: machine.state().health(),
+            health: self.network.health(path),
             access: self.network.access(path),
             preferred: machine.state().preferred(),
             since: machine.state().since(),

@@ -12,6 +12,7 @@ mod machine;
 mod network;
 mod reach;
 mod restore;
+mod sickness;
 pub mod vital;
 
 pub use damping::{Damping, REPAIR_AFTER_MAX};
@@ -19,3 +20,4 @@ pub use links::{CONNECT_GRACE, Link, LinkEdge, LinkRow};
 pub use machine::{Before, PathChange, PathMachine, PathState, Signal};
 pub use network::Network;
 pub use reach::{Reach, UnitReach};
+pub use sickness::{Ailment, SickEdge, Sickness, WELL_AFTER};

@@ -294,7 +294,10 @@ impl Worker {
         let Some(at) = back.own.iter().position(|o| o.cookie == cookie) else { return };
         let own = back.own.swap_remove(at);
         match own.purpose {
-            Purpose::Ping => {}
+            Purpose::Ping => {
+                let path = self.backs.links[back.link].path;
+                self.router.pinged(path, self.now.since(own.asked));
+            }
             Purpose::FirstRead => self.answered_first_read(index),
             Purpose::Compare(range) => self.compared(index, range, result.map(|()| own.data)),
         }
@@ -321,7 +324,7 @@ impl Worker {
         let cookie = self.backs.own_cookie();
         let back = &mut self.backs.backs[index];
         back.expects_reply(self.now);
-        back.own.push(super::Own { cookie, purpose, offset, data: vec![0; length] });
+        back.own.push(super::Own { cookie, purpose, offset, asked: self.now, data: vec![0; length] });
         match &mut back.wire {
             Wire::Nbd(nbd) => {
                 let header = encode_request(Command::Read, CommandFlags::NONE, cookie, offset, length as u32);

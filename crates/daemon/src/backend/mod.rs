@@ -87,6 +87,7 @@ struct Own {
     cookie: u64,
     purpose: Purpose,
     offset: u64,
+    asked: Instant,
     data: Vec<u8>,
 }
 
