@@ -62,6 +62,10 @@ pub enum Fault {
     Refused(String),
     /// Sent data goes unacknowledged: the network swallows it.
     Blackhole { unacked_for: Duration, retransmits: u32 },
+    /// The interface of this host by which the connection leaves is down.
+    LinkDown { interface: String },
+    /// The route or the address that the connection had on this interface is gone.
+    NoRoute { interface: String },
     /// The network acknowledges but the target has answered nothing for the whole ping budget.
     Hang { silent_for: Duration },
     /// A connection could not be set up in time.
@@ -91,6 +95,8 @@ impl fmt::Display for Fault {
                 "network blackhole: nothing acknowledged for {} ms, {retransmits} retransmits",
                 unacked_for.as_millis()
             ),
+            Self::LinkDown { interface } => write!(f, "this host's network interface {interface} is down"),
+            Self::NoRoute { interface } => write!(f, "no way to the target over {interface} any more"),
             Self::Hang { silent_for } => {
                 write!(
                     f,

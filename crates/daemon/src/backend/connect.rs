@@ -66,7 +66,7 @@ impl Worker {
         let mut stream = Stream::new(socket, (Tag::BackRead(at).pack(), Tag::BackWrite(at).pack()));
         stream.await_connected(&mut self.ring, Tag::BackConnect(at).pack());
         let filling = Filling::OfOwn { cookie: 0, at: 0 };
-        let nbd = Nbd { stream, transport, parser: None, filling, expects_large: false };
+        let nbd = Nbd { stream, transport, egress: None, parser: None, filling, expects_large: false };
         entry.insert(Back {
             link: index,
             wire: Wire::Nbd(nbd),
@@ -120,6 +120,7 @@ impl Worker {
             }
             Err(error) => self.cut(index, Fault::Protocol(error.to_string())),
         }
+        self.note_egress(index);
     }
 
     /// Gives the handshake what has come.
@@ -217,7 +218,7 @@ fn open(url: &PathUrl) -> io::Result<OwnedFd> {
 }
 
 /// Both ends of a TCP connection; a unix socket ends with its process.
-fn addresses(socket: impl AsFd) -> Option<(SocketAddr, SocketAddr)> {
+pub(super) fn addresses(socket: impl AsFd) -> Option<(SocketAddr, SocketAddr)> {
     let local = rustix::net::getsockname(&socket).ok()?.try_into().ok()?;
     let peer = rustix::net::getpeername(&socket).ok()??.try_into().ok()?;
     Some((local, peer))

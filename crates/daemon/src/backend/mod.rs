@@ -11,6 +11,7 @@ mod attempt;
 mod block;
 mod close;
 mod connect;
+mod egress;
 mod identity;
 mod watch;
 
@@ -126,6 +127,8 @@ enum Wire {
 struct Nbd {
     stream: Stream,
     transport: Transport,
+    /// The interface that it leaves by, once it is connected and if that is known.
+    egress: Option<u32>,
     /// None during the handshake.
     parser: Option<ReplyParser>,
     /// The read whose data is coming in.
@@ -210,6 +213,7 @@ pub(crate) struct Backends {
     links: Vec<Link>,
     backs: Slab<Back>,
     units: Vec<UnitState>,
+    egress: egress::Egress,
     /// By `ConnectionKey`: the connection with that key.
     by_key: Vec<Option<usize>>,
     closing: Vec<usize>,
@@ -242,6 +246,7 @@ impl Backends {
         Self {
             links,
             backs: Slab::new(),
+            egress: egress::Egress::open(),
             units: spec.units.iter().map(|_| UnitState::default()).collect(),
             by_key: Vec::new(),
             closing: Vec::new(),
