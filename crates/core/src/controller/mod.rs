@@ -8,6 +8,7 @@
 //! It does not know how an effect is performed, nor whether it succeeded until an event says so.
 
 mod commands;
+mod components;
 mod decide;
 mod guests;
 mod incidents;

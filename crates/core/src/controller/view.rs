@@ -36,7 +36,7 @@ impl Controller {
         let target = self.spec.path(path).target;
         let base = self.spec.target(target).repair_after;
         let in_incident =
-            |i: &&super::incidents::Incident| i.target == target && i.paths().any(|p| p == path);
+            |i: &&super::incidents::Incident| i.targets.contains(&target) && i.paths().any(|p| p == path);
         PathView {
             path,
             health: self.network.health(path),
@@ -66,7 +66,7 @@ impl Controller {
         IncidentView {
             incident: incident.id,
             opened: incident.opened,
-            summary: incident.summary(),
+            summary: self.incident_summary(incident),
             paths: incident.paths().collect(),
             vms_affected: self.spec.vm_ids().filter(affected).collect(),
         }
