@@ -6,6 +6,7 @@
 //! has the state and a link has only what makes one VM's view of the path differ from another's.
 //! It does not know VMs' policies, hypervisors, or the journal.
 
+pub mod class;
 mod damping;
 mod links;
 mod machine;

@@ -6,6 +6,7 @@ use crate::sys::socket::Pieces;
 use crate::sys::uring::Watch;
 use std::io;
 use vmpath_core::event::Fault;
+use vmpath_core::path::class::{self, Class};
 use vmpath_core::router::{ConnectionKey, Durability, Operation, Request, ZeroMode};
 use vmpath_core::volume::verdict::TargetError;
 use vmpath_protocol::nbd::{
@@ -282,9 +283,10 @@ impl Worker {
             return Ok(());
         }
         self.attempt_done(index, cookie, result.map_err(target_error))?;
-        match result {
-            Err(NbdError::Shutdown) => Err(Fault::ShuttingDown),
-            Ok(()) | Err(_) => Ok(()),
+        match result.map_err(|error| class::of_nbd_reply(error.code())) {
+            // It is taken out, and connected again: what it is asked meanwhile would get the same answer for ever.
+            Err(Class::Leaving) => Err(Fault::ShuttingDown),
+            Ok(()) | Err(Class::Command(_) | Class::Path | Class::Unit) => Ok(()),
         }
     }
 
@@ -370,13 +372,10 @@ fn wire_command(operation: Operation) -> (Command, CommandFlags) {
 }
 
 fn target_error(error: NbdError) -> TargetError {
-    match error {
-        NbdError::Io | NbdError::Other(_) => TargetError::Io,
-        NbdError::NoMem => TargetError::Busy,
-        NbdError::NoSpace => TargetError::NoSpace,
-        NbdError::Inval | NbdError::Overflow | NbdError::NotSup => TargetError::Invalid,
-        NbdError::Perm => TargetError::NotPermitted,
-        NbdError::Shutdown => TargetError::ShuttingDown,
+    match class::of_nbd_reply(error.code()) {
+        Class::Command(error) => error,
+        Class::Leaving => TargetError::ShuttingDown,
+        Class::Path | Class::Unit => TargetError::Io,
     }
 }
 

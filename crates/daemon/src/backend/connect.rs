@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use vmpath_core::event::Fault;
+use vmpath_core::path::class::{self, Class};
 use vmpath_core::plan::Health;
 use vmpath_core::spec::PathUrl;
 use vmpath_core::time::{Duration, Instant};
@@ -232,10 +233,19 @@ fn refused(error: &io::Error) -> Fault {
 }
 
 fn handshake_fault(error: &HandshakeError) -> Fault {
-    match error {
-        HandshakeError::ExportUnknown { .. } => Fault::UnitGone(error.to_string()),
-        HandshakeError::ShuttingDown { .. } => Fault::ShuttingDown,
-        other => Fault::Protocol(other.to_string()),
+    // NBD_REP_ERR_…, without its highest bit.
+    let refusal = match error {
+        HandshakeError::ExportUnknown { .. } => 6,
+        HandshakeError::ShuttingDown { .. } => 7,
+        HandshakeError::PolicyRefused { .. } => 2,
+        HandshakeError::TlsRequired { .. } => 5,
+        HandshakeError::Refused { code, .. } => code & !(1 << 31),
+        other => return Fault::Protocol(other.to_string()),
+    };
+    match class::of_nbd_refusal(refusal) {
+        Class::Unit => Fault::UnitGone(error.to_string()),
+        Class::Leaving => Fault::ShuttingDown,
+        Class::Path | Class::Command(_) => Fault::Refused(error.to_string()),
     }
 }
 
