@@ -73,6 +73,11 @@ pub enum JournalKind {
     /// Nothing of it is in flight any more: it can be worked on.
     PathDrained,
     AccessChanged,
+    /// Much slower or more error-prone than its siblings: used last.
+    PathSick,
+    PathWell,
+    /// Several paths that share a component have failed: it is one failure.
+    ComponentDown,
     LinkDown,
     LinkUp,
     /// The first lost request completed over another path.
@@ -108,7 +113,7 @@ pub enum JournalKind {
 }
 
 impl JournalKind {
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 36] = [
         Self::PathDown,
         Self::PathUp,
         Self::PathRepaired,
@@ -118,6 +123,9 @@ impl JournalKind {
         Self::PathDraining,
         Self::PathDrained,
         Self::AccessChanged,
+        Self::PathSick,
+        Self::PathWell,
+        Self::ComponentDown,
         Self::LinkDown,
         Self::LinkUp,
         Self::FailedOver,
@@ -163,6 +171,9 @@ impl JournalKind {
             Self::PathDraining => "path-draining",
             Self::PathDrained => "path-drained",
             Self::AccessChanged => "access-changed",
+            Self::PathSick => "path-sick",
+            Self::PathWell => "path-well",
+            Self::ComponentDown => "component-down",
             Self::LinkDown => "link-down",
             Self::LinkUp => "link-up",
             Self::FailedOver => "failed-over",

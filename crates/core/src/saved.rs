@@ -38,6 +38,8 @@ pub struct Names {
 pub struct SavedIncident {
     pub id: IncidentId,
     pub target: TargetId,
+    /// Others whose paths failed in it because they share a component with those.
+    pub also: Vec<TargetId>,
     pub opened: Instant,
     /// What failed, in words, and as which path.
     pub failures: Vec<(Option<PathId>, String)>,

@@ -56,6 +56,7 @@ pub(crate) fn spec(paths: usize, vms: Vec<VmSpec>) -> Spec {
         capacity: None,
         access: Access::Optimized,
         window_max: 1 << 20,
+        via: vec![],
     };
     let unit = |vm: &VmSpec| UnitSpec {
         target: TargetId(0),

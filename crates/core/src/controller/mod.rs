@@ -8,6 +8,7 @@
 //! It does not know how an effect is performed, nor whether it succeeded until an event says so.
 
 mod commands;
+mod components;
 mod decide;
 mod drain;
 mod guests;
@@ -18,6 +19,7 @@ mod paths;
 mod reload;
 mod restore;
 mod shed;
+mod sick;
 mod view;
 mod words;
 
@@ -239,6 +241,9 @@ impl Controller {
     fn take_load(&mut self, report: &LoadReport) {
         self.take_fronts(report);
         self.division.report(report, self.now);
+        for (path, edge) in self.network.feel(self.now, report) {
+            self.tell_sickness(path, edge);
+        }
         for (index, load) in report.vms.iter().enumerate().take(self.vms.len()) {
             let vm = &mut self.vms[index];
             if load.requests_completed > 0 || load.backlogged > 0.0 {
@@ -281,7 +286,7 @@ impl Controller {
             .spec
             .path_ids()
             .map(|p| PathRoute {
-                health: self.network.state(p).health(),
+                health: self.network.health(p),
                 access: self.network.access(p),
                 preferred: self.network.state(p).preferred(),
             })

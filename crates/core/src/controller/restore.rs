@@ -87,12 +87,15 @@ impl Controller {
     }
 
     fn incident(&self, names: &Names, saved: &SavedIncident) -> Option<super::incidents::Incident> {
-        let target = names.target(&self.spec, saved.target)?;
+        let also = saved.also.iter().copied();
+        let targets: Vec<_> =
+            std::iter::once(saved.target).chain(also).filter_map(|t| names.target(&self.spec, t)).collect();
+        targets.first()?;
         let failures = saved.failures.iter().map(|(path, what)| {
             // What failed stays told, also if its path has left.
             (path.and_then(|p| names.path(&self.spec, p)), what.clone())
         });
-        Some(super::incidents::Incident::restored(saved.id, target, saved.opened, failures.collect()))
+        Some(super::incidents::Incident::restored(saved.id, targets, saved.opened, failures.collect()))
     }
 
     fn restore_vm(&mut self, id: VmId, names: &Names, saved: SavedVm) {

@@ -36,10 +36,10 @@ impl Controller {
         let target = self.spec.path(path).target;
         let base = self.spec.target(target).repair_after;
         let in_incident =
-            |i: &&super::incidents::Incident| i.target == target && i.paths().any(|p| p == path);
+            |i: &&super::incidents::Incident| i.targets.contains(&target) && i.paths().any(|p| p == path);
         PathView {
             path,
-            health: machine.state().health(),
+            health: self.network.health(path),
             access: self.network.access(path),
             preferred: machine.state().preferred(),
             since: machine.state().since(),
@@ -66,7 +66,7 @@ impl Controller {
         IncidentView {
             incident: incident.id,
             opened: incident.opened,
-            summary: incident.summary(),
+            summary: self.incident_summary(incident),
             paths: incident.paths().collect(),
             vms_affected: self.spec.vm_ids().filter(affected).collect(),
         }

@@ -51,7 +51,7 @@ impl Controller {
                 let why = last.map_or_else(String::new, |fault| format!(": {fault}"));
                 Some(format!("path {name} {what}, {} after the start{why}", seconds(now.since(*since))))
             }
-            PathState::Active { .. } => self.lost_links(path, now),
+            PathState::Active { .. } => self.lost_links(path, now).or_else(|| self.sick_words(path, now)),
             PathState::Down { since, fault } => {
                 let latest = self.network.links_of(path).find_map(|(_, link)| match link {
                     Link::Down { latest, .. } if latest != fault => Some(latest),

@@ -6,12 +6,14 @@
 //! has the state and a link has only what makes one VM's view of the path differ from another's.
 //! It does not know VMs' policies, hypervisors, or the journal.
 
+pub mod class;
 mod damping;
 mod links;
 mod machine;
 mod network;
 mod reach;
 mod restore;
+mod sickness;
 pub mod vital;
 
 pub use damping::{Damping, REPAIR_AFTER_MAX};
@@ -19,3 +21,4 @@ pub use links::{CONNECT_GRACE, Link, LinkEdge, LinkRow};
 pub use machine::{Before, Drain, PathChange, PathMachine, PathState, Signal};
 pub use network::Network;
 pub use reach::{Reach, UnitReach};
+pub use sickness::{Ailment, SickEdge, Sickness, WELL_AFTER};

@@ -3,12 +3,14 @@
 //! Invariant: see [`crate::path`]. Links change by reports, paths only in [`Network::settle`] and by the operator.
 //! It does not know why anybody asks.
 
-use crate::event::{Fault, LinkChange, LinkReport};
+use crate::event::{Fault, LinkChange, LinkReport, LoadReport};
 use crate::ids::{DiskId, PathId, TargetId, UnitId};
 use crate::path::reach::{Reach, reaches};
+use crate::path::sickness::{Ailment, SickEdge, Sickness};
 use crate::path::{Link, LinkEdge, LinkRow, PathChange, PathMachine, PathState, Signal};
+use crate::plan::Health;
 use crate::spec::{Access, Spec, TargetSpec};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
@@ -17,6 +19,7 @@ pub struct Network {
     pub(super) paths: Vec<Path>,
     /// By `VmId`.
     pub(super) reaches: Vec<Reach>,
+    sickness: Sickness,
     /// Disks that left the configuration and are not served any more. Their units have no links.
     left: BTreeSet<DiskId>,
     /// No first connection has been waited for too long before this.
@@ -37,6 +40,7 @@ impl Network {
             links: BTreeMap::new(),
             paths: vec![],
             reaches: vec![],
+            sickness: Sickness::new(spec.paths.len()),
             left: BTreeSet::new(),
             first_expiry: now,
         };
@@ -101,6 +105,7 @@ impl Network {
                 path.access = wanted.access;
             }
         }
+        self.sickness.configure(new.paths.len(), same_path);
         self.fill(new, now);
     }
 
@@ -217,6 +222,7 @@ impl Network {
         let change = self.paths[path.index()].machine.step(now, signal, rules);
         if change == Some(PathChange::Enabled) {
             self.first_expiry = now;
+            self.sickness.forget(path);
             for (_, row) in self.links.range_mut((path, UnitId(0))..=(path, UnitId(u16::MAX))) {
                 row.reconnect(now);
             }
@@ -241,6 +247,40 @@ impl Network {
     #[must_use]
     pub fn access(&self, path: PathId) -> Access {
         self.paths[path.index()].access
+    }
+
+    /// As the data plane ranks it: a path that is up but sick is marginal.
+    #[must_use]
+    pub fn health(&self, path: PathId) -> Health {
+        match self.state(path).health() {
+            Health::Up if self.sickness.ailment(path).is_some() => Health::Marginal,
+            health => health,
+        }
+    }
+
+    /// What ails it and since when; none of a path that is not up.
+    #[must_use]
+    pub fn ailment(&self, path: PathId) -> Option<(Ailment, Instant)> {
+        self.sickness.ailment(path).filter(|_| self.state(path).health() == Health::Up)
+    }
+
+    /// For how long a sick path must look well.
+    #[must_use]
+    pub fn well_after(&self, path: PathId) -> Duration {
+        self.sickness.required(path)
+    }
+
+    /// Takes in what a worker measured; who has fallen sick or is well again.
+    pub fn feel(&mut self, now: Instant, report: &LoadReport) -> Vec<(PathId, SickEdge)> {
+        for (index, load) in report.paths.iter().enumerate().take(self.paths.len()) {
+            self.sickness.take(PathId::at(index), &load.vitals);
+        }
+        let group = |path: &Path| match path.machine.state().health() {
+            Health::Up => Some((path.target, path.access)),
+            Health::Marginal | Health::Draining | Health::Down | Health::Disabled => None,
+        };
+        let siblings: Vec<_> = self.paths.iter().map(group).collect();
+        self.sickness.judge(now, &siblings)
     }
 
     /// None if the spec has no such link.

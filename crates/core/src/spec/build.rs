@@ -94,6 +94,7 @@ fn path(raw: &RawPath, target: TargetId) -> Option<PathSpec> {
         capacity: raw.capacity,
         access: raw.access.unwrap_or(Access::Optimized),
         window_max: raw.window_bytes.unwrap_or_else(|| window(raw.capacity)),
+        via: raw.via.iter().map(|name| name.it.clone()).collect(),
     })
 }
 

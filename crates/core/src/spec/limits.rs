@@ -9,6 +9,8 @@ pub(super) const SOURCE_BYTES_MAX: usize = 4 << 20;
 /// Ids are 16 bits wide, and the plan that workers swap in is copied as a whole: tables stay small.
 pub const TARGETS_MAX: usize = 256;
 pub const PATHS_MAX: usize = 1024;
+/// Components (`via`) of one path: more is no help to who reads it.
+pub(super) const COMPONENTS_MAX: usize = 16;
 /// A unit's paths are looked through for every request.
 pub const PATHS_PER_TARGET_MAX: usize = 32;
 /// Every unit has one disk and one front end with threads and buffers of its own.

@@ -9,6 +9,7 @@ mod check_affinity;
 mod check_allocation;
 mod check_capacity;
 mod check_places;
+mod check_via;
 mod fault;
 mod limits;
 mod quantity;

@@ -56,6 +56,7 @@ pub(super) struct RawPath {
     pub(super) capacity: Option<ByteRate>,
     pub(super) access: Option<Access>,
     pub(super) window_bytes: Option<u64>,
+    pub(super) via: Vec<At<String>>,
 }
 
 pub(super) struct RawUnit {

@@ -6,9 +6,9 @@
 
 use super::fault::{At, Problem, Report, shown};
 use super::limits::{
-    CONNECTIONS_MAX, IOPS_MAX, LIMIT_BURST_MAX, LIMIT_MIN, PATHS_MAX, PATHS_PER_TARGET_MAX, PATIENCE_MAX,
-    PRIORITY_MAX, QUEUES_MAX, RATE_MAX, REACTION_MAX, REACTION_MIN, SHARES_HIGH, SHARES_LOW, SHARES_MAX,
-    SHARES_NORMAL, WINDOW_MAX, WINDOW_MIN, WORKERS_MAX,
+    COMPONENTS_MAX, CONNECTIONS_MAX, IOPS_MAX, LIMIT_BURST_MAX, LIMIT_MIN, PATHS_MAX, PATHS_PER_TARGET_MAX,
+    PATIENCE_MAX, PRIORITY_MAX, QUEUES_MAX, RATE_MAX, REACTION_MAX, REACTION_MIN, SHARES_HIGH, SHARES_LOW,
+    SHARES_MAX, SHARES_NORMAL, WINDOW_MAX, WINDOW_MIN, WORKERS_MAX,
 };
 use super::quantity::{parse_rate, parse_size, rate_text, size_text};
 use super::raw::{
@@ -118,6 +118,7 @@ fn path(report: &mut Report<'_>, found: &Found<'_>) -> RawPath {
         capacity: plain(t.quantity("capacity", rate)),
         access: plain(t.word("access", &ACCESS)),
         window_bytes: plain(t.quantity("window", window)),
+        via: components(&mut t),
     };
     t.finish();
     path
@@ -193,6 +194,28 @@ fn vm(report: &mut Report<'_>, found: &Found<'_>) -> RawVm {
 }
 
 /// Nothing if one of the words is wrong: what is left of the list would mean something else.
+/// `via`: one name, or a list of them.
+fn components(t: &mut Table<'_, '_, '_>) -> Vec<At<String>> {
+    let Some(texts) = t.text_or_texts("via") else { return Vec::new() };
+    if texts.it.len() > COMPONENTS_MAX {
+        let message = format!("via: a path goes through at most {COMPONENTS_MAX} components that are told");
+        t.report.value_fault(texts.at, Problem::new(message));
+        return Vec::new();
+    }
+    let mut names: Vec<At<String>> = Vec::new();
+    for text in texts.it {
+        match words::name(&text.it) {
+            Ok(name) if names.iter().any(|known| known.it == name) => {
+                let message = format!("via: {name} stands there twice");
+                t.report.value_fault(text.at, Problem::new(message));
+            }
+            Ok(name) => names.push(At { at: text.at, it: name }),
+            Err(problem) => t.report.value_fault(text.at, in_key("via", problem)),
+        }
+    }
+    names
+}
+
 fn path_list(t: &mut Table<'_, '_, '_>, key: &'static str) -> Option<PathList> {
     let texts = t.texts(key)?;
     if texts.it.len() > PATHS_MAX {

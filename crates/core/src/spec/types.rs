@@ -87,6 +87,8 @@ pub struct PathSpec {
     /// The most bytes in flight that this host ever allows itself on the path; its window is steered below that. Default:
     /// 200 ms of `capacity`, else 64 MiB.
     pub window_max: u64,
+    /// Components that it goes through, switches for example. Paths that share one fail together.
+    pub via: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

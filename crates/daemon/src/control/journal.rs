@@ -181,6 +181,8 @@ fn name_of(subject: Subject, spec: &Spec) -> String {
 const fn is_trouble(kind: JournalKind) -> bool {
     match kind {
         JournalKind::PathDown
+        | JournalKind::PathSick
+        | JournalKind::ComponentDown
         | JournalKind::LinkDown
         | JournalKind::NoPath
         | JournalKind::VmHeld
@@ -197,6 +199,7 @@ const fn is_trouble(kind: JournalKind) -> bool {
         | JournalKind::PathDisabled
         | JournalKind::PathEnabled
         | JournalKind::AccessChanged
+        | JournalKind::PathWell
         | JournalKind::LinkUp
         | JournalKind::FailedOver
         | JournalKind::VmReleased

@@ -5,6 +5,7 @@
 //! It does not know the daemon's inside: it uses the binary, the configuration and the API.
 
 pub(crate) mod api;
+mod cables;
 pub(crate) mod host;
 mod isolate;
 mod network;

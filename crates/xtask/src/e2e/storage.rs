@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use vmpath_lab::array::control::ArrayControl;
@@ -25,11 +25,20 @@ const START_MAX: Duration = Duration::from_secs(10);
 /// # Errors
 /// It does not start.
 pub(crate) fn nbdkit(stage: &mut Stage, units: &[&str]) -> Result<Server> {
+    let folder = self::units(stage, units)?;
+    serve(stage, &folder)
+}
+
+/// A folder with a file for each unit.
+///
+/// # Errors
+/// One cannot be written.
+pub(crate) fn units(stage: &mut Stage, units: &[&str]) -> Result<PathBuf> {
     let folder = stage.memory_folder()?;
     for unit in units {
         fill(&folder.join(unit), unit)?;
     }
-    serve(stage, &folder)
+    Ok(folder)
 }
 
 /// nbdkit once more, over the same units, after [`nbdkit`] was killed.

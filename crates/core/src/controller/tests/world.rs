@@ -73,6 +73,7 @@ pub(super) fn path(name: &str) -> PathSpec {
         capacity: Some(ByteRate(100 * MIB)),
         access: Access::Optimized,
         window_max: 4 * MIB,
+        via: vec![],
     }
 }
 

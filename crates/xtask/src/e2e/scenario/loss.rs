@@ -50,7 +50,7 @@ fn lose_one_path(stage: &mut Stage, loss: Loss, bound_ms: f64) -> Result<()> {
 }
 
 /// Waits for the journal to say so, and checks the time between.
-fn failed_over(stage: &mut Stage, host: &mut Host, lost_at: u64, bound_ms: f64) -> Result<()> {
+pub(super) fn failed_over(stage: &mut Stage, host: &mut Host, lost_at: u64, bound_ms: f64) -> Result<()> {
     let wanted = Wanted { kind: "failed-over", subject: "*", since_unix_us: lost_at, bound: SEEN_MAX };
     let event = host.wait_event(stage, &wanted)?;
     let took = event.at_unix_us.saturating_sub(lost_at) as f64 / 1e3;
@@ -59,7 +59,7 @@ fn failed_over(stage: &mut Stage, host: &mut Host, lost_at: u64, bound_ms: f64) 
 }
 
 /// The path counts again, its traffic is back, and no ghost can come any more.
-fn repaired(stage: &mut Stage, host: &mut Host, since_unix_us: u64) -> Result<()> {
+pub(super) fn repaired(stage: &mut Stage, host: &mut Host, since_unix_us: u64) -> Result<()> {
     let wanted = |kind| Wanted { kind, subject: "san0/a", since_unix_us, bound: REPAIR_MAX };
     host.wait_event(stage, &wanted("path-repaired"))?;
     host.wait_event(stage, &Wanted { subject: "*", ..wanted("failback") })?;

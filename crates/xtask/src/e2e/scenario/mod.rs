@@ -1,6 +1,7 @@
 //! The scenarios, by name. Each is one story: what is set up, what goes wrong, what must have been seen.
 
 mod input;
+mod link_down;
 mod loss;
 mod policy;
 mod restart;
@@ -73,6 +74,8 @@ pub(super) const ALL: &[Scenario] = &[
     ),
     story("blackhole-replies", "the same, but requests still arrive", loss::blackhole_replies)
         .over(Over::NbdByDefault),
+    story("link-down", "a cable is pulled, at this end and at the other", link_down::link_down)
+        .over(Over::NbdByDefault),
     story("hang", "a dead controller behind a live network", loss::hang).over(Over::NbdByDefault),
     story(
         "slow-not-dead",
@@ -105,6 +108,6 @@ pub(super) const ALL: &[Scenario] = &[
         sick::sick_path,
     )
     .over(Over::OnlyNbd)
-    .within(Duration::from_secs(30)),
+    .within(Duration::from_secs(60)),
     story("tools", "other NBD clients on the front ends", tools::tools).over(Over::OnlyNbd),
 ];
