@@ -2,7 +2,7 @@
 //!
 //! It does not know the rules: it reads rows and journal entries.
 
-use super::{Fate, FloorForecast, Step, VmForecast, share};
+use super::{Fate, FloorForecast, Stage, Step, VmForecast, share};
 use crate::effect::{JournalEntry, JournalKind, Subject};
 use crate::ids::{PathId, UnitId, VmId};
 use crate::plan::{Gate, Health};
@@ -11,10 +11,9 @@ use crate::time::Instant;
 use crate::view::{HostView, LinkState, PartyView, Standing, VmState};
 
 /// To which fate an entry brings its VM.
-const BRINGS: [(JournalKind, Fate); 9] = [
+const BRINGS: [(JournalKind, Fate); 8] = [
     (JournalKind::NoPath, Fate::Held),
     (JournalKind::VmHeld, Fate::Held),
-    (JournalKind::PolicyBlocked, Fate::Held),
     (JournalKind::VmSuspending, Fate::Suspended),
     (JournalKind::VmSuspended, Fate::Suspended),
     (JournalKind::VmFailing, Fate::Failed),
@@ -57,7 +56,7 @@ pub(super) fn forecasts(
             vm,
             before: was,
             fate: is,
-            fate_after: (was != is).then(|| came_to(is, &steps)),
+            stages: stages(was, is, &steps),
             waits_for: after.vms[vm.index()].waits_for.clone(),
             paths: serving[1].paths[vm.index()].clone(),
             cut_off: serving[1].cut_off[vm.index()].clone(),
@@ -69,12 +68,21 @@ pub(super) fn forecasts(
     (vms.collect(), others)
 }
 
-/// When the VM came to its fate for good: the first entry of the last stretch that says so.
-fn came_to(fate: Fate, steps: &[Step]) -> crate::time::Duration {
+/// What the VM goes through, and since when; empty if it stays what it was.
+fn stages(was: Fate, is: Fate, steps: &[Step]) -> Vec<Stage> {
+    let mut stages: Vec<Stage> = vec![];
     let brings = |step: &Step| BRINGS.iter().find(|(kind, _)| *kind == step.kind).map(|(_, fate)| *fate);
-    let told: Vec<_> = steps.iter().filter_map(|step| Some((step.after, brings(step)?))).collect();
-    let last = told.iter().rev().take_while(|(_, brought)| *brought == fate).last();
-    last.map(|(after, _)| *after).unwrap_or_default()
+    for (after, fate) in steps.iter().filter_map(|step| Some((step.after, brings(step)?))) {
+        if stages.last().map_or(was, |last| last.fate) != fate {
+            stages.push(Stage { after, fate });
+        }
+    }
+    // The journal tells what was decided; where that leaves it may be told by nobody.
+    if stages.last().map_or(was, |last| last.fate) != is {
+        let after = steps.last().map(|step| step.after).unwrap_or_default();
+        stages.push(Stage { after, fate: is });
+    }
+    stages
 }
 
 /// What serves each VM, by `VmId`.

@@ -94,8 +94,8 @@ pub struct VmForecast {
     pub vm: VmId,
     pub before: Fate,
     pub fate: Fate,
-    /// When it comes to that; none if it is so now.
-    pub fate_after: Option<Duration>,
+    /// What it goes through on the way; empty if it stays what it is.
+    pub stages: Vec<Stage>,
     /// What the journal would say of it, in order.
     pub steps: Vec<Step>,
     /// What ends it, if anything has to.
@@ -108,6 +108,13 @@ pub struct VmForecast {
     /// Bytes per second that it would get in the end if it and all others that run asked for all that they can have; none if
     /// a capacity that this takes is not known, or if it does not run.
     pub entitled: Option<u64>,
+}
+
+/// What a VM is from some time on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stage {
+    pub after: Duration,
+    pub fate: Fate,
 }
 
 /// What becomes of a reservation; bytes per second.

@@ -64,7 +64,8 @@ fn question(spec: &Spec, lose: &[&str], drain: &[&str]) -> Question {
 /// `gold running 60/60; bronze suspended@1.0s 0/50`
 fn fates(forecast: &Forecast) -> String {
     let row = |vm: &super::VmForecast| {
-        let after = vm.fate_after.map(|after| format!("@{:.1}s", after.as_secs_f64())).unwrap_or_default();
+        let after =
+            vm.stages.last().map(|last| format!("@{:.1}s", last.after.as_secs_f64())).unwrap_or_default();
         let floor = vm.floor.map(|f| format!(" {}/{}", f.gets / MIB, f.reserved / MIB)).unwrap_or_default();
         format!("{} {}{after}{floor}", forecast.spec.vm(vm.vm).name, vm.fate.as_str())
     };
@@ -134,6 +135,8 @@ fn without_any_path_each_vm_goes_down_its_own_ladder() {
     unmanaged.vms[2].qmp = None;
     let forecast = lose(&Arc::new(unmanaged), &["san0/a", "san0/b"]);
     assert_eq!(fates(&forecast), "gold suspended@60.0s 0/60; silver failed@5.0s; iron held@0.0s");
+    let stages: Vec<_> = forecast.vms[0].stages.iter().map(|stage| stage.fate).collect();
+    assert_eq!(stages, [Fate::Held, Fate::Suspended]);
     assert_eq!(forecast.capacity[0].standing, CapacityStanding::CutOff);
     assert_eq!(forecast.vms[0].cut_off.len(), 1);
     assert!(
@@ -255,10 +258,7 @@ fn a_large_host_is_foreseen_whole() {
     let highest_shed =
         forecast.vms.iter().filter(|vm| vm.fate == Fate::Suspended).map(|vm| spec.vm(vm.vm).priority);
     assert!(lowest_kept >= highest_shed.max(), "priorities decide");
-    assert!(
-        dark.vms
-            .iter()
-            .all(|vm| vm.fate == Fate::Suspended && vm.fate_after >= Some(Duration::from_secs(60)))
-    );
+    assert!(dark.vms.iter().all(|vm| vm.fate == Fate::Suspended
+        && vm.stages.last().is_some_and(|last| last.after >= Duration::from_secs(60))));
     assert!(!forecast.cut_short && !dark.cut_short && dark.before.at > Instant::ZERO);
 }

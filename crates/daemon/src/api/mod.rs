@@ -16,6 +16,7 @@ mod server;
 mod show;
 #[cfg(test)]
 mod tests;
+pub mod whatif;
 pub mod wire;
 pub mod words;
 

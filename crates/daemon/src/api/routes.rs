@@ -4,8 +4,8 @@ use super::access::{Caller, Rule, group_id};
 use super::error::ApiError;
 use super::explain::{self, Facts};
 use super::show::{self, Shown};
-use super::{names, wire};
-use crate::control::handle::{ControlHandle, Snapshot};
+use super::{names, whatif, wire};
+use crate::control::handle::{ControlHandle, Snapshot, Unanswered};
 use crate::control::journal::{About, Query};
 use crate::sys::clock;
 use axum::body::Bytes;
@@ -18,8 +18,10 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use vmpath_core::event::Command;
 use vmpath_core::spec::Access;
+use vmpath_core::whatif::{Question, ask};
 
 /// The largest body is a few words.
 const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -36,6 +38,8 @@ pub(super) struct Shared {
     pub(super) control: ControlHandle,
     pub(super) daemon_uid: u32,
     pub(super) started_unix_us: u64,
+    /// One forecast at a time: anybody may ask, and each takes milliseconds of a processor.
+    pub(super) forecasts: Arc<Semaphore>,
 }
 
 type Answer<T> = Result<Json<T>, ApiError>;
@@ -59,6 +63,7 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/v1/events", get(events))
         .route("/v1/incidents", get(incidents))
         .route("/v1/vms/{name}/explain", get(explain))
+        .route("/v1/whatif", get(what_if))
         .merge(changes)
         .method_not_allowed_fallback(wrong_method)
         .fallback(wrong_address)
@@ -106,7 +111,7 @@ async fn vms(State(shared): State<Shared>) -> Json<wire::Vms> {
 async fn vm(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<wire::OneVm> {
     let snapshot = shared.control.snapshot();
     let id = names::vm(&snapshot.host.spec, &name)?;
-    shown(&snapshot).one_vm(id).map(Json).ok_or_else(|| crate::control::handle::Unanswered.into())
+    shown(&snapshot).one_vm(id).map(Json).ok_or_else(|| Unanswered.into())
 }
 
 async fn units(State(shared): State<Shared>) -> Json<wire::Units> {
@@ -146,7 +151,7 @@ async fn explain(State(shared): State<Shared>, Path(name): Path<String>) -> Answ
     let view = snapshot.host.vms.get(id.index());
     let incident = view.and_then(|view| view.incident);
     let Some(wire::OneVm { vm, group, .. }) = shown.one_vm(id) else {
-        return Err(crate::control::handle::Unanswered.into());
+        return Err(Unanswered.into());
     };
     let about = About { vm: name, incident };
     let query = Query { after: None, limit: EVENTS_EXPLAINED, about: Some(about) };
@@ -162,6 +167,27 @@ async fn explain(State(shared): State<Shared>, Path(name): Path<String>) -> Answ
         incident: open.map(|open| shown.incident(open)),
         events: page.lines.iter().map(|line| show::event(line)).collect(),
     }))
+}
+
+async fn what_if(
+    State(shared): State<Shared>,
+    asked: Result<axum::extract::Query<Vec<(String, String)>>, QueryRejection>,
+) -> Answer<wire::WhatIf> {
+    let pairs = asked.map_err(|error| {
+        ApiError::bad_request(error.body_text(), "write it like /v1/whatif?lose=san0/a&lose=san0/b")
+    })?;
+    let question = whatif::asked(&shared.control.snapshot().host.spec, &pairs)?;
+    Ok(Json(foreseen(&shared, question).await?))
+}
+
+/// Asks a copy, on a thread of its own: the owner only makes the copy.
+async fn foreseen(shared: &Shared, question: Question) -> Result<wire::WhatIf, ApiError> {
+    let _turn = shared.forecasts.acquire().await.map_err(|_| Unanswered)?;
+    let controller = shared.control.fork().await?;
+    let now = clock::now();
+    let asked = move || whatif::forecast(&ask(*controller, now, &question), &question);
+    let answer = tokio::task::spawn_blocking(asked).await.map_err(|_| Unanswered)?;
+    Ok(wire::WhatIf { at_unix_us: Some(clock::unix_micros(now)), ..answer })
 }
 
 async fn disable(state: State<Shared>, Path((target, path)): Path<(String, String)>) -> Answer<wire::Done> {

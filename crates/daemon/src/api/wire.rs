@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+mod whatif;
+pub use whatif::{Capacity, ForecastEvent, Party, Stage, Step, VmFate, WhatIf};
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Host {
     pub at_unix_us: u64,

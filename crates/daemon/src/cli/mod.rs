@@ -13,6 +13,7 @@ mod text;
 mod top;
 mod tree;
 mod vms;
+mod whatif;
 
 use crate::api::client::Client;
 use crate::control::{config, lifecycle};
@@ -29,6 +30,7 @@ Examples:
   vmpath show paths                         the paths as a tree, like `multipath -ll`
   vmpath top                                who gets what, over which path, live
   vmpath explain vm db1                     why db1 is where it is, and what it waits for
+  vmpath whatif --lose san0/a               what would become of each VM if this path failed
   vmpath path disable san0/a                take a path out before work on its cable
 
 Exit status: 0 done, 1 an error or faults, 2 wrong usage.";
@@ -71,6 +73,12 @@ enum Command {
         #[command(subcommand)]
         what: Explain,
     },
+    /// Say what would become of each VM if paths were lost, or taken out; nothing is touched
+    ///
+    /// The daemon asks a copy of its own decisions, in virtual time: hypervisors are supposed to obey at once, and VMs to
+    /// use what they have reserved.
+    #[command(after_help = whatif::EXAMPLES)]
+    Whatif(whatif::WhatIfArgs),
     /// Change a path: take it out, let it in, set its access state
     Path {
         #[command(subcommand)]
@@ -218,6 +226,7 @@ impl Cli {
             Command::Show(args) => show::run(&client, &args),
             Command::Top(args) => top::run(client, &args),
             Command::Explain { what: Explain::Vm { name } } => ask::explain(&client, &name),
+            Command::Whatif(args) => whatif::run(&client, &args),
             Command::Path { change } => ask::change_path(&client, change),
             Command::Vm { change } => ask::change_vm(&client, change),
             Command::Failback { target } => ask::failback(&client, &target),

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use vmpath_core::controller::Controller;
 use vmpath_core::effect::CommandError;
 use vmpath_core::event::Command;
 use vmpath_core::spec::Spec;
@@ -36,6 +37,10 @@ pub enum Input {
     Events {
         query: Query,
         reply: oneshot::Sender<Page>,
+    },
+    /// A copy of all decisions, to be asked elsewhere what would happen.
+    Fork {
+        reply: oneshot::Sender<Box<Controller>>,
     },
 }
 
@@ -94,6 +99,15 @@ impl ControlHandle {
     pub async fn events(&self, query: Query) -> Result<Page, Unanswered> {
         let (reply, answer) = oneshot::channel();
         self.ask(Input::Events { query, reply }, answer).await
+    }
+
+    /// A copy of the controller as it is now.
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub async fn fork(&self) -> Result<Box<Controller>, Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Input::Fork { reply }, answer).await
     }
 
     /// Reads the configuration files again.

@@ -168,6 +168,12 @@ impl About {
     }
 }
 
+/// What an entry is about, and its name.
+#[must_use]
+pub fn subject(subject: Subject, spec: &Spec) -> (SubjectType, String) {
+    (SubjectType::of(subject), name_of(subject, spec))
+}
+
 fn name_of(subject: Subject, spec: &Spec) -> String {
     match subject {
         Subject::Host => spec.host.name.clone(),

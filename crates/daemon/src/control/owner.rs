@@ -201,6 +201,9 @@ impl Owner {
                 // Whoever asked may have given up.
                 let _ = reply.send(self.performer.journal.read(&query));
             }
+            Input::Fork { reply } => {
+                let _ = reply.send(Box::new(self.controller.clone()));
+            }
         }
     }
 
