@@ -5,7 +5,7 @@
 //! It does not know whether the VM can do what the ladder says.
 
 use super::fault::{Problem, did_you_mean, shown};
-use super::quantity::{duration_text, parse_duration};
+use super::quantity::{duration_text, parse_duration, parse_size, size_text};
 use super::types::{Failback, NoPathAction, OnNoPath, OnPathLoss, ResumeOn, WriteCache};
 use crate::time::Duration;
 use std::fmt;
@@ -51,6 +51,16 @@ pub(super) fn duration_within(text: &str, low: Duration, high: Duration) -> Resu
         Ok(duration)
     } else {
         let (low, high) = (duration_text(low), duration_text(high));
+        Err(Problem::new(format!("{} is not from {low} to {high}", shown(text))))
+    }
+}
+
+pub(super) fn size_within(text: &str, low: u64, high: u64) -> Result<u64, Problem> {
+    let bytes = parse_size(text)?;
+    if (low..=high).contains(&bytes) {
+        Ok(bytes)
+    } else {
+        let (low, high) = (size_text(low), size_text(high));
         Err(Problem::new(format!("{} is not from {low} to {high}", shown(text))))
     }
 }

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod client;
 mod error;
+mod events;
 mod explain;
 mod held;
 mod listener;

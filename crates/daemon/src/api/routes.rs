@@ -4,9 +4,9 @@ use super::access::{Caller, Rule, group_id};
 use super::error::ApiError;
 use super::explain::{self, Facts};
 use super::show::{self, Shown};
-use super::{names, whatif, wire};
+use super::{events, names, whatif, wire};
 use crate::control::handle::{ControlHandle, Snapshot, Unanswered};
-use crate::control::journal::{About, Query};
+use crate::control::journal::{Filter, Query};
 use crate::sys::clock;
 use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
@@ -16,7 +16,6 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde::Deserialize;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use vmpath_core::event::Command;
@@ -26,8 +25,8 @@ use vmpath_core::whatif::{Question, ask};
 /// The largest body is a few words.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
-const EVENTS_DEFAULT: usize = 100;
-const EVENTS_MAX: usize = 1000;
+/// Past incidents that are listed at once.
+const INCIDENTS_MAX: usize = 1000;
 
 /// Events shown with an explanation.
 const EVENTS_EXPLAINED: usize = 20;
@@ -118,29 +117,34 @@ async fn units(State(shared): State<Shared>) -> Json<wire::Units> {
     Json(shown(&shared.control.snapshot()).units())
 }
 
-async fn incidents(State(shared): State<Shared>) -> Json<wire::Incidents> {
-    Json(shown(&shared.control.snapshot()).incidents())
+async fn incidents(State(shared): State<Shared>, asked: Pairs) -> Answer<wire::Incidents> {
+    let pairs = pairs(asked)?;
+    let snapshot = shared.control.snapshot();
+    match pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect::<Vec<_>>()[..] {
+        [] | [("all", "false")] => Ok(Json(shown(&snapshot).incidents())),
+        [("all", "true")] => {
+            let past = shared.control.incidents(INCIDENTS_MAX).await?;
+            Ok(Json(events::incidents(&shown(&snapshot), past)))
+        }
+        _ => {
+            let help = "write /v1/incidents for the open ones, /v1/incidents?all=true for all that the journal knows";
+            Err(ApiError::bad_request("incidents are chosen by `all` alone", help))
+        }
+    }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct EventsAsked {
-    after: Option<u64>,
-    limit: Option<usize>,
+type Pairs = Result<axum::extract::Query<Vec<(String, String)>>, QueryRejection>;
+
+fn pairs(asked: Pairs) -> Result<Vec<(String, String)>, ApiError> {
+    let help = "write it like /v1/events?after=57&limit=100";
+    asked.map(|pairs| pairs.0).map_err(|error| ApiError::bad_request(error.body_text(), help))
 }
 
-async fn events(
-    State(shared): State<Shared>,
-    asked: Result<axum::extract::Query<EventsAsked>, QueryRejection>,
-) -> Answer<wire::Events> {
-    let asked = asked.map_err(|error| {
-        ApiError::bad_request(
-            error.body_text(),
-            "write it like /v1/events?after=57&limit=100; both may be left out",
-        )
-    })?;
-    let limit = asked.limit.unwrap_or(EVENTS_DEFAULT).min(EVENTS_MAX);
-    let page = shared.control.events(Query { after: asked.after, limit, about: None }).await?;
+async fn events(State(shared): State<Shared>, asked: Pairs) -> Answer<wire::Events> {
+    let snapshot = shared.control.snapshot();
+    let query = events::query(&snapshot.host, &pairs(asked)?)?;
+    let page = shared.control.events(query.clone()).await?;
+    events::known(&snapshot.host.spec, &query, &page)?;
     Ok(Json(show::events(&page, shared.started_unix_us)))
 }
 
@@ -153,8 +157,9 @@ async fn explain(State(shared): State<Shared>, Path(name): Path<String>) -> Answ
     let Some(wire::OneVm { vm, group, .. }) = shown.one_vm(id) else {
         return Err(Unanswered.into());
     };
-    let about = About { vm: name, incident };
-    let query = Query { after: None, limit: EVENTS_EXPLAINED, about: Some(about) };
+    let of = events::of_vm(&snapshot.host, &name);
+    let filter = Filter { vm: Some(of), ..Filter::default() };
+    let query = Query { after: None, limit: EVENTS_EXPLAINED, filter };
     let page = shared.control.events(query).await?;
     let paths = shown.paths().paths;
     let text =
@@ -169,14 +174,8 @@ async fn explain(State(shared): State<Shared>, Path(name): Path<String>) -> Answ
     }))
 }
 
-async fn what_if(
-    State(shared): State<Shared>,
-    asked: Result<axum::extract::Query<Vec<(String, String)>>, QueryRejection>,
-) -> Answer<wire::WhatIf> {
-    let pairs = asked.map_err(|error| {
-        ApiError::bad_request(error.body_text(), "write it like /v1/whatif?lose=san0/a&lose=san0/b")
-    })?;
-    let question = whatif::asked(&shared.control.snapshot().host.spec, &pairs)?;
+async fn what_if(State(shared): State<Shared>, asked: Pairs) -> Answer<wire::WhatIf> {
+    let question = whatif::asked(&shared.control.snapshot().host.spec, &pairs(asked)?)?;
     Ok(Json(foreseen(&shared, question).await?))
 }
 

@@ -249,6 +249,14 @@ pub struct Event {
     pub until: Option<String>,
 }
 
+/// One event as a line of JSON.
+///
+/// # Errors
+/// None that is known: a row of names and numbers is always JSON.
+pub fn event_json(event: &Event) -> serde_json::Result<String> {
+    serde_json::to_string(event)
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
     #[serde(rename = "type")]
@@ -265,7 +273,9 @@ pub struct Incidents {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incident {
     pub incident: String,
+    /// 0 if that has left the journal.
     pub opened_unix_us: u64,
+    pub closed_unix_us: Option<u64>,
     pub summary: String,
     pub paths: Vec<String>,
     pub vms_affected: Vec<String>,

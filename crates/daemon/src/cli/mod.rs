@@ -5,6 +5,7 @@
 
 mod ask;
 mod check;
+mod events;
 mod output;
 mod show;
 #[cfg(test)]
@@ -136,16 +137,14 @@ enum Show {
     /// The storage units: size, paths, quarantine, who uses them
     Units,
     /// The journal: what was seen and decided, oldest first
-    Events {
-        /// Only events above this number
-        #[arg(long, value_name = "SEQ")]
-        after: Option<u64>,
-        /// At most so many
-        #[arg(short = 'n', long, default_value_t = 100)]
-        limit: usize,
-    },
+    #[command(after_help = events::EXAMPLES)]
+    Events(events::EventsArgs),
     /// Failures that are not yet repaired
-    Incidents,
+    Incidents {
+        /// And the past ones, as far as the journal knows them
+        #[arg(short, long)]
+        all: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

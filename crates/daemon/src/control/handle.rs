@@ -3,7 +3,7 @@
 //! Invariant: a reader cannot slow the owner down (it loads the snapshot), and whoever asks for something waits for a
 //! bounded time. It does not know HTTP; the API maps its answers.
 
-use super::journal::{Page, Query};
+use super::journal::{Page, Past, Query};
 use super::rates::Rates;
 use super::reload::{ReloadError, ReloadRequest, Reloaded};
 use arc_swap::ArcSwap;
@@ -37,6 +37,11 @@ pub enum Input {
     Events {
         query: Query,
         reply: oneshot::Sender<Page>,
+    },
+    /// The newest that the journal knows of.
+    Incidents {
+        limit: usize,
+        reply: oneshot::Sender<Vec<Past>>,
     },
     /// A copy of all decisions, to be asked elsewhere what would happen.
     Fork {
@@ -99,6 +104,15 @@ impl ControlHandle {
     pub async fn events(&self, query: Query) -> Result<Page, Unanswered> {
         let (reply, answer) = oneshot::channel();
         self.ask(Input::Events { query, reply }, answer).await
+    }
+
+    /// The newest incidents of which the journal has lines, the newest first.
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub async fn incidents(&self, limit: usize) -> Result<Vec<Past>, Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Input::Incidents { limit, reply }, answer).await
     }
 
     /// A copy of the controller as it is now.
