@@ -2,11 +2,9 @@
 
 use super::access::{Caller, Rule, group_id};
 use super::error::ApiError;
-use super::explain::{self, Facts};
 use super::show::{self, Shown};
-use super::{events, names, whatif, wire};
+use super::{events, explained, names, whatif, wire};
 use crate::control::handle::{ControlHandle, Snapshot, Unanswered};
-use crate::control::journal::{Filter, Query};
 use crate::sys::clock;
 use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
@@ -20,16 +18,13 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use vmpath_core::event::Command;
 use vmpath_core::spec::Access;
-use vmpath_core::whatif::{Question, ask};
+use vmpath_core::whatif::{Forecast, Question};
 
 /// The largest body is a few words.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Past incidents that are listed at once.
 const INCIDENTS_MAX: usize = 1000;
-
-/// Events shown with an explanation.
-const EVENTS_EXPLAINED: usize = 20;
 
 /// What every handler needs.
 #[derive(Clone, Debug)]
@@ -61,7 +56,9 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/v1/units", get(units))
         .route("/v1/events", get(events))
         .route("/v1/incidents", get(incidents))
-        .route("/v1/vms/{name}/explain", get(explain))
+        .route("/v1/vms/{name}/explain", get(explain_vm))
+        .route("/v1/paths/{target}/{path}/explain", get(explain_path))
+        .route("/v1/incidents/{id}/explain", get(explain_incident))
         .route("/v1/whatif", get(what_if))
         .merge(changes)
         .method_not_allowed_fallback(wrong_method)
@@ -91,7 +88,7 @@ async fn only_who_may(
     }
 }
 
-const fn shown(snapshot: &Snapshot) -> Shown<'_> {
+pub(super) const fn shown(snapshot: &Snapshot) -> Shown<'_> {
     Shown { snapshot, unix_us: clock::unix_micros }
 }
 
@@ -148,45 +145,33 @@ async fn events(State(shared): State<Shared>, asked: Pairs) -> Answer<wire::Even
     Ok(Json(show::events(&page, shared.started_unix_us)))
 }
 
-async fn explain(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<wire::Explanation> {
-    let snapshot = shared.control.snapshot();
-    let shown = shown(&snapshot);
-    let id = names::vm(&snapshot.host.spec, &name)?;
-    let view = snapshot.host.vms.get(id.index());
-    let incident = view.and_then(|view| view.incident);
-    let Some(wire::OneVm { vm, group, .. }) = shown.one_vm(id) else {
-        return Err(Unanswered.into());
-    };
-    let of = events::of_vm(&snapshot.host, &name);
-    let filter = Filter { vm: Some(of), ..Filter::default() };
-    let query = Query { after: None, limit: EVENTS_EXPLAINED, filter };
-    let page = shared.control.events(query).await?;
-    let paths = shown.paths().paths;
-    let text =
-        explain::text(&Facts { at_unix_us: shown.at(), vm: &vm, group: group.as_ref(), paths: &paths });
-    let open = snapshot.host.incidents.iter().find(|open| Some(open.incident) == incident);
-    Ok(Json(wire::Explanation {
-        at_unix_us: shown.at(),
-        vm,
-        text,
-        incident: open.map(|open| shown.incident(open)),
-        events: page.lines.iter().map(|line| show::event(line)).collect(),
-    }))
+async fn explain_vm(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<wire::Explanation> {
+    explained::vm(&shared, &name).await.map(Json)
+}
+
+async fn explain_path(
+    State(shared): State<Shared>,
+    Path((target, path)): Path<(String, String)>,
+) -> Answer<wire::PathExplanation> {
+    explained::path(&shared, &target, &path).await.map(Json)
+}
+
+async fn explain_incident(
+    State(shared): State<Shared>,
+    Path(id): Path<String>,
+) -> Answer<wire::IncidentExplanation> {
+    explained::incident(&shared, &id).await.map(Json)
 }
 
 async fn what_if(State(shared): State<Shared>, asked: Pairs) -> Answer<wire::WhatIf> {
     let question = whatif::asked(&shared.control.snapshot().host.spec, &pairs(asked)?)?;
-    Ok(Json(foreseen(&shared, question).await?))
-}
-
-/// Asks a copy, on a thread of its own: the owner only makes the copy.
-async fn foreseen(shared: &Shared, question: Question) -> Result<wire::WhatIf, ApiError> {
-    let _turn = shared.forecasts.acquire().await.map_err(|_| Unanswered)?;
-    let controller = shared.control.fork().await?;
-    let now = clock::now();
-    let asked = move || whatif::forecast(&ask(*controller, now, &question), &question);
-    let answer = tokio::task::spawn_blocking(asked).await.map_err(|_| Unanswered)?;
-    Ok(wire::WhatIf { at_unix_us: Some(clock::unix_micros(now)), ..answer })
+    let at = clock::unix_micros(clock::now());
+    let row = move |forecast: &Forecast, question: &Question| wire::WhatIf {
+        at_unix_us: Some(at),
+        ..whatif::forecast(forecast, question)
+    };
+    let answer = explained::foreseen(&shared, vec![question], row).await?;
+    answer.into_iter().next().map(Json).ok_or_else(|| Unanswered.into())
 }
 
 async fn disable(state: State<Shared>, Path((target, path)): Path<(String, String)>) -> Answer<wire::Done> {

@@ -75,7 +75,7 @@ impl Shown<'_> {
         self.snapshot.worker.as_ref().map(|worker| (self.unix_us)(worker.at))
     }
 
-    fn path(&self, id: PathId) -> Option<wire::Path> {
+    pub(super) fn path(&self, id: PathId) -> Option<wire::Path> {
         let (spec, view) = (self.spec().path(id), self.snapshot.host.paths.get(id.index())?);
         let worker = self.snapshot.worker.as_ref();
         let load = worker.and_then(|worker| worker.paths.get(id.index())).cloned().unwrap_or_default();

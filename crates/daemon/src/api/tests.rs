@@ -1,5 +1,7 @@
 //! The JSON that is promised in `docs/api.md`, and the server over a real socket.
 
+mod forecasts;
+
 use super::client::{Ask, CallError, Client};
 use super::explain::{Facts, text};
 use super::routes::access_in;
@@ -125,7 +127,7 @@ fn explained(snapshot: &Snapshot, index: usize) -> String {
     let shown = Shown { snapshot, unix_us: |at| at.as_nanos() / 1000 };
     let one = shown.one_vm(VmId::at(index)).expect("the VM");
     let (vm, group, paths) = (&one.vm, one.group.as_ref(), &shown.paths().paths);
-    text(&Facts { at_unix_us: shown.at(), vm, group, paths }).join("\n")
+    text(&Facts { at_unix_us: shown.at(), vm, group, paths, capacity: &[], forecasts: &[] }).join("\n")
 }
 
 #[test]

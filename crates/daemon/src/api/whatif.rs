@@ -158,7 +158,7 @@ pub(super) fn capacity(spec: &Spec, view: &CapacityView) -> wire::Capacity {
     }
 }
 
-fn vm_fate(spec: &Spec, vm: &VmForecast) -> wire::VmFate {
+pub(super) fn vm_fate(spec: &Spec, vm: &VmForecast) -> wire::VmFate {
     let row = spec.vm(vm.vm);
     let stage = |stage: &vmpath_core::whatif::Stage| wire::Stage {
         after_ms: millis(stage.after),

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+mod explain;
 mod whatif;
+pub use explain::{Explanation, IfLost, IncidentExplanation, PathExplanation, Supposed};
 pub use whatif::{Capacity, ForecastEvent, Party, Stage, Step, VmFate, WhatIf};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -279,15 +281,6 @@ pub struct Incident {
     pub summary: String,
     pub paths: Vec<String>,
     pub vms_affected: Vec<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Explanation {
-    pub at_unix_us: u64,
-    pub vm: Vm,
-    pub text: Vec<String>,
-    pub incident: Option<Incident>,
-    pub events: Vec<Event>,
 }
 
 /// The body of `POST …/access`.

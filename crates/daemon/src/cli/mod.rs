@@ -6,6 +6,7 @@
 mod ask;
 mod check;
 mod events;
+mod explain;
 mod output;
 mod show;
 #[cfg(test)]
@@ -70,10 +71,7 @@ enum Command {
     /// Watch paths and VMs as they change, once a second
     Top(top::TopArgs),
     /// Say in words why something is where it is
-    Explain {
-        #[command(subcommand)]
-        what: Explain,
-    },
+    Explain(ExplainArgs),
     /// Say what would become of each VM if paths were lost, or taken out; nothing is touched
     ///
     /// The daemon asks a copy of its own decisions, in virtual time: hypervisors are supposed to obey at once, and VMs to
@@ -147,10 +145,29 @@ enum Show {
     },
 }
 
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    #[command(subcommand)]
+    what: Explain,
+    /// `table` for people, `json` for programs (docs/api.md)
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
 #[derive(Debug, Subcommand)]
 enum Explain {
-    /// Which failure, which rule, which numbers, and what the VM waits for
+    /// Which failure, which rule, which numbers, what the VM waits for, and what would come next
     Vm { name: String },
+    /// Why a path is what it is, whom it serves, and what its loss would do
+    Path {
+        #[arg(value_name = "TARGET/PATH")]
+        path: PathName,
+    },
+    /// One failure, open or past: what failed, whom it touched, what was decided
+    Incident {
+        #[arg(value_name = "INC-N")]
+        incident: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -224,7 +241,7 @@ impl Cli {
             Command::Check { file } => check::run(&file),
             Command::Show(args) => show::run(&client, &args),
             Command::Top(args) => top::run(client, &args),
-            Command::Explain { what: Explain::Vm { name } } => ask::explain(&client, &name),
+            Command::Explain(args) => explain::run(&client, &args),
             Command::Whatif(args) => whatif::run(&client, &args),
             Command::Path { change } => ask::change_path(&client, change),
             Command::Vm { change } => ask::change_vm(&client, change),

@@ -3,10 +3,10 @@
 //! Invariant: those who suffer come first, and whoever is well costs no line unless asked for. It does not know how it was
 //! foreseen.
 
-use super::text::{plural, rate, rate_or_dash, span_us, wrap};
+use super::text::{plural, rate, rate_or_dash, wrap};
 use super::{Format, output};
 use crate::api::client::{Ask, Client, segment};
-use crate::api::{self, wire};
+use crate::api::{self, wire, words};
 use crate::control::config;
 use clap::Args;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -199,17 +199,10 @@ fn row(vm: &wire::VmFate) -> [String; 8] {
     ]
 }
 
-/// `held at once, suspended after 60.0 s`.
 fn then(vm: &wire::VmFate) -> String {
-    let stage = |stage: &wire::Stage| match stage.after_ms {
-        0 => format!("{} at once", stage.fate),
-        ms => format!("{} after {}", stage.fate, span_us(ms.saturating_mul(1000))),
-    };
-    let stages: Vec<_> = vm.stages.iter().map(stage).collect();
-    match (stages.is_empty(), vm.reservation_met) {
+    match (vm.stages.is_empty(), vm.reservation_met) {
         (true, Some(false)) => format!("{}, less than reserved", vm.fate),
-        (true, Some(true) | None) => vm.fate.clone(),
-        (false, _) => stages.join(", "),
+        (true, Some(true) | None) | (false, _) => words::stages(vm),
     }
 }
 

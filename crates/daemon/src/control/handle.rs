@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use vmpath_core::controller::Controller;
 use vmpath_core::effect::CommandError;
 use vmpath_core::event::Command;
+use vmpath_core::ids::IncidentId;
 use vmpath_core::spec::Spec;
 use vmpath_core::view::{HostView, WorkerView};
 
@@ -42,6 +43,10 @@ pub enum Input {
     Incidents {
         limit: usize,
         reply: oneshot::Sender<Vec<Past>>,
+    },
+    Incident {
+        incident: IncidentId,
+        reply: oneshot::Sender<Option<Past>>,
     },
     /// A copy of all decisions, to be asked elsewhere what would happen.
     Fork {
@@ -113,6 +118,15 @@ impl ControlHandle {
     pub async fn incidents(&self, limit: usize) -> Result<Vec<Past>, Unanswered> {
         let (reply, answer) = oneshot::channel();
         self.ask(Input::Incidents { limit, reply }, answer).await
+    }
+
+    /// What the journal knows of one incident.
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub async fn past(&self, incident: IncidentId) -> Result<Option<Past>, Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Input::Incident { incident, reply }, answer).await
     }
 
     /// A copy of the controller as it is now.

@@ -205,6 +205,9 @@ impl Owner {
             Input::Incidents { limit, reply } => {
                 let _ = reply.send(self.performer.journal.incidents(limit));
             }
+            Input::Incident { incident, reply } => {
+                let _ = reply.send(self.performer.journal.incident(incident));
+            }
             Input::Fork { reply } => {
                 let _ = reply.send(Box::new(self.controller.clone()));
             }

@@ -119,6 +119,12 @@ impl Journal {
         self.index.incidents().rev().take(limit).map(|id| self.past(id)).collect()
     }
 
+    /// What the journal knows of one; none if no line is left of it.
+    #[must_use]
+    pub fn incident(&self, id: IncidentId) -> Option<Past> {
+        self.index.incident(id).next().map(|_| self.past(id))
+    }
+
     fn past(&self, incident: IncidentId) -> Past {
         let lines = || self.index.incident(incident).filter_map(|seq| self.line(seq));
         let at = |kind: JournalKind| lines().find(|line| line.kind == kind).map(|line| line.at_unix_us);
