@@ -80,7 +80,7 @@ pub enum Fault {
     ShuttingDown,
     /// The operator disabled the path.
     Disabled,
-    /// As it was told before vmpath was restarted; in words.
+    /// As it was told before vmpath was restarted, or as a forecast supposes it; in words.
     Before(String),
 }
 

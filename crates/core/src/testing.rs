@@ -84,6 +84,8 @@ pub(crate) fn spec(paths: usize, vms: Vec<VmSpec>) -> Spec {
             shed_when: ShedWhen::Unmet,
             shed_after: Duration::from_secs(1),
             state_dir: PathBuf::from("/var/lib/vmpath"),
+            journal_max: 32 << 20,
+            journal_age: Duration::from_secs(3600),
             run_dir: PathBuf::from("/run/vmpath"),
             workers: 1,
             scheduler: SchedulerKind::Vmpath,

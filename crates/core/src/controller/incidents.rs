@@ -10,7 +10,7 @@ use crate::ids::{IncidentId, PathId, TargetId};
 use crate::saved::SavedIncident;
 use crate::time::Instant;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Incidents {
     last: u64,
     open: Vec<Incident>,

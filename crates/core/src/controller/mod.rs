@@ -7,6 +7,7 @@
 //! incident, or a reload, needs no case of its own.
 //! It does not know how an effect is performed, nor whether it succeeded until an event says so.
 
+mod capacity;
 mod commands;
 mod components;
 mod decide;
@@ -48,7 +49,8 @@ pub const UNMANAGED_ACTIVE_FOR: Duration = Duration::from_secs(60);
 /// A decision about one VM can lead to one about another; each round decides all. More than a few mean a defect.
 const ROUNDS_MAX: u32 = 8;
 
-#[derive(Debug)]
+/// Plain data: a clone is another host in the same state, to be asked what would happen.
+#[derive(Clone, Debug)]
 pub struct Controller {
     spec: Arc<Spec>,
     /// Of the last event; never goes back.
@@ -72,7 +74,7 @@ pub struct Controller {
     out: Outbox,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Vm {
     guest: Guest,
     ladder: Ladder,
@@ -94,14 +96,14 @@ struct Vm {
 }
 
 /// What was last told of a VM's reservation.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Reserve {
     Kept,
     Lost { since: Instant, why: String },
 }
 
 /// Effects of the event in hand.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Outbox {
     acts: Vec<Effect>,
     records: Vec<JournalEntry>,
@@ -171,7 +173,20 @@ impl Controller {
 
     /// Applies one event. `now` must not go back; if it does, the last time counts.
     pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Effect> {
+        self.handle_all(now, [event])
+    }
+
+    /// The same for events of one moment: what follows from all of them is decided once.
+    pub fn handle_all(&mut self, now: Instant, events: impl IntoIterator<Item = Event>) -> Vec<Effect> {
         self.now = self.now.max(now);
+        for event in events {
+            self.take(event);
+        }
+        self.decide();
+        self.finish()
+    }
+
+    fn take(&mut self, event: Event) {
         match event {
             Event::Link(report) => {
                 self.count_report(report.worker);
@@ -184,8 +199,6 @@ impl Controller {
             Event::Reload(spec) => self.take_reload(spec),
             Event::Tick => {}
         }
-        self.decide();
-        self.finish()
     }
 
     /// When to send [`Event::Tick`], if nothing else happens before.

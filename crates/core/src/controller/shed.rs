@@ -24,26 +24,26 @@ const KEPT_NAMED_MAX: usize = 5;
 
 /// A target that carries less than it was configured for.
 pub(super) struct Short {
-    target: TargetId,
+    pub(super) target: TargetId,
     /// Down, on probation, disabled, or without the link of some unit.
     missing: Vec<PathId>,
 }
 
 /// Who of the running VMs stays and who leaves.
 pub(super) struct Verdict {
-    short: Vec<Short>,
+    pub(super) short: Vec<Short>,
     /// Those that run and have a reservation, highest priority first.
     parties: Vec<VmId>,
     /// By `VmId`; others stay.
     kept: Vec<Kept>,
     /// What those who stay leave over.
-    room: Room,
+    pub(super) room: Room,
 }
 
 /// What a round of decisions or a view looks at: one time, and one verdict, worked out when somebody asks for it.
 pub(super) struct Outlook {
     pub(super) now: Instant,
-    verdict: OnceCell<Verdict>,
+    pub(super) verdict: OnceCell<Verdict>,
 }
 
 impl Outlook {
@@ -53,7 +53,7 @@ impl Outlook {
 }
 
 impl Verdict {
-    fn of(&self, vm: VmId) -> Kept {
+    pub(super) fn of(&self, vm: VmId) -> Kept {
         self.kept[vm.index()]
     }
 }
@@ -82,7 +82,7 @@ impl Controller {
     }
 
     /// The keep set among the running VMs.
-    fn verdict(&self) -> Verdict {
+    pub(super) fn verdict(&self) -> Verdict {
         let short: Vec<_> =
             (0..self.spec.targets.len()).filter_map(|t| self.short(TargetId::at(t))).collect();
         let capacities = self.spec.paths.iter().map(|p| p.capacity.map_or(0, |rate| rate.0)).collect();
@@ -108,7 +108,7 @@ impl Controller {
         verdict
     }
 
-    fn claims(&self, vm: VmId, short: &[Short]) -> Vec<Claim> {
+    pub(super) fn claims(&self, vm: VmId, short: &[Short]) -> Vec<Claim> {
         let reach = self.network.reach(vm);
         let disks: u32 = reach.units.iter().map(|u| u.disks).sum();
         let reservation = self.spec.vm(vm).reservation.map_or(0, |rate| rate.0);
@@ -208,7 +208,7 @@ impl Controller {
         self.tell(vm, Input::Suspend(cause));
     }
 
-    fn meets_target(&self, vm: VmId, target: TargetId) -> bool {
+    pub(super) fn meets_target(&self, vm: VmId, target: TargetId) -> bool {
         self.network.reach(vm).units.iter().any(|u| u.target == target)
     }
 

@@ -28,6 +28,7 @@ impl Controller {
             vms: self.spec.vm_ids().map(|vm| self.vm_view(vm, &look)).collect(),
             disks: self.spec.disk_ids().map(|disk| self.disk_standing(disk)).collect(),
             incidents: self.incidents.open().iter().map(|i| self.incident_view(i)).collect(),
+            capacity: self.capacity_view(&look),
         }
     }
 

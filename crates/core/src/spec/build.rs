@@ -5,9 +5,9 @@
 //! It does not know where in the files anything stood.
 
 use super::limits::{
-    CONNECTIONS_DEFAULT, HOLD_DEFAULT, LIMIT_BURST_DEFAULT, PING_BUDGET_DEFAULT, PRIORITY_DEFAULT,
-    QUIESCE_DEFAULT, REPAIR_AFTER_DEFAULT, SHARES_NORMAL, SHED_AFTER_DEFAULT, WINDOW_MAX, WINDOW_MIN,
-    WINDOW_OF_CAPACITY, WINDOW_WITHOUT_CAPACITY,
+    CONNECTIONS_DEFAULT, HOLD_DEFAULT, JOURNAL_AGE_DEFAULT, JOURNAL_MAX_DEFAULT, LIMIT_BURST_DEFAULT,
+    PING_BUDGET_DEFAULT, PRIORITY_DEFAULT, QUIESCE_DEFAULT, REPAIR_AFTER_DEFAULT, SHARES_NORMAL,
+    SHED_AFTER_DEFAULT, WINDOW_MAX, WINDOW_MIN, WINDOW_OF_CAPACITY, WINDOW_WITHOUT_CAPACITY,
 };
 use super::raw::{NamePair, RawConfig, RawDisk, RawGroup, RawHost, RawPath, RawTarget, RawVm};
 use super::types::{
@@ -67,6 +67,8 @@ fn host(raw: Option<&RawHost>) -> HostSpec {
         shed_when: raw.and_then(|h| h.shed_when).unwrap_or(ShedWhen::Unmet),
         shed_after: raw.and_then(|h| h.shed_after).unwrap_or(SHED_AFTER_DEFAULT),
         state_dir: directory(raw.and_then(|h| h.state_dir.as_ref()), STATE_DIR_DEFAULT),
+        journal_max: raw.and_then(|h| h.journal_max).unwrap_or(JOURNAL_MAX_DEFAULT),
+        journal_age: raw.and_then(|h| h.journal_age).unwrap_or(JOURNAL_AGE_DEFAULT),
         run_dir: directory(raw.and_then(|h| h.run_dir.as_ref()), RUN_DIR_DEFAULT),
         workers: raw.and_then(|h| h.workers).unwrap_or(1),
         scheduler: raw.and_then(|h| h.scheduler).unwrap_or(SchedulerKind::Vmpath),

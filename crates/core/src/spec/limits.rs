@@ -61,6 +61,14 @@ pub(super) const REPAIR_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 pub(super) const SHED_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 /// Of `on_no_path`, and of what should be suspended and cannot be.
 pub const HOLD_DEFAULT: Duration = Duration::from_secs(60);
+/// Hundreds of lines: an incident of a small host.
+pub(super) const JOURNAL_BYTES_MIN: u64 = 64 << 10;
+/// It lies in memory, too.
+pub(super) const JOURNAL_BYTES_MAX: u64 = 256 << 20;
+pub(super) const JOURNAL_MAX_DEFAULT: u64 = 32 << 20;
+pub(super) const JOURNAL_AGE_MIN: Duration = Duration::from_secs(60);
+pub(super) const JOURNAL_AGE_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+pub(super) const JOURNAL_AGE_DEFAULT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Enough for a clock's and a thread's unevenness; a second's excess stays below one percent.
 pub(super) const LIMIT_BURST_DEFAULT: Duration = Duration::from_millis(5);
 /// A longer one is no limit any more, but a credit.

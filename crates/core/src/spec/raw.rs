@@ -29,6 +29,8 @@ pub(super) struct RawHost {
     pub(super) shed_when: Option<ShedWhen>,
     pub(super) shed_after: Option<Duration>,
     pub(super) state_dir: Option<PathBuf>,
+    pub(super) journal_max: Option<u64>,
+    pub(super) journal_age: Option<Duration>,
     pub(super) run_dir: Option<PathBuf>,
     pub(super) workers: Option<u16>,
     pub(super) scheduler: Option<SchedulerKind>,

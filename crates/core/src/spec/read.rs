@@ -6,11 +6,12 @@
 
 use super::fault::{At, Problem, Report, shown};
 use super::limits::{
-    COMPONENTS_MAX, CONNECTIONS_MAX, IOPS_MAX, LIMIT_BURST_MAX, LIMIT_MIN, PATHS_MAX, PATHS_PER_TARGET_MAX,
-    PATIENCE_MAX, PRIORITY_MAX, QUEUES_MAX, RATE_MAX, REACTION_MAX, REACTION_MIN, SHARES_HIGH, SHARES_LOW,
-    SHARES_MAX, SHARES_NORMAL, WINDOW_MAX, WINDOW_MIN, WORKERS_MAX,
+    COMPONENTS_MAX, CONNECTIONS_MAX, IOPS_MAX, JOURNAL_AGE_MAX, JOURNAL_AGE_MIN, JOURNAL_BYTES_MAX,
+    JOURNAL_BYTES_MIN, LIMIT_BURST_MAX, LIMIT_MIN, PATHS_MAX, PATHS_PER_TARGET_MAX, PATIENCE_MAX,
+    PRIORITY_MAX, QUEUES_MAX, RATE_MAX, REACTION_MAX, REACTION_MIN, SHARES_HIGH, SHARES_LOW, SHARES_MAX,
+    SHARES_NORMAL, WINDOW_MAX, WINDOW_MIN, WORKERS_MAX,
 };
-use super::quantity::{parse_rate, parse_size, rate_text, size_text};
+use super::quantity::{parse_rate, rate_text};
 use super::raw::{
     NamePair, PathList, PathWord, RawConfig, RawDisk, RawGroup, RawHost, RawPath, RawTarget, RawUnit, RawVm,
 };
@@ -62,6 +63,12 @@ fn host(report: &mut Report<'_>, found: &Found<'_>) -> RawHost {
             t.quantity("shed_after", |s| words::duration_within(s, REACTION_MIN, PATIENCE_MAX)),
         ),
         state_dir: plain(t.parsed("state_dir", url::absolute_path)),
+        journal_max: plain(
+            t.quantity("journal_max", |s| words::size_within(s, JOURNAL_BYTES_MIN, JOURNAL_BYTES_MAX)),
+        ),
+        journal_age: plain(
+            t.quantity("journal_age", |s| words::duration_within(s, JOURNAL_AGE_MIN, JOURNAL_AGE_MAX)),
+        ),
         run_dir: plain(t.parsed("run_dir", url::absolute_path)),
         workers: plain(t.integer("workers", 1..=WORKERS_MAX)).and_then(|n| u16::try_from(n).ok()),
         scheduler: plain(t.word("scheduler", &SCHEDULERS)),
@@ -299,12 +306,7 @@ fn limit_burst(text: &str) -> Result<Duration, Problem> {
 }
 
 fn window(text: &str) -> Result<u64, Problem> {
-    let bytes = parse_size(text)?;
-    if (WINDOW_MIN..=WINDOW_MAX).contains(&bytes) {
-        return Ok(bytes);
-    }
-    let (low, high) = (size_text(WINDOW_MIN), size_text(WINDOW_MAX));
-    Err(Problem::new(format!("{} is not from {low} to {high}", shown(text))))
+    words::size_within(text, WINDOW_MIN, WINDOW_MAX)
 }
 
 fn shares_number(number: Option<u64>) -> Result<u32, Problem> {

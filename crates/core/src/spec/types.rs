@@ -30,6 +30,10 @@ pub struct HostSpec {
     pub shed_after: Duration,
     /// Directory of what outlives a boot: incidents, suspended VMs, the journal. Default `/var/lib/vmpath`.
     pub state_dir: PathBuf,
+    /// Bytes that the journal may hold, its own share of each line included. Default 32 MiB.
+    pub journal_max: u64,
+    /// Older lines leave the journal. Default 30 days.
+    pub journal_age: Duration,
     /// Directory on tmpfs of what outlives the process and not the boot: the record of writes. Default `/run/vmpath`.
     pub run_dir: PathBuf,
     /// Data-plane threads, 1 to 64. VMs are spread over them: see [`crate::spread`]. Default 1.

@@ -6,7 +6,7 @@
 
 use super::fault::{Problem, did_you_mean, shown};
 use super::limits::{REACTION_MAX, REACTION_MIN};
-use super::quantity::{duration_text, parse_duration};
+use super::quantity::{duration_text, parse_duration, parse_size, size_text};
 use super::types::{Failback, NoPathAction, OnNoPath, OnPathLoss, ResumeOn, Rung, WriteCache, Writers};
 use crate::time::Duration;
 use std::fmt;
@@ -66,6 +66,16 @@ pub(super) fn quiesce(text: &str) -> Result<Duration, Problem> {
     match parse_duration(text)? {
         Duration::ZERO => Ok(Duration::ZERO),
         _ => duration_within(text, REACTION_MIN, REACTION_MAX),
+    }
+}
+
+pub(super) fn size_within(text: &str, low: u64, high: u64) -> Result<u64, Problem> {
+    let bytes = parse_size(text)?;
+    if (low..=high).contains(&bytes) {
+        Ok(bytes)
+    } else {
+        let (low, high) = (size_text(low), size_text(high));
+        Err(Problem::new(format!("{} is not from {low} to {high}", shown(text))))
     }
 }
 

@@ -7,8 +7,8 @@ use crate::ids::{PathId, TargetId, UnitId, VmId};
 use crate::plan::Health;
 use crate::policy::Ladder;
 use crate::saved::Before;
-use crate::spec::Spec;
 use crate::spec::OnNoPath;
+use crate::spec::Spec;
 use crate::time::Duration;
 
 /// `san0` with a and b, `san1` with c and d, a VM on each: a and c via switch1, b and d via switch2.

@@ -35,6 +35,8 @@ pub(super) fn spec(vms: &[(&str, u32, u64)]) -> Spec {
             shed_when: ShedWhen::Unmet,
             shed_after: Duration::from_secs(1),
             state_dir: "/var/lib/vmpath".into(),
+            journal_max: 32 << 20,
+            journal_age: Duration::from_secs(3600),
             run_dir: "/run/vmpath".into(),
             workers: 1,
             scheduler: SchedulerKind::Vmpath,

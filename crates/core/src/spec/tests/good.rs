@@ -17,6 +17,7 @@ fn nothing_is_a_configuration() {
     assert_eq!(spec.host.admin_group, "vmpath");
     assert_eq!((spec.host.shed_when, spec.host.shed_after), (ShedWhen::Unmet, Duration::from_secs(1)));
     assert_eq!(spec.host.state_dir, Path::new("/var/lib/vmpath"));
+    assert_eq!((spec.host.journal_max, spec.host.journal_age), (32 << 20, Duration::from_secs(720 * 3600)));
     assert_eq!(spec.host.run_dir, Path::new("/run/vmpath"));
     assert_eq!(spec.host.workers, 1);
     assert_eq!((spec.host.scheduler, spec.groups), (SchedulerKind::Vmpath, vec![]));
@@ -60,6 +61,7 @@ fn every_key_is_read() {
         (ShedWhen::Reserved, Duration::from_millis(2500))
     );
     assert_eq!(spec.host.state_dir, Path::new("/srv/vmpath"));
+    assert_eq!((spec.host.journal_max, spec.host.journal_age), (4 << 20, Duration::from_secs(48 * 3600)));
     assert_eq!((spec.host.run_dir.as_path(), spec.host.workers), (Path::new("/run/vmpath-kvm1"), 4));
     assert_eq!(spec.host.scheduler, SchedulerKind::None);
     let target = spec.target(TargetId(0));
