@@ -13,6 +13,7 @@ mod rawclient;
 mod scenario;
 pub(crate) mod server;
 mod stage;
+mod standin;
 mod storage;
 mod vm;
 

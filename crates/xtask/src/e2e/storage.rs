@@ -76,13 +76,32 @@ fn serve(stage: &mut Stage, folder: &Path) -> Result<Server> {
 /// # Errors
 /// It does not start.
 pub(crate) fn array(stage: &mut Stage, units: &[&str]) -> Result<(Server, ArrayControl)> {
+    let portals = [("a", ADDRESS_A), ("b", ADDRESS_B)];
+    array_with(stage, &ArrayPlan { portals: &portals, options: "", units })
+}
+
+/// What an array of the lab is to have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ArrayPlan<'a> {
+    /// Names and addresses.
+    pub(crate) portals: &'a [(&'a str, &'a str)],
+    /// Of each portal, such as `,latency=2ms`.
+    pub(crate) options: &'a str,
+    pub(crate) units: &'a [&'a str],
+}
+
+/// The lab's array as planned, and its control socket.
+///
+/// # Errors
+/// It does not start.
+pub(crate) fn array_with(stage: &mut Stage, plan: &ArrayPlan<'_>) -> Result<(Server, ArrayControl)> {
     let control = stage.dir.join("array.sock");
     let mut command = Command::new(stage.binary());
     command.args(["lab", "array", "--prefill", "--control"]).arg(&control);
-    for (name, address) in [("a", ADDRESS_A), ("b", ADDRESS_B)] {
-        command.arg("--portal").arg(format!("{name}={address}:{PORT}"));
+    for (name, address) in plan.portals {
+        command.arg("--portal").arg(format!("{name}={address}:{PORT}{}", plan.options));
     }
-    for unit in units {
+    for unit in plan.units {
         command.arg("--unit").arg(format!("{unit}={UNIT_BYTES}"));
     }
     let mut server = Server::start("array", &mut command, &stage.dir)?;

@@ -1,5 +1,6 @@
 //! The scenarios, by name. Each is one story: what is set up, what goes wrong, what must have been seen.
 
+mod failover;
 mod input;
 mod link_down;
 mod loss;
@@ -83,6 +84,13 @@ pub(super) const ALL: &[Scenario] = &[
         loss::slow_not_dead,
     )
     .over(Over::NbdByDefault),
+    story(
+        "failover",
+        "how soon requests complete on the other path: resets, blackholes, a dead controller",
+        failover::failover,
+    )
+    .over(Over::OnlyVhostUser)
+    .within(Duration::from_secs(240)),
     story("no-path", "all paths lost: held, suspended, resumed by the repair", policy::no_path),
     story("shed", "the reservations no longer fit: the lower guest leaves until the repair", policy::shed),
     story(
