@@ -297,8 +297,7 @@ impl Host {
 /// Each start has a log of its own.
 fn daemon(stage: &Stage, config: &Path, start: u32) -> Result<Server> {
     let name = if start == 1 { "daemon".to_owned() } else { format!("daemon-{start}") };
-    let mut command = Command::new(stage.binary());
-    Server::start(&name, command.arg("daemon").arg("-c").arg(config), &stage.dir)
+    Server::start(&name, stage.daemon().arg("daemon").arg("-c").arg(config), &stage.dir)
 }
 
 /// Whether every path of an answer to `/v1/paths` leads to every unit.

@@ -23,7 +23,7 @@ use stage::{Stage, Tools};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use vmpath_lab::guest::{FrontEnd, Kernel};
 use vmpath_lab::report::{Report, Truth};
 
@@ -44,6 +44,12 @@ pub(crate) struct Arguments {
     /// The vmpath to test; without it, a release build is made
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
+    /// The same with deliberate faults compiled in; without it, it is built if a scenario asks for it
+    #[arg(long, value_name = "FILE")]
+    mutants: Option<PathBuf>,
+    /// How long to wait for what must not happen (slow-not-dead, stall), instead of some seconds
+    #[arg(long, value_name = "M")]
+    minutes: Option<f64>,
     /// We are in the run's own namespaces
     #[arg(long, hide = true)]
     inside: bool,
@@ -95,7 +101,16 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<bool> {
         Some(binary) => binary.canonicalize().with_context(|| format!("there is no {}", binary.display()))?,
         None => crate::check::build_release(root)?,
     };
-    if arguments.inside { inside(root, &chosen, &binary, arguments) } else { outside(&binary, arguments) }
+    let naive = chosen.iter().any(|part| part.scenario.naive_too);
+    let mutants = match &arguments.mutants {
+        Some(file) => Some(file.canonicalize().with_context(|| format!("there is no {}", file.display()))?),
+        None if naive => Some(crate::check::build_mutants(root)?),
+        None => None,
+    };
+    if !arguments.inside {
+        return outside(&binary, mutants.as_deref(), arguments);
+    }
+    inside(root, &chosen, (binary, mutants), arguments)
 }
 
 /// What is asked for, over the front ends that are asked for.
@@ -115,12 +130,18 @@ fn choose(arguments: &Arguments) -> Result<Vec<Part>> {
 }
 
 /// Starts ourselves again in namespaces of our own.
-fn outside(binary: &Path, arguments: &Arguments) -> Result<bool> {
+fn outside(binary: &Path, mutants: Option<&Path>, arguments: &Arguments) -> Result<bool> {
     if let Some(why) = obstacle() {
         bail!(why);
     }
     let mut words: Vec<std::ffi::OsString> = ["e2e", "--inside", "--binary"].map(Into::into).to_vec();
     words.push(binary.into());
+    if let Some(mutants) = mutants {
+        words.extend(["--mutants".into(), mutants.into()]);
+    }
+    if let Some(minutes) = arguments.minutes {
+        words.extend(["--minutes".into(), minutes.to_string().into()]);
+    }
     if !arguments.only.is_empty() {
         words.extend(["--only".into(), arguments.only.join(",").into()]);
     }
@@ -134,10 +155,18 @@ fn outside(binary: &Path, arguments: &Arguments) -> Result<bool> {
     Ok(isolate::run(&words)?.success())
 }
 
-fn inside(root: &Path, chosen: &[Part], binary: &Path, arguments: &Arguments) -> Result<bool> {
+fn inside(
+    root: &Path,
+    chosen: &[Part],
+    (binary, mutants): (PathBuf, Option<PathBuf>),
+    arguments: &Arguments,
+) -> Result<bool> {
     isolate::prepare()?;
     let dir = tempfile::Builder::new().prefix("vmpath-e2e-").tempdir()?;
-    let tools = Rc::new(Tools::new(root, binary, dir.path())?);
+    let patience = arguments.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
+    let mut tools = Tools::new(root, &binary, dir.path())?;
+    (tools.mutants, tools.patience) = (mutants, patience);
+    let tools = Rc::new(tools);
     let mut all = Report::new();
     let mut took = Vec::new();
     for (number, &part) in chosen.iter().enumerate() {

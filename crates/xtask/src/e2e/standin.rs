@@ -29,6 +29,8 @@ pub(crate) struct StandIn {
     stdin: ChildStdin,
     lines: Receiver<String>,
     sample: Value,
+    /// Milliseconds, of all samples since it was asked for.
+    longest_gap: f64,
     read_backs: Vec<Value>,
     report: Value,
     complaints: Vec<Value>,
@@ -80,6 +82,7 @@ impl StandIn {
             stdin,
             lines,
             sample: Value::Null,
+            longest_gap: 0.0,
             read_backs: Vec::new(),
             report: Value::Null,
             complaints: Vec::new(),
@@ -87,6 +90,10 @@ impl StandIn {
         vm.progress_within(START_MAX)?;
         stage.say(format!("stand-in {name} is under load"));
         Ok(vm)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Waits until requests complete that had not when this was called. Returns how many have in all.
@@ -97,11 +104,29 @@ impl StandIn {
         self.progress_within(PROGRESS_MAX)
     }
 
+    /// The newest sample: `requests`, `open`, `errors`, `mismatches`, ….
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn sample(&mut self) -> Result<Value> {
+        self.hear(Duration::ZERO)?;
+        Ok(self.sample.clone())
+    }
+
+    /// The longest time without a completion while requests were open, in milliseconds, since the last call.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub(crate) fn take_gap(&mut self) -> Result<f64> {
+        self.hear(Duration::ZERO)?;
+        Ok(std::mem::take(&mut self.longest_gap))
+    }
+
     /// Gives it one of its commands.
     ///
     /// # Errors
     /// It has ended.
-    fn tell(&mut self, command: &str) -> Result<()> {
+    pub(crate) fn tell(&mut self, command: &str) -> Result<()> {
         writeln!(self.stdin, "{command}").with_context(|| format!("the stand-in {} is gone", self.name))
     }
 
@@ -181,6 +206,8 @@ impl StandIn {
             serde_json::from_str(line).with_context(|| format!("the stand-in {} says: {line}", self.name))?;
         if let Some(sample) = value.get_mut("sample") {
             self.sample = sample.take();
+            let gap = self.sample["longest_gap_ms"].as_f64().unwrap_or(0.0);
+            self.longest_gap = self.longest_gap.max(gap);
         } else if let Some(read_back) = value.get_mut("readback") {
             self.read_backs.push(read_back.take());
         } else if let Some(report) = value.get_mut("report") {
@@ -202,8 +229,13 @@ impl Drop for StandIn {
 }
 
 impl Seen {
+    /// Wrong blocks that it read, while it ran and when it read all back.
+    pub(crate) fn wrong_blocks(&self) -> u64 {
+        self.report["mismatches"].as_u64().unwrap_or(0)
+    }
+
     /// The first wrong block in words; empty if there is none.
-    fn first_wrong(&self) -> String {
+    pub(crate) fn first_wrong(&self) -> String {
         let all = self.report["disks"].as_array().into_iter().flatten();
         let first = all.map(|disk| &disk["report"]["mismatch_details"][0]).find(|detail| !detail.is_null());
         first.map(ToString::to_string).unwrap_or_default()

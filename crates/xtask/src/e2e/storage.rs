@@ -87,6 +87,7 @@ pub(crate) struct ArrayPlan<'a> {
     pub(crate) portals: &'a [(&'a str, &'a str)],
     /// Of each portal, such as `,latency=2ms`.
     pub(crate) options: &'a str,
+    /// Names, or `name=size`.
     pub(crate) units: &'a [&'a str],
 }
 
@@ -102,7 +103,8 @@ pub(crate) fn array_with(stage: &mut Stage, plan: &ArrayPlan<'_>) -> Result<(Ser
         command.arg("--portal").arg(format!("{name}={address}:{PORT}{}", plan.options));
     }
     for unit in plan.units {
-        command.arg("--unit").arg(format!("{unit}={UNIT_BYTES}"));
+        let sized = if unit.contains('=') { (*unit).to_owned() } else { format!("{unit}={UNIT_BYTES}") };
+        command.arg("--unit").arg(sized);
     }
     let mut server = Server::start("array", &mut command, &stage.dir)?;
     let control = stage.wait("the array's control socket", START_MAX, |_| {

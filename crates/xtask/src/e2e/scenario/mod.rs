@@ -1,6 +1,7 @@
 //! The scenarios, by name. Each is one story: what is set up, what goes wrong, what must have been seen.
 
 mod failover;
+mod ghost;
 mod input;
 mod link_down;
 mod loss;
@@ -20,6 +21,8 @@ pub(super) struct Scenario {
     pub(super) about: &'static str,
     pub(super) bound: Duration,
     pub(super) over: Over,
+    /// Whether it plays a second time with a daemon that has a deliberate fault.
+    pub(super) naive_too: bool,
     pub(super) run: fn(&mut Stage) -> Result<()>,
 }
 
@@ -30,6 +33,8 @@ pub(super) enum Over {
     Both,
     /// Either; NBD by default: what it is about happens behind the front end.
     NbdByDefault,
+    /// Either; vhost-user by default, where guests' requests stay open over anything.
+    VhostUserByDefault,
     OnlyNbd,
     OnlyVhostUser,
 }
@@ -39,13 +44,13 @@ impl Over {
         match self {
             Self::Both => &[FrontEnd::Nbd, FrontEnd::VhostUser],
             Self::NbdByDefault | Self::OnlyNbd => &[FrontEnd::Nbd],
-            Self::OnlyVhostUser => &[FrontEnd::VhostUser],
+            Self::VhostUserByDefault | Self::OnlyVhostUser => &[FrontEnd::VhostUser],
         }
     }
 
     pub(super) const fn allows(self, front_end: FrontEnd) -> bool {
         match self {
-            Self::Both | Self::NbdByDefault => true,
+            Self::Both | Self::NbdByDefault | Self::VhostUserByDefault => true,
             Self::OnlyNbd => matches!(front_end, FrontEnd::Nbd),
             Self::OnlyVhostUser => matches!(front_end, FrontEnd::VhostUser),
         }
@@ -57,13 +62,17 @@ impl Scenario {
         Self { over, ..self }
     }
 
+    const fn and_naive(self) -> Self {
+        Self { naive_too: true, ..self }
+    }
+
     const fn within(self, bound: Duration) -> Self {
         Self { bound, ..self }
     }
 }
 
 const fn story(name: &'static str, about: &'static str, run: fn(&mut Stage) -> Result<()>) -> Scenario {
-    Scenario { name, about, bound: Duration::from_secs(120), over: Over::Both, run }
+    Scenario { name, about, bound: Duration::from_secs(120), over: Over::Both, naive_too: false, run }
 }
 
 pub(super) const ALL: &[Scenario] = &[
@@ -89,8 +98,16 @@ pub(super) const ALL: &[Scenario] = &[
         "how soon requests complete on the other path: resets, blackholes, a dead controller",
         failover::failover,
     )
-    .over(Over::OnlyVhostUser)
+    .over(Over::VhostUserByDefault)
     .within(Duration::from_secs(240)),
+    story("ghost", "writes of a lost path are executed late; a naive build corrupts", ghost::ghost)
+        .over(Over::VhostUserByDefault)
+        .and_naive()
+        .within(Duration::from_secs(240)),
+    story("ghost-crash", "the same, and the daemon is killed before the fence", ghost::ghost_crash)
+        .over(Over::OnlyVhostUser)
+        .and_naive()
+        .within(Duration::from_secs(240)),
     story("no-path", "all paths lost: held, suspended, resumed by the repair", policy::no_path),
     story("shed", "the reservations no longer fit: the lower guest leaves until the repair", policy::shed),
     story(
