@@ -1,6 +1,7 @@
 //! What the operator reads at 3 a.m.
 
 use super::world::{World, spec};
+use crate::effect::{JournalEntry, JournalKind};
 use crate::event::{Fault, LinkChange};
 use crate::ids::UnitId;
 use crate::spec::{Failback, OnPathLoss, ResumeOn, ShedWhen, Spec, When};
@@ -205,4 +206,24 @@ fn a_damped_path_shows_its_relapses_until_they_are_forgotten() {
     assert_eq!(shown(&world), (1, 2));
     world.run("@63 pass");
     assert_eq!(shown(&world), (0, 1));
+}
+
+#[test]
+fn the_incident_says_once_that_what_came_back_is_another_unit() {
+    let mut world = World::new(two());
+    world.run("@1 down a");
+    let refused = |world: &World| {
+        let is = |e: &&JournalEntry| e.kind == JournalKind::LinkDown && e.reason.contains("not this unit");
+        world.journal.iter().filter(is).map(|e| e.incident.is_some()).collect::<Vec<_>>()
+    };
+    for (fault, told) in [
+        (Fault::Refused("Connection refused".into()), 0),
+        (Fault::Identity("1 byte differs".into()), 1),
+        (Fault::Identity("2 bytes differ".into()), 1),
+        (Fault::Reset, 1),
+        (Fault::Identity("2 bytes differ".into()), 2),
+    ] {
+        world.link(world.path("a"), UnitId(1), LinkChange::Down { fault, requests_outstanding: 0 });
+        assert_eq!(refused(&world), vec![true; told]);
+    }
 }
