@@ -31,6 +31,7 @@ pub(crate) struct Event {
     pub(crate) kind: String,
     pub(crate) subject: String,
     pub(crate) reason: String,
+    pub(crate) incident: Option<String>,
 }
 
 impl Host {
@@ -330,6 +331,7 @@ impl Event {
             kind: text(&row["kind"]),
             subject: text(&row["subject"]["name"]),
             reason: text(&row["reason"]),
+            incident: row["incident"].as_str().map(ToOwned::to_owned),
         }
     }
 }

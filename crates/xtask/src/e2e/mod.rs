@@ -6,23 +6,23 @@
 
 pub(crate) mod api;
 mod cables;
+mod ground;
 pub(crate) mod host;
 mod isolate;
-mod network;
+pub(crate) mod network;
 mod rawclient;
 mod scenario;
 pub(crate) mod server;
-mod stage;
-mod standin;
-mod storage;
-mod vm;
+pub(crate) mod stage;
+pub(crate) mod standin;
+pub(crate) mod storage;
+pub(crate) mod vm;
 
 use anyhow::{Context, Result, bail};
+pub(crate) use ground::{Ground, Subject};
 use scenario::{ALL, Scenario};
-use stage::{Stage, Tools};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 use vmpath_lab::guest::{FrontEnd, Kernel};
 use vmpath_lab::report::{Report, Truth};
@@ -110,7 +110,8 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<bool> {
     if !arguments.inside {
         return outside(&binary, mutants.as_deref(), arguments);
     }
-    inside(root, &chosen, (binary, mutants), arguments)
+    let patience = arguments.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
+    inside(Ground::new(root, Subject { binary, mutants, patience })?, &chosen, arguments)
 }
 
 /// What is asked for, over the front ends that are asked for.
@@ -151,29 +152,26 @@ fn outside(binary: &Path, mutants: Option<&Path>, arguments: &Arguments) -> Resu
     if let Some(report) = &arguments.report {
         words.extend(["--report".into(), std::path::absolute(report)?.into()]);
     }
+    in_rooms(&words)
+}
+
+/// Starts this program again with `words`, in namespaces of its own. Whether it ended well.
+///
+/// # Errors
+/// Namespaces cannot be made here.
+pub(crate) fn in_rooms(words: &[std::ffi::OsString]) -> Result<bool> {
     let words: Vec<&std::ffi::OsStr> = words.iter().map(AsRef::as_ref).collect();
     Ok(isolate::run(&words)?.success())
 }
 
-fn inside(
-    root: &Path,
-    chosen: &[Part],
-    (binary, mutants): (PathBuf, Option<PathBuf>),
-    arguments: &Arguments,
-) -> Result<bool> {
-    isolate::prepare()?;
-    let dir = tempfile::Builder::new().prefix("vmpath-e2e-").tempdir()?;
-    let patience = arguments.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
-    let mut tools = Tools::new(root, &binary, dir.path())?;
-    (tools.mutants, tools.patience) = (mutants, patience);
-    let tools = Rc::new(tools);
+fn inside(ground: Ground, chosen: &[Part], arguments: &Arguments) -> Result<bool> {
     let mut all = Report::new();
     let mut took = Vec::new();
     for (number, &part) in chosen.iter().enumerate() {
         let name = part.name();
         println!("== e2e {}/{} {name}: {}", number + 1, chosen.len(), part.scenario.about);
         let began = Instant::now();
-        let report = play(part, &tools);
+        let report = play(part, &ground);
         print!("{}", report.table());
         println!("== {name}: {}, {:.1} s", word(report.passed()), began.elapsed().as_secs_f64());
         all.absorb(&name, report);
@@ -185,17 +183,18 @@ fn inside(
     if let Some(report) = &arguments.report {
         all.write(report)?;
     }
-    isolate::forget_memory(dir.path())?;
-    if !all.passed() {
-        println!("logs, sockets and consoles are kept in {}", dir.keep().display());
+    if all.passed() {
+        ground.leave()?;
+    } else {
+        ground.leave_logs()?;
     }
     Ok(all.passed())
 }
 
 /// One scenario; whatever stops it becomes a failed check.
-fn play(part: Part, tools: &Rc<Tools>) -> Report {
+fn play(part: Part, ground: &Ground) -> Report {
     let Part { scenario, front_end } = part;
-    let mut stage = match Stage::new(&part.name(), front_end, tools, scenario.bound) {
+    let mut stage = match ground.stage(&part.name(), front_end, scenario.bound) {
         Ok(stage) => stage,
         Err(why) => {
             let mut report = Report::new();

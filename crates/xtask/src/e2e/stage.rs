@@ -2,6 +2,7 @@
 //!
 //! Invariant: nothing waits without a bound, neither one wait nor the scenario as a whole.
 
+use super::ground::Subject;
 use super::isolate;
 use anyhow::{Context, Result, bail, ensure};
 use std::cell::RefCell;
@@ -20,12 +21,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// What all scenarios of a run share.
 #[derive(Debug)]
 pub(crate) struct Tools {
-    /// The `vmpath` under test.
-    pub(crate) binary: PathBuf,
-    /// The same with its deliberate faults compiled in, if a scenario asks for it.
-    pub(crate) mutants: Option<PathBuf>,
-    /// How long to wait for what must not happen, if that is asked for.
-    pub(crate) patience: Option<Duration>,
+    subject: Subject,
     /// The workspace.
     pub(crate) root: PathBuf,
     /// The folder of the run; scenarios have theirs in it.
@@ -38,10 +34,10 @@ pub(crate) struct Tools {
 impl Tools {
     /// # Errors
     /// There can be no file system in memory here.
-    pub(crate) fn new(root: &Path, binary: &Path, dir: &Path) -> Result<Self> {
+    pub(crate) fn new(root: &Path, subject: Subject, dir: &Path) -> Result<Self> {
         let memory = isolate::memory(dir)?;
-        let (binary, root, dir) = (binary.to_owned(), root.to_owned(), dir.to_owned());
-        Ok(Self { binary, mutants: None, patience: None, root, dir, memory, image: RefCell::new(None) })
+        let (root, dir) = (root.to_owned(), dir.to_owned());
+        Ok(Self { subject, root, dir, memory, image: RefCell::new(None) })
     }
 
     /// What guests boot from; made by the first scenario that needs it.
@@ -50,7 +46,7 @@ impl Tools {
             return Ok(image.clone());
         }
         let kernel = Kernel::find_or_fetch()?;
-        let image = Image::build(&kernel, &self.binary, &self.dir)?;
+        let image = Image::build(&kernel, &self.subject.binary, &self.dir)?;
         *self.image.borrow_mut() = Some(image.clone());
         Ok(image)
     }
@@ -84,7 +80,7 @@ impl Stage {
             mutant: None,
             tools: Rc::clone(tools),
             began: Instant::now(),
-            bound: bound + tools.patience.unwrap_or_default(),
+            bound: bound + tools.subject.patience.unwrap_or_default(),
         })
     }
 
@@ -93,7 +89,10 @@ impl Stage {
     /// # Errors
     /// The folder cannot be made, or nobody has built a daemon with faults.
     pub(crate) fn act(&mut self, folder: &str, mutant: Option<&'static str>) -> Result<()> {
-        ensure!(mutant.is_none() || self.tools.mutants.is_some(), "there is no build with deliberate faults");
+        ensure!(
+            mutant.is_none() || self.tools.subject.mutants.is_some(),
+            "there is no build with deliberate faults"
+        );
         self.dir = self.tools.dir.join(&self.name).join(folder);
         fs::create_dir(&self.dir).with_context(|| format!("cannot make {}", self.dir.display()))?;
         self.mutant = mutant;
@@ -102,7 +101,7 @@ impl Stage {
 
     /// The daemon under test, without arguments.
     pub(crate) fn daemon(&self) -> Command {
-        match (self.mutant, &self.tools.mutants) {
+        match (self.mutant, &self.tools.subject.mutants) {
             (Some(word), Some(binary)) => {
                 let mut command = Command::new(binary);
                 command.env("VMPATH_MUTANT", word);
@@ -177,7 +176,7 @@ impl Stage {
 
     /// How long to wait for what must not happen.
     pub(crate) fn patience(&self, unless_told: Duration) -> Duration {
-        self.tools.patience.unwrap_or(unless_told)
+        self.tools.subject.patience.unwrap_or(unless_told)
     }
 
     pub(crate) fn elapsed(&self) -> Duration {
@@ -185,7 +184,7 @@ impl Stage {
     }
 
     pub(crate) fn binary(&self) -> &Path {
-        &self.tools.binary
+        &self.tools.subject.binary
     }
 
     /// # Errors

@@ -92,10 +92,6 @@ impl StandIn {
         Ok(vm)
     }
 
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Waits until requests complete that had not when this was called. Returns how many have in all.
     ///
     /// # Errors

@@ -2,12 +2,14 @@
 
 mod failover;
 mod ghost;
+mod identity;
 mod input;
 mod link_down;
 mod loss;
 mod policy;
 mod restart;
 mod sick;
+mod stall;
 mod suspend_open;
 mod tools;
 
@@ -108,6 +110,20 @@ pub(super) const ALL: &[Scenario] = &[
         .over(Over::OnlyVhostUser)
         .and_naive()
         .within(Duration::from_secs(240)),
+    story("stall", "both paths stall for 2 s again and again: none is declared dead", stall::stall)
+        .over(Over::VhostUserByDefault),
+    story(
+        "identity",
+        "units come back as others: refused, and nobody is resumed onto them",
+        identity::identity,
+    )
+    .over(Over::VhostUserByDefault),
+    story(
+        "lost-cache",
+        "controllers die with their caches: nothing acknowledged is lost",
+        identity::lost_cache,
+    )
+    .over(Over::VhostUserByDefault),
     story("no-path", "all paths lost: held, suspended, resumed by the repair", policy::no_path),
     story("shed", "the reservations no longer fit: the lower guest leaves until the repair", policy::shed),
     story(
