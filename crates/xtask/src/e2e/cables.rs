@@ -47,7 +47,9 @@ impl Storage {
             ));
         }
         script.push_str(&format!(
-            "exec nbdkit --foreground --exit-with-parent --filter=noparallel -p {PORT} file dir={}",
+            // Slow enough that there is always something on each path.
+            "exec nbdkit --foreground --exit-with-parent --filter=noparallel --filter=delay -p {PORT} file dir={} \
+             rdelay=15ms wdelay=15ms",
             folder.display()
         ));
         let mut there = Command::new("unshare");
