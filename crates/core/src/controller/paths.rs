@@ -37,7 +37,7 @@ impl Controller {
             return;
         };
         match self.network.link(report.path, report.unit) {
-            Some(Link::Down { latest, .. }) if latest != fault => {}
+            Some(Link::Down { latest, .. }) if discriminant(latest) != discriminant(fault) => {}
             Some(Link::Down { .. } | Link::Connecting { .. } | Link::Up { .. }) | None => return,
         }
         let (path, unit) = (self.spec.path_name(report.path), self.spec.unit_name(report.unit));
