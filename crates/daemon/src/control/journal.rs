@@ -183,6 +183,7 @@ const fn is_trouble(kind: JournalKind) -> bool {
         JournalKind::PathDown
         | JournalKind::LinkDown
         | JournalKind::NoPath
+        | JournalKind::FewPaths
         | JournalKind::VmHeld
         | JournalKind::VmSuspending
         | JournalKind::VmSuspended
@@ -196,6 +197,8 @@ const fn is_trouble(kind: JournalKind) -> bool {
         | JournalKind::Failback
         | JournalKind::PathDisabled
         | JournalKind::PathEnabled
+        | JournalKind::PathDraining
+        | JournalKind::PathDrained
         | JournalKind::AccessChanged
         | JournalKind::LinkUp
         | JournalKind::FailedOver
