@@ -221,6 +221,12 @@ impl Controller {
                 (loss, Some(stopped.since))
             }
             Ladder::Suspended { loss, since } => (*loss, Some(*since)),
+            // What ended its suspend is over; the next lack has its whole time again.
+            Ladder::Stranded { loss, .. } if self.lack(vm).is_none() => {
+                let (loss, since) = (*loss, self.now);
+                self.vms[vm.index()].ladder = Ladder::Suspended { loss, since };
+                return;
+            }
             Ladder::Stranded { loss, .. } => (*loss, None),
             Ladder::Failing { .. } => return self.fail_stopped(vm),
         };

@@ -14,6 +14,7 @@ use crate::plan::Health;
 use crate::policy::{Monitor, Run};
 use crate::spec::Failback;
 use crate::time::Duration;
+use std::mem::discriminant;
 
 impl Controller {
     pub(super) fn take_link(&mut self, report: &LinkReport) {

@@ -54,7 +54,7 @@ const RESUME_BACKOFF_MAX: Duration = Duration::from_secs(16);
 ///
 /// A Held VM whose former `stop` takes effect at last becomes Suspended, and Withdrawing when it is released before.
 /// A Suspended VM that runs again although its `stop` may still come becomes Withdrawing.
-/// `Adopt` (it stopped on our own EIO) turns Free, Held and Proving into Suspended; `Revoke` turns Resuming into Suspended.
+/// `Adopt` (it stopped on our own EIO) turns Free, Held, Withdrawing and Proving into Suspended; `Revoke` turns Resuming into Suspended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Run {
     /// Not touched.

@@ -22,7 +22,39 @@ pub(super) fn all(report: &mut Report<'_>, config: &RawConfig) {
         }
         if good {
             disks_keep_a_path(report, config, vm);
+            disks_have_min_paths(report, config, vm);
         }
+    }
+}
+
+/// A VM that asks for more paths than it may use would be on its `on_no_path` ladder for ever.
+fn disks_have_min_paths(report: &mut Report<'_>, config: &RawConfig, vm: &RawVm) {
+    let Some(min) = vm.min_paths.as_ref().filter(|min| min.it > 1) else { return };
+    for disk in &vm.disks {
+        let Some(target) = disk.unit.as_ref().and_then(|u| target_named(config, &u.it.target)) else {
+            continue;
+        };
+        let (name, label) = (target.label(), vm.label());
+        let may = |path: &&super::raw::RawPath| path.name.as_ref().is_none_or(|n| vm.may_use(name, &n.it));
+        let paths = target.paths.iter().filter(may).count();
+        if paths < min.it as usize && paths > 0 {
+            let disk = disk.name.as_ref().map_or("?", |n| n.it.as_str());
+            let message = format!(
+                "min_paths: disk {disk} of vm {label} has {paths} of the {} paths that are asked for: it would follow \
+                 on_no_path from the start",
+                min.it
+            );
+            let hint = format!("write min_paths = {paths}, or add a path to target {name}");
+            report.fault(min.at, Problem::new(message).hint(hint));
+            return;
+        }
+    }
+    if vm.qmp.is_none() {
+        let message = format!(
+            "min_paths: without qmp vm {} cannot be suspended: too few paths are told, and nothing follows",
+            vm.label()
+        );
+        report.warn(min.at, Problem::new(message));
     }
 }
 

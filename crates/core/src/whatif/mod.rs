@@ -13,7 +13,7 @@ mod tests;
 
 use crate::controller::Controller;
 use crate::effect::JournalEntry;
-use crate::event::Command;
+use crate::event::{Command, Force};
 use crate::ids::{PathId, UnitId, VmId};
 use crate::plan::Health;
 use crate::spec::Spec;
@@ -158,7 +158,7 @@ pub fn ask(controller: Controller, now: Instant, question: &Question) -> Forecas
 
 /// The operator's word that takes a path out.
 const fn drain(path: PathId) -> Command {
-    Command::DisablePath(path)
+    Command::DrainPath(path, Force::No)
 }
 
 /// A host with this configuration on which nothing is the matter: every path is up; every VM runs, obeys its monitor if it has

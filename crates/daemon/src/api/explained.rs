@@ -71,7 +71,7 @@ fn questions(snapshot: &Snapshot, vm: VmId) -> Vec<Question> {
     }
     let works = |path: &PathId| match host.paths[path.index()].health {
         Health::Up | Health::Marginal => true,
-        Health::Down | Health::Disabled => false,
+        Health::Draining | Health::Down | Health::Disabled => false,
     };
     let all: Vec<_> = host.spec.paths_of_vm(vm).filter(works).collect();
     let carries = |path: &PathId| {
@@ -131,7 +131,7 @@ pub(super) async fn path(
     let view = &snapshot.host.paths[id.index()];
     let carries = match view.health {
         Health::Up | Health::Marginal => vec![losing(vec![id])],
-        Health::Down | Health::Disabled => vec![],
+        Health::Draining | Health::Down | Health::Disabled => vec![],
     };
     let lost = foreseen(shared, carries, |forecast, question| {
         let all = whatif::forecast(forecast, question);

@@ -14,9 +14,10 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde::Deserialize;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
-use vmpath_core::event::Command;
+use vmpath_core::event::{Command, Force};
 use vmpath_core::spec::Access;
 use vmpath_core::whatif::{Forecast, Question};
 
@@ -41,6 +42,7 @@ type Answer<T> = Result<Json<T>, ApiError>;
 pub(super) fn router(shared: Shared) -> Router {
     let changes = Router::new()
         .route("/v1/paths/{target}/{path}/disable", post(disable))
+        .route("/v1/paths/{target}/{path}/drain", post(drain))
         .route("/v1/paths/{target}/{path}/enable", post(enable))
         .route("/v1/paths/{target}/{path}/access", post(set_access))
         .route("/v1/vms/{name}/suspend", post(suspend))
@@ -177,6 +179,26 @@ async fn what_if(State(shared): State<Shared>, asked: Pairs) -> Answer<wire::Wha
 async fn disable(state: State<Shared>, Path((target, path)): Path<(String, String)>) -> Answer<wire::Done> {
     let id = names::path(&spec(&state), &target, &path)?;
     command(state, Command::DisablePath(id)).await
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DrainAsked {
+    #[serde(default)]
+    force: bool,
+}
+
+async fn drain(
+    state: State<Shared>,
+    Path((target, path)): Path<(String, String)>,
+    asked: Result<axum::extract::Query<DrainAsked>, QueryRejection>,
+) -> Answer<wire::Done> {
+    let asked = asked.map_err(|error| {
+        ApiError::bad_request(error.body_text(), "write it like …/drain?force=true; it may be left out")
+    })?;
+    let id = names::path(&spec(&state), &target, &path)?;
+    let force = if asked.force { Force::Yes } else { Force::No };
+    command(state, Command::DrainPath(id, force)).await
 }
 
 async fn enable(state: State<Shared>, Path((target, path)): Path<(String, String)>) -> Answer<wire::Done> {

@@ -286,7 +286,7 @@ impl Shown<'_> {
     }
 }
 
-const HEALTHS: [Health; 4] = [Health::Up, Health::Marginal, Health::Down, Health::Disabled];
+const HEALTHS: [Health; 5] = [Health::Up, Health::Marginal, Health::Down, Health::Draining, Health::Disabled];
 
 const VM_STATES: [VmState; 6] = [
     VmState::Running,

@@ -13,7 +13,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use vmpath_core::event::Fault;
 use vmpath_core::path::class::{self, Class};
-use vmpath_core::plan::Health;
 use vmpath_core::router::{CloseMode, close_mode};
 use vmpath_core::spec::PathUrl;
 use vmpath_core::time::{Duration, Instant};
@@ -24,8 +23,8 @@ impl Worker {
     pub(super) fn connect_missing(&mut self) {
         for index in 0..self.backs.links.len() {
             let link = &self.backs.links[index];
-            let disabled = self.plan.paths[link.path.index()].health == Health::Disabled
-                || self.backs.is_unused(link.unit);
+            let disabled =
+                self.plan.paths[link.path.index()].health.is_out() || self.backs.is_unused(link.unit);
             if disabled || link.next_attempt > self.now || link.connections > link.active {
                 continue;
             }

@@ -7,7 +7,6 @@ use crate::dataplane::Worker;
 use crate::sys::tcp;
 use vmpath_core::event::Fault;
 use vmpath_core::path::vital::{self, NetworkClock, Waits};
-use vmpath_core::plan::Health;
 use vmpath_core::time::Duration;
 
 /// How long a unit counts as used after a request.
@@ -38,7 +37,7 @@ impl Worker {
         }
         let (path, unit) = (self.backs.links[back.link].path, self.backs.links[back.link].unit);
         let in_flight = back.in_flight;
-        if self.plan.paths[path.index()].health == Health::Disabled || self.backs.is_unused(unit) {
+        if self.plan.paths[path.index()].health.is_out() || self.backs.is_unused(unit) {
             // What is in flight may finish, if the path still answers: so it goes on being watched.
             if in_flight == 0 {
                 self.cut(index, Fault::Disabled);

@@ -33,7 +33,7 @@ Examples:
   vmpath top                                who gets what, over which path, live
   vmpath explain vm db1                     why db1 is where it is, and what it waits for
   vmpath whatif --lose san0/a               what would become of each VM if this path failed
-  vmpath path disable san0/a                take a path out before work on its cable
+  vmpath path drain --wait san0/a           take a path out before work on its cable, without hurting anybody
 
 Exit status: 0 done, 1 an error or faults, 2 wrong usage.";
 
@@ -78,7 +78,7 @@ enum Command {
     /// use what they have reserved.
     #[command(after_help = whatif::EXAMPLES)]
     Whatif(whatif::WhatIfArgs),
-    /// Change a path: take it out, let it in, set its access state
+    /// Change a path: drain it, take it out, let it in, set its access state
     Path {
         #[command(subcommand)]
         change: PathChange,
@@ -177,7 +177,20 @@ enum PathChange {
         #[arg(value_name = "TARGET/PATH")]
         path: PathName,
     },
-    /// Let a disabled path be used again
+    /// Take a path out for maintenance: who does not fit without it leaves first, what is in flight on it finishes
+    ///
+    /// Refused if some VM could not do without the path.
+    Drain {
+        #[arg(value_name = "TARGET/PATH")]
+        path: PathName,
+        /// Also if VMs need it: they then follow their `on_no_path`
+        #[arg(long)]
+        force: bool,
+        /// Come back when nothing of it is in flight any more
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Let a disabled or draining path be used again
     Enable {
         #[arg(value_name = "TARGET/PATH")]
         path: PathName,
@@ -210,6 +223,12 @@ enum VmChange {
 struct PathName {
     target: String,
     path: String,
+}
+
+impl std::fmt::Display for PathName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.target, self.path)
+    }
 }
 
 impl std::str::FromStr for PathName {

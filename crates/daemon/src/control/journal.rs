@@ -209,6 +209,7 @@ const fn is_trouble(kind: JournalKind) -> bool {
         | JournalKind::ComponentDown
         | JournalKind::LinkDown
         | JournalKind::NoPath
+        | JournalKind::FewPaths
         | JournalKind::VmHeld
         | JournalKind::VmSuspending
         | JournalKind::VmSuspended
@@ -222,6 +223,8 @@ const fn is_trouble(kind: JournalKind) -> bool {
         | JournalKind::Failback
         | JournalKind::PathDisabled
         | JournalKind::PathEnabled
+        | JournalKind::PathDraining
+        | JournalKind::PathDrained
         | JournalKind::AccessChanged
         | JournalKind::PathWell
         | JournalKind::LinkUp

@@ -32,7 +32,7 @@ pub(super) fn encode_line(line: &Line) -> Vec<u8> {
 /// # Errors
 /// These bytes are no line of this version.
 pub(super) fn decode_line(seq: u64, bytes: &[u8]) -> Result<Line, Corrupt> {
-    let mut r = Reader::new(bytes);
+    let mut r = Reader::new(bytes, super::file::SCHEMA);
     let line = Line {
         seq,
         at_unix_us: r.u64()?,

@@ -20,8 +20,10 @@ use std::time::Duration;
 use vmpath_core::saved::Saved;
 
 pub(super) const FILE: &str = "vmpath.redb";
-/// Of what the tables hold. A file with a higher one is refused.
-pub(crate) const SCHEMA: u64 = 1;
+/// Of what the tables hold. A file with a higher one is refused, one with a lower one is read and written anew.
+pub(crate) const SCHEMA: u64 = 2;
+/// The oldest that is still read.
+const SCHEMA_OLDEST: u64 = 1;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const STATE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("state");
@@ -121,8 +123,8 @@ impl StateFile {
             Err(error) => return Err(error.into()),
         };
         let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_le_bytes);
-        match meta.get(META_SCHEMA)?.and_then(|bytes| number(bytes.value())) {
-            Some(SCHEMA) => {}
+        let schema = match meta.get(META_SCHEMA)?.and_then(|bytes| number(bytes.value())) {
+            Some(schema @ SCHEMA_OLDEST..=SCHEMA) => schema,
             Some(newer) if newer > SCHEMA => {
                 return Ok(Err(Trouble::Open(OpenError::Refused(format!(
                     "the saved state {} was written by a newer vmpath (schema {newer}, this one knows {SCHEMA}): run \
@@ -131,13 +133,13 @@ impl StateFile {
                 )))));
             }
             Some(_) | None => return Ok(Err(Trouble::Unreadable("it names no schema".into()))),
-        }
+        };
         let boot =
             meta.get(META_BOOT)?.and_then(|bytes| bytes.value().try_into().ok().map(BootId::from_bytes));
         let clean = meta.get(META_CLEAN)?.is_some_and(|bytes| bytes.value() == [1]);
         drop(meta);
         let saved = match reading.open_table(STATE)?.get(STATE_CONTROLLER)? {
-            Some(bytes) => codec::decode_saved(bytes.value()),
+            Some(bytes) => codec::decode_saved(bytes.value(), schema),
             None => Ok(Saved::default()),
         };
         let mut lines = Vec::new();

@@ -4,9 +4,11 @@
 
 use crate::controller::Controller;
 use crate::effect::{Effect, JournalKind, Subject};
-use crate::event::{Event, HypervisorReport, RunState, StopsOnError};
+use crate::event::{Command, Event, HypervisorReport, RunState, StopsOnError};
 use crate::ids::{IncidentId, VmId};
 use crate::plan::{Gate, RoutePlan};
+use crate::policy::RESUMES_WITHIN;
+use crate::time::Instant;
 use crate::view::VmState;
 
 /// What an outsider knows of one VM.
@@ -18,6 +20,12 @@ struct Seen {
     stopped: Option<u64>,
     /// The process that ran when it was last heard of, before a restart of ours.
     ran: Option<u64>,
+    /// When it was resumed, not for an operator.
+    resumed: Vec<Instant>,
+    /// The operator has asked for it, or somebody else has continued it, and it was not continued by us since.
+    asked_for: bool,
+    /// It was told to continue, and does not run yet.
+    continued: bool,
 }
 
 #[derive(Clone)]
@@ -50,6 +58,9 @@ impl Checker {
 
     /// Before the controller is told.
     pub(super) fn before(&mut self, event: &Event) {
+        if let Event::Command { command: Command::ResumeVm(vm), .. } = event {
+            self.vms[vm.index()].asked_for = true;
+        }
         let Event::Hypervisor { vm, report } = event else { return };
         let gate = &self.plan.vms[vm.index()].gate;
         let answers_eio = matches!(gate, Gate::Bounce(_) | Gate::Fail(_));
@@ -67,6 +78,9 @@ impl Checker {
             }
             HypervisorReport::Lost { .. } => seen.monitor = None,
             HypervisorReport::State(state) => {
+                if *state == RunState::Running && !std::mem::take(&mut seen.continued) {
+                    seen.asked_for = true;
+                }
                 if let Some((instance, known, _)) = &mut seen.monitor {
                     *known = *state;
                     if *state == RunState::IoError && answers_eio {
@@ -87,13 +101,15 @@ impl Checker {
                 Effect::Publish(_) => must(at == 0, || "a plan comes first".into())?,
                 Effect::Stop { vm, instance } => {
                     self.stop(*vm, *instance)?;
-                    must(told(effects, *vm, JournalKind::VmSuspending), || {
+                    let kinds = [JournalKind::VmSuspending, JournalKind::PolicyBlocked];
+                    must(kinds.iter().any(|kind| told(effects, *vm, *kind)), || {
                         format!("an untold stop of {vm}")
                     })?;
                 }
                 Effect::Continue { vm, instance } => {
                     self.cont(*vm, *instance)?;
                     must(told(effects, *vm, JournalKind::VmResuming), || format!("an untold cont of {vm}"))?;
+                    self.resumed(effects, *vm, controller.now)?;
                 }
                 Effect::Record(entry) => {
                     must(!entry.reason.is_empty(), || format!("no reason: {entry:?}"))?;
@@ -172,6 +188,18 @@ impl Checker {
         })
     }
 
+    /// No VM is suspended and resumed more than twice in five minutes; the attempts of one resume count once.
+    fn resumed(&mut self, effects: &[Effect], vm: VmId, now: Instant) -> Verdict {
+        let seen = &mut self.vms[vm.index()];
+        seen.continued = true;
+        if !begins_resume(effects, vm) || std::mem::take(&mut seen.asked_for) {
+            return Ok(());
+        }
+        seen.resumed.push(now);
+        let [.., first, _, third] = seen.resumed[..] else { return Ok(()) };
+        must(third >= first + RESUMES_WITHIN, || format!("{vm} resumed three times from {first} to {third}"))
+    }
+
     fn gates(&self) -> Verdict {
         for (index, route) in self.plan.vms.iter().enumerate() {
             let stops = matches!(self.vms[index].monitor, Some((_, _, StopsOnError::Yes)));
@@ -207,6 +235,21 @@ impl Checker {
 fn told(effects: &[Effect], vm: VmId, kind: JournalKind) -> bool {
     effects.iter().any(|effect| match effect {
         Effect::Record(entry) => entry.kind == kind && entry.subject == Subject::Vm(vm),
+        Effect::Publish(_)
+        | Effect::Stop { .. }
+        | Effect::Continue { .. }
+        | Effect::Monitor { .. }
+        | Effect::Answer { .. } => false,
+    })
+}
+
+fn begins_resume(effects: &[Effect], vm: VmId) -> bool {
+    effects.iter().any(|effect| match effect {
+        Effect::Record(entry) => {
+            entry.kind == JournalKind::VmResuming
+                && entry.subject == Subject::Vm(vm)
+                && entry.reason.starts_with("`cont` is sent;")
+        }
         Effect::Publish(_)
         | Effect::Stop { .. }
         | Effect::Continue { .. }

@@ -132,8 +132,9 @@ fn a_stop_without_an_answer_is_repeated_and_told() {
         > 3.5: gold policy-blocked
         > 4.5: stop gold, gold vm-suspending
         @5 refuses gold
-        > 5: gold policy-blocked, gold policy-blocked
-        @50 pass
+        > 5: gold policy-blocked
+        > 65: stop gold, gold policy-blocked
+        @70 pass
         ",
     );
 }

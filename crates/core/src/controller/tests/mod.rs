@@ -2,8 +2,11 @@
 
 mod checker;
 mod commands;
+mod drain;
 mod explain;
+mod flapping;
 mod hypervisors;
+mod ladder;
 mod leave;
 mod loss;
 mod no_path;

@@ -6,8 +6,8 @@ use super::world::{add_disk, add_vm, gate_word, path, spec, target};
 use crate::controller::Controller;
 use crate::effect::Effect;
 use crate::event::{
-    Command, Event, Fault, HypervisorReport, LinkChange, LinkReport, LoadReport, RunState, StopsOnError,
-    VmLoad,
+    Command, Event, Fault, Force, HypervisorReport, LinkChange, LinkReport, LoadReport, RunState,
+    StopsOnError, VmLoad,
 };
 use crate::ids::{IncidentId, PathId, TargetId, UnitId, VmId, WorkerId};
 use crate::plan::{Gate, GateReason, Health};
@@ -141,7 +141,9 @@ fn mutate_spec(spec: &mut Spec, dice: &mut Dice) {
         vm.when = dice.pick(&[When::Always, When::Outranked]);
         vm.resume = dice.pick(&[ResumeOn::Repair, ResumeOn::Failback]);
         vm.may_suspend = dice.one_in(2);
-        let then = dice.pick(&["suspend", "migrate, then suspend, then fail", "fail"]);
+        let then =
+            dice.pick(&["suspend", "migrate, then suspend, then fail", "fail", "suspend 20s, then fail"]);
+        vm.min_paths = dice.pick(&[1, 1, 1, 2]);
         let ladder = format!("hold {}s, then {then}", dice.roll(12));
         vm.on_no_path = ladder.parse().expect("a ladder");
         vm.avoid_paths = if dice.one_in(4) { vec![PathId(dice.pick(&[0, 1, 2]))] } else { vec![] };
@@ -388,6 +390,8 @@ impl Sim {
                     TargetId(u16::try_from(self.dice.roll(self.spec.targets.len() as u64)).expect("small"));
                 let commands = [
                     Command::DisablePath(path),
+                    Command::DrainPath(path, Force::No),
+                    Command::DrainPath(path, Force::Yes),
                     Command::EnablePath(path),
                     Command::SetAccess(path, Access::NonOptimized),
                     Command::SuspendVm(vm),

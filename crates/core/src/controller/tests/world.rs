@@ -7,8 +7,8 @@
 use crate::controller::Controller;
 use crate::effect::{CommandError, Effect, JournalEntry, Subject, Wanted};
 use crate::event::{
-    Command, Event, Fault, HypervisorReport, LinkChange, LinkReport, LoadReport, RunState, StopsOnError,
-    VmLoad,
+    Command, Event, Fault, Force, HypervisorReport, LinkChange, LinkReport, LoadReport, RunState,
+    StopsOnError, VmLoad,
 };
 use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId, WorkerId};
 use crate::plan::{Gate, RoutePlan};
@@ -136,6 +136,8 @@ pub(super) struct World {
     log: String,
     /// Hypervisors that obey after 5 ms.
     obedient: bool,
+    /// Of VMs that were stopped or continued.
+    real: BTreeMap<VmId, RunState>,
     later: BTreeMap<Instant, Vec<Event>>,
     ticket: u64,
 }
@@ -170,6 +172,7 @@ impl World {
             answers: vec![],
             log: String::new(),
             obedient: false,
+            real: BTreeMap::new(),
             later: BTreeMap::new(),
             ticket: 0,
         };
@@ -269,6 +272,7 @@ impl World {
     fn asked(&mut self, word: &str, vm: VmId, then: RunState, said: &mut Vec<String>) {
         said.push(format!("{word} {}", self.spec.vm(vm).name));
         if self.obedient {
+            self.real.insert(vm, then);
             let event = Event::Hypervisor { vm, report: HypervisorReport::State(then) };
             self.later.entry(self.now + Duration::from_millis(5)).or_default().push(event);
         }
@@ -369,6 +373,12 @@ impl World {
                 let instance = instance.parse().expect("an instance");
                 self.report(self.vm(vm), connected(instance, RunState::Paused, StopsOnError::Yes));
             }
+            ["connect-as-they-are"] => {
+                for vm in self.spec.clone().vm_ids() {
+                    let state = self.real.get(&vm).copied().unwrap_or(RunState::Running);
+                    self.report(vm, connected(1, state, StopsOnError::Yes));
+                }
+            }
             ["lost", vm] => {
                 self.report(self.vm(vm), HypervisorReport::Lost { why: "connection refused".into() });
             }
@@ -387,6 +397,8 @@ impl World {
                 self.report(self.vm(vm), connected(instance, RunState::IoError, StopsOnError::Yes));
             }
             ["disable", path] => self.command(Command::DisablePath(self.path(path))),
+            ["drain", path] => self.command(Command::DrainPath(self.path(path), Force::No)),
+            ["drain-by-force", path] => self.command(Command::DrainPath(self.path(path), Force::Yes)),
             ["enable", path] => self.command(Command::EnablePath(self.path(path))),
             ["non-optimized", path] => {
                 self.command(Command::SetAccess(self.path(path), Access::NonOptimized));

@@ -60,10 +60,12 @@ impl Run {
                 *self = Self::Suspended { cause, since: now, instance, stop: StopOrder::Confirmed };
                 Step::note(Note::Suspended { after: Duration::ZERO })
             }
-            Self::Suspending { .. }
-            | Self::Withdrawing { .. }
-            | Self::Suspended { .. }
-            | Self::Resuming { .. } => Step::default(),
+            // The `stop` from before may still come.
+            Self::Withdrawing { .. } => {
+                *self = Self::Suspended { cause, since: now, instance, stop: StopOrder::Sent { at: now } };
+                Step::note(Note::Suspended { after: Duration::ZERO })
+            }
+            Self::Suspending { .. } | Self::Suspended { .. } | Self::Resuming { .. } => Step::default(),
         }
     }
 

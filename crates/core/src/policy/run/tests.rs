@@ -89,7 +89,7 @@ fn the_transition_table_is_as_drawn() {
             "free: suspending+stop held suspended - - - - - - - - - -",
             "held: suspending+stop - suspended free - - - - - - - - -",
             "suspending: - - - withdrawing - suspended suspended - free - -+stop -+stop free",
-            "withdrawing: suspending+stop held - - - resuming+cont resuming+cont - free free free - free",
+            "withdrawing: suspending+stop held suspended - - resuming+cont resuming+cont - free free free - free",
             "suspended: - - - resuming+cont - - - free - - - - free",
             "resuming: - - - - suspended - - proving free - -+cont - free",
             "proving: suspending+stop held suspended - - free resuming - free - free - free",

@@ -64,6 +64,22 @@ fn policies() {
             ),
             ("when = 'never'", &["12:8 when: \"never\" is none of \"always\", \"outranked\""]),
             ("on_no_path = 'hold 60s'", &["12:14 on_no_path: \"hold 60s\": and what then?"]),
+            (
+                "on_no_path = 'suspend, then hold 60s'",
+                &["12:14 on_no_path: hold stands after suspend: a stopped VM has nothing more to hold"],
+            ),
+            (
+                "on_no_path = 'fail, then suspend'",
+                &["12:14 on_no_path: nothing comes after fail: it is always possible"],
+            ),
+            ("on_no_path = 'hold 5s, then hold 6s'", &["12:14 on_no_path: hold stands there twice"]),
+            (
+                "min_paths = 3",
+                &[
+                    "12:13 min_paths: disk vda of vm db1 has 2 of the 3 paths that are asked for: it would follow on_no_path from the start",
+                ],
+            ),
+            ("min_paths = 0", &["12:13 min_paths: 0 is not from 1 to 32"]),
             ("on_no_path = 'wait'", &["12:14 on_no_path: \"wait\" is none of hold, suspend, migrate, fail"]),
             (
                 "may_suspend = 1",

@@ -45,7 +45,7 @@ fn defaults_are_filled_in() {
     assert_eq!((vm.limit_burst, vm.group, &vm.avoid_paths), (Duration::from_millis(5), None, &vec![]));
     assert_eq!((vm.on_path_loss, vm.when, vm.resume), (OnPathLoss::Failover, When::Always, ResumeOn::Repair));
     assert_eq!(vm.on_no_path.to_string(), "hold 60s, then suspend");
-    assert_eq!((vm.may_suspend, vm.may_migrate), (false, true));
+    assert_eq!((vm.may_suspend, vm.may_migrate, vm.min_paths), (false, true, 1));
     let disk = spec.disk(DiskId(0));
     assert_eq!((&disk.vhost_user, disk.queues, disk.read_only), (&None, 1, false));
 }

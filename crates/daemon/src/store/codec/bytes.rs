@@ -54,16 +54,24 @@ impl Writer {
 }
 
 #[derive(Debug)]
-pub(super) struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a> {
+    rest: &'a [u8],
+    /// Of the file that the bytes come from.
+    schema: u64,
+}
 
 impl<'a> Reader<'a> {
-    pub(super) const fn new(bytes: &'a [u8]) -> Self {
-        Self(bytes)
+    pub(super) const fn new(bytes: &'a [u8], schema: u64) -> Self {
+        Self { rest: bytes, schema }
+    }
+
+    pub(super) const fn schema(&self) -> u64 {
+        self.schema
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], Corrupt> {
-        let (taken, rest) = self.0.split_at_checked(length).ok_or(Corrupt)?;
-        self.0 = rest;
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or(Corrupt)?;
+        self.rest = rest;
         Ok(taken)
     }
 
@@ -112,13 +120,9 @@ impl<'a> Reader<'a> {
         (0..length).map(|_| read(self)).collect()
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// # Errors
     /// Something is left over.
     pub(super) fn end(self) -> Result<(), Corrupt> {
-        if self.0.is_empty() { Ok(()) } else { Err(Corrupt) }
+        if self.rest.is_empty() { Ok(()) } else { Err(Corrupt) }
     }
 }

@@ -4,10 +4,12 @@ use super::bytes::{Corrupt, Reader, Writer};
 use std::time::Duration;
 use vmpath_core::event::Fault;
 use vmpath_core::ids::{IncidentId, PathId, TargetId, UnitId};
-use vmpath_core::path::{Damping, PathState};
-use vmpath_core::policy::{Cause, Ladder, LateStop, Outstanding, Run, StopOrder, Why};
+use vmpath_core::path::{Damping, Drain, PathState};
+use vmpath_core::policy::{
+    Cause, Dwell, Lack, Ladder, LateStop, Loss, Outstanding, Retell, Run, StopOrder, Why,
+};
 use vmpath_core::saved::{Names, Saved, SavedIncident, SavedLink, SavedPath, SavedVm};
-use vmpath_core::spec::Access;
+use vmpath_core::spec::{Access, NoPathAction};
 use vmpath_core::time::Instant;
 
 type Read<T> = Result<T, Corrupt>;
@@ -22,16 +24,15 @@ pub(in super::super) fn encode_saved(saved: &Saved) -> Vec<u8> {
     w.list(&saved.paths, write_path);
     w.list(&saved.links, write_link);
     w.list(&saved.vms, write_vm);
-    write_also(&mut w, &saved.incidents);
     w.done()
 }
 
 /// # Errors
-/// These bytes are no state of this version.
-pub(in super::super) fn decode_saved(bytes: &[u8]) -> Read<Saved> {
-    let mut r = Reader::new(bytes);
+/// These bytes are no state of that schema, or of none that is known.
+pub(in super::super) fn decode_saved(bytes: &[u8], schema: u64) -> Read<Saved> {
+    let mut r = Reader::new(bytes, schema);
     let names = Names { targets: r.list(owned)?, paths: r.list(owned)?, units: r.list(owned)? };
-    let mut saved = Saved {
+    let saved = Saved {
         names,
         last_incident: r.u64()?,
         incidents: r.list(read_incident)?,
@@ -39,7 +40,6 @@ pub(in super::super) fn decode_saved(bytes: &[u8]) -> Read<Saved> {
         links: r.list(read_link)?,
         vms: r.list(read_vm)?,
     };
-    read_also(&mut r, &mut saved.incidents)?;
     r.end()?;
     Ok(saved)
 }
@@ -71,6 +71,7 @@ fn read_incident_id(r: &mut Reader<'_>) -> Read<IncidentId> {
 fn write_incident(w: &mut Writer, incident: &SavedIncident) {
     write_incident_id(w, incident.id);
     w.u16(incident.target.0);
+    w.list(&incident.also, |w, target| w.u16(target.0));
     write_time(w, incident.opened);
     w.list(&incident.failures, |w, (path, what)| {
         w.option(*path, |w, path| w.u16(path.0));
@@ -82,33 +83,10 @@ fn read_incident(r: &mut Reader<'_>) -> Read<SavedIncident> {
     Ok(SavedIncident {
         id: read_incident_id(r)?,
         target: TargetId(r.u16()?),
-        also: vec![],
+        also: if r.schema() > 1 { r.list(|r| r.u16().map(TargetId))? } else { vec![] },
         opened: read_time(r)?,
         failures: r.list(|r| Ok((r.option(read_path_id)?, owned(r)?)))?,
     })
-}
-
-/// The incidents of more than one target, by their place in the list: at the end, and only if there are any, so that files
-/// without them are as they always were.
-fn write_also(w: &mut Writer, incidents: &[SavedIncident]) {
-    let shared: Vec<_> = incidents.iter().enumerate().filter(|(_, i)| !i.also.is_empty()).collect();
-    if shared.is_empty() {
-        return;
-    }
-    w.list(&shared, |w, (at, incident)| {
-        w.u32(u32::try_from(*at).unwrap_or(u32::MAX));
-        w.list(&incident.also, |w, target| w.u16(target.0));
-    });
-}
-
-fn read_also(r: &mut Reader<'_>, incidents: &mut [SavedIncident]) -> Read<()> {
-    if r.is_empty() {
-        return Ok(());
-    }
-    for (at, also) in r.list(|r| Ok((r.u32()?, r.list(|r| r.u16().map(TargetId))?)))? {
-        incidents.get_mut(at as usize).ok_or(Corrupt)?.also = also;
-    }
-    Ok(())
 }
 
 fn write_damping(w: &mut Writer, damping: &Damping) {
@@ -161,6 +139,8 @@ fn write_path_state(w: &mut Writer, state: &PathState) {
         PathState::Probation { .. } => w.u8(3),
         PathState::Repaired { .. } => w.u8(4),
         PathState::Disabled { .. } => w.u8(5),
+        PathState::Draining { stage: Drain::Shedding, .. } => w.u8(6),
+        PathState::Draining { stage: Drain::Finishing, .. } => w.u8(7),
     }
     write_time(w, state.since());
     match state {
@@ -169,6 +149,7 @@ fn write_path_state(w: &mut Writer, state: &PathState) {
         PathState::Connecting { .. }
         | PathState::Active { .. }
         | PathState::Repaired { .. }
+        | PathState::Draining { .. }
         | PathState::Disabled { .. } => {}
     }
 }
@@ -182,6 +163,8 @@ fn read_path_state(r: &mut Reader<'_>) -> Read<PathState> {
         3 => PathState::Probation { since, required: Duration::from_nanos(r.u64()?) },
         4 => PathState::Repaired { since },
         5 => PathState::Disabled { since },
+        6 => PathState::Draining { since, stage: Drain::Shedding },
+        7 => PathState::Draining { since, stage: Drain::Finishing },
         _ => return Err(Corrupt),
     })
 }
@@ -219,6 +202,8 @@ fn write_vm(w: &mut Writer, vm: &SavedVm) {
         w.text(text);
     });
     w.option(vm.ran, Writer::u64);
+    w.option(vm.hold_spent, write_incident_id);
+    w.list(vm.dwell.resumes(), |w, at| write_time(w, *at));
 }
 
 fn read_vm(r: &mut Reader<'_>) -> Read<SavedVm> {
@@ -229,6 +214,8 @@ fn read_vm(r: &mut Reader<'_>) -> Read<SavedVm> {
         pardon: r.option(read_incident_id)?,
         blocked: r.option(|r| Ok((read_incident_id(r)?, owned(r)?)))?,
         ran: r.option(Reader::u64)?,
+        hold_spent: if r.schema() > 1 { r.option(read_incident_id)? } else { None },
+        dwell: if r.schema() > 1 { Dwell::from_parts(r.list(read_time)?) } else { Dwell::default() },
     })
 }
 
@@ -246,7 +233,7 @@ fn write_run(w: &mut Writer, run: &Run) {
             write_caused(w, 2, cause, *since);
             w.u64(*instance);
             w.u32(*attempt);
-            w.option(*deadline, write_time);
+            w.option(Some(*deadline), write_time);
         }
         Run::Withdrawing { cause, since, late } => {
             write_caused(w, 3, cause, *since);
@@ -290,7 +277,9 @@ fn read_run(r: &mut Reader<'_>) -> Read<Run> {
     Ok(match word {
         1 => Run::Held { cause, since, late: r.option(read_late)? },
         2 => {
-            let (instance, attempt, deadline) = (r.u64()?, r.u32()?, r.option(read_time)?);
+            let (instance, attempt) = (r.u64()?, r.u32()?);
+            // There was none when the attempts of the first schema were used up.
+            let deadline = r.option(read_time)?.unwrap_or(since);
             Run::Suspending { cause, since, instance, attempt, deadline }
         }
         3 => Run::Withdrawing { cause, since, late: read_late(r)? },
@@ -338,6 +327,10 @@ fn write_cause(w: &mut Writer, cause: &Cause) {
         Why::Operator => w.u8(4),
         Why::GaveUp => w.u8(5),
         Why::Restart => w.u8(6),
+        Why::FewPaths { unit } => {
+            w.u8(7);
+            w.u16(unit.0);
+        }
     }
     w.text(&cause.rule);
 }
@@ -352,39 +345,95 @@ fn read_cause(r: &mut Reader<'_>) -> Read<Cause> {
         4 => Why::Operator,
         5 => Why::GaveUp,
         6 => Why::Restart,
+        7 => Why::FewPaths { unit: UnitId(r.u16()?) },
         _ => return Err(Corrupt),
     };
     Ok(Cause { incident, why, rule: owned(r)? })
 }
 
-fn write_ladder(w: &mut Writer, ladder: &Ladder) {
-    let (word, words) = match ladder {
-        Ladder::Clear => (0, None),
-        Ladder::Holding { .. } => (1, None),
-        Ladder::Stranded { why, .. } => (2, Some(why)),
-        Ladder::Failing { rule, .. } => (3, Some(rule)),
+fn write_loss(w: &mut Writer, loss: Loss) {
+    write_time(w, loss.since);
+    w.u16(loss.unit.0);
+    write_incident_id(w, loss.incident);
+    w.u8(match loss.lack {
+        Lack::NoPath => 0,
+        Lack::FewPaths => 1,
+    });
+}
+
+/// Before the second schema there was only one lack.
+fn read_loss(r: &mut Reader<'_>) -> Read<Loss> {
+    let (since, unit, incident) = (read_time(r)?, UnitId(r.u16()?), read_incident_id(r)?);
+    let lack = match if r.schema() > 1 { r.u8()? } else { 0 } {
+        0 => Lack::NoPath,
+        1 => Lack::FewPaths,
+        _ => return Err(Corrupt),
     };
-    w.u8(word);
-    if let Some((since, unit, incident)) = ladder.loss() {
-        write_time(w, since);
-        w.u16(unit.0);
-        write_incident_id(w, incident);
+    Ok(Loss { since, unit, incident, lack })
+}
+
+fn write_action(w: &mut Writer, action: NoPathAction) {
+    w.u8(match action {
+        NoPathAction::Hold => 0,
+        NoPathAction::Suspend => 1,
+        NoPathAction::Migrate => 2,
+        NoPathAction::Fail => 3,
+    });
+}
+
+fn read_action(r: &mut Reader<'_>) -> Read<NoPathAction> {
+    Ok(match r.u8()? {
+        0 => NoPathAction::Hold,
+        1 => NoPathAction::Suspend,
+        2 => NoPathAction::Migrate,
+        3 => NoPathAction::Fail,
+        _ => return Err(Corrupt),
+    })
+}
+
+fn write_ladder(w: &mut Writer, ladder: &Ladder) {
+    w.u8(match ladder {
+        Ladder::Clear => 0,
+        Ladder::Waiting { .. } => 1,
+        Ladder::Stranded { .. } => 2,
+        Ladder::Failing { .. } => 3,
+        Ladder::Suspended { .. } => 4,
+    });
+    if let Some(loss) = ladder.loss() {
+        write_loss(w, loss);
     }
-    if let Some(words) = words {
-        w.text(words);
+    match ladder {
+        Ladder::Clear => {}
+        Ladder::Waiting { rung, since, .. } => {
+            write_action(w, *rung);
+            write_time(w, *since);
+        }
+        Ladder::Suspended { since, .. } => write_time(w, *since),
+        Ladder::Stranded { why, retell, .. } => {
+            w.text(why);
+            write_time(w, retell.at);
+            w.u64(nanos(retell.every));
+        }
+        Ladder::Failing { rule, .. } => w.text(rule),
     }
 }
 
 fn read_ladder(r: &mut Reader<'_>) -> Read<Ladder> {
-    let word = r.u8()?;
+    let (word, is_first) = (r.u8()?, r.schema() == 1);
     if word == 0 {
         return Ok(Ladder::Clear);
     }
-    let (since, unit, incident) = (read_time(r)?, UnitId(r.u16()?), read_incident_id(r)?);
+    let loss = read_loss(r)?;
     Ok(match word {
-        1 => Ladder::Holding { since, unit, incident },
-        2 => Ladder::Stranded { since, unit, incident, why: owned(r)? },
-        3 => Ladder::Failing { since, unit, incident, rule: owned(r)? },
+        1 if is_first => Ladder::Waiting { loss, rung: NoPathAction::Hold, since: loss.since },
+        1 => Ladder::Waiting { loss, rung: read_action(r)?, since: read_time(r)? },
+        2 if is_first => Ladder::Stranded { loss, why: owned(r)?, retell: Retell::first(loss.since) },
+        2 => {
+            let (why, at) = (owned(r)?, read_time(r)?);
+            Ladder::Stranded { loss, why, retell: Retell { at, every: Duration::from_nanos(r.u64()?) } }
+        }
+        3 => Ladder::Failing { loss, rule: owned(r)? },
+        4 if !is_first => Ladder::Suspended { loss, since: read_time(r)? },
         _ => return Err(Corrupt),
     })
 }

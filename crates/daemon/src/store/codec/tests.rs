@@ -7,10 +7,12 @@ use std::time::Duration;
 use vmpath_core::effect::JournalKind;
 use vmpath_core::event::Fault;
 use vmpath_core::ids::{IncidentId, PathId, TargetId, UnitId};
-use vmpath_core::path::{Damping, PathState};
-use vmpath_core::policy::{Cause, Ladder, LateStop, Outstanding, Run, StopOrder, Why};
+use vmpath_core::path::{Damping, Drain, PathState};
+use vmpath_core::policy::{
+    Cause, Dwell, Lack, Ladder, LateStop, Loss, Outstanding, Retell, Run, StopOrder, Why,
+};
 use vmpath_core::saved::{Names, Saved, SavedIncident, SavedLink, SavedPath, SavedVm};
-use vmpath_core::spec::Access;
+use vmpath_core::spec::{Access, NoPathAction};
 use vmpath_core::time::Instant;
 
 fn time() -> impl Strategy<Value = Instant> {
@@ -42,6 +44,7 @@ fn why() -> impl Strategy<Value = Why> {
         Just(Why::Operator),
         Just(Why::GaveUp),
         Just(Why::Restart),
+        any::<u16>().prop_map(|unit| Why::FewPaths { unit: UnitId(unit) }),
     ]
 }
 
@@ -54,13 +57,13 @@ fn late() -> impl Strategy<Value = LateStop> {
 }
 
 fn run() -> impl Strategy<Value = Run> {
-    let numbers = (time(), any::<u64>(), any::<u32>(), time(), any::<bool>());
+    let numbers = (time(), any::<u64>(), any::<u32>(), time());
     (0..8u8, cause(), numbers, option::of(late()), late()).prop_map(|(kind, cause, numbers, some, late)| {
-        let (since, instance, attempt, at, set) = numbers;
+        let (since, instance, attempt, at) = numbers;
         match kind {
             0 => Run::Free { since },
             1 => Run::Held { cause, since, late: some },
-            2 => Run::Suspending { cause, since, instance, attempt, deadline: set.then_some(at) },
+            2 => Run::Suspending { cause, since, instance, attempt, deadline: at },
             3 => Run::Withdrawing { cause, since, late },
             4 => Run::Suspended { cause, since, instance, stop: StopOrder::Confirmed },
             5 => Run::Suspended { cause, since, instance, stop: StopOrder::Sent { at } },
@@ -70,25 +73,46 @@ fn run() -> impl Strategy<Value = Run> {
     })
 }
 
+fn loss() -> impl Strategy<Value = Loss> {
+    let lack = prop_oneof![Just(Lack::NoPath), Just(Lack::FewPaths)];
+    (time(), any::<u16>(), incident(), lack).prop_map(|(since, unit, incident, lack)| Loss {
+        since,
+        unit: UnitId(unit),
+        incident,
+        lack,
+    })
+}
+
 fn ladder() -> impl Strategy<Value = Ladder> {
-    (0..4u8, time(), any::<u16>(), incident(), ".{0,9}").prop_map(|(kind, since, unit, incident, words)| {
-        let unit = UnitId(unit);
-        match kind {
-            0 => Ladder::Clear,
-            1 => Ladder::Holding { since, unit, incident },
-            2 => Ladder::Stranded { since, unit, incident, why: words },
-            _ => Ladder::Failing { since, unit, incident, rule: words },
+    let rung = prop::sample::select(vec![
+        NoPathAction::Hold,
+        NoPathAction::Suspend,
+        NoPathAction::Migrate,
+        NoPathAction::Fail,
+    ]);
+    let times = (time(), any::<u32>());
+    (0..5u8, loss(), rung, times, ".{0,9}").prop_map(|(kind, loss, rung, (since, seconds), words)| match kind
+    {
+        0 => Ladder::Clear,
+        1 => Ladder::Waiting { loss, rung, since },
+        2 => {
+            let retell = Retell { at: since, every: Duration::from_secs(seconds.into()) };
+            Ladder::Stranded { loss, why: words, retell }
         }
+        3 => Ladder::Suspended { loss, since },
+        _ => Ladder::Failing { loss, rule: words },
     })
 }
 
 fn path_state() -> impl Strategy<Value = PathState> {
-    (0..6u8, time(), ".{0,9}", any::<u64>()).prop_map(|(kind, since, words, nanos)| match kind {
+    (0..8u8, time(), ".{0,9}", any::<u64>()).prop_map(|(kind, since, words, nanos)| match kind {
         0 => PathState::Connecting { since },
         1 => PathState::Active { since },
         2 => PathState::Down { since, fault: Fault::Before(words) },
         3 => PathState::Probation { since, required: Duration::from_nanos(nanos) },
         4 => PathState::Repaired { since },
+        5 => PathState::Draining { since, stage: Drain::Shedding },
+        6 => PathState::Draining { since, stage: Drain::Finishing },
         _ => PathState::Disabled { since },
     })
 }
@@ -118,10 +142,20 @@ fn saved() -> impl Strategy<Value = Saved> {
         |(path, unit, down, damping)| SavedLink { path: PathId(path), unit: UnitId(unit), down, damping },
     );
     let blocked = option::of((incident(), ".{0,9}"));
-    let vms =
-        (".{0,9}", run(), ladder(), option::of(incident()), blocked, option::of(any::<u64>())).prop_map(
-            |(name, run, ladder, pardon, blocked, ran)| SavedVm { name, run, ladder, pardon, blocked, ran },
-        );
+    let incidents_of = (option::of(incident()), blocked, option::of(incident()));
+    let resumes = prop::collection::vec(time(), 0..3).prop_map(Dwell::from_parts);
+    let vms = (".{0,9}", run(), ladder(), incidents_of, option::of(any::<u64>()), resumes).prop_map(
+        |(name, run, ladder, (pardon, blocked, hold_spent), ran, dwell)| SavedVm {
+            name,
+            run,
+            ladder,
+            pardon,
+            blocked,
+            hold_spent,
+            dwell,
+            ran,
+        },
+    );
     let lists = (
         prop::collection::vec(incidents, 0..3),
         prop::collection::vec(paths, 0..3),
@@ -158,7 +192,7 @@ fn line() -> impl Strategy<Value = Line> {
 proptest! {
     #[test]
     fn a_state_is_read_back_as_it_was(saved in saved()) {
-        prop_assert_eq!(decode_saved(&encode_saved(&saved)), Ok(saved));
+        prop_assert_eq!(decode_saved(&encode_saved(&saved), SCHEMA), Ok(saved));
     }
 
     #[test]
@@ -169,31 +203,65 @@ proptest! {
     #[test]
     fn what_is_cut_off_or_too_long_is_refused(saved in saved(), cut in any::<prop::sample::Index>()) {
         let mut bytes = encode_saved(&saved);
-        prop_assert_eq!(decode_saved(&bytes[..cut.index(bytes.len())]), Err(Corrupt));
+        prop_assert_eq!(decode_saved(&bytes[..cut.index(bytes.len())], SCHEMA), Err(Corrupt));
         bytes.push(0);
-        prop_assert_eq!(decode_saved(&bytes), Err(Corrupt));
+        prop_assert_eq!(decode_saved(&bytes, SCHEMA), Err(Corrupt));
     }
 
     #[test]
     fn foreign_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        let _ = decode_saved(&bytes);
+        let _ = decode_saved(&bytes, 1);
+        let _ = decode_saved(&bytes, SCHEMA);
         let _ = decode_line(1, &bytes);
     }
+}
+
+/// A suspended VM, and one that was stranded.
+fn known() -> Saved {
+    let cause =
+        Cause { incident: Some(IncidentId(3)), why: Why::Shed { paths: vec![PathId(1)] }, rule: "r".into() };
+    let run =
+        Run::Suspended { cause, since: Instant::from_nanos(5), instance: 9, stop: StopOrder::Confirmed };
+    let vm = |name: &str, run, ladder, ran| SavedVm {
+        name: name.into(),
+        run,
+        ladder,
+        pardon: None,
+        blocked: None,
+        hold_spent: None,
+        dwell: Dwell::default(),
+        ran,
+    };
+    let since = Instant::from_nanos(7);
+    let loss = Loss { since, unit: UnitId(2), incident: IncidentId(3), lack: Lack::NoPath };
+    let held = Ladder::Waiting { loss, rung: NoPathAction::Hold, since };
+    let vms =
+        vec![vm("v", run, Ladder::Clear, Some(9)), vm("w", Run::Free { since: Instant::ZERO }, held, None)];
+    Saved { last_incident: 3, vms, ..Saved::default() }
+}
+
+fn bytes_of(hex: &str) -> Vec<u8> {
+    let digits: Vec<u8> = hex.chars().filter_map(|c| c.to_digit(16)).map(|d| d as u8).collect();
+    digits.chunks(2).map(|two| two[0] * 16 + two[1]).collect()
+}
+
+const HEAD: &str = "00000000000000000000000003000000000000000000000000000000000000000200000001000000760405000000000000\
+                    00010300000000000000030100000001000100000072090000000000000000000000010900000000000000";
+
+/// What the first schema wrote for [`known`]: a VM that it had suspended is still known as suspended by us.
+#[test]
+fn files_of_the_first_schema_are_read() {
+    let held = "0100000077 000000000000000000 01 0700000000000000 0200 0300000000000000 000000";
+    assert_eq!(decode_saved(&bytes_of(&format!("{HEAD}{held}")), 1), Ok(known()));
 }
 
 /// The bytes of a known state. If this fails, files of former versions are read wrongly: raise the schema, and keep what
 /// reads the old one.
 #[test]
 fn the_format_changes_only_with_the_schema() {
-    let cause =
-        Cause { incident: Some(IncidentId(3)), why: Why::Shed { paths: vec![PathId(1)] }, rule: "r".into() };
-    let run =
-        Run::Suspended { cause, since: Instant::from_nanos(5), instance: 9, stop: StopOrder::Confirmed };
-    let vm =
-        SavedVm { name: "v".into(), run, ladder: Ladder::Clear, pardon: None, blocked: None, ran: Some(9) };
-    let saved = Saved { last_incident: 3, vms: vec![vm], ..Saved::default() };
-    let hex: String = encode_saved(&saved).iter().map(|byte| format!("{byte:02x}")).collect();
-    let expected = "000000000000000000000000030000000000000000000000000000000000000001000000010000007604050000000000000001\
-                    0300000000000000030100000001000100000072090000000000000000000000010900000000000000";
-    assert_eq!((SCHEMA, hex.as_str()), (1, expected));
+    let more = "0000000000";
+    let held = "0100000077 000000000000000000 01 0700000000000000 0200 0300000000000000 00 00 0700000000000000\
+                000000 00 00000000";
+    let expected = bytes_of(&format!("{HEAD}{more}{held}"));
+    assert_eq!((SCHEMA, encode_saved(&known())), (2, expected));
 }
