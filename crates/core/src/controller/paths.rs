@@ -14,6 +14,7 @@ use crate::plan::Health;
 use crate::policy::{Ladder, Monitor, Run};
 use crate::spec::Failback;
 use crate::time::Duration;
+use std::mem::discriminant;
 
 impl Controller {
     pub(super) fn take_link(&mut self, report: &LinkReport) {
@@ -37,7 +38,8 @@ impl Controller {
             return;
         };
         match self.network.link(report.path, report.unit) {
-            Some(Link::Down { latest, .. }) if latest != fault => {}
+            // Other words for the same, attempt after attempt, are no news.
+            Some(Link::Down { latest, .. }) if discriminant(latest) != discriminant(fault) => {}
             Some(Link::Down { .. } | Link::Connecting { .. } | Link::Up { .. }) | None => return,
         }
         let (path, unit) = (self.spec.path_name(report.path), self.spec.unit_name(report.unit));
