@@ -5,6 +5,9 @@
 #[error("it is not what this version of vmpath writes")]
 pub(crate) struct Corrupt;
 
+/// In a list's length: more follows.
+pub(super) const MORE: u32 = 1 << 31;
+
 #[derive(Debug, Default)]
 pub(super) struct Writer(Vec<u8>);
 
@@ -39,6 +42,16 @@ impl Writer {
 
     pub(super) fn list<T>(&mut self, values: &[T], mut write: impl FnMut(&mut Self, &T)) {
         self.length(values.len());
+        for value in values {
+            write(self, value);
+        }
+    }
+
+    /// A list after which something stands that older versions did not write, if `mark` is [`MORE`]; else as ever.
+    pub(super) fn marked_list<T>(&mut self, values: &[T], mark: u32, mut write: impl FnMut(&mut Self, &T)) {
+        let length = u32::try_from(values.len()).expect("no list has two billion entries");
+        assert_eq!(length & MORE, 0, "no list has two billion entries");
+        self.u32(length | mark);
         for value in values {
             write(self, value);
         }
@@ -112,8 +125,14 @@ impl<'a> Reader<'a> {
         (0..length).map(|_| read(self)).collect()
     }
 
-    pub(super) const fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// A list, and whether it is marked: [`MORE`] or nothing.
+    pub(super) fn marked_list<T>(
+        &mut self,
+        mut read: impl FnMut(&mut Self) -> Result<T, Corrupt>,
+    ) -> Result<(Vec<T>, u32), Corrupt> {
+        let length = self.u32()?;
+        let values = (0..length & !MORE).map(|_| read(self)).collect::<Result<_, _>>()?;
+        Ok((values, length & MORE))
     }
 
     /// # Errors

@@ -1,6 +1,6 @@
 //! The controller's saved state as bytes. One function to write and one to read for each type, side by side.
 
-use super::bytes::{Corrupt, Reader, Writer};
+use super::bytes::{Corrupt, MORE, Reader, Writer};
 use std::time::Duration;
 use vmpath_core::event::Fault;
 use vmpath_core::ids::{IncidentId, PathId, TargetId, UnitId};
@@ -21,8 +21,11 @@ pub(in super::super) fn encode_saved(saved: &Saved) -> Vec<u8> {
     w.list(&saved.incidents, write_incident);
     w.list(&saved.paths, write_path);
     w.list(&saved.links, write_link);
-    w.list(&saved.vms, write_vm);
-    write_also(&mut w, &saved.incidents);
+    let shared: Vec<_> = saved.incidents.iter().enumerate().filter(|(_, i)| !i.also.is_empty()).collect();
+    w.marked_list(&saved.vms, if shared.is_empty() { 0 } else { MORE }, write_vm);
+    if !shared.is_empty() {
+        w.list(&shared, write_also);
+    }
     w.done()
 }
 
@@ -31,17 +34,14 @@ pub(in super::super) fn encode_saved(saved: &Saved) -> Vec<u8> {
 pub(in super::super) fn decode_saved(bytes: &[u8]) -> Read<Saved> {
     let mut r = Reader::new(bytes);
     let names = Names { targets: r.list(owned)?, paths: r.list(owned)?, units: r.list(owned)? };
-    let mut saved = Saved {
-        names,
-        last_incident: r.u64()?,
-        incidents: r.list(read_incident)?,
-        paths: r.list(read_path)?,
-        links: r.list(read_link)?,
-        vms: r.list(read_vm)?,
-    };
-    read_also(&mut r, &mut saved.incidents)?;
+    let (last_incident, mut incidents) = (r.u64()?, r.list(read_incident)?);
+    let (paths, links) = (r.list(read_path)?, r.list(read_link)?);
+    let (vms, mark) = r.marked_list(read_vm)?;
+    if mark == MORE {
+        read_also(&mut r, &mut incidents)?;
+    }
     r.end()?;
-    Ok(saved)
+    Ok(Saved { names, last_incident, incidents, paths, links, vms })
 }
 
 fn owned(r: &mut Reader<'_>) -> Read<String> {
@@ -88,23 +88,13 @@ fn read_incident(r: &mut Reader<'_>) -> Read<SavedIncident> {
     })
 }
 
-/// The incidents of more than one target, by their place in the list: at the end, and only if there are any, so that files
-/// without them are as they always were.
-fn write_also(w: &mut Writer, incidents: &[SavedIncident]) {
-    let shared: Vec<_> = incidents.iter().enumerate().filter(|(_, i)| !i.also.is_empty()).collect();
-    if shared.is_empty() {
-        return;
-    }
-    w.list(&shared, |w, (at, incident)| {
-        w.u32(u32::try_from(*at).unwrap_or(u32::MAX));
-        w.list(&incident.also, |w, target| w.u16(target.0));
-    });
+/// An incident of more than one target, by its place in the list. Only if there are any: files without are as they always were.
+fn write_also(w: &mut Writer, (at, incident): &(usize, &SavedIncident)) {
+    w.u32(u32::try_from(*at).unwrap_or(u32::MAX));
+    w.list(&incident.also, |w, target| w.u16(target.0));
 }
 
 fn read_also(r: &mut Reader<'_>, incidents: &mut [SavedIncident]) -> Read<()> {
-    if r.is_empty() {
-        return Ok(());
-    }
     for (at, also) in r.list(|r| Ok((r.u32()?, r.list(|r| r.u16().map(TargetId))?)))? {
         incidents.get_mut(at as usize).ok_or(Corrupt)?.also = also;
     }
