@@ -38,6 +38,7 @@ impl Controller {
             return;
         };
         match self.network.link(report.path, report.unit) {
+            // Other words for the same, attempt after attempt, are no news.
             Some(Link::Down { latest, .. }) if discriminant(latest) != discriminant(fault) => {}
             Some(Link::Down { .. } | Link::Connecting { .. } | Link::Up { .. }) | None => return,
         }

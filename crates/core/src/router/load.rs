@@ -184,3 +184,6 @@ impl Router {
         state.window_requests = window.requests();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,7 +77,7 @@ impl Worker {
         }
         for notice in told {
             match notice {
-                Notice::Interface { index, name, state } => self.interface_is(index, name, state),
+                Notice::Interface { index, name, state } => self.interface_is(index, &name, state),
                 Notice::Routes => self.backs.egress.looks = LOOKS,
                 Notice::Missed => {
                     self.backs.egress.looks = LOOKS;
@@ -90,14 +90,14 @@ impl Worker {
         }
     }
 
-    fn interface_is(&mut self, index: Index, name: String, state: Carrier) {
-        let before = self.backs.egress.interfaces.insert(index, (name.clone(), state));
+    fn interface_is(&mut self, index: Index, name: &str, state: Carrier) {
+        let before = self.backs.egress.interfaces.insert(index, (name.to_owned(), state));
         let was = before.map(|(_, state)| state);
         match state {
             Carrier::Down if was != Some(Carrier::Down) => {
                 let cut = self.cut_those(
                     |back| back.egress() == Some(index),
-                    &Fault::LinkDown { interface: name.clone() },
+                    &Fault::LinkDown { interface: name.to_owned() },
                 );
                 if cut > 0 {
                     tracing::info!(interface = name, connections = cut, "a network interface is down");
