@@ -1,5 +1,7 @@
 //! What is foreseen is what then happens; nothing is touched; a large host is foreseen whole.
 
+mod agree;
+
 use super::{Fate, Forecast, Question, ask, healthy};
 use crate::controller::Controller;
 use crate::effect::JournalKind;
