@@ -132,7 +132,7 @@ proptest! {
     fn what_is_foreseen_is_what_then_happens(scene in scene()) {
         let spec = spec(&scene);
         let lost: Vec<_> = (0..4).filter(|bit| scene.lost >> bit & 1 == 1).map(|bit| PATHS[bit]).collect();
-        let (controller, now) = healthy(spec.clone());
+        let (controller, now) = healthy(&spec);
         let asked = question(&spec, &lost, &[]);
         // The default ladder ends later than the look, so that only those that say 5 s are past their hold.
         let mut live = controller.clone();

@@ -38,7 +38,7 @@ fn journal() -> Journal {
 fn owner(served: &mut Served) -> JoinHandle<()> {
     let mut inputs = std::mem::replace(&mut served.inputs, mpsc::channel(1).1);
     tokio::spawn(async move {
-        let (journal, controller) = (journal(), whatif::healthy(testing::spec()).0);
+        let (journal, controller) = (journal(), whatif::healthy(&testing::spec()).0);
         while let Some(input) = inputs.recv().await {
             match input {
                 Input::Events { query, reply } => drop(reply.send(journal.read(&query))),
