@@ -29,7 +29,7 @@ impl Controller {
     /// Every VM that runs and has a reservation, highest priority first.
     fn parties(&self, verdict: &Verdict) -> Vec<PartyView> {
         let mut room = verdict.room.clone();
-        let mut party = |vm: VmId| {
+        let party = |vm: VmId| {
             let reserved = self.spec.vm(vm).reservation?.0;
             let kept = verdict.of(vm);
             let gets = match kept {
@@ -42,7 +42,7 @@ impl Controller {
             };
             Some(PartyView { vm, reserved, kept, gets })
         };
-        self.order.iter().copied().filter(|vm| self.runs(*vm)).filter_map(|vm| party(vm)).collect()
+        self.order.iter().copied().filter(|vm| self.runs(*vm)).filter_map(party).collect()
     }
 
     fn target_capacity(&self, target: TargetId, verdict: &Verdict, parties: &[PartyView]) -> CapacityView {

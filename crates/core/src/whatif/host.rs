@@ -56,7 +56,7 @@ impl Host {
         }
     }
 
-    pub(super) fn healthy(spec: Arc<Spec>) -> (Controller, Instant) {
+    pub(super) fn healthy(spec: &Arc<Spec>) -> (Controller, Instant) {
         let (controller, _) = Controller::new(spec.clone(), Instant::ZERO);
         let mut host = Self::new(spec.clone(), controller, Instant::ZERO);
         let paths: Vec<_> = spec.path_ids().collect();

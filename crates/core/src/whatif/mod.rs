@@ -164,6 +164,6 @@ const fn drain(path: PathId) -> Command {
 /// A host with this configuration on which nothing is the matter: every path is up; every VM runs, obeys its monitor if it has
 /// one, stops on errors, and has disks in use.
 #[must_use]
-pub fn healthy(spec: Arc<Spec>) -> (Controller, Instant) {
+pub fn healthy(spec: &Arc<Spec>) -> (Controller, Instant) {
     Host::healthy(spec)
 }

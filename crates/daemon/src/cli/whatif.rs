@@ -82,7 +82,7 @@ fn of_file(file: &Path, args: &WhatIfArgs) -> anyhow::Result<wire::WhatIf> {
     let config = config::load(file).map_err(|error| {
         anyhow::anyhow!("{}\n  help: mend it, and try it with `vmpath check`", error.lines().join("\n"))
     })?;
-    let host = whatif::healthy(config.spec.clone());
+    let host = whatif::healthy(&config.spec);
     Ok(api::whatif::answer(host, &config.spec, &args.lose, &args.drain)?)
 }
 
@@ -242,7 +242,7 @@ mod tests {
 
     fn asked(lose: &[&str]) -> String {
         let (spec, args) = (testing::spec(), args(lose));
-        let answer = api::whatif::answer(whatif::healthy(spec.clone()), &spec, &args.lose, &args.drain);
+        let answer = api::whatif::answer(whatif::healthy(&spec), &spec, &args.lose, &args.drain);
         page(&answer.expect("an answer"), &args, Some(100))
     }
 

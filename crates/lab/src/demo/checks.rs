@@ -29,6 +29,10 @@ pub(super) struct Findings {
     /// The array's last `status`.
     pub(super) array: Value,
     pub(super) took: Duration,
+    /// What the daemon said, a moment before the path was broken, that this would do.
+    pub(super) forecast: Value,
+    /// What it said of the suspended VM.
+    pub(super) explanation: Value,
 }
 
 /// Judges a run.
@@ -38,6 +42,7 @@ pub(super) fn judge(scene: &Scene, found: &Findings) -> Report {
     reservation(&mut report, scene, found);
     data(&mut report, found);
     suspension(&mut report, scene, found);
+    told(&mut report, scene, found);
     report.check("demo took", found.took.as_secs_f64(), Bound::AtMost(60.0), "s");
     attach(&mut report, scene, found);
     report
@@ -141,6 +146,33 @@ fn suspension(report: &mut Report, scene: &Scene, found: &Findings) {
             report.check(&format!("{} suspended", plan.name), times, Bound::Equal(0.0), "times");
         }
     }
+}
+
+/// What was foreseen, held against what happened; and whether the explanation names failure, rule, numbers and end.
+fn told(report: &mut Report, scene: &Scene, found: &Findings) {
+    let foreseen = |name: &str| {
+        let mut vms = found.forecast["vms"].as_array()?.iter();
+        vms.find(|vm| vm["name"] == name)?["fate"].as_str().map(str::to_owned)
+    };
+    for plan in &scene.vms {
+        let happened = match found.journal.first("vm-suspended", plan.name, found.broken_unix_us) {
+            Some(_) => "suspended",
+            None => "running",
+        };
+        let foreseen = foreseen(plan.name).unwrap_or_else(|| "nothing".into());
+        let note = format!("foreseen: {foreseen}; happened: {happened}");
+        let name = format!("what whatif foresaw of {} has happened", plan.name);
+        report.check_that(&name, Truth::from(foreseen == happened), &note);
+    }
+    let sentences = found.explanation["text"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let text = sentences.collect::<Vec<_>>().join(" ");
+    let lost = format!("{TARGET}/{LOST}");
+    let missing: Vec<_> = [lost.as_str(), "shed_when", "are reserved there", "kept: ", "It waits for: "]
+        .into_iter()
+        .filter(|words| !text.contains(words))
+        .collect();
+    let note = if missing.is_empty() { "all are named".into() } else { format!("not named: {missing:?}") };
+    report.check_that("explain names failure, rule, numbers and end", Truth::from(missing.is_empty()), &note);
 }
 
 fn attach(report: &mut Report, scene: &Scene, found: &Findings) {

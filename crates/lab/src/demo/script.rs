@@ -43,11 +43,12 @@ pub(super) fn perform(scene: &Scene, cast: Cast, interrupted: &AtomicBool) -> Re
     let mut stage = Stage::set(scene, cast, interrupted)?;
     let born = Instant::now();
     let began_unix_us = unix_micros();
-    let broken_unix_us = stage.play()?;
+    let Told { broken_unix_us, forecast, explanation } = stage.play()?;
     let array = stage.verify()?;
     let took = born.elapsed();
     let Stage { journal, phases, fleet, mut table, .. } = stage;
-    let found = Findings { broken_unix_us, journal, vms: fleet.lines, phases, array, took };
+    let vms = fleet.lines;
+    let found = Findings { broken_unix_us, journal, vms, phases, array, took, forecast, explanation };
     let report = judge(scene, &found);
     table.say("\nTimeline, in seconds from the loss of the path:");
     let told: Vec<_> = found
@@ -62,6 +63,15 @@ pub(super) fn perform(scene: &Scene, cast: Cast, interrupted: &AtomicBool) -> Re
     table.say(&report.table());
     table.say(if report.passed() { "Every check passed." } else { "NOT every check passed." });
     Ok(report)
+}
+
+/// What the play brings beside what is measured.
+struct Told {
+    broken_unix_us: u64,
+    /// The daemon's answer to "what if that path were lost?", a moment before.
+    forecast: Value,
+    /// Its explanation of the VM that was suspended.
+    explanation: Value,
 }
 
 struct Stage<'a> {
@@ -151,23 +161,50 @@ impl<'a> Stage<'a> {
         Ok(stage)
     }
 
-    /// From the first request to the last phase under load; says when the path was broken.
-    fn play(&mut self) -> Result<u64> {
+    /// From the first request to the last phase under load.
+    fn play(&mut self) -> Result<Told> {
         self.fleet.tell("go")?;
         self.pass("warm-up", WARM_UP)?;
         self.pass("healthy", self.scene.quiet)?;
 
+        let forecast = self.foresee()?;
         let broken = self.lose_path()?;
         let victim =
             self.scene.vms.iter().find(|vm| vm.may_suspend).context("somebody may be suspended")?.name;
         self.until(LOSS, move |s| s.journal.first("vm-suspended", victim, broken).is_some())?;
         self.pass("degraded", self.scene.quiet)?;
+        let explanation = self.explain(victim)?;
 
         let repaired = self.control.clear(LOST)?;
         self.note(&format!("path {TARGET}/{LOST} is repaired"));
         self.until("repaired", move |s| s.journal.first("vm-resumed", victim, repaired).is_some())?;
         self.pass("recovered", self.scene.quiet)?;
-        Ok(broken)
+        Ok(Told { broken_unix_us: broken, forecast, explanation })
+    }
+
+    /// `vmpath whatif --lose` of the path that is lost next.
+    fn foresee(&mut self) -> Result<Value> {
+        let forecast = api::get(&self.scene.api_socket(), &format!("/v1/whatif?lose={TARGET}/{LOST}"))?;
+        self.note(&format!("asked what the loss of {TARGET}/{LOST} would do, the daemon says:"));
+        for vm in forecast["vms"].as_array().into_iter().flatten() {
+            let text = |key: &str| vm[key].as_str().unwrap_or("?").to_owned();
+            let fate = text("fate");
+            let since = vm["stages"].as_array().and_then(|stages| stages.last()?["after_ms"].as_u64());
+            let since =
+                since.map(|ms| format!(" after {ms} ms, until {}", text("until"))).unwrap_or_default();
+            self.table.say(&format!("     {}: {fate}{since}", text("name")));
+        }
+        Ok(forecast)
+    }
+
+    /// `vmpath explain vm` of the VM that is suspended.
+    fn explain(&mut self, vm: &str) -> Result<Value> {
+        let explanation = api::get(&self.scene.api_socket(), &format!("/v1/vms/{vm}/explain"))?;
+        self.note(&format!("asked about {vm}, the daemon says:"));
+        for sentence in explanation["text"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            self.table.say(&format!("     {sentence}"));
+        }
+        Ok(explanation)
     }
 
     /// Breaks a path; says when. A moment before, the array begins to sit on writes, so that there are ghosts.

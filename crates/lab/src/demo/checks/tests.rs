@@ -41,6 +41,10 @@ fn good_run() -> (Scene, Findings) {
         ],
         array: json!({ "portals": [{ "ghosts_executed": 7, "ghosts_pending": 0 }] }),
         took: Duration::from_secs(30),
+        forecast: json!({ "vms": [{ "name": "gold", "fate": "running" }, { "name": "silver", "fate": "running" },
+                                  { "name": "bronze", "fate": "suspended" }] }),
+        explanation: json!({ "text": ["Why: path san0/a is down.", "rule: shed_when = \"unmet\"",
+                                      "60 MiB/s are reserved there; kept: gold.", "It waits for: san0/a."] }),
     };
     (Scene::new(Path::new("/tmp"), 1, FrontEnd::Nbd), found)
 }
@@ -59,7 +63,9 @@ fn a_good_run_passes() {
 #[test]
 fn each_fault_fails_its_check() {
     type Spoil = fn(&mut Findings);
-    let cases: [(&str, Spoil); 9] = [
+    let cases: [(&str, Spoil); 11] = [
+        ("whatif foresaw of bronze", |f| f.forecast["vms"][2]["fate"] = json!("running")),
+        ("explain names", |f| f.explanation["text"][2] = json!("all is well")),
         ("first request completed on the other path", |f| f.broken_unix_us -= 100_000),
         ("slowest second of phase degraded", |f| f.vms[0] = lines(56, &good_report())),
         ("requests lost", |f| f.vms[1].report = Some(json!({ "lost": 1 }))),
