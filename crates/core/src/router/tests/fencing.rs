@@ -70,6 +70,28 @@ fn what_the_kernel_has_completed_leaves_no_quarantine() {
     assert_eq!((b.left, b.view().units[0].quarantined_ranges), (None, 0));
 }
 
+/// A kernel's EIO for a write whose transport was lost: the device may have it.
+#[test]
+fn an_error_that_proves_nothing_is_retried_and_leaves_a_quarantine() {
+    let mut b = bench();
+    b.up(B);
+    b.write(1, 0);
+    b.give_up(1);
+    assert_eq!(b.sent(), "1w@a 1w@b", "on the other path at once");
+    b.answer(1, Ok(()));
+    b.write(2, 0);
+    assert_eq!((b.done(), b.held()), ("1".into(), vec![(HoldReason::Quarantine, 1)]));
+    b.read(3, 0);
+    b.give_up(3);
+    assert_eq!(b.record(), "0..1<5000", "a read leaves nothing");
+    b.wake_after(5000);
+    assert_eq!(b.sent(), "3r@a 3r@b 2w@a");
+    b.write(4, 8);
+    b.give_up(4);
+    b.give_up(4);
+    assert_eq!((b.done(), b.record()), ("4:Io".into(), "0..1 8..9<5000".into()), "failed everywhere");
+}
+
 #[test]
 fn a_fence_that_is_confirmed_frees_at_once_and_only_its_own() {
     let confirmed = Fence::Confirmed { by: Confirmation::SessionReinstatement, at_latest: Some(SAFE) };
