@@ -109,8 +109,6 @@ impl World {
             let named_unsent = unsent.contains(&self.ledger.attempts[attempt].cookie);
             let is_write = self.ledger.attempts[attempt].request.operation.changes_data();
             self.ledger.lost(attempt, (!named_unsent).then_some(fence));
-            let token = self.ledger.attempts[attempt].request.token;
-            self.ledger.tokens[token as usize].told_late |= self.is_shared(token) && !named_unsent;
             self.tally.lost_writes += u64::from(is_write && !named_unsent);
             let lingers = progress == Progress::Unsent && close_mode() == CloseMode::Linger;
             if (progress == Progress::OnWire || lingers) && is_write && self.rng.percent(75) {

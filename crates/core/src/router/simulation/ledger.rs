@@ -75,8 +75,8 @@ pub(super) struct Token {
     pub(super) ended: Option<u64>,
     pub(super) completed: bool,
     pub(super) abandoned: bool,
-    /// It was held for a fence with its end known: what excused that may be over.
-    pub(super) told_late: bool,
+    /// It may be held for a fence with its end known: what excused that may be over.
+    pub(super) may_be_late: bool,
     /// The process that has it was told that another may have sent it.
     pub(super) replayed: bool,
     pub(super) dispatched: bool,
@@ -379,7 +379,7 @@ impl Ledger {
             Err(error) => {
                 let excused = match error {
                     TargetError::ShuttingDown => token.abandoned,
-                    TargetError::Io => answers || token.told_late || token.errors.contains(&error),
+                    TargetError::Io => answers || token.may_be_late || token.errors.contains(&error),
                     _ => token.errors.contains(&error),
                 };
                 require!(self, excused, Rule::Blame, || {
@@ -470,7 +470,7 @@ impl Token {
             ended: None,
             completed: false,
             abandoned: false,
-            told_late: false,
+            may_be_late: false,
             replayed: false,
             dispatched: false,
             attempt: None,

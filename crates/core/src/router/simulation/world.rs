@@ -433,6 +433,7 @@ impl World {
         };
         self.storage.enroll(blocks.start);
         self.ledger.submitted(Token::new(request, (vm, unit), blocks));
+        self.ledger.tokens[token as usize].may_be_late = self.is_shared(token);
         self.ledger.tokens[token as usize].key = self.driver.submit(request, self.now);
         true
     }
@@ -456,9 +457,7 @@ impl World {
             let (flying, held): (Vec<_>, Vec<_>) = open.partition(|t| t.attempt.is_some());
             let agree = (row.in_flight as usize, row.held as usize) == (flying.len(), held.len());
             let reasons: u32 = row.held_reasons.iter().map(|(_, count)| *count).sum();
-            let is_late = |t: &&Token| {
-                self.is_shared(t.request.token) && self.ledger.is_haunted(t.request.token, self.now)
-            };
+            let is_late = |t: &&Token| t.may_be_late && t.request.operation.changes_data();
             let waits = held.iter().any(|t| !t.answered && !is_late(t));
             let text = format!("vm {vm} shows {row:?}, there are {} and {}", flying.len(), held.len());
             require!(self.ledger, agree && reasons == row.held, Rule::Counters, || text);

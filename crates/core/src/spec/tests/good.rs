@@ -223,7 +223,5 @@ fn several_writers_share_a_unit_if_each_says_so() {
         "[[vm]]\nname = 'db2'\n[[vm.disk]]\nname = 'vda'\nunit = 'san0/root'\nwriters = 'many'\nnbd = '/x'";
     let spec = good(&format!("{shared}{other}"));
     assert_eq!((spec.units.len(), spec.disks.len()), (1, 2));
-    assert!(
-        spec.disks.iter().all(|disk| disk.writers == Writers::Many && disk.unit.index() == 0)
-    );
+    assert!(spec.disks.iter().all(|disk| disk.writers == Writers::Many && disk.unit.index() == 0));
 }
