@@ -90,6 +90,7 @@ impl Router {
                 let answered = if result.is_ok() { Answered::Written } else { Answered::Refused };
                 self.on_volume(unit, |volume, record| volume.answered(write, answered, record));
             }
+            self.tell_fenced(unit, now);
             self.unpark_over(unit, &attempt.extent(), now);
         }
         match result {
@@ -185,6 +186,7 @@ impl Router {
             self.judge(key, AttemptFault::ConnectionLost, now);
         }
         self.redo_unflushed(dead, now);
+        self.tell_fenced(unit, now);
         if !self.units[unit.index()].parked.is_empty() {
             self.unpark(unit, now);
         }

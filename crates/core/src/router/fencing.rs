@@ -113,7 +113,7 @@ impl Router {
     }
 
     /// Tells the ends of those that have no ghost any more.
-    fn tell_fenced(&mut self, unit: UnitId, now: Instant) {
+    pub(super) fn tell_fenced(&mut self, unit: UnitId, now: Instant) {
         let mut at = 0;
         while let Some(key) = self.units[unit.index()].unfenced.get(at).copied() {
             let Place::Unfenced { result, since } = self.entry(key).place else {
