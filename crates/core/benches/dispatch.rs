@@ -7,7 +7,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use std::hint::black_box;
 use vmpath_core::ids::{GroupId, PathId, TargetId, VmId};
 use vmpath_core::plan::{Health, PathRoute};
-use vmpath_core::schedule::{Among, ClassId, Cost, Scheduler, Turn};
+use vmpath_core::schedule::{ClassId, Cost, Scheduler, Turn};
 use vmpath_core::select::{Ask, Choice, Heard, Level, PathState, select};
 use vmpath_core::spec::{Access, ByteRate, GroupSpec, PathSelector, Source, Spec, VmSpec, parse};
 use vmpath_core::time::{Duration, Instant};
@@ -97,7 +97,7 @@ impl Worker {
     fn turn(&mut self) -> Option<(Turn, Cost)> {
         self.now += Duration::from_nanos(1_200);
         self.scheduler.advance(self.now);
-        let turn = self.scheduler.pick(self.class, Among::All, self.now)?;
+        let turn = self.scheduler.pick(self.class, self.now)?;
         let cost = Cost { bytes: 4096 << (self.dispatches % 3) };
         drop(self.scheduler.charge(turn.vm, self.class, turn.phase, cost, self.now));
         self.dispatches += 1;

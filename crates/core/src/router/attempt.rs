@@ -33,7 +33,23 @@ impl Router {
         }
     }
 
-    /// The target has answered an attempt.
+    /// An attempt was given up by whoever carried it, with an error that does not prove that it is over: it is judged like
+    /// the target's own, but what it would have changed is in quarantine until `fence`, counted from now.
+    ///
+    /// # Errors
+    /// As [`Self::reply`].
+    pub fn given_up(
+        &mut self,
+        connection: ConnectionKey,
+        cookie: u64,
+        error: TargetError,
+        fence: Fence,
+        now: Instant,
+    ) -> Result<(), UnknownCookie> {
+        self.end_with(connection, cookie, Err(error), Some(fence), now)
+    }
+
+    /// The target has answered an attempt: it is over.
     ///
     /// # Errors
     /// [`UnknownCookie`] if no such attempt is in flight on the connection: nothing is changed.
@@ -42,6 +58,17 @@ impl Router {
         connection: ConnectionKey,
         cookie: u64,
         result: Result<(), TargetError>,
+        now: Instant,
+    ) -> Result<(), UnknownCookie> {
+        self.end_with(connection, cookie, result, None, now)
+    }
+
+    fn end_with(
+        &mut self,
+        connection: ConnectionKey,
+        cookie: u64,
+        result: Result<(), TargetError>,
+        fence: Option<Fence>,
         now: Instant,
     ) -> Result<(), UnknownCookie> {
         let key = self.find(connection, cookie).ok_or(UnknownCookie)?;
@@ -55,8 +82,15 @@ impl Router {
         let attempt = self.entry(key).attempt();
         if let Some(write) = self.entry(key).write.filter(|_| attempt.operation.changes_data()) {
             let unit = self.entry(key).unit;
-            let answered = if result.is_ok() { Answered::Written } else { Answered::Refused };
-            self.on_volume(unit, |volume, record| volume.answered(write, answered, record));
+            let until = fence.map_or(now, |fence| self.fence_at(path, fence, now));
+            if until > now {
+                self.on_volume(unit, |volume, record| volume.lost(write, until, record));
+                self.fences.open(unit, until, vec![write]);
+            } else {
+                let answered = if result.is_ok() { Answered::Written } else { Answered::Refused };
+                self.on_volume(unit, |volume, record| volume.answered(write, answered, record));
+            }
+            self.tell_fenced(unit, now);
             self.unpark_over(unit, &attempt.extent(), now);
         }
         match result {
@@ -157,6 +191,7 @@ impl Router {
             self.judge(key, AttemptFault::ConnectionLost, now);
         }
         self.redo_unflushed(dead, now);
+        self.tell_fenced(unit, now);
         if !self.units[unit.index()].parked.is_empty() {
             self.unpark(unit, now);
         }

@@ -9,7 +9,7 @@ use super::lanes::{Queue, cost_of};
 use super::{Action, Charge, ConnectionKey, ConnectionStatus, Durability, Entry, Place, Router};
 use super::{RequestKey, Sharing, Stage, Support};
 use crate::ids::{PathId, UnitId, VmId};
-use crate::schedule::{Among, Phase, Turn};
+use crate::schedule::{Phase, Turn};
 use crate::select::{Ask, Choice, Level, Spill, has_room, select};
 use crate::spec::{OnPathLoss, WriteCache};
 use crate::time::{Duration, Instant};
@@ -99,7 +99,7 @@ impl Router {
             if class.reach != Reach::All {
                 continue;
             }
-            let Some(turn) = self.scheduler.pick(class.id, Among::All, now) else { continue };
+            let Some(turn) = self.scheduler.pick(class.id, now) else { continue };
             if best.as_ref().is_none_or(|(_, other)| turn.goes_before(other)) {
                 best = Some((at, turn));
             }

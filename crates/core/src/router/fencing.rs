@@ -85,9 +85,13 @@ impl Router {
     /// Whether a request whose end is known must keep it for itself until the fence.
     pub(super) fn is_told_later(&self, key: RequestKey, result: Result<(), TargetError>) -> bool {
         let entry = self.entry(key);
+        let volume = &self.units[entry.unit.index()].volume;
         let has_ghost = || {
-            let volume = &self.units[entry.unit.index()].volume;
+            // After a crash it may be the end of one that is known by its range only.
+            let may_be_another =
+                || entry.request.operation.changes_data() && volume.is_unsettled(&entry.request.extent());
             entry.write.is_some_and(|write| volume.is_quarantined(write))
+                || (result.is_err() && may_be_another())
         };
         let bounces = || matches!(self.plan.vms[entry.vm.index()].gate, Gate::Bounce(_));
         self.plan.spec.disk(entry.request.disk).writers == Writers::Many
@@ -109,7 +113,7 @@ impl Router {
     }
 
     /// Tells the ends of those that have no ghost any more.
-    fn tell_fenced(&mut self, unit: UnitId, now: Instant) {
+    pub(super) fn tell_fenced(&mut self, unit: UnitId, now: Instant) {
         let mut at = 0;
         while let Some(key) = self.units[unit.index()].unfenced.get(at).copied() {
             let Place::Unfenced { result, since } = self.entry(key).place else {

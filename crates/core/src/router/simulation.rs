@@ -21,6 +21,7 @@ mod faults;
 mod ledger;
 mod rng;
 mod scene;
+mod shared;
 mod storage;
 mod wire;
 mod world;
@@ -113,6 +114,73 @@ fn a_record_that_is_not_restored_is_noticed() {
 #[test]
 fn a_ghost_that_is_taken_for_an_open_write_is_noticed() {
     caught_in_crashes(Mutation::TakesGhostsForOpen, &[], Rule::Fence);
+}
+
+/// Disks with several writers, fences that are confirmed early; with a process that dies, and with one that does not.
+#[test]
+fn no_rule_is_broken_with_several_writers() {
+    let mut sum = Tally::default();
+    for seed in 0..CRASH_SEEDS {
+        let world = World::new(seed, Mutation::None, &[]).with_several_writers(seed);
+        let world = if seed % 3 == 0 { world.with_crashes(seed) } else { world };
+        match world.run() {
+            Ok(tally) => sum.add(tally),
+            Err(Violation { rule, text }) => panic!("seed {seed} violates {rule:?}: {text}"),
+        }
+    }
+    assert!(sum.confirmed > 3 * CRASH_SEEDS && sum.ghosts > 2 * CRASH_SEEDS, "{sum:?}");
+    assert!(sum.unfenced_holds > 2 * CRASH_SEEDS, "{sum:?}");
+}
+
+fn caught_among_several_writers(mutation: Mutation, by: Rule) {
+    let breaks = |seed: &u64| {
+        let end = World::new(*seed, mutation, &[]).with_several_writers(*seed).run();
+        end.is_err_and(|violation| violation.rule == by)
+    };
+    assert!((0..MUTANT_SEEDS).any(|seed| breaks(&seed)), "{mutation:?} does not break {by:?}");
+}
+
+#[test]
+fn an_answer_before_the_fence_and_a_fence_before_its_time_are_noticed() {
+    caught_among_several_writers(Mutation::AcknowledgesEarly, Rule::Unfenced);
+    caught_among_several_writers(Mutation::ConfirmsEarly, Rule::Fence);
+}
+
+/// Faults in the router itself. The switch is one for the process, so this runs alone:
+/// `cargo test -p vmpath-core --features mutants --lib -- --ignored mutants`.
+#[cfg(feature = "mutants")]
+#[test]
+#[ignore = "alone in its process"]
+fn mutants_of_the_data_path_are_caught() {
+    use crate::mutant::{Mutant, set};
+    let all = [
+        Mutant::NoQuarantine,
+        Mutant::CloseIsFence,
+        Mutant::ResendOverWrites,
+        Mutant::ResendAll,
+        Mutant::AcknowledgeEarly,
+        Mutant::FailedWriteForgotten,
+        Mutant::RecordForgotten,
+        Mutant::LingerForgotten,
+        Mutant::BuriedAlive,
+        Mutant::FlushElsewhere,
+        Mutant::CompletedTwice,
+    ];
+    let world = |seed: u64| {
+        let world = World::new(seed, Mutation::None, &[]);
+        match seed % 3 {
+            0 => world,
+            1 => world.with_crashes(seed),
+            _ => world.with_several_writers(seed),
+        }
+    };
+    for mutant in all {
+        set(Some(mutant));
+        let caught = (0..1000).find_map(|seed| Some((seed, world(seed).run().err()?)));
+        set(None);
+        let (seed, violation) = caught.unwrap_or_else(|| panic!("{} is not caught", mutant.word()));
+        println!("{}: seed {seed}, {:?}", mutant.word(), violation.rule);
+    }
 }
 
 /// The checkers can fail: each fault, in the worker or in what the router is told, breaks one of the rules named.

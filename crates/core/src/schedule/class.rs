@@ -6,7 +6,7 @@
 use super::seats::{Holder, Seats};
 use super::tags::{Tags, Turns};
 use super::tree::{NEVER, Node, Tree};
-use super::turn::{Among, ClassId, Phase, Turn};
+use super::turn::{ClassId, Phase, Turn};
 use crate::ids::{TargetId, VmId};
 use std::ops::Range;
 
@@ -68,21 +68,13 @@ impl Class {
         self.lists.weights.winner().key
     }
 
-    pub(super) fn pick(&self, id: ClassId, seats: &Seats, among: Among, now: u64) -> Option<Turn> {
-        let end = match among {
-            Among::All => seats.seats.len(),
-            Among::Above(_) => seats.bands.within(among),
-        };
+    pub(super) fn pick(&self, id: ClassId, seats: &Seats, now: u64) -> Option<Turn> {
         if self.lists.dues.winner().key <= now
-            && let Some(turn) = self.due(id, seats, end, now)
+            && let Some(turn) = self.due(id, seats, now)
         {
             return Some(turn);
         }
-        let first = if end == seats.seats.len() {
-            self.lists.weights.winner()
-        } else {
-            self.lists.weights.least(0..end)
-        };
+        let first = self.lists.weights.winner();
         if first.key == NEVER {
             return None;
         }
@@ -101,21 +93,21 @@ impl Class {
                 // The group's turn: any of its members, the seat only says that there is one.
                 let members = &seats.groups[group as usize];
                 let inner = &self.groups[group as usize].lists.weights;
-                let first = inner.least(0..members.bands.within(among));
+                let first = inner.winner();
                 turn(members.vms[first.who as usize], members.bands.priority(first.who), first.key)
             }
         })
     }
 
     /// The highest priority that a reservation is due at, and there the longest due.
-    fn due(&self, id: ClassId, seats: &Seats, end: usize, now: u64) -> Option<Turn> {
+    fn due(&self, id: ClassId, seats: &Seats, now: u64) -> Option<Turn> {
         let dues = &self.lists.dues;
         let longest = dues.winner();
         let band = seats.seats[longest.who as usize].band;
-        let first = if band.0 == 0 && end > 0 {
+        let first = if band.0 == 0 {
             longest
         } else {
-            let leftmost = dues.first_up_to(now).filter(|at| *at < end)?;
+            let leftmost = dues.first_up_to(now)?;
             if leftmost >= band.0 as usize {
                 longest
             } else {

@@ -19,7 +19,7 @@ mod turn;
 
 pub use entitlement::{Party, entitlements};
 pub use scheduler::Scheduler;
-pub use turn::{Among, ClassId, Cost, Phase, Receipt, Turn};
+pub use turn::{ClassId, Cost, Phase, Receipt, Turn};
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use super::class::{Class, OUT};
 use super::seats::Seats;
 use super::tags::{Paid, Tags, Turns, WEIGHT_MAX};
 use super::tree::{NEVER, Tree};
-use super::turn::{Among, ClassId, Clock, Cost, GroupKey, Mark, Phase, Receipt, Turn};
+use super::turn::{ClassId, Clock, Cost, GroupKey, Mark, Phase, Receipt, Turn};
 use crate::ids::{TargetId, VmId};
 use crate::time::Instant;
 
@@ -263,8 +263,8 @@ impl Scheduler {
 
     /// Who goes next in a class. Time has been told by [`Self::advance`].
     #[must_use]
-    pub fn pick(&self, class: ClassId, among: Among, now: Instant) -> Option<Turn> {
-        self.classes[class.0 as usize].pick(class, &self.seats, among, now.as_nanos())
+    pub fn pick(&self, class: ClassId, now: Instant) -> Option<Turn> {
+        self.classes[class.0 as usize].pick(class, &self.seats, now.as_nanos())
     }
 
     /// Takes the VM out of the turns of a class for a while. It goes on waiting: nothing is forfeited.
@@ -363,14 +363,6 @@ impl Scheduler {
     #[must_use]
     pub fn wake(&self) -> Option<Instant> {
         Some(self.timers.winner().key).filter(|at| *at != NEVER).map(Instant::from_nanos)
-    }
-
-    /// Its limit, or its group's, does not let it go now.
-    #[must_use]
-    pub fn throttled(&self, vm: VmId) -> bool {
-        let one = &self.vms[vm.index()];
-        let group = one.group.map_or(0, |g| self.groups[g as usize].tags.allowed_at());
-        one.tags.allowed_at().max(group) > self.now
     }
 
     /// When its limits, and its group's, let it go on; not after now if they do.

@@ -5,7 +5,6 @@
 //! each first use would then rebuild it. It does not know who waits.
 
 use super::tags::Terms;
-use super::turn::Among;
 use crate::spec::{SchedulerKind, Spec, VmSpec};
 use crate::time::Duration;
 use std::ops::Range;
@@ -37,15 +36,6 @@ impl Bands {
         let at = self.0.partition_point(|b| b.places.end <= place as usize);
         self.0[at].priority
     }
-
-    /// How many places from the first are among these.
-    pub(super) fn within(&self, among: Among) -> usize {
-        let above = match among {
-            Among::All => self.0.len(),
-            Among::Above(priority) => self.0.partition_point(|b| b.priority > priority),
-        };
-        above.checked_sub(1).map_or(0, |last| self.0[last].places.end)
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +65,6 @@ pub(super) struct Members {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seats {
     pub(super) seats: Vec<Seat>,
-    pub(super) bands: Bands,
     pub(super) groups: Vec<Members>,
 }
 
@@ -140,6 +129,6 @@ impl Seats {
                 seats.push(Seat { priority: *priority, holder: *holder, band: ends, members });
             }
         }
-        Self { seats, bands, groups }
+        Self { seats, groups }
     }
 }

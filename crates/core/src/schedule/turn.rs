@@ -41,14 +41,6 @@ pub enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClassId(pub u32);
 
-/// Whose turn is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Among {
-    All,
-    /// VMs with a greater priority.
-    Above(u32),
-}
-
 /// Who goes next in a class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Turn {

@@ -348,7 +348,8 @@ impl Volume {
     }
 
     /// Whether a ghost may change the range. A write in flight without a client is none yet, and counts too.
-    fn is_unsettled(&self, range: &Extent) -> bool {
+    #[must_use]
+    pub fn is_unsettled(&self, range: &Extent) -> bool {
         self.candidates.overlaps(range) || self.blockers.overlaps(range)
     }
 

@@ -208,6 +208,10 @@ impl Worker {
                 }
                 // Cut, and taken back before the device had it: what the device has can be taken back by nobody.
                 Some(libc::ECANCELED | libc::EINTR) if self.backs.backs[index].is_closing() => return Ok(()),
+                // A driver that has lost its way to the device may say so, too, with this word.
+                Some(libc::EIO) if operation.changes_data() => {
+                    return self.block_given_up(index, cookie);
+                }
                 _ => match judged(error) {
                     Ok(own) => Err(own),
                     Err(fault) => {
@@ -226,6 +230,18 @@ impl Worker {
             block.zeroing.swap_remove(at);
         }
         self.attempt_done(index, cookie, outcome)
+    }
+
+    /// An error that does not say whether the device has the request.
+    fn block_given_up(&mut self, index: usize, cookie: u64) -> Result<(), Fault> {
+        let back = &mut self.backs.backs[index];
+        let Some(key) = back.key() else { return Ok(()) };
+        if let Wire::Block(block) = &mut back.wire {
+            block.zeroing.retain(|(of, _)| *of != cookie);
+        }
+        back.in_flight -= 1;
+        let given_up = self.router.given_up(key, cookie, TargetError::Io, Fence::QuiesceBound, self.now);
+        given_up.map_err(|_| Fault::Protocol("the end of a request that is not in flight".into()))
     }
 
     /// The driver has ended a request because its way to the device is lost. The device may have it all the same.

@@ -132,6 +132,16 @@ impl Recovered {
     }
 }
 
+/// Until when nothing goes to a unit at all: what was sent before the boot of the host may come until one bound after it,
+/// and what an unreadable record would have told of until one bound from now. None if that is over.
+pub(super) fn held_until(knowledge: Knowledge, quiesce: Duration, now: Instant) -> Option<Instant> {
+    let until = match knowledge {
+        Knowledge::Complete => Instant::ZERO + quiesce,
+        Knowledge::Incomplete => now + quiesce,
+    };
+    (now < until).then_some(until)
+}
+
 /// A worker's new record, in a file that no other process has ever had.
 ///
 /// # Errors
@@ -142,4 +152,129 @@ pub(super) fn new_record(spec: &Spec, worker: WorkerId, started: Instant) -> Res
     let boot = BootId::current()?;
     Record::create(&path, &boot, &units)
         .with_context(|| format!("cannot make the record of what is in flight, {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use vmpath_core::spec::{Source, parse};
+
+    const CONFIG: &str = r#"
+[host]
+run_dir = "RUN"
+[[target]]
+name = "san0"
+[[target.path]]
+name = "a"
+url = "nbd://127.0.0.1:1"
+[[target.path]]
+name = "b"
+url = "nbd://127.0.0.1:2"
+[[vm]]
+name = "v"
+[[vm.disk]]
+name = "d"
+unit = "san0/root"
+nbd = "/run/d.sock"
+"#;
+
+    struct Scene {
+        _folder: tempfile::TempDir,
+        spec: Spec,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let text = CONFIG.replace("RUN", folder.path().to_str().unwrap());
+            let spec = parse(&[Source { name: "test", text: &text }]).unwrap().spec;
+            Self { _folder: folder, spec }
+        }
+
+        fn folder(&self) -> &Path {
+            &self.spec.host.run_dir
+        }
+
+        /// The record of a former process, with an open write and a ghost, which it leaves by dying.
+        fn former(&self, number: u64) -> PathBuf {
+            let mut record = new_record(&self.spec, WorkerId(0), Instant::from_nanos(number)).unwrap();
+            record.remember(0, 0, 0..4096, None);
+            record.remember(1, 0, 8192..12288, Some(Instant::from_millis(9000)));
+            drop(record);
+            self.folder().join(format!("{PREFIX}0.{number}"))
+        }
+
+        fn read(&self) -> Recovered {
+            Recovered::read(self.folder(), &self.spec).unwrap()
+        }
+    }
+
+    #[test]
+    fn what_a_killed_process_had_under_way_is_given_back() {
+        let scene = Scene::new();
+        scene.former(1);
+        let found = scene.read();
+        let expected =
+            vec![(UnitId(0), 0..4096, None), (UnitId(0), 8192..12288, Some(Instant::from_millis(9000)))];
+        assert_eq!((found.writes.clone(), found.knowledge), (expected, Knowledge::Complete));
+        // It dies again before it has put them into a record of its own.
+        scene.former(2);
+        assert_eq!(scene.read().writes.len(), 4);
+        let found = scene.read();
+        found.remove_files();
+        assert!(scene.read().writes.is_empty());
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_holds_everything_and_hides_no_other() {
+        for spoil in [
+            (|bytes| bytes.truncate(bytes.len() - 5)) as fn(&mut Vec<u8>),
+            |bytes| bytes.truncate(100),
+            Vec::clear,
+            // The version before this one, and the one after it.
+            |bytes| bytes[8] = 0,
+            |bytes| bytes[8] = 2,
+            |bytes| bytes.iter_mut().for_each(|byte| *byte ^= 0x5a),
+            // The range of its first slot.
+            |bytes| bytes[4096 + 8] ^= 1,
+        ] {
+            let scene = Scene::new();
+            let path = scene.former(1);
+            scene.former(2);
+            let mut bytes = fs::read(&path).unwrap();
+            spoil(&mut bytes);
+            fs::write(&path, bytes).unwrap();
+            let found = scene.read();
+            assert_eq!((found.knowledge, found.writes.len()), (Knowledge::Incomplete, 2));
+        }
+    }
+
+    #[test]
+    fn what_was_never_finished_or_belongs_to_nobody_counts_for_nothing() {
+        let scene = Scene::new();
+        fs::write(scene.folder().join("record-0.5.new"), b"half").unwrap();
+        fs::write(scene.folder().join("other"), b"not ours").unwrap();
+        let path = scene.folder().join("record-0.6");
+        let boot = BootId::current().unwrap();
+        let mut gone = Record::create(&path, &boot, &["san9/gone".to_owned()]).unwrap();
+        gone.remember(0, 0, 0..4096, None);
+        let another_boot = BootId::from_bytes([3; 16]);
+        let path = scene.folder().join("record-0.7");
+        let mut before = Record::create(&path, &another_boot, &["san0/root".to_owned()]).unwrap();
+        before.remember(0, 0, 0..4096, None);
+        let found = scene.read();
+        assert_eq!((found.writes.len(), found.knowledge), (0, Knowledge::Complete));
+        found.remove_files();
+        assert_eq!(fs::read_dir(scene.folder()).unwrap().count(), 1, "what is not ours stays");
+    }
+
+    #[test]
+    fn after_a_boot_one_bound_passes_and_what_is_unknown_waits_from_now() {
+        let (quiesce, at) = (Duration::from_secs(5), Instant::from_millis);
+        assert_eq!(held_until(Knowledge::Complete, quiesce, at(2000)), Some(at(5000)));
+        assert_eq!(held_until(Knowledge::Complete, quiesce, at(5000)), None);
+        assert_eq!(held_until(Knowledge::Incomplete, quiesce, at(60_000)), Some(at(65_000)));
+        assert_eq!(held_until(Knowledge::Incomplete, Duration::ZERO, at(60_000)), None);
+    }
 }

@@ -5,7 +5,7 @@
 
 use super::listen::Transport;
 use super::poller::Poller;
-use super::recover::Knowledge;
+use super::recover::held_until;
 use super::{Outfit, Requests, Shared, WorkerReport};
 use crate::backend::Backends;
 use crate::frontend::Frontends;
@@ -200,12 +200,7 @@ impl Worker {
         }
         for unit in &its_units {
             let quiesce = plan.spec.target(plan.spec.unit(*unit).target).quiesce;
-            // What was sent before the boot of the host may come until one bound after it.
-            let until = match knowledge {
-                Knowledge::Complete => Instant::ZERO + quiesce,
-                Knowledge::Incomplete => now + quiesce,
-            };
-            if now < until {
+            if let Some(until) = held_until(knowledge, quiesce, now) {
                 router.hold_unit_until(*unit, until);
             }
         }

@@ -105,6 +105,7 @@ impl World {
         self.backlogs.iter_mut().for_each(|backlog| *backlog = Backlog { levels: [0; 2], at: self.now });
         let record = std::mem::take(&mut self.record);
         self.tally.restored += record.len() as u64;
+        self.forget_confirmations();
         self.driver.crash(self.plan.clone(), record, self.now);
         self.replay();
         for path in 0..self.wires.len() {
@@ -137,7 +138,7 @@ impl World {
             let is_ghost = is_write && record.progress == Progress::OnWire && self.rng.percent(75);
             self.ledger.lost(attempt, Some(fence));
             if is_ghost {
-                let after = self.haunting();
+                let after = self.haunting(self.scene.quiesce);
                 self.schedule(after, Event::Ghost(attempt));
             }
         }

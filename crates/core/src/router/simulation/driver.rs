@@ -3,9 +3,11 @@
 use super::crash::Remembered;
 use super::rng::Rng;
 use crate::ids::{PathId, UnitId, WorkerId};
+use crate::mutant::{self, Mutant};
 use crate::plan::{Gate, RoutePlan};
 use crate::router::{
-    Action, ConnectionKey, Extent, Fence, Loss, Request, RequestKey, Router, Sharing, Support, Traits,
+    Action, ConnectionKey, Extent, Fence, FenceKey, Loss, Request, RequestKey, Router, Sharing, Support,
+    Traits,
 };
 use crate::time::Instant;
 use crate::volume::verdict::TargetError;
@@ -34,6 +36,10 @@ pub(super) enum Mutation {
     ForgetsTheRecord,
     /// It is told that each write in it was open.
     TakesGhostsForOpen,
+    /// Takes each disk for one with a single writer.
+    AcknowledgesEarly,
+    /// Takes a fence for confirmed when its connection is dead.
+    ConfirmsEarly,
 }
 
 pub(super) struct Driver {
@@ -83,10 +89,22 @@ impl Driver {
         }
     }
 
-    pub(super) fn dead(&mut self, link: usize, key: ConnectionKey, unsent: &[u64], now: Instant) {
-        if !self.buried.contains(&link) {
-            self.router.connection_dead(key, unsent, Loss::OfConnection, Fence::QuiesceBound, now);
+    /// Whether a fence of its own tells when it is over.
+    pub(super) fn dead(
+        &mut self,
+        on: (usize, ConnectionKey),
+        unsent: &[u64],
+        fence: Fence,
+        now: Instant,
+    ) -> Option<FenceKey> {
+        if self.buried.contains(&on.0) {
+            return None;
         }
+        let left = self.router.connection_dead(on.1, unsent, Loss::OfConnection, fence, now);
+        if let Some(fence) = left.filter(|_| self.mutation == Mutation::ConfirmsEarly) {
+            self.router.fenced(fence, now);
+        }
+        left
     }
 
     /// The attempts to be called unsent, of those that are and those that are not.
@@ -105,7 +123,8 @@ impl Driver {
             return;
         }
         let result = if self.mutation == Mutation::TakesErrorsForSuccess { Ok(()) } else { result };
-        self.router.reply(on.1, cookie, result, now).expect("the attempt is in flight");
+        let known = self.router.reply(on.1, cookie, result, now);
+        assert!(known.is_ok() || mutant::active(Mutant::BuriedAlive), "the attempt is in flight");
     }
 
     pub(super) fn submit(&mut self, request: Request, now: Instant) -> RequestKey {
@@ -154,6 +173,9 @@ fn mutate(mut plan: RoutePlan, mutation: Mutation) -> RoutePlan {
         Mutation::ShortFence => spec.targets.iter_mut().for_each(|t| t.quiesce /= 100),
         Mutation::IgnoresLimits => {
             spec.vms.iter_mut().for_each(|vm| (vm.limit, vm.limit_iops) = (None, None));
+        }
+        Mutation::AcknowledgesEarly => {
+            spec.disks.iter_mut().for_each(|disk| disk.writers = crate::spec::Writers::One);
         }
         Mutation::IgnoresHolds => plan.vms.iter_mut().for_each(|vm| vm.gate = Gate::Open),
         _ => {}

@@ -5,7 +5,7 @@ use super::storage::BLOCK;
 use super::world::{Event, Sampling, Weather, World};
 use crate::ids::UnitId;
 use crate::plan::{Gate, GateReason, Health, PathRoute, VmRoute};
-use crate::router::Extent;
+use crate::router::{CloseMode, Confirmation, Extent, Fence, close_mode};
 use crate::spec::Access;
 use crate::time::Duration;
 use crate::volume::verdict::TargetError;
@@ -96,7 +96,8 @@ impl World {
         let (mut unsent, sent) = self.unsent_on(link);
         // A worker that does not know how far a send has come calls it sent.
         unsent.retain(|_| self.rng.percent(80));
-        let fence = self.now + self.scene.quiesce;
+        let (reach, is_confirmed) = self.reach();
+        let fence = self.now + reach;
         let (path, unit, key) = {
             let l = &self.ledger.links[link];
             (l.path, l.unit, l.key)
@@ -109,22 +110,29 @@ impl World {
             let is_write = self.ledger.attempts[attempt].request.operation.changes_data();
             self.ledger.lost(attempt, (!named_unsent).then_some(fence));
             self.tally.lost_writes += u64::from(is_write && !named_unsent);
-            if progress == Progress::OnWire && is_write && self.rng.percent(75) {
-                let after = self.haunting();
+            let lingers = progress == Progress::Unsent && close_mode() == CloseMode::Linger;
+            if (progress == Progress::OnWire || lingers) && is_write && self.rng.percent(75) {
+                let after = self.haunting(reach);
                 self.schedule(after, Event::Ghost(attempt));
             }
         }
         self.ledger.links[link].state = LinkState::Dead;
         self.storage.link_dead(unit, link, || self.rng.percent(50));
         let unsent = self.driver.unsent(unsent, &sent);
-        self.driver.dead(link, key, &unsent, self.now);
+        let by = Confirmation::SessionReinstatement;
+        let at_latest = Some(self.scene.quiesce);
+        let kind = if is_confirmed { Fence::Confirmed { by, at_latest } } else { Fence::QuiesceBound };
+        let left = self.driver.dead((link, key), &unsent, kind, self.now);
+        if is_confirmed {
+            self.await_confirmation(link, left, reach);
+        }
         let after = self.rng.micros(100..8000);
         self.schedule(after, Event::Connect { path, unit });
     }
 
     /// When a ghost takes effect: at any time before the bound, and often at the last moment.
-    pub(super) fn haunting(&mut self) -> Duration {
-        let bound = u64::try_from(self.scene.quiesce.as_nanos()).expect("under a second");
+    pub(super) fn haunting(&mut self, bound: Duration) -> Duration {
+        let bound = u64::try_from(bound.as_nanos()).expect("under a second");
         let last = bound - 1;
         Duration::from_nanos(if self.rng.percent(30) { last } else { self.rng.below(bound) })
     }

@@ -41,6 +41,8 @@ pub(super) enum Rule {
     FailedOver,
     /// A write is remembered before it leaves, and what is over is forgotten.
     Record,
+    /// On a disk with several writers the end of a lost write is told after its fence.
+    Unfenced,
 }
 
 /// An assertion that is noted in the ledger, so that the run ends with its seed and mutants can be told apart.
@@ -73,6 +75,8 @@ pub(super) struct Token {
     pub(super) ended: Option<u64>,
     pub(super) completed: bool,
     pub(super) abandoned: bool,
+    /// It may be held for a fence with its end known: what excused that may be over.
+    pub(super) may_be_late: bool,
     /// The process that has it was told that another may have sent it.
     pub(super) replayed: bool,
     pub(super) dispatched: bool,
@@ -265,6 +269,11 @@ impl Ledger {
         token.replayed && is_open && same && !lost.decided
     }
 
+    /// A lost attempt of the write may yet take effect. (Where another was taken for it, it is not sent before the fence.)
+    pub(super) fn is_haunted(&self, number: u32, now: Instant) -> bool {
+        self.lost.iter().any(|l| l.fence > now && l.token == number && l.stand_in.is_none())
+    }
+
     /// Requests that are open when the process dies, in the order of their submission.
     pub(super) fn survivors(&self) -> Vec<u32> {
         let mut open = self.open.clone();
@@ -370,7 +379,7 @@ impl Ledger {
             Err(error) => {
                 let excused = match error {
                     TargetError::ShuttingDown => token.abandoned,
-                    TargetError::Io => answers || token.errors.contains(&error),
+                    TargetError::Io => answers || token.may_be_late || token.errors.contains(&error),
                     _ => token.errors.contains(&error),
                 };
                 require!(self, excused, Rule::Blame, || {
@@ -461,6 +470,7 @@ impl Token {
             ended: None,
             completed: false,
             abandoned: false,
+            may_be_late: false,
             replayed: false,
             dispatched: false,
             attempt: None,

@@ -6,6 +6,7 @@ use super::driver::{Driver, Mutation};
 use super::ledger::{BLOCKS_PER_REQUEST_MAX, Ledger, Rule, Token, Violation, require};
 use super::rng::Rng;
 use super::scene::{BLOCKS, Scene};
+use super::shared::Shared;
 use super::storage::{BLOCK, Storage};
 use crate::ids::{DiskId, PathId, UnitId};
 use crate::plan::{Gate, RoutePlan};
@@ -49,6 +50,8 @@ pub(super) enum Event {
     Crash,
     Sample(usize),
     SampleEnds(usize),
+    /// What a dead link carried is fenced.
+    Confirm(usize),
     Inspect,
 }
 
@@ -73,6 +76,8 @@ pub(super) struct Tally {
     pub(super) abandoned_in_flight: u64,
     pub(super) crashes: u64,
     pub(super) restored: u64,
+    pub(super) confirmed: u64,
+    pub(super) unfenced_holds: u64,
 }
 
 impl Tally {
@@ -89,6 +94,8 @@ impl Tally {
         self.abandoned_in_flight += other.abandoned_in_flight;
         self.crashes += other.crashes;
         self.restored += other.restored;
+        self.confirmed += other.confirmed;
+        self.unfenced_holds += other.unfenced_holds;
     }
 }
 
@@ -140,6 +147,7 @@ pub(super) struct World {
     pub(super) weather: Weather,
     pub(super) tally: Tally,
     pub(super) process: Process,
+    pub(super) shared: Shared,
     pub(super) record: Remembered,
 }
 
@@ -179,6 +187,7 @@ impl World {
             weather: Weather::Calm,
             tally: Tally::default(),
             process: Process::immortal(),
+            shared: Shared::default(),
             record: Remembered::new(),
             rng,
             scene,
@@ -296,6 +305,7 @@ impl World {
             }
             Event::Sample(unit) => return self.sample(unit),
             Event::SampleEnds(unit) => return self.end_sample(unit),
+            Event::Confirm(link) => return self.confirm(link),
             Event::Inspect => {
                 self.inspect();
                 self.again(1000..20_000, Event::Inspect);
@@ -363,6 +373,8 @@ impl World {
 
     fn complete(&mut self, token: u32, result: Result<(), TargetError>) {
         let (vm, unit) = (self.ledger.tokens[token as usize].vm, self.ledger.tokens[token as usize].unit);
+        let is_kept = result.is_err() && matches!(self.plan.vms[vm].gate, Gate::Bounce(_));
+        self.check_told_after_fence(token, is_kept);
         self.ledger.completed(token, result, &self.plan.vms[vm].gate);
         let promised =
             self.scene.traits[unit].flush == Support::Yes || self.scene.traits[unit].fua == Support::Yes;
@@ -421,6 +433,7 @@ impl World {
         };
         self.storage.enroll(blocks.start);
         self.ledger.submitted(Token::new(request, (vm, unit), blocks));
+        self.ledger.tokens[token as usize].may_be_late = self.is_shared(token);
         self.ledger.tokens[token as usize].key = self.driver.submit(request, self.now);
         true
     }
@@ -444,7 +457,8 @@ impl World {
             let (flying, held): (Vec<_>, Vec<_>) = open.partition(|t| t.attempt.is_some());
             let agree = (row.in_flight as usize, row.held as usize) == (flying.len(), held.len());
             let reasons: u32 = row.held_reasons.iter().map(|(_, count)| *count).sum();
-            let waits = held.iter().any(|t| !t.answered);
+            let is_late = |t: &&Token| t.may_be_late && t.request.operation.changes_data();
+            let waits = held.iter().any(|t| !t.answered && !is_late(t));
             let text = format!("vm {vm} shows {row:?}, there are {} and {}", flying.len(), held.len());
             require!(self.ledger, agree && reasons == row.held, Rule::Counters, || text);
             let answers = matches!(self.plan.vms[vm].gate, Gate::Bounce(_) | Gate::Fail(_));
@@ -454,6 +468,9 @@ impl World {
             for (reason, count) in &row.held_reasons {
                 if *reason == crate::view::HoldReason::Quarantine {
                     self.tally.quarantine_holds += u64::from(*count);
+                }
+                if *reason == crate::view::HoldReason::Acknowledgement {
+                    self.tally.unfenced_holds += u64::from(*count);
                 }
             }
         }

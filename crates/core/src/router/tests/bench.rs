@@ -205,6 +205,14 @@ impl Bench {
         self.act();
     }
 
+    /// Whoever carried it gives it up with EIO.
+    pub(super) fn give_up(&mut self, token: u32) {
+        let sent = self.in_flight.remove(&token).expect("in flight");
+        let (on, error) = (sent.connection, TargetError::Io);
+        self.router.given_up(on, sent.cookie, error, self.fence, self.now).expect("in flight");
+        self.act();
+    }
+
     pub(super) fn abandon(&mut self, token: u32) {
         self.router.abandon(self.keys[&token], token);
         self.act();

@@ -70,6 +70,29 @@ fn what_the_kernel_has_completed_leaves_no_quarantine() {
     assert_eq!((b.left, b.view().units[0].quarantined_ranges), (None, 0));
 }
 
+/// A kernel's EIO for a write whose transport was lost: the device may have it.
+#[test]
+fn an_error_that_proves_nothing_is_retried_and_leaves_a_quarantine() {
+    let mut b = bench();
+    b.up(B);
+    b.write(1, 0);
+    b.give_up(1);
+    assert_eq!(b.sent(), "1w@a 1w@b", "on the other path at once");
+    b.answer(1, Ok(()));
+    b.write(2, 0);
+    assert_eq!((b.done(), b.held()), ("1".into(), vec![(HoldReason::Quarantine, 1)]));
+    b.read(3, 0);
+    b.give_up(3);
+    assert_eq!(b.record(), "0..1<5000", "a read leaves nothing");
+    b.answer(3, Ok(()));
+    b.wake_after(5000);
+    assert_eq!(b.sent(), "3r@a 3r@b 2w@a");
+    b.write(4, 8);
+    b.give_up(4);
+    b.give_up(4);
+    assert_eq!((b.done(), b.record()), ("3 4:Io".into(), "0..1 8..9<5000".into()), "failed everywhere");
+}
+
 #[test]
 fn a_fence_that_is_confirmed_frees_at_once_and_only_its_own() {
     let confirmed = Fence::Confirmed { by: Confirmation::SessionReinstatement, at_latest: Some(SAFE) };
@@ -180,6 +203,19 @@ fn after_a_crash_what_was_not_acknowledged_is_still_open() {
     b.wake_after(5000);
     b.answer(1, Ok(()));
     assert_eq!((b.sent(), b.done()), ("1w@b".into(), "1".into()));
+}
+
+/// The record tells ranges, not whose: an error to either of two could be the end of the one that was lost.
+#[test]
+fn after_a_crash_no_error_is_told_over_a_ghost_of_several_writers() {
+    let mut b = shared();
+    b.crash();
+    b.replan(|plan| plan.vms[0].gate = Gate::Fail(reason()));
+    b.write(7, 0);
+    b.write(8, 4);
+    assert_eq!((b.done(), b.held()), ("8:Io".into(), vec![(HoldReason::Acknowledgement, 1)]));
+    b.wake_after(5000);
+    assert_eq!(b.done(), "7:Io");
 }
 
 #[test]

@@ -56,19 +56,6 @@ fn a_members_reservation_counts_at_its_own_priority() {
 }
 
 #[test]
-fn above_a_priority_only_those_members_are_picked() {
-    let vms = vec![member(0, vm("high")), member(0, VmSpec { priority: 1, ..vm("low") }), vm("alone")];
-    let mut world = World::new(&spec(vms, vec![group("g")]), &[4 * KIB]);
-    let pick = |world: &World, p| world.scheduler.pick(world.class, Among::Above(p), world.now).map(|t| t.vm);
-    drop(world.scheduler.charge(VmId(0), world.class, Phase::Weight, Cost { bytes: 4096 }, world.now));
-    assert_eq!(pick(&world, 100), None);
-    assert_eq!(pick(&world, 1), Some(VmId(2)), "the group has had one");
-    world.scheduler.leave(VmId(2), world.class);
-    assert_eq!(pick(&world, 1), Some(VmId(0)), "though the low one has had less");
-    assert_eq!(pick(&world, 0), Some(VmId(1)));
-}
-
-#[test]
 fn the_timer_waits_for_the_group_and_for_a_member() {
     let limited = VmSpec { limit: rate(1), limit_burst: Duration::ZERO, ..vm("a") };
     let groups = vec![GroupSpec { limit: rate(4), limit_burst: Duration::ZERO, ..group("g") }];

@@ -21,13 +21,13 @@ fn one_over_its_limit_says_when_it_may_go() {
     let mut world = World::new(&spec(vec![limited], vec![]), &[MIB]);
     assert!(world.step().is_some());
     assert_eq!(world.turn(), None);
-    assert!(world.scheduler.throttled(VmId(0)));
+    assert!(world.throttled(VmId(0)));
     let at = world.scheduler.wake().expect("it waits");
     assert_eq!(at, START + Duration::from_millis(980), "a second's worth, less the burst");
     world.now = Instant::from_nanos(at.as_nanos() - 1);
     assert_eq!(world.turn(), None);
     world.now = at;
-    assert!(world.turn().is_some() && !world.scheduler.throttled(VmId(0)));
+    assert!(world.turn().is_some() && !world.throttled(VmId(0)));
     world.step();
     world.scheduler.leave(VmId(0), world.class);
     assert_eq!(world.scheduler.wake(), None, "nobody waits");

@@ -11,7 +11,7 @@ mod reload;
 mod shares;
 mod steps;
 
-use super::{Among, ClassId, Cost, Phase, Scheduler, Turn};
+use super::{ClassId, Cost, Phase, Scheduler, Turn};
 use crate::ids::{GroupId, TargetId, VmId};
 use crate::spec::{ByteRate, GroupSpec, Spec, VmSpec};
 use crate::testing::vm;
@@ -66,9 +66,14 @@ impl World {
         Self { scheduler, class, now: START, sizes, served: vec![], idle: Duration::ZERO }
     }
 
+    /// Its limit, or its group's, does not let it go now.
+    fn throttled(&self, vm: VmId) -> bool {
+        self.scheduler.allowed_at(vm) > self.now
+    }
+
     fn turn(&mut self) -> Option<Turn> {
         self.scheduler.advance(self.now);
-        self.scheduler.pick(self.class, Among::All, self.now)
+        self.scheduler.pick(self.class, self.now)
     }
 
     /// One request, at once.

@@ -3,7 +3,7 @@
 //! A refund strikes the charge out of the history and replays the rest, which is what "as if it had never been charged" means. It shares no
 //! code with the scheduler but the words. It leaves out the bound on a class's lead; tests that use it stay below that.
 
-use super::{Among, ClassId, Cost, Phase};
+use super::{ClassId, Cost, Phase};
 use crate::spec::Spec;
 
 const NANO: i128 = 1_000_000_000;
@@ -350,14 +350,9 @@ impl Model {
         }
     }
 
-    pub(super) fn pick(&self, class: usize, among: Among, now: u64) -> Option<(usize, Phase)> {
+    pub(super) fn pick(&self, class: usize, now: u64) -> Option<(usize, Phase)> {
         let priority = |vm: usize| self.spec.vms[vm].priority;
-        let allowed = |vm: &usize| match among {
-            Among::All => true,
-            Among::Above(p) => priority(*vm) > p,
-        };
-        let all: Vec<usize> =
-            (0..self.vms.len()).filter(|vm| self.eligible(*vm, class)).filter(allowed).collect();
+        let all: Vec<usize> = (0..self.vms.len()).filter(|vm| self.eligible(*vm, class)).collect();
         // Who stands first among equals: the higher priority, VMs alone before groups, the lower number.
         let order = |vm: usize| {
             let group = self.group_of(vm);

@@ -2,7 +2,7 @@
 
 use super::model::{Model, target};
 use super::{
-    Among, ByteRate, ClassId, Cost, Duration, GroupId, Instant, KIB, Phase, Scheduler, Spec, TargetId, VmId,
+    ByteRate, ClassId, Cost, Duration, GroupId, Instant, KIB, Phase, Scheduler, Spec, TargetId, VmId,
 };
 use super::{group, spec, vm};
 use crate::schedule::Receipt;
@@ -15,7 +15,7 @@ enum Op {
     Leave(usize, u32),
     Pass(u64),
     /// One turn, of so many bytes.
-    Turn(u32, Among, u64),
+    Turn(u32, u64),
     /// A charge that no turn asked for, as a request that is served again may bring.
     Charge(usize, u32, u64),
     /// Of one of the charges that are open.
@@ -66,13 +66,12 @@ fn sizes() -> impl Strategy<Value = u64> {
 
 fn op() -> impl Strategy<Value = Op> {
     let class = || 0..3_u32;
-    let among = prop_oneof![3 => Just(Among::All), 1 => (0..3_u32).prop_map(|p| Among::Above(p * 10))];
     let pass = prop_oneof![Just(0), 1..100_000_u64, 1..20_000_000_u64, Just(700_000_000)];
     prop_oneof![
         4 => (0..VMS, class()).prop_map(|(vm, class)| Op::Join(vm, class)),
         2 => (0..VMS, class()).prop_map(|(vm, class)| Op::Leave(vm, class)),
         4 => pass.prop_map(Op::Pass),
-        8 => (class(), among, sizes()).prop_map(|(class, among, bytes)| Op::Turn(class, among, bytes)),
+        8 => (class(), sizes()).prop_map(|(class, bytes)| Op::Turn(class, bytes)),
         1 => (0..VMS, class(), sizes()).prop_map(|(vm, class, bytes)| Op::Charge(vm, class, bytes)),
         3 => (0..1000_usize).prop_map(Op::Refund),
         1 => proptest::collection::vec((numbers(), numbers()), VMS).prop_map(Op::Numbers),
@@ -147,12 +146,12 @@ impl Pair {
                 self.model.leave(*vm, *class as usize);
             }
             Op::Pass(nanos) => self.now += nanos,
-            Op::Turn(class, among, bytes) => {
+            Op::Turn(class, bytes) => {
                 self.real.advance(now);
                 self.model.advance(self.now);
-                let turn = self.real.pick(ClassId(*class), *among, now);
+                let turn = self.real.pick(ClassId(*class), now);
                 let found = turn.map(|t| (t.vm.index(), t.phase));
-                assert_eq!(found, self.model.pick(*class as usize, *among, self.now), "at {now}");
+                assert_eq!(found, self.model.pick(*class as usize, self.now), "at {now}");
                 if let Some((vm, phase)) = found {
                     self.picks[usize::from(phase == Phase::Reservation)] += 1;
                     self.charge(vm, ClassId(*class), phase, *bytes);
@@ -198,7 +197,7 @@ proptest! {
         // A long backlog shows what is left of each difference.
         for _ in 0..20 {
             for class in 0..3 {
-                pair.apply(&Op::Turn(class, Among::All, 4096));
+                pair.apply(&Op::Turn(class, 4096));
             }
             pair.apply(&Op::Pass(1_500_000));
         }

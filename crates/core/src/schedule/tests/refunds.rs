@@ -8,10 +8,10 @@ fn a_refund_at_once_undoes_a_charge() {
     let mut world = World::new(&spec(vec![limited, vm("b")], vec![]), &[MIB]);
     let turn = world.turn().expect("both wait");
     let receipt = world.scheduler.charge(turn.vm, turn.class, turn.phase, Cost { bytes: MIB }, world.now);
-    assert!(world.scheduler.throttled(turn.vm) && world.turn().is_some_and(|next| next != turn));
+    assert!(world.throttled(turn.vm) && world.turn().is_some_and(|next| next != turn));
     world.scheduler.refund(turn.vm, receipt);
     assert_eq!(world.turn(), Some(turn));
-    assert!(!world.scheduler.throttled(turn.vm) && world.scheduler.wake().is_none());
+    assert!(!world.throttled(turn.vm) && world.scheduler.wake().is_none());
 }
 
 #[test]
@@ -48,9 +48,9 @@ fn a_refund_reaches_the_group_that_was_charged() {
     let vms = |of| vec![member(of, vm("a")), member(0, vm("b"))];
     let mut world = World::new(&spec(vms(0), groups()), &[MIB]);
     let receipt = world.scheduler.charge(VmId(0), world.class, Phase::Weight, Cost { bytes: MIB }, world.now);
-    assert!(world.scheduler.throttled(VmId(1)));
+    assert!(world.throttled(VmId(1)));
     world.scheduler.configure(&spec(vms(1), groups()), world.now);
-    assert!(world.scheduler.throttled(VmId(1)) && !world.scheduler.throttled(VmId(0)));
+    assert!(world.throttled(VmId(1)) && !world.throttled(VmId(0)));
     world.scheduler.refund(VmId(0), receipt);
-    assert!(!world.scheduler.throttled(VmId(1)));
+    assert!(!world.throttled(VmId(1)));
 }

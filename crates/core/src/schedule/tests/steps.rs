@@ -23,8 +23,6 @@ fn most(vms: usize) -> u64 {
             world.now += Duration::from_millis(1);
             continue;
         };
-        let among = Among::Above(10);
-        std::hint::black_box(world.scheduler.pick(world.class, among, world.now));
         drop(world.scheduler.charge(turn.vm, turn.class, turn.phase, Cost { bytes: 4096 }, world.now));
         if round % 3 == 0 {
             world.scheduler.leave(turn.vm, world.class);

@@ -13,6 +13,12 @@ fn targets() {
             ("failback = 30", &["4:12 failback: a string is expected, and this is a whole number"]),
             ("quiesce = 5", &["4:11 quiesce: \"5\" has no unit"]),
             ("quiesce = '5'", &["4:11 quiesce: \"5\" has no unit"]),
+            (
+                "quiesce = '0s'",
+                &[
+                    "4:11 quiesce: 0s on target san0, whose path a has no other fence: a write that was lost with it could still be carried out after newer ones, and overwrite them with old data",
+                ],
+            ),
             ("quiesce = '50ms'", &["4:11 quiesce: \"50ms\" is not from 100ms to 10m"]),
             ("quiesce = '1h'", &["4:11 quiesce: \"1h\" is not from 100ms to 10m"]),
             ("ping_budget = '5 MiB'", &["4:15 ping_budget: \"5 MiB\" is a size, not a duration"]),

@@ -145,6 +145,10 @@ fn second_disks() {
                 &["18:8 unit san0/root is already disk db1/vda; first at line 14"],
             ),
             (
+                "[[vm.disk]]\nname = 'vdb'\nunit = 'san0/root'\nwriters = 'many'\nnbd = '/x'",
+                &["18:8 unit san0/root is already disk db1/vda; first at line 14"],
+            ),
+            (
                 "[[vm.disk]]\nname = 'vda'\nunit = 'san0/more'\nnbd = '/x'",
                 &["17:8 another disk of this vm is named \"vda\"; first at line 13"],
             ),

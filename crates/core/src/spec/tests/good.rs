@@ -1,6 +1,6 @@
 use super::super::{
     Access, ByteRate, Failback, GroupSpec, OnPathLoss, PathSelector, PathUrl, ResumeOn, SchedulerKind,
-    ShedWhen, Source, Spec, When, WriteCache, parse,
+    ShedWhen, Source, Spec, When, WriteCache, Writers, parse,
 };
 use super::{SMALL, good, lines, parsed, small_with};
 use crate::ids::{DiskId, GroupId, PathId, TargetId, UnitId, VmId};
@@ -224,4 +224,25 @@ fn warnings() {
     for managed in ["on_path_loss = \"suspend\"", "on_no_path = \"suspend\"", "may_suspend = true"] {
         assert_eq!(lines(&parsed(&vm(&format!("{qmp}{managed}"))).expect("good").warnings), [""; 0]);
     }
+}
+
+/// The kernel's completion is a fence, if its drivers complete nothing without the device.
+#[test]
+fn a_block_device_needs_no_quiesce_bound() {
+    let device = |text: &str| text.replacen("nbd://10.0.1.5", "block:///dev/sdb", 1);
+    let both = device(SMALL).replacen("nbd://10.0.2.5", "block:///dev/sdc", 1);
+    let spec = good(&both.replacen("name = \"san0\"", "name = \"san0\"\nquiesce = '0s'", 1));
+    assert_eq!(spec.targets[0].quiesce, Duration::ZERO);
+    let mixed = device(SMALL).replacen("name = \"san0\"", "name = \"san0\"\nquiesce = '0s'", 1);
+    assert_eq!(super::faults(&mixed).len(), 1, "the path over the network has no other fence");
+}
+
+#[test]
+fn several_writers_share_a_unit_if_each_says_so() {
+    let shared = SMALL.replacen("unit =", "writers = 'many'\nunit =", 1);
+    let other =
+        "[[vm]]\nname = 'db2'\n[[vm.disk]]\nname = 'vda'\nunit = 'san0/root'\nwriters = 'many'\nnbd = '/x'";
+    let spec = good(&format!("{shared}{other}"));
+    assert_eq!((spec.units.len(), spec.disks.len()), (1, 2));
+    assert!(spec.disks.iter().all(|disk| disk.writers == Writers::Many && disk.unit.index() == 0));
 }
