@@ -235,7 +235,7 @@ impl Controller {
             | PathState::Repaired { .. } => false,
         };
         let short = incident.targets.iter().any(|target| self.short(*target).is_some());
-        let waits = self.vms.iter().any(|vm| {
+        let waits = self.vms.iter().zip(self.spec.vm_ids()).any(|(vm, id)| {
             let its = vm.guest.run.incident() == Some(incident.id);
             // A stopped process that is gone, or that somebody else moves, is not waited for.
             let there = match &vm.guest.run {
@@ -251,7 +251,8 @@ impl Controller {
             };
             let cut_off = vm.ladder.loss().is_some_and(|loss| loss.incident == incident.id);
             // Closed now, it would be opened again for a VM that was let run on purpose.
-            let pardoned = short && vm.pardon == Some(incident.id);
+            let few = || self.network.short_unit(id, self.spec.vm(id).min_paths).is_some();
+            let pardoned = vm.pardon == Some(incident.id) && (short || few());
             its && there || cut_off || pardoned
         });
         paths.all(at_work) && !waits

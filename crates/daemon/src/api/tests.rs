@@ -238,7 +238,7 @@ fn units_incidents_and_host_have_the_promised_shape() {
                           "paths": ["san0/a"], "vms_affected": ["bronze"] }]);
     assert_eq!(json_of(shown(&testing::snapshot()).incidents())["incidents"], expect);
     let host = json_of(shown(&testing::snapshot()).host(Instant::from_millis(20_040), 5));
-    assert_eq!(host["paths"], json!({ "up": 1, "marginal": 0, "down": 1, "disabled": 0 }));
+    assert_eq!(host["paths"], json!({ "up": 1, "marginal": 0, "down": 1, "draining": 0, "disabled": 0 }));
     assert_eq!(
         (&host["vms"]["running"], &host["vms"]["suspended"], &host["open_incidents"]),
         (&json!(1), &json!(1), &json!(1))

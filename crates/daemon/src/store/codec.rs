@@ -17,6 +17,10 @@ use vmpath_core::ids::IncidentId;
 pub(super) use bytes::Corrupt;
 pub(super) use state::{decode_saved, encode_saved};
 
+/// The bytes of a state as the first schema wrote them, and the state.
+#[cfg(test)]
+pub(super) use tests::of_the_first_schema;
+
 pub(super) fn encode_line(line: &Line) -> Vec<u8> {
     let mut w = Writer::default();
     w.u64(line.at_unix_us);

@@ -109,7 +109,7 @@ impl StateFile {
             other => Trouble::Open(OpenError::Sick(format!("{}: {other}", path.display()))),
         })?;
         let left = left?;
-        file.begin(boot)
+        file.begin(boot, &left.saved)
             .map_err(|error| Trouble::Open(OpenError::Sick(format!("{}: {error}", path.display()))))?;
         Ok((file, left))
     }
@@ -154,15 +154,16 @@ impl StateFile {
         })
     }
 
-    /// From here on an end that nobody marks is a death.
-    fn begin(&self, boot: &BootId) -> Result<(), redb::Error> {
+    /// From here on an end that nobody marks is a death. What was read is written anew with it: a kill must not leave the
+    /// state of an older schema under this one's number.
+    fn begin(&self, boot: &BootId, saved: &Saved) -> Result<(), redb::Error> {
         let writing = self.write()?;
         {
             let mut meta = writing.open_table(META)?;
             meta.insert(META_SCHEMA, SCHEMA.to_le_bytes().as_slice())?;
             meta.insert(META_BOOT, boot.as_bytes().as_slice())?;
             meta.insert(META_CLEAN, [0].as_slice())?;
-            writing.open_table(STATE)?;
+            writing.open_table(STATE)?.insert(STATE_CONTROLLER, codec::encode_saved(saved).as_slice())?;
             writing.open_table(JOURNAL)?;
         }
         writing.commit()?;

@@ -126,10 +126,27 @@ fn a_newer_schema_is_refused_and_not_touched() {
     assert!(open(dir.path()).0.close(WAIT));
     put(dir.path(), "meta", "schema", &(SCHEMA + 1).to_le_bytes());
     match Store::open(dir.path(), &BOOT) {
-        Err(OpenError::Refused(why)) => assert!(why.contains("newer vmpath (schema 2"), "{why}"),
+        Err(OpenError::Refused(why)) => {
+            assert!(why.contains(&format!("newer vmpath (schema {}", SCHEMA + 1)), "{why}")
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_file_of_the_first_schema_is_taken_over_also_when_that_is_cut_short() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(open(dir.path()).0.close(WAIT));
+    let (bytes, known) = super::codec::of_the_first_schema();
+    put(dir.path(), "state", "controller", &bytes);
+    put(dir.path(), "meta", "schema", &1u64.to_le_bytes());
+    for _ in 0..2 {
+        // Nothing is written between: as if it was killed.
+        let (store, left) = open(dir.path());
+        assert_eq!((left.unreadable, left.saved), (None, known.clone()));
+        drop(store);
+    }
 }
 
 fn put(dir: &Path, table: &str, key: &str, value: &[u8]) {

@@ -292,6 +292,11 @@ fn whom_the_operator_lets_run_on_fewer_paths_runs_on() {
         @100 pass
         ",
     );
+    // Also where nothing but the operator's own drain keeps the incident open.
+    let mut world = World::new(two_paths("hold 5s, then suspend"));
+    let happened = world.run("@1 obedient; drain-by-force a; cut a\n@10 resume gold\n@100 pass\n@101 enable a\n@102 up a\n@110 pass");
+    assert_eq!(happened.matches("few-paths").count(), 1, "{happened}");
+    assert!(happened.ends_with("san0 incident-closed\n@110 pass\n"), "{happened}");
 }
 
 #[test]

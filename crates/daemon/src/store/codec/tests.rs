@@ -248,11 +248,16 @@ fn bytes_of(hex: &str) -> Vec<u8> {
 const HEAD: &str = "00000000000000000000000003000000000000000000000000000000000000000200000001000000760405000000000000\
                     00010300000000000000030100000001000100000072090000000000000000000000010900000000000000";
 
+pub(in super::super) fn of_the_first_schema() -> (Vec<u8>, Saved) {
+    let held = "0100000077 000000000000000000 01 0700000000000000 0200 0300000000000000 000000";
+    (bytes_of(&format!("{HEAD}{held}")), known())
+}
+
 /// What the first schema wrote for [`known`]: a VM that it had suspended is still known as suspended by us.
 #[test]
 fn files_of_the_first_schema_are_read() {
-    let held = "0100000077 000000000000000000 01 0700000000000000 0200 0300000000000000 000000";
-    assert_eq!(decode_saved(&bytes_of(&format!("{HEAD}{held}")), 1), Ok(known()));
+    let (bytes, known) = of_the_first_schema();
+    assert_eq!(decode_saved(&bytes, 1), Ok(known));
 }
 
 /// The bytes of a known state. If this fails, files of former versions are read wrongly: raise the schema, and keep what
