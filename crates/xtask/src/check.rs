@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 const BUILD_TIME: Duration = Duration::from_secs(900);
 const DEMO_TIME: Duration = Duration::from_secs(150);
 const DEMO_QEMU_TIME: Duration = Duration::from_secs(240);
-const E2E_TIME: Duration = Duration::from_secs(1200);
+const E2E_TIME: Duration = Duration::from_secs(2400);
 /// Of all fuzz targets together.
 const FUZZ_SECONDS: &str = "10";
 

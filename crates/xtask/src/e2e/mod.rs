@@ -47,7 +47,7 @@ pub(crate) struct Arguments {
     /// The same with deliberate faults compiled in; without it, it is built if a scenario asks for it
     #[arg(long, value_name = "FILE")]
     mutants: Option<PathBuf>,
-    /// How long to wait for what must not happen (slow-not-dead, stall), instead of some seconds
+    /// How long to wait for what must not happen (stall), instead of some seconds
     #[arg(long, value_name = "M")]
     minutes: Option<f64>,
     /// We are in the run's own namespaces

@@ -44,7 +44,8 @@ pub(crate) fn boot_under<const N: usize>(stage: &mut Stage, names: [&str; N], lo
     let mut guests = Vec::new();
     for name in names {
         let dir = stage.dir.join(name);
-        fs::create_dir_all(&dir)?; // it may have been there before
+        _ = fs::remove_dir_all(&dir); // one that was killed has left its sockets
+        fs::create_dir(&dir)?;
         let config = GuestConfig {
             name: name.to_owned(),
             disks: vec![GuestDisk {

@@ -10,6 +10,7 @@ use crate::e2e::storage::{self, ArrayPlan};
 use crate::e2e::vm::{self, Vm};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use std::path::Path;
 use std::time::{Duration, Instant};
 use vmpath_lab::array::control::ArrayControl;
 use vmpath_lab::guest::FrontEnd;
@@ -213,6 +214,8 @@ impl<'a> Stand<'a> {
             host.wait_vm(stage, guest, "running", ALL_WELL_MAX)?;
         }
         stage.watch(QUIESCE, |_| Ok(()))?;
+        let panicked = panicked(&stage.dir)?;
+        stage.report.check("daemons that have panicked", panicked as f64, Bound::Equal(0.0), "daemons");
         let unknown = host.quarantined_ranges()? as f64;
         stage.report.check("ranges of unknown outcome at the end", unknown, Bound::Equal(0.0), "ranges");
         let longest = longest_wait.as_secs_f64();
@@ -231,6 +234,21 @@ impl<'a> Stand<'a> {
         }
         host.finish(stage)
     }
+}
+
+/// Of all starts: one that was killed has told nobody.
+fn panicked(dir: &Path) -> Result<usize> {
+    let mut count = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("daemon")
+            && String::from_utf8_lossy(&std::fs::read(&path)?).contains("panicked at")
+        {
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
 fn start(stage: &mut Stage, number: usize) -> Result<Who> {

@@ -99,22 +99,25 @@ impl Series<'_> {
     ) -> Result<()> {
         let mut vm = StandIn::start(stage, self.vm, LOAD)?;
         let mut took = Vec::new();
-        for turn in 0..self.times {
+        for turn in 0..self.times * 2 {
             let path = self.paths[turn % 2];
+            let subject = format!("{}/{}", self.target, path.0);
             stage.watch(SETTLED, |_| Ok(()))?;
             vm.wait_progress()?;
             let lost_at = lose(array, path)?;
-            let subject = format!("{}/{}", self.target, path.0);
-            let wanted =
-                Wanted { kind: "failed-over", subject: &subject, since_unix_us: lost_at, bound: SEEN_MAX };
-            let event = host.wait_event(stage, &wanted)?;
-            took.push(event.at_unix_us.saturating_sub(lost_at) as f64 / 1e3);
+            took.extend(failed_over(stage, host, &subject, lost_at)?);
             vm.wait_progress()?;
             network::heal_if_lost()?;
             array.clear(path.0)?;
             host.wait_path(stage, &subject, "up", UP_MAX)?;
             host.wait_all_up(stage, UP_MAX)?;
+            if took.len() == self.times {
+                break;
+            }
         }
+        let losses = took.len() as f64;
+        let name = format!("{}: losses measured", self.what);
+        stage.report.check(&name, losses, Bound::AtLeast(self.times as f64), "losses");
         self.judge(stage, took);
         vm.end(QUIESCE)?.check(stage);
         Ok(())
@@ -131,4 +134,16 @@ impl Series<'_> {
         stage.report.check(&format!("{name}, slowest"), slowest, bound, "ms");
         stage.report.attach(self.what, &took);
     }
+}
+
+/// Milliseconds from the loss to the first of its requests completed; none if it carried nothing at that moment.
+fn failed_over(stage: &mut Stage, host: &mut Host, path: &str, lost_at: u64) -> Result<Option<f64>> {
+    let wanted = |kind| Wanted { kind, subject: path, since_unix_us: lost_at, bound: SEEN_MAX };
+    let down = host.wait_event(stage, &wanted("path-down"))?;
+    if !down.reason.contains("outstanding") {
+        stage.say("it carried nothing just then: this loss does not count");
+        return Ok(None);
+    }
+    let event = host.wait_event(stage, &wanted("failed-over"))?;
+    Ok(Some(event.at_unix_us.saturating_sub(lost_at) as f64 / 1e3))
 }
