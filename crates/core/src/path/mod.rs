@@ -7,6 +7,7 @@
 //! It does not know VMs' policies, hypervisors, or the journal.
 
 mod damping;
+pub mod identity;
 mod links;
 mod machine;
 mod network;
