@@ -19,7 +19,9 @@ pub enum Blank {
 pub enum Verdict {
     Same,
     /// The blocks with this index differ.
-    Differs { at: usize },
+    Differs {
+        at: usize,
+    },
     /// The new path could not read one of the blocks that the known one reads.
     Unreadable,
     Blank,

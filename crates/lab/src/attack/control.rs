@@ -90,7 +90,9 @@ impl World {
             match effect {
                 Effect::Publish(plan) => self.publish(Arc::new(plan.clone())),
                 Effect::Stop { vm, instance } => self.order_later(vm.index(), *instance, RunState::Paused),
-                Effect::Continue { vm, instance } => self.order_later(vm.index(), *instance, RunState::Running),
+                Effect::Continue { vm, instance } => {
+                    self.order_later(vm.index(), *instance, RunState::Running)
+                }
                 Effect::Monitor { vm, wanted } => self.processes[vm.index()].wanted = *wanted == Wanted::Yes,
                 Effect::Record(entry) => self.trace.mix(entry.kind as u64),
                 Effect::Answer { ticket, .. } => self.trace.mix(*ticket),
@@ -121,7 +123,9 @@ impl World {
 
     /// Begins to write what is known now, unless a write is on its way.
     fn save(&mut self) {
-        let Some(controller) = self.controller.as_ref().filter(|_| self.control.saving.is_none()) else { return };
+        let Some(controller) = self.controller.as_ref().filter(|_| self.control.saving.is_none()) else {
+            return;
+        };
         self.control.saving = Some((self.control.changes, controller.save()));
         let after = if self.rng.percent(5) { self.rng.millis(50..600) } else { self.rng.millis(1..15) };
         self.at(after, Event::Committed);

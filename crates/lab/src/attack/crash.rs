@@ -21,6 +21,12 @@ impl World {
             return;
         }
         let boots = self.rng.percent(12);
+        if self.ledger.open.is_empty() && self.rng.percent(90) {
+            // Better in the middle of something.
+            let after = self.rng.millis(1..50);
+            self.at(after, Event::Crash);
+            return;
+        }
         self.doomed = Some(if boots { Before::Booted } else { Before::Died });
         let worker = self.rng.index(self.workers.len());
         self.poke(worker);
@@ -68,8 +74,13 @@ impl World {
         self.drained(vm);
         let nbd = self.disk_of(vm).any(|disk| self.scene.habits[disk.index()].front == Front::Nbd);
         if nbd && self.processes[vm].runs() && self.rng.percent(25) {
-            let open: Vec<u32> =
-                self.ledger.open.iter().copied().filter(|op| self.ledger.ops[*op as usize].vm == vm).collect();
+            let open: Vec<u32> = self
+                .ledger
+                .open
+                .iter()
+                .copied()
+                .filter(|op| self.ledger.ops[*op as usize].vm == vm)
+                .collect();
             for op in open {
                 self.deliver(op, Err(vmpath_core::volume::verdict::TargetError::Io));
             }
@@ -84,8 +95,7 @@ impl World {
             records.clear();
         }
         let count = usize::from(self.scene.spec.host.workers);
-        self.workers =
-            (0..count).map(|at| Worker::new(Arc::clone(plan), at, &self.worker_of, now)).collect();
+        self.workers = (0..count).map(|at| Worker::new(Arc::clone(plan), at, &self.worker_of, now)).collect();
         for (at, record) in records.into_iter().enumerate() {
             for (unit, range, until) in record.into_values() {
                 self.tally.restored += 1;

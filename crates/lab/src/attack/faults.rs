@@ -17,8 +17,17 @@ impl World {
         let (soonest, latest) = (self.scene.calm_between.start, self.scene.calm_between.end);
         let after = self.rng.millis(soonest..latest);
         self.at(after, Event::Trouble);
-        let path = self.rng.index(self.scene.spec.paths.len());
         let vm = self.rng.index(self.processes.len());
+        if self.rng.percent(70) {
+            self.ambush = Some(vm);
+        } else {
+            let path = self.rng.index(self.scene.spec.paths.len());
+            self.strike(path, vm);
+        }
+    }
+
+    /// A fault on that path or of that VM.
+    pub(super) fn strike(&mut self, path: usize, vm: usize) {
         match self.rng.below(100) {
             0..10 => self.reset(path, 0),
             10..14 => self.reset_one(),

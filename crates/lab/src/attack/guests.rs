@@ -4,7 +4,7 @@
 //! not know how it is served.
 
 use super::ledger::Op;
-use super::scene::{BLOCKS, BLOCKS_PER_REQUEST_MAX, Front};
+use super::scene::{BLOCKS, BLOCKS_PER_REQUEST_MAX, BURST, Front};
 use super::world::{Event, Weather, World};
 use vmpath_core::event::RunState;
 use vmpath_core::ids::DiskId;
@@ -77,7 +77,7 @@ impl World {
             return;
         }
         let room = self.scene.habits[disk].depth.saturating_sub(open);
-        for _ in 0..room.min(1 + self.rng.index(3)) {
+        for _ in 0..room.min(1 + self.rng.index(BURST as usize)) {
             if let Some(op) = self.next_op(disk) {
                 self.submit(op);
             }
@@ -142,7 +142,9 @@ impl World {
         let count = 1 + self.rng.index(BLOCKS_PER_REQUEST_MAX);
         let first = self.rng.index(BLOCKS - count);
         let op = Op::new((usize::MAX, usize::MAX, unit), Operation::Write, (first, count));
-        let Some(vm) = self.scene.spec.disks.iter().find(|d| d.unit.index() == unit).map(|d| d.vm) else { return };
+        let Some(vm) = self.scene.spec.disks.iter().find(|d| d.unit.index() == unit).map(|d| d.vm) else {
+            return;
+        };
         if self.meets_open_write(&op) || self.processes[vm.index()].state == RunState::Other {
             return;
         }

@@ -198,8 +198,13 @@ impl World {
         if self.guests.attached[disk] && self.controller.is_some() {
             self.workers[worker].router.resume_disk(DiskId::at(disk), self.now);
             self.poke(worker);
-            let open: Vec<u32> =
-                self.ledger.open.iter().copied().filter(|op| self.ledger.ops[*op as usize].disk == disk).collect();
+            let open: Vec<u32> = self
+                .ledger
+                .open
+                .iter()
+                .copied()
+                .filter(|op| self.ledger.ops[*op as usize].disk == disk)
+                .collect();
             for op in open {
                 if let Some(result) = self.ledger.ops[op as usize].parked.take() {
                     self.end(op, result);
@@ -291,7 +296,8 @@ impl World {
         }
         for disk in self.its_disks(vm) {
             self.guests.kept[disk].clear();
-            if self.guests.attached[disk] && self.front_of(disk) == Front::Vhost && self.controller.is_some() {
+            if self.guests.attached[disk] && self.front_of(disk) == Front::Vhost && self.controller.is_some()
+            {
                 self.workers[worker].router.resume_disk(DiskId::at(disk), self.now);
             }
             self.guests.attached[disk] = false;

@@ -84,7 +84,10 @@ impl World {
             return;
         }
         if comparison.ranges.is_empty() {
-            self.cut(new, &Fault::Identity("no block can be compared before the fence of lost writes".into()));
+            self.cut(
+                new,
+                &Fault::Identity("no block can be compared before the fence of lost writes".into()),
+            );
             return;
         }
         if let Some(comparison) = &mut self.workers[at].comparisons[unit] {
@@ -92,7 +95,8 @@ impl World {
         }
         for (side, index) in [new, known].into_iter().enumerate() {
             let path = self.conns[index as usize].path;
-            let after = self.rng.micros(50..2 * self.scene.routes[path].latency + self.scene.routes[path].service);
+            let after =
+                self.rng.micros(50..2 * self.scene.routes[path].latency + self.scene.routes[path].service);
             self.conns[index as usize].expects(now);
             self.conns[index as usize].own += 1;
             self.at(after, Event::Compared { new, side });
@@ -102,7 +106,8 @@ impl World {
     /// A side's blocks have been read.
     pub(super) fn compared(&mut self, new: u32, side: usize) {
         let (at, unit) = (self.conns[new as usize].worker, self.conns[new as usize].unit);
-        let Some(comparison) = self.workers[at].comparisons[unit].as_ref().filter(|c| c.new == new && c.reading)
+        let Some(comparison) =
+            self.workers[at].comparisons[unit].as_ref().filter(|c| c.new == new && c.reading)
         else {
             return;
         };
@@ -128,7 +133,9 @@ impl World {
         let spoilt = self.workers[at].router.sampling_is_spoilt(id);
         self.workers[at].router.end_sampling(id, now);
         self.poke(at);
-        let Comparison { new, known, data: [Some(read), Some(reference)], deadline, .. } = comparison else { return };
+        let Comparison { new, known, data: [Some(read), Some(reference)], deadline, .. } = comparison else {
+            return;
+        };
         if spoilt {
             self.conns[new as usize].state = ConnState::Waiting { deadline };
             self.workers[at].waiting[unit].push_back(new);

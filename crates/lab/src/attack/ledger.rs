@@ -70,7 +70,6 @@ fn meet(a: &Range<usize>, b: &Range<usize>) -> bool {
 pub(super) struct Token {
     pub(super) op: u32,
     pub(super) key: RequestKey,
-    pub(super) worker: usize,
     /// The attempt in flight.
     pub(super) attempt: Option<u32>,
     /// The router was told that another process may have sent it.
@@ -201,12 +200,11 @@ impl Ledger {
     }
 
     /// A router is about to get it.
-    pub(super) fn token(&mut self, op: u32, worker: usize, replayed: bool) -> u32 {
+    pub(super) fn token(&mut self, op: u32, replayed: bool) -> u32 {
         let number = self.tokens.len() as u32;
         self.tokens.push(Token {
             op,
             key: 0,
-            worker,
             attempt: None,
             replayed,
             answered: false,
@@ -227,7 +225,12 @@ impl Ledger {
         let legal = whole || (attempt.operation == Operation::Flush && token.answered);
         let number = attempt.op;
         require!(self, alive, "dead-first", "op {number} goes over connection {} that is cut", attempt.conn);
-        require!(self, flying.is_none(), "dead-first", "op {number} goes while its attempt {flying:?} is not over");
+        require!(
+            self,
+            flying.is_none(),
+            "dead-first",
+            "op {number} goes while its attempt {flying:?} is not over"
+        );
         require!(self, !ended, "exactly-once", "op {number} goes after its end");
         require!(self, legal, "executed", "op {number} is not what it was: {:?}", attempt.operation);
         if attempt.operation.changes_data() {
@@ -246,11 +249,18 @@ impl Ledger {
         let mine = |l: &LostWrite| l.is_of(number) || (replayed && self.stands_in((unit, &blocks), l));
         let is_resend = self.lost.iter().any(mine);
         let undecided = |l: &LostWrite| is_resend && !l.decided;
-        let against =
-            self.lost.iter().find(|l| !mine(l) && l.unit == unit && meet(&l.blocks, &blocks) && !undecided(l));
+        let against = self
+            .lost
+            .iter()
+            .find(|l| !mine(l) && l.unit == unit && meet(&l.blocks, &blocks) && !undecided(l));
         let against = against.cloned();
         let chosen: Vec<usize> = (0..self.lost.len()).filter(|at| mine(&self.lost[*at])).collect();
-        require!(self, against.is_none(), "fence", "op {number} on {blocks:?} of unit {unit} goes against {against:?}");
+        require!(
+            self,
+            against.is_none(),
+            "fence",
+            "op {number} on {blocks:?} of unit {unit} goes against {against:?}"
+        );
         let writes = |token: &u32| {
             let token = &self.tokens[*token as usize];
             let flies = token.attempt.is_some_and(|a| self.attempts[a as usize].operation.changes_data());
@@ -260,8 +270,12 @@ impl Ledger {
             let mut open = self.open.iter().filter_map(|op| self.ops[*op as usize].token);
             if is_resend { open.find(writes) } else { None }
         });
-        require!(self, rival.is_none(), "fence",
-            "op {number} (a resend: {is_resend}) goes while token {rival:?} over it is in flight");
+        require!(
+            self,
+            rival.is_none(),
+            "fence",
+            "op {number} (a resend: {is_resend}) goes while token {rival:?} over it is in flight"
+        );
         for at in chosen {
             self.lost[at].decided = true;
             if self.lost[at].op != number {
@@ -329,7 +343,12 @@ impl Ledger {
         let token = self.tokens[number as usize].clone();
         let op = token.op;
         require!(self, !token.completed, "exactly-once", "op {op} is completed again");
-        require!(self, token.attempt.is_none(), "exactly-once", "op {op} is completed while an attempt is in flight");
+        require!(
+            self,
+            token.attempt.is_none(),
+            "exactly-once",
+            "op {op} is completed while an attempt is in flight"
+        );
         match result {
             Ok(()) => require!(self, token.answered, "executed", "op {op} is Ok without an answer"),
             Err(error) => {
@@ -338,8 +357,13 @@ impl Ledger {
                     TargetError::Io => answers || token.errors.contains(&error),
                     _ => token.errors.contains(&error),
                 };
-                require!(self, excused, "blame",
-                    "op {op} fails with {error:?}, its target said {:?}", token.errors);
+                require!(
+                    self,
+                    excused,
+                    "blame",
+                    "op {op} fails with {error:?}, its target said {:?}",
+                    token.errors
+                );
             }
         }
         self.tokens[number as usize].completed = true;
@@ -385,10 +409,24 @@ impl Ledger {
     fn check_value(&mut self, value: u32, floor: u64, (unit, block): (usize, usize)) {
         let writer = &self.ops[value as usize];
         let (of, ended, wrote) = (writer.unit, writer.ended, writer.blocks().contains(&block));
-        require!(self, of == unit, "unit-crossed", "block {block} of unit {unit} gives op {value}, which belongs to unit {of}");
-        require!(self, wrote, "stale-read", "block {block} of unit {unit} gives op {value}, which never wrote there");
-        require!(self, ended.is_none_or(|ended| ended >= floor), "stale-read",
-            "block {block} of unit {unit} gives op {value}, ended at {ended:?}, overwritten by one from {floor}");
+        require!(
+            self,
+            of == unit,
+            "unit-crossed",
+            "block {block} of unit {unit} gives op {value}, which belongs to unit {of}"
+        );
+        require!(
+            self,
+            wrote,
+            "stale-read",
+            "block {block} of unit {unit} gives op {value}, which never wrote there"
+        );
+        require!(
+            self,
+            ended.is_none_or(|ended| ended >= floor),
+            "stale-read",
+            "block {block} of unit {unit} gives op {value}, ended at {ended:?}, overwritten by one from {floor}"
+        );
     }
 
     /// The guest is gone with all that it had open.
@@ -453,7 +491,7 @@ impl Ledger {
             let write = |value: u32| {
                 let op = &self.ops[value as usize];
                 let end = if op.outcome == Outcome::Done { op.ended } else { None };
-                Cluster { value, start: op.submitted, end: end.unwrap_or(u64::MAX) }
+                Cluster { start: op.submitted, end: end.unwrap_or(u64::MAX) }
             };
             if let Err(text) = history.judge(write) {
                 self.violated("register", || format!("block {block} of unit {unit}: {text}"));

@@ -91,9 +91,16 @@ impl World {
         let silent = net.silent_since.map(|since| self.now.since(since));
         let holds = match budget {
             None => net.swallows,
-            Some(budget) => silent.is_some_and(|silent| silent + SLACK + Duration::from_millis(300) >= budget),
+            Some(budget) => {
+                silent.is_some_and(|silent| silent + SLACK + Duration::from_millis(300) >= budget)
+            }
         };
-        require!(self.ledger, holds, "false-loss", "path {path} is called dead ({fault}); really silent for {silent:?}");
+        require!(
+            self.ledger,
+            holds,
+            "false-loss",
+            "path {path} is called dead ({fault}); really silent for {silent:?}"
+        );
     }
 
     fn ping(&mut self, index: u32) {

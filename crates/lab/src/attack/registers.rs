@@ -16,7 +16,6 @@ pub(super) struct History {
 /// A write. `end` is the last moment for it: `u64::MAX` where its outcome is unknown.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Cluster {
-    pub(super) value: u32,
     pub(super) start: u64,
     pub(super) end: u64,
 }
@@ -60,7 +59,10 @@ impl History {
         forward.sort_unstable_by_key(|zone| zone.low);
         for pair in forward.windows(2) {
             if pair[1].low < pair[0].high {
-                return Err(format!("op {} is seen after op {} that replaced it", pair[0].value, pair[1].value));
+                return Err(format!(
+                    "op {} is seen after op {} that replaced it",
+                    pair[0].value, pair[1].value
+                ));
             }
         }
         for zone in backward {
@@ -88,7 +90,7 @@ mod tests {
         }
         let write = |value: u32| {
             let (start, end) = writes[value as usize];
-            Cluster { value, start, end }
+            Cluster { start, end }
         };
         history.judge(write)
     }

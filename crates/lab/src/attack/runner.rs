@@ -83,7 +83,10 @@ impl Attack {
             if at >= self.seeds + extra {
                 return;
             }
-            let seed = REGRESSIONS.get(at as usize).copied().unwrap_or_else(|| self.first + at.saturating_sub(extra));
+            let seed = REGRESSIONS
+                .get(at as usize)
+                .copied()
+                .unwrap_or_else(|| self.first + at.saturating_sub(extra));
             let (mut tally, _, violation) = play(seed, Trace::silent(), &[]);
             tally.seeds = 1;
             let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -114,7 +117,8 @@ impl Attack {
                 let sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 (sum.tally.seeds, sum.broken)
             };
-            let over = seeds >= self.seeds + extra || (self.stop_at_first && broken > 0) || broken >= BROKEN_MAX;
+            let over =
+                seeds >= self.seeds + extra || (self.stop_at_first && broken > 0) || broken >= BROKEN_MAX;
             if over {
                 return;
             }
@@ -169,7 +173,12 @@ pub(crate) fn table(report: &Report) -> String {
             }
         }
     }
-    let _ = writeln!(out, "  {:28} {:.0}", "seeds a second", json["speed"]["seeds_per_second"].as_f64().unwrap_or(0.0));
+    let _ = writeln!(
+        out,
+        "  {:28} {:.0}",
+        "seeds a second",
+        json["speed"]["seeds_per_second"].as_f64().unwrap_or(0.0)
+    );
     out.push_str(&report.table());
     for row in json["violations"].as_array().into_iter().flatten() {
         let _ = writeln!(

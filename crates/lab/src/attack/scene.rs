@@ -10,6 +10,9 @@ use vmpath_core::router::{Sharing, Support, Traits};
 use vmpath_core::spec::{Source, Spec, WriteCache, parse};
 use vmpath_core::time::Duration;
 
+/// All guests together, about; and how many at once, at most.
+const REQUESTS_PER_SECOND: u64 = 75;
+pub(super) const BURST: u64 = 4;
 /// Few, so that requests meet.
 pub(super) const BLOCKS: usize = 24;
 pub(super) const BLOCK: u64 = 4096;
@@ -68,25 +71,25 @@ impl Scene {
             Ok(parsed) => Arc::new(parsed.spec),
             Err(faults) => panic!("seed {seed} makes no configuration: {faults:?}\n{text}"),
         };
-        let volatile =
-            |unit: UnitId| spec.target(spec.unit(unit).target).write_cache == WriteCache::Volatile;
+        let volatile = |unit: UnitId| spec.target(spec.unit(unit).target).write_cache == WriteCache::Volatile;
         let traits: Vec<Traits> = spec.unit_ids().map(|unit| traits(rng, volatile(unit))).collect();
         let routes = spec
             .paths
             .iter()
             .map(|_| Route {
                 latency: rng.pick(&[150, 300, 2000]),
-                service: rng.pick(&[200, 2000, 10_000]),
+                service: rng.pick(&[200, 2000, 10_000, 60_000]),
                 rate: rng.pick(&[20, 100, 500]) << 20,
             })
             .collect();
+        let disks = spec.disks.len() as u64;
         let habits = spec
             .disks
             .iter()
             .map(|disk| Habit {
                 front: if disk.vhost_user.is_some() { Front::Vhost } else { Front::Nbd },
                 depth: 1 + rng.index(12),
-                pause: rng.pick(&[40, 150, 400]),
+                pause: disks * BURST * 1000 * rng.pick(&[2, 3, 5]) / 3 / REQUESTS_PER_SECOND,
                 orderly: rng.percent(60),
             })
             .collect();

@@ -19,7 +19,10 @@ fn no_rule_is_broken_and_everything_happens() {
         assert!(sum.of(*fault) > 0, "no {} in {SEEDS} seeds", fault.word());
     }
     for (name, count) in sum.rows() {
-        assert!(count > 0 || matches!(name, "seeds" | "writes_of_another_host"), "no {name} in {SEEDS} seeds");
+        assert!(
+            count > 0 || matches!(name, "seeds" | "writes_of_another_host"),
+            "no {name} in {SEEDS} seeds"
+        );
     }
 }
 

@@ -25,12 +25,21 @@ pub(super) const LINGER_MAX: Duration = Duration::from_secs(8);
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum ConnState {
     /// Connecting, or asked and not answered.
-    Setup { deadline: Instant },
+    Setup {
+        deadline: Instant,
+    },
     /// For a comparison with another.
-    Waiting { deadline: Instant },
+    Waiting {
+        deadline: Instant,
+    },
     Comparing,
-    Active { key: ConnectionKey },
-    Closing { fault: Fault, key: Option<ConnectionKey> },
+    Active {
+        key: ConnectionKey,
+    },
+    Closing {
+        fault: Fault,
+        key: Option<ConnectionKey>,
+    },
     Dead,
 }
 
@@ -93,7 +102,12 @@ impl Network {
 }
 
 impl Conn {
-    pub(super) fn new((worker, link): (usize, usize), (path, unit): (usize, usize), deadline: Instant, now: Instant) -> Self {
+    pub(super) fn new(
+        (worker, link): (usize, usize),
+        (path, unit): (usize, usize),
+        deadline: Instant,
+        now: Instant,
+    ) -> Self {
         Self {
             worker,
             link,
@@ -129,6 +143,13 @@ impl World {
         let conn = &mut self.conns[index];
         conn.expects(now);
         conn.in_flight.push(attempt);
+        let path = conn.path;
+        let is_write = self.ledger.attempts[attempt as usize].operation.changes_data();
+        if let Some(vm) = self.ambush.take_if(|_| is_write) {
+            let after = self.rng.micros(0..2 * self.scene.routes[path].service);
+            self.at(after, Event::Strike { path, vm });
+        }
+        let conn = &self.conns[index];
         let route = &self.scene.routes[conn.path];
         let net = &mut self.net.paths[conn.path];
         let start = net.busy_until.max(now);
@@ -262,7 +283,8 @@ impl World {
         let mut unsent = Vec::new();
         for attempt in carried {
             let record = &self.ledger.attempts[attempt as usize];
-            let (progress, cookie, is_write) = (record.progress, record.cookie, record.operation.changes_data());
+            let (progress, cookie, is_write) =
+                (record.progress, record.cookie, record.operation.changes_data());
             // A worker that does not know how far a send has come calls it sent.
             let named = progress == Progress::Unsent && self.rng.percent(80);
             if named {

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use vmpath_core::event::{Event as Told, Fault, LinkChange, LinkReport};
 use vmpath_core::ids::{DiskId, PathId, UnitId, WorkerId};
 use vmpath_core::plan::{Gate, RoutePlan};
-use vmpath_core::router::{Action, ConnectionKey, Durability, Extent, Operation, Origin, Request, Router, Sharing, Slot, Support};
+use vmpath_core::router::{
+    Action, ConnectionKey, Durability, Extent, Operation, Origin, Request, Router, Sharing, Slot, Support,
+};
 use vmpath_core::spec::WriteCache;
 use vmpath_core::time::{Duration, Instant};
 use vmpath_core::volume::verdict::TargetError;
@@ -141,7 +143,12 @@ impl World {
                 let worker = &mut self.workers[at];
                 worker.wakes += 1;
                 let number = worker.wakes;
-                require!(self.ledger, wake > now || self.doomed.is_some(), "wake", "wake at {wake}, it is {now} already");
+                require!(
+                    self.ledger,
+                    wake > now || self.doomed.is_some(),
+                    "wake",
+                    "wake at {wake}, it is {now} already"
+                );
                 if wake < Instant::FAR_FUTURE {
                     self.when(wake, Event::Wake { worker: at, number });
                 }
@@ -152,7 +159,9 @@ impl World {
 
     fn perform(&mut self, at: usize, action: Action) {
         match action {
-            Action::Dispatch { connection, cookie, request } => self.dispatch(at, connection, cookie, request),
+            Action::Dispatch { connection, cookie, request } => {
+                self.dispatch(at, connection, cookie, request)
+            }
             Action::Complete { token, result } => self.complete(at, token, result),
             Action::Remember { slot, unit, range, until } => {
                 self.workers[at].record.insert(slot, (unit, range, until));
@@ -187,7 +196,9 @@ impl World {
         let alive = matches!(self.conns[conn as usize].state, ConnState::Active { .. });
         let index = self.ledger.dispatched(attempt, alive, self.now);
         let (now, unit) = (self.now, self.conns[conn as usize].unit);
-        self.trace.say(now, || format!("op {op} {:?} {:?} over connection {conn}", request.operation, request.extent()));
+        self.trace.say(now, || {
+            format!("op {op} {:?} {:?} over connection {conn}", request.operation, request.extent())
+        });
         self.tally.dispatched += 1;
         self.workers[at].used_at[unit] = now;
         self.hand_to_socket(index, u64::from(request.length));
@@ -207,28 +218,42 @@ impl World {
         };
         require!(self.ledger, open, "gate", "op {} of a VM that is held goes", token.op);
         let conn_unit = self.conns[conn as usize].unit;
-        require!(self.ledger, conn_unit == unit, "unit-crossed", "op {} of unit {unit} goes to {conn_unit}", token.op);
+        require!(
+            self.ledger,
+            conn_unit == unit,
+            "unit-crossed",
+            "op {} of unit {unit} goes to {conn_unit}",
+            token.op
+        );
         let extent = request.extent();
         if request.operation.changes_data() {
-            let held = self.workers[at].comparisons[unit].as_ref().is_some_and(|c| {
-                c.ranges.iter().any(|r| r.start < extent.end && extent.start < r.end)
-            });
+            let held = self.workers[at].comparisons[unit]
+                .as_ref()
+                .is_some_and(|c| c.ranges.iter().any(|r| r.start < extent.end && extent.start < r.end));
             require!(self.ledger, !held, "identity-hold", "op {} writes what is being compared", token.op);
-            let noted = |row: &(UnitId, Extent, Option<Instant>)| *row == (UnitId::at(unit), extent.clone(), None);
+            let noted =
+                |row: &(UnitId, Extent, Option<Instant>)| *row == (UnitId::at(unit), extent.clone(), None);
             let is_noted = self.workers[at].record.values().any(noted);
             require!(self.ledger, is_noted, "record", "op {} leaves and is not in the record", token.op);
         }
         let traits = self.scene.traits[unit];
         let spec = &self.scene.spec;
         let volatile = spec.target(spec.units[unit].target).write_cache == WriteCache::Volatile;
-        let must = request.operation.changes_data() && (volatile || self.ledger.ops[token.op as usize].stable);
+        let must =
+            request.operation.changes_data() && (volatile || self.ledger.ops[token.op as usize].stable);
         let asks = request.durability == Durability::Stable || traits.fua == Support::No;
         require!(self.ledger, asks || !must, "durable", "op {} asks for no FUA", token.op);
         if traits.sharing == Sharing::OneConnection {
             let others = self.workers[at].live.iter().map(|c| (*c, &self.conns[*c as usize]));
-            let rival = others.filter(|(c, _)| *c != conn).find(|(_, c)| c.unit == unit && !c.in_flight.is_empty());
+            let rival =
+                others.filter(|(c, _)| *c != conn).find(|(_, c)| c.unit == unit && !c.in_flight.is_empty());
             let rival = rival.map(|(c, _)| c);
-            require!(self.ledger, rival.is_none(), "one-connection", "connection {conn} carries data while {rival:?} does");
+            require!(
+                self.ledger,
+                rival.is_none(),
+                "one-connection",
+                "connection {conn} carries data while {rival:?} does"
+            );
         }
     }
 
@@ -260,7 +285,7 @@ impl World {
         let worker = self.worker_of[row.vm];
         let (disk, operation, stable) = (row.disk, row.operation, row.stable);
         let (offset, length) = (row.first as u64 * BLOCK, row.count as u64 * BLOCK);
-        let token = self.ledger.token(op, worker, origin == Origin::Replayed);
+        let token = self.ledger.token(op, origin == Origin::Replayed);
         let request = Request {
             disk: DiskId::at(disk),
             token,
@@ -298,7 +323,8 @@ impl World {
         if calm == 0 {
             let view = worker.router.view(now);
             let quarantine = vmpath_core::view::HoldReason::Quarantine;
-            let held = view.vms.iter().flat_map(|vm| &vm.held_reasons).filter(|(reason, _)| *reason == quarantine);
+            let held =
+                view.vms.iter().flat_map(|vm| &vm.held_reasons).filter(|(reason, _)| *reason == quarantine);
             self.tally.quarantine_holds += held.map(|(_, count)| u64::from(*count)).sum::<u64>();
         }
         self.poke(at);

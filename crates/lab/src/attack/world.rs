@@ -61,6 +61,7 @@ pub(super) enum Event {
     Ghost(u32),
     Healed { path: usize, number: u64 },
     Flap(usize),
+    Strike { path: usize, vm: usize },
     Truth { path: usize, number: u64 },
     UnitBack(usize),
     Order { vm: usize, instance: u64, wanted: RunState },
@@ -98,6 +99,7 @@ impl Event {
             | Self::Ghost(_)
             | Self::Healed { .. }
             | Self::Flap(_)
+            | Self::Strike { .. }
             | Self::State { .. }
             | Self::Truth { .. }
             | Self::UnitBack(_)
@@ -147,7 +149,9 @@ impl Ord for Due {
 pub(super) enum Weather {
     Chaos,
     /// Everything is repaired; guests only read, until nothing late can come any more.
-    Calm { since: Instant },
+    Calm {
+        since: Instant,
+    },
 }
 
 pub(super) struct World {
@@ -175,6 +179,8 @@ pub(super) struct World {
     pub(super) ledger: Ledger,
     pub(super) policy: PolicyChecks,
     pub(super) violation: Option<Violation>,
+    /// A fault that waits for a write on its way.
+    pub(super) ambush: Option<usize>,
     /// The process dies in the middle of what a worker does next.
     pub(super) doomed: Option<Before>,
     pub(super) tally: Tally,
@@ -209,6 +215,7 @@ impl World {
             ledger,
             policy: PolicyChecks::new(spec),
             violation: None,
+            ambush: None,
             doomed: None,
             tally: Tally::default(),
             trace,
@@ -319,6 +326,11 @@ impl World {
             Event::Ghost(attempt) => self.haunt(attempt),
             Event::Healed { path, number } => self.path_healed(path, number),
             Event::Flap(path) => self.flap_again(path),
+            Event::Strike { path, vm } => {
+                if !self.is_calm() {
+                    self.strike(path, vm);
+                }
+            }
             Event::State { vm, instance, state } => self.state_is_told(vm, instance, state),
             Event::Truth { path, number } => self.path_tells_the_truth(path, number),
             Event::UnitBack(unit) => self.unit_back(unit),
@@ -382,9 +394,12 @@ impl World {
         for unit in 0..self.scene.spec.units.len() {
             let survives = self.scene.spec.target(self.scene.spec.units[unit].target).write_cache
                 == WriteCache::SurvivesPathLoss;
-            let orderly = self.scene.habits.iter().zip(&self.scene.spec.disks).all(|(habit, disk)| {
-                disk.unit.index() != unit || habit.orderly
-            });
+            let orderly = self
+                .scene
+                .habits
+                .iter()
+                .zip(&self.scene.spec.disks)
+                .all(|(habit, disk)| disk.unit.index() != unit || habit.orderly);
             if survives && orderly {
                 self.tally.registers += 1;
                 self.ledger.check_registers(unit);
@@ -394,7 +409,8 @@ impl World {
             && self.tally.faults() >= FAULTS_MIN
             && self.now.since(Instant::ZERO) >= VIRTUAL_MIN;
         if !enough {
-            let text = format!("{} s, {} requests, {} faults", self.now, self.tally.requests, self.tally.faults());
+            let text =
+                format!("{} s, {} requests, {} faults", self.now, self.tally.requests, self.tally.faults());
             self.ledger.violated("too-little", || text);
         }
     }

@@ -176,7 +176,8 @@ Exit status: 0 if every rule held, 1 if not, 2 wrong usage.";
         use vmpath_core::mutant::{self, Mutant};
         let Some(name) = &self.mutant else { return Ok(false) };
         let known = || Mutant::ALL.iter().map(|m| m.word()).collect::<Vec<_>>().join(", ");
-        let mutant = Mutant::parse(name).ok_or_else(|| anyhow::anyhow!("no mutant {name}; there are: {}", known()))?;
+        let mutant =
+            Mutant::parse(name).ok_or_else(|| anyhow::anyhow!("no mutant {name}; there are: {}", known()))?;
         mutant::set(Some(mutant));
         Ok(true)
     }
