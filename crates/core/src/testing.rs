@@ -72,6 +72,7 @@ pub(crate) fn spec(paths: usize, vms: Vec<VmSpec>) -> Spec {
         vhost_user: None,
         queues: 1,
         read_only: false,
+        writers: crate::spec::Writers::One,
         presence: Presence::Present,
     };
     Spec {

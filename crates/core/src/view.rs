@@ -324,10 +324,12 @@ pub enum HoldReason {
     Fence,
     /// Its range is being compared between two paths, to prove that both lead to the same unit.
     Identity,
+    /// It is done, on a disk with several writers: that is told after the fence of the path on which it was lost.
+    Acknowledgement,
 }
 
 impl HoldReason {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Limit,
         Self::Gate,
         Self::NoPath,
@@ -338,6 +340,7 @@ impl HoldReason {
         Self::Stopped,
         Self::Fence,
         Self::Identity,
+        Self::Acknowledgement,
     ];
 
     /// Its name in the API. For people's words see there.
@@ -354,6 +357,7 @@ impl HoldReason {
             Self::Stopped => "stopped",
             Self::Fence => "fence",
             Self::Identity => "identity-check",
+            Self::Acknowledgement => "acknowledgement",
         }
     }
 }
@@ -405,7 +409,8 @@ mod tests {
             HoldReason::RetryLater => Some(HoldReason::Stopped),
             HoldReason::Stopped => Some(HoldReason::Fence),
             HoldReason::Fence => Some(HoldReason::Identity),
-            HoldReason::Identity => None,
+            HoldReason::Identity => Some(HoldReason::Acknowledgement),
+            HoldReason::Acknowledgement => None,
         }
     }
 

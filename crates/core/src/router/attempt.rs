@@ -1,14 +1,15 @@
 //! The end of an attempt: answered by the target, or lost with its connection. One verdict decides what follows.
 
 use super::{Action, Charge, Client, ConnectionKey, ConnectionStatus, Durability, End, Entry, Place, Router};
-use super::{Operation, Request, RequestKey, Stage, Support, UnknownCookie};
+use super::{FenceKey, Operation, Request, RequestKey, Stage, Support, UnknownCookie};
 use crate::ids::{PathId, UnitId};
+use crate::mutant::{self, Mutant};
 use crate::select::Rank;
 use crate::spec::WriteCache;
 use crate::spread::part_of;
 use crate::time::{Duration, Instant};
-use crate::volume::Answered;
 use crate::volume::verdict::{Alternatives, AttemptFault, Presence, TargetError, Verdict, verdict};
+use crate::volume::{Answered, Fence};
 
 /// Pause before a request is repeated to a target that was short of resources.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
@@ -24,7 +25,11 @@ impl Router {
         let key = (named & 0xff_ffff) as RequestKey;
         match self.requests.get(key as usize)?.place {
             Place::InFlight { connection, cookie, .. } if connection == on && cookie == named => Some(key),
-            Place::InFlight { .. } | Place::Queued | Place::Parked { .. } | Place::Delayed { .. } => None,
+            Place::InFlight { .. }
+            | Place::Queued
+            | Place::Parked { .. }
+            | Place::Unfenced { .. }
+            | Place::Delayed { .. } => None,
         }
     }
 
@@ -48,14 +53,11 @@ impl Router {
         let end = if result.is_ok() { AttemptEnd::Served } else { AttemptEnd::Refused };
         self.end_attempt(key, connection, now, end);
         let attempt = self.entry(key).attempt();
-        if attempt.operation.changes_data() {
+        if let Some(write) = self.entry(key).write.filter(|_| attempt.operation.changes_data()) {
             let unit = self.entry(key).unit;
             let answered = if result.is_ok() { Answered::Written } else { Answered::Refused };
-            let was_waited_for =
-                self.on_volume(unit, |volume, record| volume.answered(key, answered, record));
-            if was_waited_for && !self.units[unit.index()].parked.is_empty() {
-                self.unpark(unit, now);
-            }
+            self.on_volume(unit, |volume, record| volume.answered(write, answered, record));
+            self.unpark_over(unit, &attempt.extent(), now);
         }
         match result {
             Ok(()) => self.succeeded(key, connection, now),
@@ -107,7 +109,14 @@ impl Router {
     }
 
     /// A connection is dead: every attempt on it ends here.
-    pub(super) fn lose_all(&mut self, dead: ConnectionKey, unsent: &[u64], now: Instant) {
+    /// Those named in `unsent` leave nothing; for the others there is the fence that is returned, if any of them needs one.
+    pub(super) fn lose_all(
+        &mut self,
+        dead: ConnectionKey,
+        unsent: &[u64],
+        fence: Fence,
+        now: Instant,
+    ) -> Option<FenceKey> {
         let on_it = |e: &Entry| matches!(e.place, Place::InFlight { connection, .. } if connection == dead);
         let mut keys: Vec<_> =
             self.requests.iter().filter(|(_, e)| on_it(e)).map(|(k, _)| k as RequestKey).collect();
@@ -117,7 +126,8 @@ impl Router {
             let c = &self.connections[dead.0 as usize];
             (c.path, c.unit)
         };
-        let quiesce = self.plan.spec.target(self.plan.spec.path(path).target).quiesce;
+        let until = self.fence_at(path, fence, now);
+        let mut haunted = Vec::new();
         if !keys.is_empty() && !self.units[unit.index()].losses.iter().any(|(p, _)| *p == path) {
             self.units[unit.index()].losses.push((path, now));
         }
@@ -126,14 +136,18 @@ impl Router {
             let sent = !unsent.contains(&cookie_of(self.entry(*key)));
             self.end_attempt(*key, dead, now, AttemptEnd::Lost);
             let attempt = self.entry(*key).attempt();
-            if attempt.operation.changes_data() {
-                self.on_volume(unit, |volume, record| {
-                    if sent { volume.lost(*key, now + quiesce) } else { volume.unsent(*key, record) }
-                });
+            if let Some(write) = self.entry(*key).write.filter(|_| attempt.operation.changes_data()) {
+                if sent && until > now {
+                    self.on_volume(unit, |volume, record| volume.lost(write, until, record));
+                    haunted.push(write);
+                } else {
+                    self.on_volume(unit, |volume, record| volume.unsent(write, record));
+                }
             }
             let entry = self.entry_mut(*key);
             entry.lost.get_or_insert((path, now));
         }
+        let fence = (!haunted.is_empty()).then(|| self.fences.open(unit, until, haunted));
         for key in keys {
             self.judge(key, AttemptFault::ConnectionLost, now);
         }
@@ -141,6 +155,7 @@ impl Router {
         if !self.units[unit.index()].parked.is_empty() {
             self.unpark(unit, now);
         }
+        fence
     }
 
     /// Writes that only the cache behind a dead connection may have held are due again.
@@ -148,12 +163,14 @@ impl Router {
         if self.write_cache(self.connections[dead.0 as usize].unit) == WriteCache::SurvivesPathLoss {
             return;
         }
-        let waits =
-            |e: &Entry| e.stage == Stage::FlushAfterWrite(dead) && !matches!(e.place, Place::InFlight { .. });
+        let waits = |e: &Entry| {
+            e.stage == Stage::FlushAfterWrite(dead)
+                && !matches!(e.place, Place::InFlight { .. } | Place::Unfenced { .. })
+        };
         let due: Vec<_> =
             self.requests.iter().filter(|(_, e)| waits(e)).map(|(k, _)| k as RequestKey).collect();
         for key in due {
-            self.entry_mut(key).stage = Stage::Whole;
+            self.due_again(key);
             if self.gate_answers(self.entry(key).vm) {
                 self.take_out(key, now);
                 self.finish(key, Err(TargetError::Io));
@@ -162,6 +179,9 @@ impl Router {
     }
 
     pub(super) fn write_cache(&self, unit: UnitId) -> WriteCache {
+        if mutant::active(Mutant::FlushElsewhere) {
+            return WriteCache::SurvivesPathLoss;
+        }
         self.plan.spec.target(self.plan.spec.unit(unit).target).write_cache
     }
 
@@ -244,7 +264,17 @@ impl Router {
             AttemptFault::ConnectionLost => self.write_cache(self.entry(key).unit) == WriteCache::Volatile,
         };
         if is_due_again {
-            self.entry_mut(key).stage = Stage::Whole;
+            self.due_again(key);
+        }
+    }
+
+    /// The write itself must be sent again. If it was a resend, it is one again: the same bytes.
+    fn due_again(&mut self, key: RequestKey) {
+        let entry = self.entry_mut(key);
+        entry.stage = Stage::Whole;
+        let (unit, write) = (entry.unit, entry.write);
+        if let Some(write) = write {
+            self.on_volume(unit, |volume, record| volume.again(write, record));
         }
     }
 
@@ -276,6 +306,6 @@ enum AttemptEnd {
 fn cookie_of(entry: &Entry) -> u64 {
     match entry.place {
         Place::InFlight { cookie, .. } => cookie,
-        Place::Queued | Place::Parked { .. } | Place::Delayed { .. } => 0,
+        Place::Queued | Place::Parked { .. } | Place::Unfenced { .. } | Place::Delayed { .. } => 0,
     }
 }

@@ -1,7 +1,8 @@
 //! Connections as the router knows them: up, closing, dead; and the sampling of a unit for an identity check.
 
-use super::{Connection, ConnectionKey, ConnectionStatus, Extent, Loss, Router, Traits};
+use super::{Connection, ConnectionKey, ConnectionStatus, Extent, Fence, FenceKey, Loss, Router, Traits};
 use crate::ids::{PathId, UnitId, VmId};
+use crate::mutant::{self, Mutant};
 use crate::spec::OnPathLoss;
 use crate::time::Instant;
 
@@ -38,6 +39,9 @@ impl Router {
         unit.connections.retain(|k| *k != key);
         let unit = connection.unit;
         self.connections_changed(unit);
+        if mutant::active(Mutant::BuriedAlive) {
+            self.lose_all(key, &[], Fence::QuiesceBound, self.now);
+        }
     }
 
     /// Queues of the unit may go elsewhere now, or must wait.
@@ -53,14 +57,23 @@ impl Router {
     }
 
     /// Its socket is closed and every submission on it reaped: only now may what it carried go elsewhere.
-    /// `unsent` names the attempts of which not one byte was given to the socket.
+    /// `unsent` names the attempts of which not one byte was given to the socket, or which were never begun. Of the other
+    /// writes the outcome is unknown, and their ranges are in quarantine until `fence`. What comes back names what is to be
+    /// confirmed by [`Router::fenced`], if the fence is of that kind; none if nothing of the connection may come any more.
     ///
     /// A VM with `on_path_loss = "suspend"` must not be routed over an alternate: if the whole link is lost, nothing of it is
     /// dispatched until the plan that knows of the loss has said what becomes of it.
-    pub fn connection_dead(&mut self, key: ConnectionKey, unsent: &[u64], loss: Loss, now: Instant) {
+    pub fn connection_dead(
+        &mut self,
+        key: ConnectionKey,
+        unsent: &[u64],
+        loss: Loss,
+        fence: Fence,
+        now: Instant,
+    ) -> Option<FenceKey> {
         self.now = self.now.max(now);
         self.connection_closing(key);
-        self.lose_all(key, unsent, now);
+        let fence = self.lose_all(key, unsent, fence, now);
         if let Loss::OfLink { report } = loss {
             let unit = self.connections[key.0 as usize].unit;
             for disk in self.plan.spec.disks.iter().filter(|d| d.unit == unit) {
@@ -76,6 +89,7 @@ impl Router {
             unit.data_connection = None;
         }
         self.connections_changed(connection.unit);
+        fence
     }
 
     /// Nothing of the VM may be dispatched: it must not fail over, and a link to one of its units is lost or about to be,

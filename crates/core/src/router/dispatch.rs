@@ -434,7 +434,10 @@ impl Router {
         state.dispatched(cost.device_bytes(), level, self.attempts);
         let (vm, unit) = (entry.vm, entry.unit);
         if attempt.operation.changes_data() {
-            self.on_volume(unit, |volume, record| volume.dispatched(key, attempt.extent(), record));
+            let write = entry.write;
+            let write =
+                self.on_volume(unit, |volume, record| volume.dispatched(write, attempt.extent(), record));
+            self.requests[key as usize].write = Some(write);
         }
         self.lanes[vm.index()].in_flight += 1;
         self.in_flight += 1;

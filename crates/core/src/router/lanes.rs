@@ -321,6 +321,7 @@ impl Router {
             }
             Place::Parked { .. } => self.units[unit.index()].parked.retain(|k| *k != key),
             Place::Delayed { .. } => self.delayed.retain(|k| *k != key),
+            Place::Unfenced { .. } => self.units[unit.index()].unfenced.retain(|k| *k != key),
             Place::InFlight { .. } => unreachable!("what is in flight does not wait"),
         }
     }

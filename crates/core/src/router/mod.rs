@@ -11,6 +11,8 @@ mod compete;
 mod conns;
 mod dispatch;
 mod entitled;
+mod fences;
+mod fencing;
 mod halt;
 mod lanes;
 mod load;
@@ -24,6 +26,7 @@ mod simulation;
 mod tests;
 
 use crate::ids::{DiskId, PathId, UnitId, VmId, WorkerId};
+use crate::mutant::{self, Mutant};
 use crate::plan::{Gate, RoutePlan};
 use crate::schedule::{Cost, Receipt, Scheduler};
 use crate::select::{Heard, Level, PathState};
@@ -31,10 +34,13 @@ use crate::spread::spread;
 use crate::time::{Duration, Instant};
 use crate::view::HoldReason;
 use crate::volume::verdict::TargetError;
-use crate::volume::{Clearance, Record, Volume};
-pub use crate::volume::{Extent, RequestKey, Slot};
+use crate::volume::{Clearance, Record, Volume, WriteKey};
+pub use crate::volume::{Confirmation, Extent, Fence, RequestKey, Slot, Standing};
 use classes::{ClassAt, Classes};
 use compete::Competition;
+pub use fences::FenceKey;
+use fences::Fences;
+pub use fencing::{CloseMode, RemainingQuarantine, close_mode};
 use lanes::Lane;
 use load::PathLoad;
 use report::ReportMark;
@@ -187,6 +193,11 @@ enum Place {
         since: Instant,
         until: Instant,
     },
+    /// Its end is known, and is told after the fence of what was lost of it.
+    Unfenced {
+        result: Result<(), TargetError>,
+        since: Instant,
+    },
     InFlight {
         connection: ConnectionKey,
         cookie: u64,
@@ -235,6 +246,8 @@ struct Entry {
     busy_count: u32,
     /// The first connection it was lost with.
     lost: Option<(PathId, Instant)>,
+    /// What of it may take effect, as the volume knows it.
+    write: Option<WriteKey>,
 }
 
 impl Entry {
@@ -274,10 +287,10 @@ struct UnitState {
     /// The one that carries data, where only one may.
     data_connection: Option<ConnectionKey>,
     parked: Vec<RequestKey>,
+    /// Those whose end is told after a fence.
+    unfenced: Vec<RequestKey>,
     /// Paths lost with requests on them, none of which has completed elsewhere yet.
     losses: Vec<(PathId, Instant)>,
-    /// It is among those with a quarantine.
-    is_fenced: bool,
     /// Its export allows one connection for data at a time.
     is_single: bool,
     /// That it is the unit of.
@@ -297,8 +310,7 @@ pub struct Router {
     /// Those that are cut and not dead yet: nearly always none.
     closing: Vec<ConnectionKey>,
     units: Vec<UnitState>,
-    /// Those with a quarantine: nearly always none.
-    fenced: Vec<UnitId>,
+    fences: Fences,
     lanes: Vec<Lane>,
     classes: Classes,
     /// By `TargetId`.
@@ -352,7 +364,7 @@ impl Router {
             connections: Slab::new(),
             closing: Vec::new(),
             units,
-            fenced: Vec::new(),
+            fences: Fences::default(),
             lanes: spec.vm_ids().map(lane).collect(),
             classes: Classes::new(spec.paths.len()),
             competitions: spec
@@ -449,11 +461,13 @@ impl Router {
             tried: Vec::new(),
             busy_count: 0,
             lost: None,
+            write: None,
         };
         let key = self.requests.insert(entry) as RequestKey;
         if request.origin == Origin::Replayed && request.operation.changes_data() {
-            let claimed = self.on_volume(unit, |volume, record| volume.claim(key, &request.extent(), record));
-            if claimed {
+            let claimed = self.on_volume(unit, |volume, record| volume.claim(&request.extent(), record));
+            self.requests[key as usize].write = claimed;
+            if claimed.is_some() {
                 self.unpark(unit, now);
             }
         }
@@ -475,9 +489,16 @@ impl Router {
         };
         match entry.place {
             Place::InFlight { .. } => {
-                let unit = entry.unit;
+                let (unit, write) = (entry.unit, entry.write);
                 self.requests[key as usize].client = Client::Gone;
-                self.on_volume(unit, |volume, record| volume.abandoned(key, record));
+                if let Some(write) = write {
+                    self.on_volume(unit, |volume, record| volume.abandoned(write, record));
+                }
+            }
+            Place::Unfenced { .. } => {
+                let unit = entry.unit;
+                self.units[unit.index()].unfenced.retain(|k| *k != key);
+                self.end(key, Err(TargetError::ShuttingDown));
             }
             Place::Queued | Place::Parked { .. } | Place::Delayed { .. } => {
                 self.take_out(key, self.now);
@@ -493,13 +514,19 @@ impl Router {
         self.release_fences(now);
         self.release_delayed(now);
         let limit_wake = self.dispatch_all(now);
-        let fences = self.fenced.iter().filter_map(|unit| self.units[unit.index()].volume.next_fence());
         let delays = self.delayed.iter().map(|key| match self.requests[*key as usize].place {
             Place::Delayed { until, .. } => until,
-            Place::Queued | Place::Parked { .. } | Place::InFlight { .. } => now,
+            Place::Queued | Place::Parked { .. } | Place::Unfenced { .. } | Place::InFlight { .. } => now,
         });
         let held = self.held_units.iter().map(|(_, until)| *until);
-        fences.chain(delays).chain(limit_wake).chain(held).min().unwrap_or(Instant::FAR_FUTURE)
+        self.fences
+            .next()
+            .into_iter()
+            .chain(delays)
+            .chain(limit_wake)
+            .chain(held)
+            .min()
+            .unwrap_or(Instant::FAR_FUTURE)
     }
 
     /// Attempts in flight, on all connections.
@@ -542,11 +569,20 @@ impl Router {
         }
     }
 
-    /// The one place where a request ends.
+    /// What becomes of the request is known. It is told now or after a fence.
     fn finish(&mut self, key: RequestKey, result: Result<(), TargetError>) {
+        if self.is_told_later(key, result) {
+            self.tell_later(key, result);
+        } else {
+            self.end(key, result);
+        }
+    }
+
+    /// The one place where a request ends.
+    fn end(&mut self, key: RequestKey, result: Result<(), TargetError>) {
         let entry = self.requests.remove(key as usize);
-        if entry.request.operation.changes_data() && result.is_err() {
-            self.on_volume(entry.unit, |volume, record| volume.given_up(key, record));
+        if let Some(write) = entry.write.filter(|_| result.is_err()) {
+            self.on_volume(entry.unit, |volume, record| volume.given_up(write, record));
         }
         if let Charge::Paid(receipt) = entry.charge
             && result.is_err()
@@ -565,6 +601,9 @@ impl Router {
             Err(_) => counters.failed_requests += 1,
         }
         self.actions.push(Action::Complete { token: entry.request.token, result });
+        if entry.lost.is_some() && mutant::active(Mutant::CompletedTwice) {
+            self.actions.push(Action::Complete { token: entry.request.token, result });
+        }
     }
 
     fn park(&mut self, key: RequestKey, reason: HoldReason, now: Instant) {
@@ -576,29 +615,31 @@ impl Router {
 
     /// Something that parked requests of the unit may have waited for has happened: they queue again.
     fn unpark(&mut self, unit: UnitId, now: Instant) {
-        // Requeued at the front one by one, so last first keeps their order.
         let parked = std::mem::take(&mut self.units[unit.index()].parked);
+        self.requeue(parked, now);
+    }
+
+    /// As [`Self::unpark`], of those that overlap the range.
+    fn unpark_over(&mut self, unit: UnitId, range: &Extent, now: Instant) {
+        if self.units[unit.index()].parked.is_empty() {
+            return;
+        }
+        let requests = &self.requests;
+        let waits = |key: &mut RequestKey| {
+            let other = requests[*key as usize].request.extent();
+            other.start < range.end && range.start < other.end
+        };
+        let parked: Vec<_> = self.units[unit.index()].parked.extract_if(.., waits).collect();
+        self.requeue(parked, now);
+    }
+
+    fn requeue(&mut self, parked: Vec<RequestKey>, now: Instant) {
+        // Requeued at the front one by one, so last first keeps their order.
         for key in parked.into_iter().rev() {
             if let Place::Parked { reason, since } = self.entry(key).place {
                 self.waited(key, reason, since, now);
             }
             self.enqueue(key, End::Front, now);
-        }
-    }
-
-    fn release_fences(&mut self, now: Instant) {
-        let mut at = 0;
-        while let Some(unit) = self.fenced.get(at).copied() {
-            if self.on_volume(unit, |volume, record| volume.expire(now, record)) {
-                self.unpark(unit, now);
-            }
-            let state = &mut self.units[unit.index()];
-            if state.volume.next_fence().is_some() {
-                at += 1;
-            } else {
-                state.is_fenced = false;
-                self.fenced.swap_remove(at);
-            }
         }
     }
 
@@ -617,7 +658,7 @@ impl Router {
         let entry = self.entry(key);
         let attempt = entry.attempt();
         if attempt.operation.changes_data() {
-            self.units[entry.unit.index()].volume.clearance(key, &attempt.extent())
+            self.units[entry.unit.index()].volume.clearance(entry.write, &attempt.extent())
         } else {
             Clearance::Go
         }

@@ -2,19 +2,23 @@
 
 use super::{Action, Extent, Router};
 use crate::ids::UnitId;
+use crate::mutant::{self, Mutant};
 use crate::time::Instant;
-use crate::volume::{Note, Record, Volume};
+use crate::volume::{Note, Quarantined, Record, Standing, Volume};
 
 impl Router {
     /// Takes over what the record of a former process holds, as [`Action::Remember`] had it written, before anything is
     /// submitted. Its connections are dead by `now`. The range stays in quarantine until `until`, at most for the
     /// target's quiesce bound; without an end, for that bound, unless a replayed request claims it and resends it.
     pub fn restore(&mut self, unit: UnitId, range: Extent, until: Option<Instant>, now: Instant) {
-        if until.is_some_and(|until| until <= now) {
-            return;
-        }
         let fence = now + self.plan.spec.target(self.plan.spec.unit(unit).target).quiesce;
-        self.on_volume(unit, |volume, record| volume.restore(range, until, fence, record));
+        let (until, standing) = match until {
+            None => (fence, Standing::Open),
+            Some(until) => (until.min(fence), Standing::Ghost),
+        };
+        if until > now && !mutant::active(Mutant::RecordForgotten) {
+            self.quarantine(unit, Quarantined { range, until, standing });
+        }
     }
 
     pub(super) fn on_volume<R>(
@@ -22,12 +26,7 @@ impl Router {
         unit: UnitId,
         change: impl FnOnce(&mut Volume, &mut Record) -> R,
     ) -> R {
-        let state = &mut self.units[unit.index()];
-        let result = change(&mut state.volume, &mut self.record);
-        if !state.is_fenced && state.volume.is_fenced() {
-            state.is_fenced = true;
-            self.fenced.push(unit);
-        }
+        let result = change(&mut self.units[unit.index()].volume, &mut self.record);
         self.actions.extend(self.record.take_notes().map(|note| match note {
             Note::Remember { slot, range, until } => Action::Remember { slot, unit, range, until },
             Note::Forget { slot } => Action::Forget { slot },

@@ -67,6 +67,7 @@ impl Router {
                 Some(self.queue_reason(entry.vm, at, now))
             }
             Place::Parked { reason, .. } => Some(reason),
+            Place::Unfenced { .. } => Some(HoldReason::Acknowledgement),
             Place::Delayed { .. } => Some(HoldReason::RetryLater),
             Place::InFlight { .. } => None,
         }
@@ -79,7 +80,9 @@ impl Router {
 
     fn unit_view(&self, index: usize, now: Instant) -> UnitLoadView {
         let volume = &self.units[index].volume;
-        let (quarantined_ranges, quarantined_bytes) = volume.quarantined();
+        let ranges = volume.quarantines().map(|q| q.range.end - q.range.start);
+        let (quarantined_ranges, quarantined_bytes) =
+            ranges.fold((0, 0), |(n, sum), bytes| (n + 1, sum + bytes));
         UnitLoadView {
             size: None,
             quarantined_ranges,

@@ -13,7 +13,7 @@ use super::raw::{NamePair, RawConfig, RawDisk, RawGroup, RawHost, RawPath, RawTa
 use super::types::{
     Access, ByteRate, DiskSpec, Failback, GroupSpec, HostSpec, NoPathAction, OnNoPath, OnPathLoss,
     PathSelector, PathSpec, Presence, ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec,
-    When, WriteCache,
+    When, WriteCache, Writers,
 };
 use crate::ids::{PathId, TargetId, UnitId, VmId};
 use std::collections::BTreeSet;
@@ -77,7 +77,7 @@ fn target(raw: &RawTarget, name: &str) -> TargetSpec {
     TargetSpec {
         name: name.to_owned(),
         failback: raw.failback.unwrap_or(Failback::Immediate),
-        quiesce: raw.quiesce.unwrap_or(QUIESCE_DEFAULT),
+        quiesce: raw.quiesce.as_ref().map_or(QUIESCE_DEFAULT, |q| q.it),
         ping_budget: raw.ping_budget.unwrap_or(PING_BUDGET_DEFAULT),
         repair_after: raw.repair_after.unwrap_or(REPAIR_AFTER_DEFAULT),
         write_cache: raw.write_cache.unwrap_or(WriteCache::SurvivesPathLoss),
@@ -154,8 +154,12 @@ fn group(raw: &RawGroup) -> Option<GroupSpec> {
 fn disk(spec: &mut Spec, config: &RawConfig, vm: VmId, raw: &RawDisk) {
     let (Some(name), Some(unit)) = (&raw.name, &raw.unit) else { return };
     let Some(target) = spec.target_by_name(&unit.it.target) else { return };
-    let id = UnitId::at(spec.units.len());
-    spec.units.push(self::unit(config, target, &unit.it));
+    // Of several writers each has a disk of its own on the one unit.
+    let known = spec.units.iter().position(|u| u.target == target && u.name == unit.it.name);
+    let id = UnitId::at(known.unwrap_or(spec.units.len()));
+    if known.is_none() {
+        spec.units.push(self::unit(config, target, &unit.it));
+    }
     spec.disks.push(DiskSpec {
         vm,
         name: name.it.clone(),
@@ -165,6 +169,7 @@ fn disk(spec: &mut Spec, config: &RawConfig, vm: VmId, raw: &RawDisk) {
         vhost_user: raw.vhost_user.as_ref().map(|v| v.it.clone()),
         queues: raw.queues.as_ref().map_or(1, |q| q.it),
         read_only: raw.read_only.unwrap_or(false),
+        writers: raw.writers.unwrap_or(Writers::One),
         presence: Presence::Present,
     });
 }

@@ -10,7 +10,7 @@ use super::limits::{
     DISKS_MAX, GROUPS_MAX, PATHS_MAX, PATHS_PER_TARGET_MAX, TARGETS_MAX, UNIT_OPTIONS_MAX, VMS_MAX,
 };
 use super::raw::{NamePair, RawConfig, RawTarget, RawVm};
-use super::types::{NoPathAction, OnPathLoss, When};
+use super::types::{NoPathAction, OnPathLoss, PathUrl, When, Writers};
 use super::{check_affinity, check_allocation};
 use std::collections::BTreeMap;
 
@@ -97,23 +97,47 @@ fn paths_of(report: &mut Report<'_>, target: &RawTarget) {
         }
         _ => {}
     }
+    quiesce(report, target);
 }
 
-/// Each disk names a unit that can exist, and no two disks the same one.
+/// Where a lost connection has no other fence than time, no time is none.
+fn quiesce(report: &mut Report<'_>, target: &RawTarget) {
+    let Some(quiesce) = target.quiesce.as_ref().filter(|quiesce| quiesce.it.is_zero()) else { return };
+    let has_kernel = |url: &At<PathUrl>| matches!(url.it, PathUrl::Block { .. });
+    let timed = target.paths.iter().find(|path| path.url.as_ref().is_some_and(|url| !has_kernel(url)));
+    if let Some(path) = timed {
+        let name = path.name.as_ref().map_or("?", |n| n.it.as_str());
+        let message = format!(
+            "quiesce: 0s on target {}, whose path {name} has no other fence: a write that was lost with it could still be \
+             carried out after newer ones, and overwrite them with old data",
+            target.label()
+        );
+        let hint =
+            "write the longest time for which the target may still work on what a dead connection carried";
+        report.fault(quiesce.at, Problem::new(message).hint(hint));
+    }
+}
+
+/// Each disk names a unit that can exist, and no two disks the same one unless each says that it has many writers.
 fn disks(report: &mut Report<'_>, config: &RawConfig) {
-    let mut writers: BTreeMap<&NamePair, (Place, String)> = BTreeMap::new();
+    let mut writers: BTreeMap<&NamePair, (Place, String, Writers)> = BTreeMap::new();
     for vm in &config.vms {
         for disk in &vm.disks {
             let Some(unit) = &disk.unit else { continue };
             unit_exists(report, config, unit);
-            if let Some((first, writer)) = writers.get(&unit.it) {
+            let own = disk.writers.unwrap_or(Writers::One);
+            if let Some((first, writer, others)) = writers.get(&unit.it) {
+                if own == Writers::Many && *others == Writers::Many {
+                    continue;
+                }
                 let place = report.refer(*first, unit.at);
                 let message = format!("unit {} is already disk {writer}; first at {place}", unit.it);
-                let hint = "a unit has one writer: two would destroy each other's data";
+                let hint = "a unit has one writer: two would destroy each other's data. If these are made for it (a cluster \
+                            file system), write writers = \"many\" on each";
                 report.fault(unit.at, Problem::new(message).hint(hint));
             } else {
                 let name = disk.name.as_ref().map_or("?", |n| n.it.as_str());
-                writers.insert(&unit.it, (unit.at, format!("{}/{name}", vm.label())));
+                writers.insert(&unit.it, (unit.at, format!("{}/{name}", vm.label()), own));
             }
         }
         for disk in &vm.disks {

@@ -7,7 +7,7 @@
 use super::fault::{At, Place};
 use super::types::{
     Access, ByteRate, Failback, OnNoPath, OnPathLoss, PathSelector, PathUrl, ResumeOn, SchedulerKind,
-    ShedWhen, When, WriteCache,
+    ShedWhen, When, WriteCache, Writers,
 };
 use crate::time::Duration;
 use std::net::SocketAddr;
@@ -38,7 +38,7 @@ pub(super) struct RawTarget {
     pub(super) at: Place,
     pub(super) name: Option<At<String>>,
     pub(super) failback: Option<Failback>,
-    pub(super) quiesce: Option<Duration>,
+    pub(super) quiesce: Option<At<Duration>>,
     pub(super) ping_budget: Option<Duration>,
     pub(super) repair_after: Option<Duration>,
     pub(super) write_cache: Option<WriteCache>,
@@ -107,6 +107,7 @@ pub(super) struct RawDisk {
     pub(super) vhost_user: Option<At<PathBuf>>,
     pub(super) queues: Option<At<u16>>,
     pub(super) read_only: Option<bool>,
+    pub(super) writers: Option<Writers>,
 }
 
 pub(super) type PathList = At<Vec<At<PathWord>>>;

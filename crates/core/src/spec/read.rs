@@ -16,7 +16,7 @@ use super::raw::{
 };
 use super::table::{Found, Table, in_key, one_of};
 use super::types::{
-    Access, ByteRate, OnPathLoss, PathSelector, ResumeOn, SchedulerKind, ShedWhen, When, WriteCache,
+    Access, ByteRate, OnPathLoss, PathSelector, ResumeOn, SchedulerKind, ShedWhen, When, WriteCache, Writers,
 };
 use super::{url, words};
 use crate::time::Duration;
@@ -86,7 +86,7 @@ fn target(report: &mut Report<'_>, found: &Found<'_>) -> RawTarget {
         at: found.at,
         name: t.parsed("name", words::name),
         failback: plain(t.parsed("failback", words::failback)),
-        quiesce: plain(t.quantity("quiesce", reaction)),
+        quiesce: t.quantity("quiesce", words::quiesce),
         ping_budget: plain(t.quantity("ping_budget", reaction)),
         repair_after: plain(
             t.quantity("repair_after", |s| words::duration_within(s, REACTION_MIN, PATIENCE_MAX)),
@@ -228,6 +228,7 @@ fn disk(report: &mut Report<'_>, found: &Found<'_>) -> RawDisk {
         vhost_user: t.parsed("vhost_user", url::socket_path),
         queues: queues(&mut t),
         read_only: plain(t.flag("read_only")),
+        writers: plain(t.word("writers", &[("one", Writers::One), ("many", Writers::Many)])),
     };
     t.finish();
     disk

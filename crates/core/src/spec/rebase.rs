@@ -286,6 +286,8 @@ fn changed_vms(new: &Spec, running: &Spec, refusals: &mut Vec<String>) {
         fixed(refusals, format_args!("disk {name}: queues"), [&before.queues, &after.queues], u16::to_string);
         let read_only = [&before.read_only, &after.read_only];
         fixed(refusals, format_args!("disk {name}: read_only"), read_only, bool::to_string);
+        let writers = [&before.writers, &after.writers];
+        fixed(refusals, format_args!("disk {name}: writers"), writers, ToString::to_string);
     }
 }
 

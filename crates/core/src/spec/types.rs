@@ -163,6 +163,8 @@ pub struct DiskSpec {
     pub queues: u16,
     /// Every front end refuses writes.
     pub read_only: bool,
+    /// Who else writes the unit. Default `one`.
+    pub writers: Writers,
     pub presence: Presence,
 }
 
@@ -202,6 +204,16 @@ pub enum Failback {
     Immediate,
     Manual,
     After(Duration),
+}
+
+/// Who writes a disk's unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writers {
+    /// This disk alone.
+    One,
+    /// Other disks or hosts too (a cluster file system). The end of a write that was lost with a path is told after the
+    /// fence: then its late original can come over nobody else's data.
+    Many,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,9 @@
 //! It does not know whether the VM can do what the ladder says.
 
 use super::fault::{Problem, did_you_mean, shown};
+use super::limits::{REACTION_MAX, REACTION_MIN};
 use super::quantity::{duration_text, parse_duration};
-use super::types::{Failback, NoPathAction, OnNoPath, OnPathLoss, ResumeOn, WriteCache};
+use super::types::{Failback, NoPathAction, OnNoPath, OnPathLoss, ResumeOn, WriteCache, Writers};
 use crate::time::Duration;
 use std::fmt;
 
@@ -52,6 +53,14 @@ pub(super) fn duration_within(text: &str, low: Duration, high: Duration) -> Resu
     } else {
         let (low, high) = (duration_text(low), duration_text(high));
         Err(Problem::new(format!("{} is not from {low} to {high}", shown(text))))
+    }
+}
+
+/// None at all is for targets that have another fence; whether this one has is checked where its paths are known.
+pub(super) fn quiesce(text: &str) -> Result<Duration, Problem> {
+    match parse_duration(text)? {
+        Duration::ZERO => Ok(Duration::ZERO),
+        _ => duration_within(text, REACTION_MIN, REACTION_MAX),
     }
 }
 
@@ -160,6 +169,16 @@ impl fmt::Display for WriteCache {
         f.write_str(match self {
             Self::SurvivesPathLoss => "survives-path-loss",
             Self::Volatile => "volatile",
+        })
+    }
+}
+
+/// As the configuration writes it.
+impl fmt::Display for Writers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::One => "one",
+            Self::Many => "many",
         })
     }
 }

@@ -1,21 +1,26 @@
 //! One unit's writes: which ranges are in flight, which are in quarantine, and whether a write may go.
 //!
-//! Rule: a write whose outcome on a lost path is unknown keeps its range in quarantine until the fence. It may itself be
-//! resent at once; nothing different that overlaps it is dispatched before. A resend waits for overlapping writes in
-//! flight elsewhere, so that the last value is the ghost's; of several lost writes that overlap, one is resent and the
-//! rest wait. A write in flight whose client has left is a ghost already: what overlaps it waits for its answer, since
-//! the client may come back and write. Rejected: waiting for the fence with everything, which would freeze the guest
-//! for the quiesce bound.
-//! It does not know paths, VMs or payloads.
+//! Rule: a write whose outcome on a lost path is unknown keeps its range in quarantine until its fences have come. It may
+//! itself be resent at once; nothing different that overlaps it is dispatched before. A resend waits for overlapping
+//! writes in flight elsewhere, so that the last value is the ghost's; of several lost writes that overlap, one is resent
+//! and the rest wait. A write in flight whose client has left is a ghost already: what overlaps it waits for its answer,
+//! since the client may come back and write. Rejected: waiting for the fence with everything, which would freeze the
+//! guest for the quiesce bound. It does not know paths, VMs, payloads, nor when a fence comes.
 
+mod fence;
+mod interval;
 mod record;
 pub mod verdict;
 
+pub use fence::{Confirmation, Fence};
 pub(crate) use record::Note;
 pub use record::{Record, Slot};
 
+use crate::mutant::{self, Mutant};
 use crate::time::Instant;
 use crate::view::HoldReason;
+use interval::IntervalSet;
+use slab::Slab;
 use std::ops::Range;
 
 /// The router's key of a request.
@@ -24,41 +29,58 @@ pub type RequestKey = u32;
 /// Bytes of a unit.
 pub type Extent = Range<u64>;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Quarantine {
+/// A write that may take effect late, in flight or not. It names nothing any more when the write is over, and never another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteKey {
+    at: u32,
+    serial: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Write {
+    serial: u64,
     range: Extent,
-    /// The fence: after this, what was lost can no longer take effect.
-    until: Instant,
-    resend: Resend,
     slot: Slot,
+    state: State,
 }
 
 /// ```text
-/// Unclaimed ──replayed──▶ Candidate ──dispatched again──▶ Chosen ──succeeded──▶ Settled
-///                             ▲                             │
-///                             └────lost again (new fence)───┘     any ──failed to the guest──▶ Nobody
+///             lost                  dispatched again             written
+/// Flying ────────────▶ Candidate ──────────────────▶ Chosen ───────────────▶ Settled ──cache gone──▶ Due
+///    │ answered: over      ▲ ▲ └─refused, lost again──┘  ▲ dispatched again                           │
+///                 claimed  │                             └────────────────────────────────────────────┘
+///             Unclaimed ───┘                any ghost ──failed to the guest, client gone──▶ Nobody
+///                                           any ghost ──fences come──▶ over; Chosen ──▶ Flying
 /// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Flying(Client),
+    Ghost(Ghost),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ghost {
+    /// After this it can no longer take effect, whatever was confirmed.
+    until: Instant,
+    /// Connections that it was lost with, and that are not fenced yet.
+    fences: u32,
+    resend: Resend,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Resend {
     /// A former process had it in flight: the guest has it open, and its front end may replay it.
     Unclaimed,
     /// The lost request waits to be sent again.
-    Candidate(RequestKey),
+    Candidate,
     /// It is in flight again.
-    Chosen(RequestKey),
+    Chosen(Client),
     /// Its resend succeeded: the ghost would write what is there already.
     Settled,
+    /// What its resend wrote is gone with a cache: it goes once more, and those that it was chosen before still wait.
+    Due,
     /// It failed to the guest, or its client left: the ghost would write something nobody waits for.
     Nobody,
-}
-
-#[derive(Clone, Debug)]
-struct InFlight {
-    key: RequestKey,
-    range: Extent,
-    client: Client,
-    /// The same as its quarantine's, if this is a resend.
-    slot: Slot,
 }
 
 /// Whether anybody waits for a write.
@@ -75,207 +97,370 @@ pub enum Clearance {
     Wait(HoldReason),
 }
 
-#[derive(Clone, Debug, Default)]
-pub struct Volume {
-    in_flight: Vec<InFlight>,
-    /// How many of those in flight have no client any more: nearly always none.
-    orphans: usize,
-    quarantines: Vec<Quarantine>,
-    /// Ranges being compared between two paths; writes to them wait.
-    sampled: Vec<Extent>,
+/// A range in quarantine, as it is handed to another process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    pub range: Extent,
+    pub until: Instant,
+    pub standing: Standing,
 }
 
-fn overlap(a: &Extent, b: &Extent) -> bool {
-    a.start < b.end && b.start < a.end
+/// Whose a range in quarantine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its guest has the write open: whoever has its requests after us may claim it, and resend it at once.
+    Open,
+    /// Nobody may.
+    Ghost,
+}
+
+/// Each write is in those of the sets that its state calls for, under its place in `writes`.
+#[derive(Clone, Debug, Default)]
+pub struct Volume {
+    writes: Slab<Write>,
+    serial: u64,
+    /// In flight; kept only while somebody may ask, so that writes cost nothing as long as nothing is lost.
+    in_flight: IntervalSet,
+    asked: Asked,
+    /// Lost and to be resent.
+    candidates: IntervalSet,
+    /// What nothing at all may overlap: other ghosts, and writes in flight without a client.
+    blockers: IntervalSet,
+    /// Ranges being compared between two paths; writes to them wait.
+    sampled: Vec<Extent>,
+    sampled_set: IntervalSet,
+}
+
+/// Whether `in_flight` is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Asked {
+    #[default]
+    No,
+    Yes,
 }
 
 impl Volume {
-    /// May the write-like request `key` on `range` go?
+    /// May a write-like request go on `range`? `write` as it was given at its dispatch or claim, if it was.
     #[must_use]
-    pub fn clearance(&self, key: RequestKey, range: &Extent) -> Clearance {
-        if self.sampled.iter().any(|s| overlap(s, range)) {
+    pub fn clearance(&self, write: Option<WriteKey>, range: &Extent) -> Clearance {
+        let wait = Clearance::Wait(HoldReason::Quarantine);
+        if self.sampled_set.overlaps(range) {
             return Clearance::Wait(HoldReason::Identity);
         }
-        if self.quarantines.is_empty() && self.orphans == 0 {
-            return Clearance::Go;
+        let own = write.and_then(|key| Some((key.at, self.ghost(key)?.resend)));
+        let is_blocked = match own {
+            Some((_, Resend::Candidate)) if mutant::active(Mutant::ResendAll) => false,
+            // Lost and unanswered as other candidates are: whichever goes first is the one that is resent.
+            Some((_, Resend::Candidate)) => self.blockers.overlaps(range),
+            Some((at, Resend::Due)) => self.blockers.overlaps_other(range, at),
+            Some(_) | None if self.blockers.overlaps(range) => true,
+            Some(_) | None => return if self.candidates.overlaps(range) { wait } else { Clearance::Go },
+        };
+        if is_blocked {
+            return wait;
         }
-        if self.in_flight.iter().any(|f| f.client == Client::Gone && overlap(&f.range, range)) {
-            return Clearance::Wait(HoldReason::Quarantine);
-        }
-        let mut is_resend = false;
-        for q in self.quarantines.iter().filter(|q| overlap(&q.range, range)) {
-            match q.resend {
-                Resend::Candidate(owner) if owner == key => is_resend = true,
-                // Both are lost and unanswered: whichever goes first is the one that is resent.
-                Resend::Candidate(_) => {}
-                Resend::Unclaimed | Resend::Chosen(_) | Resend::Settled | Resend::Nobody => {
-                    return Clearance::Wait(HoldReason::Quarantine);
-                }
-            }
-        }
-        let meets_candidates = self.quarantines.iter().any(|q| overlap(&q.range, range));
-        if meets_candidates && !is_resend {
-            return Clearance::Wait(HoldReason::Quarantine);
-        }
-        if is_resend && self.in_flight.iter().any(|f| overlap(&f.range, range)) {
-            return Clearance::Wait(HoldReason::Quarantine);
+        if self.in_flight.overlaps(range) && !mutant::active(Mutant::ResendOverWrites) {
+            return wait;
         }
         Clearance::Go
     }
 
     /// The write-like request is about to be handed to a connection.
-    pub fn dispatched(&mut self, key: RequestKey, range: Extent, record: &mut Record) {
-        let own = self.quarantines.iter_mut().find(|q| q.resend == Resend::Candidate(key));
-        let slot = match own {
-            Some(q) => {
-                q.resend = Resend::Chosen(key);
-                q.slot
-            }
-            None => record.remember(&range, None),
-        };
-        self.in_flight.push(InFlight { key, range, client: Client::Waiting, slot });
+    pub fn dispatched(&mut self, write: Option<WriteKey>, range: Extent, record: &mut Record) -> WriteKey {
+        if let Some(key) = write
+            && let Some(ghost) = self.ghost(key)
+            && matches!(ghost.resend, Resend::Candidate | Resend::Due)
+        {
+            self.enter(key, State::Ghost(Ghost { resend: Resend::Chosen(Client::Waiting), ..ghost }));
+            return key;
+        }
+        let slot = record.remember(&range, None);
+        self.add(range, slot, State::Flying(Client::Waiting))
     }
 
     /// The client of a write-like request in flight has left; nobody will hear of its end.
-    pub fn abandoned(&mut self, key: RequestKey, record: &mut Record) {
-        if let Some(f) = self.in_flight.iter_mut().find(|f| f.key == key && f.client == Client::Waiting) {
-            f.client = Client::Gone;
-            self.orphans += 1;
-            record.change(f.slot, &f.range, Some(Instant::FAR_FUTURE));
-        }
+    pub fn abandoned(&mut self, key: WriteKey, record: &mut Record) {
+        let Some(write) = self.get(key) else { return };
+        let gone = match write.state {
+            State::Flying(Client::Waiting) => State::Flying(Client::Gone),
+            State::Ghost(ghost @ Ghost { resend: Resend::Chosen(Client::Waiting), .. }) => {
+                State::Ghost(Ghost { resend: Resend::Chosen(Client::Gone), ..ghost })
+            }
+            State::Flying(Client::Gone) | State::Ghost(_) => return,
+        };
+        record.change(write.slot, &write.range, Some(Instant::FAR_FUTURE));
+        self.enter(key, gone);
     }
 
-    /// A write-like request of a former process, from its record. With an end it is a ghost; without one it was open,
-    /// and whoever replays it may claim it. Either way `fence` has come when nothing of that process can take effect.
-    pub fn restore(&mut self, range: Extent, until: Option<Instant>, fence: Instant, record: &mut Record) {
-        let (until, resend) = match until {
-            None => (fence, Resend::Unclaimed),
-            Some(until) => (until.min(fence), Resend::Nobody),
+    /// A write-like request of a former process, from its record, or of another host. Its fence is at `until`.
+    pub fn restore(&mut self, what: Quarantined, record: &mut Record) -> WriteKey {
+        let resend = match what.standing {
+            Standing::Open => Resend::Unclaimed,
+            Standing::Ghost => Resend::Nobody,
         };
         // Until it is claimed it is noted as a ghost: a guest that was reset meanwhile may open another of this range.
-        let slot = record.remember(&range, Some(until));
-        self.quarantines.push(Quarantine { range, until, resend, slot });
+        let slot = record.remember(&what.range, Some(what.until));
+        self.add(what.range, slot, State::Ghost(Ghost { until: what.until, fences: 1, resend }))
     }
 
-    /// A write-like request is replayed. If one of exactly its range is unclaimed, it is that one: a resend. True if so;
-    /// others that overlap may have waited for that.
-    pub fn claim(&mut self, key: RequestKey, range: &Extent, record: &mut Record) -> bool {
-        let unclaimed = |q: &&mut Quarantine| q.resend == Resend::Unclaimed && q.range == *range;
-        let Some(q) = self.quarantines.iter_mut().find(unclaimed) else { return false };
-        q.resend = Resend::Candidate(key);
-        record.change(q.slot, range, None);
-        true
+    /// A write-like request is replayed. If one of exactly its range is unclaimed, it is that one: a resend. Others that
+    /// overlap may have waited for that.
+    pub fn claim(&mut self, range: &Extent, record: &mut Record) -> Option<WriteKey> {
+        // Once for each request that the guest had open when its process died: not on the I/O path.
+        let unclaimed = |w: &Write| matches!(w.state, State::Ghost(g) if g.resend == Resend::Unclaimed);
+        let (at, write) = self.writes.iter().find(|(_, w)| unclaimed(w) && w.range == *range)?;
+        let (key, slot) = (WriteKey { at: at as u32, serial: write.serial }, write.slot);
+        self.resend(key, Resend::Candidate);
+        record.change(slot, range, None);
+        Some(key)
     }
 
-    /// The target has answered it, with success or an error: this attempt is over. True if another write may have
-    /// waited for that.
-    pub fn answered(&mut self, key: RequestKey, result: Answered, record: &mut Record) -> bool {
-        let Some(ended) = self.remove(key) else { return false };
-        let own = self.quarantines.iter_mut().find(|q| q.resend == Resend::Chosen(key));
-        match (own, result) {
-            (None, _) => record.forget(ended.slot),
-            (Some(q), Answered::Refused) => q.resend = Resend::Candidate(key),
-            (Some(q), Answered::Written) => {
-                q.resend = Resend::Settled;
-                record.change(q.slot, &q.range, Some(q.until));
+    /// The target has answered it, with success or an error: this attempt is over.
+    pub fn answered(&mut self, key: WriteKey, result: Answered, record: &mut Record) {
+        let Some(write) = self.get(key) else { return };
+        match (write.state, result) {
+            (State::Flying(_), _) => self.over(key, record),
+            (State::Ghost(_), Answered::Refused) => self.resend(key, Resend::Candidate),
+            (State::Ghost(ghost), Answered::Written) => {
+                record.change(write.slot, &write.range, Some(ghost.until));
+                self.resend(key, Resend::Settled);
             }
         }
-        ended.client == Client::Gone || self.quarantines.iter().any(|q| overlap(&q.range, &ended.range))
     }
 
     /// Its connection died before it was sent.
-    pub fn unsent(&mut self, key: RequestKey, record: &mut Record) {
+    pub fn unsent(&mut self, key: WriteKey, record: &mut Record) {
         self.answered(key, Answered::Refused, record);
     }
 
-    /// Its connection died with it; `until` is the fence. Its slot stays as it is: the guest still has it open.
-    pub fn lost(&mut self, key: RequestKey, until: Instant) {
-        let Some(InFlight { range, slot, .. }) = self.remove(key) else { return };
-        let resend = Resend::Candidate(key);
-        // A resend of the same bytes: one quarantine with the later fence says it all.
-        if let Some(q) = self.quarantines.iter_mut().find(|q| q.resend == Resend::Chosen(key)) {
-            q.until = q.until.max(until);
-            q.resend = resend;
+    /// Its connection died with it; [`Self::fenced`] is due once, at the latest at `until`. Its slot stays as it is: the
+    /// guest still has it open.
+    pub fn lost(&mut self, key: WriteKey, until: Instant, record: &mut Record) {
+        if mutant::active(Mutant::NoQuarantine) {
+            self.unsent(key, record);
             return;
         }
-        self.quarantines.push(Quarantine { range, until, resend, slot });
+        let Some(write) = self.get(key) else { return };
+        let (fences, known) = match write.state {
+            State::Flying(_) => (0, until),
+            // A resend of the same bytes: one quarantine with the later fence says it all.
+            State::Ghost(ghost) => (ghost.fences, ghost.until),
+        };
+        let ghost = Ghost { until: until.max(known), fences: fences + 1, resend: Resend::Candidate };
+        self.enter(key, State::Ghost(ghost));
+    }
+
+    /// What its resend has written is due again, as the cache that held it is gone: the same bytes may go once more.
+    pub fn again(&mut self, key: WriteKey, record: &mut Record) {
+        if let Some(write) = self.get(key)
+            && matches!(write.state, State::Ghost(g) if g.resend == Resend::Settled)
+        {
+            record.change(write.slot, &write.range, None);
+            self.resend(key, Resend::Due);
+        }
     }
 
     /// The request ends without having succeeded; what it left in quarantine stays there.
-    pub fn given_up(&mut self, key: RequestKey, record: &mut Record) {
-        for q in &mut self.quarantines {
-            if matches!(q.resend, Resend::Candidate(owner) | Resend::Chosen(owner) if owner == key) {
-                q.resend = Resend::Nobody;
-                record.change(q.slot, &q.range, Some(q.until));
+    pub fn given_up(&mut self, key: WriteKey, record: &mut Record) {
+        let Some(write) = self.get(key) else { return };
+        let State::Ghost(ghost) = write.state else { return };
+        if mutant::active(Mutant::FailedWriteForgotten) {
+            self.over(key, record);
+            return;
+        }
+        record.change(write.slot, &write.range, Some(ghost.until));
+        self.resend(key, Resend::Nobody);
+    }
+
+    /// One of the connections with which it was lost is fenced. True if nothing of it can come any more.
+    pub fn fenced(&mut self, key: WriteKey, record: &mut Record) -> bool {
+        let Some(write) = self.get(key) else { return true };
+        let State::Ghost(ghost) = write.state else { return true };
+        if ghost.fences > 1 {
+            self.enter(key, State::Ghost(Ghost { fences: ghost.fences - 1, ..ghost }));
+            return false;
+        }
+        match ghost.resend {
+            // A resend in flight keeps the slot until its answer.
+            Resend::Chosen(client) => self.enter(key, State::Flying(client)),
+            Resend::Unclaimed | Resend::Candidate | Resend::Settled | Resend::Due | Resend::Nobody => {
+                self.over(key, record);
             }
         }
+        true
     }
 
-    /// Drops quarantines whose fence has come. True if any did.
-    pub fn expire(&mut self, now: Instant, record: &mut Record) -> bool {
-        let before = self.quarantines.len();
-        self.quarantines.retain(|q| {
-            let stays = q.until > now;
-            // A resend in flight keeps the slot until its answer.
-            if !stays && !matches!(q.resend, Resend::Chosen(_)) {
-                record.forget(q.slot);
-            }
-            stays
-        });
-        self.quarantines.len() != before
-    }
-
-    /// Whether anything is in quarantine.
+    /// Whether a ghost of it may still come.
     #[must_use]
-    pub const fn is_fenced(&self) -> bool {
-        !self.quarantines.is_empty()
-    }
-
-    #[must_use]
-    pub fn next_fence(&self) -> Option<Instant> {
-        self.quarantines.iter().map(|q| q.until).min()
+    pub fn is_quarantined(&self, key: WriteKey) -> bool {
+        self.ghost(key).is_some()
     }
 
     #[must_use]
     pub fn last_fence(&self) -> Option<Instant> {
-        self.quarantines.iter().map(|q| q.until).max()
+        self.quarantines().map(|q| q.until).max()
     }
 
-    /// Ranges in quarantine, and their bytes.
-    #[must_use]
-    pub fn quarantined(&self) -> (u32, u64) {
-        let bytes = self.quarantines.iter().map(|q| q.range.end - q.range.start).sum();
-        (u32::try_from(self.quarantines.len()).unwrap_or(u32::MAX), bytes)
+    /// All ranges in quarantine.
+    pub fn quarantines(&self) -> impl Iterator<Item = Quarantined> + '_ {
+        let all =
+            if self.candidates.is_empty() && self.blockers.is_empty() { None } else { Some(&self.writes) };
+        all.into_iter().flatten().filter_map(|(_, write)| match write.state {
+            State::Flying(_) => None,
+            State::Ghost(ghost) => {
+                let standing = match ghost.resend {
+                    Resend::Unclaimed | Resend::Candidate | Resend::Chosen(_) | Resend::Due => Standing::Open,
+                    Resend::Settled | Resend::Nobody => Standing::Ghost,
+                };
+                Some(Quarantined { range: write.range.clone(), until: ghost.until, standing })
+            }
+        })
     }
 
     /// Holds writes to the ranges while two paths are compared, less those whose content is not settled.
     pub fn begin_sampling(&mut self, ranges: &[Extent]) -> Vec<Extent> {
-        let usable = |r: &&Extent| !self.quarantines.iter().any(|q| overlap(&q.range, r));
+        self.end_sampling();
+        let usable = |r: &&Extent| !self.is_unsettled(r);
         self.sampled = ranges.iter().filter(usable).cloned().collect();
+        for (number, range) in (0..).zip(&self.sampled) {
+            self.sampled_set.insert(range, number);
+        }
+        self.keep_or_drop_in_flight();
         self.sampled.clone()
     }
 
     /// Whether every write to the sampled ranges has been answered.
     #[must_use]
     pub fn sampling_is_quiet(&self) -> bool {
-        !self.in_flight.iter().any(|f| self.sampled.iter().any(|s| overlap(s, &f.range)))
+        !self.sampled.iter().any(|range| self.in_flight.overlaps(range))
     }
 
     /// A write to a sampled range has been lost meanwhile: the comparison would prove nothing.
     #[must_use]
     pub fn sampling_is_spoilt(&self) -> bool {
-        self.quarantines.iter().any(|q| self.sampled.iter().any(|s| overlap(s, &q.range)))
+        self.sampled.iter().any(|range| self.is_unsettled(range))
     }
 
     pub fn end_sampling(&mut self) {
         self.sampled.clear();
+        self.sampled_set.clear();
+        self.keep_or_drop_in_flight();
     }
 
-    fn remove(&mut self, key: RequestKey) -> Option<InFlight> {
-        let at = self.in_flight.iter().position(|f| f.key == key)?;
-        let ended = self.in_flight.swap_remove(at);
-        self.orphans -= usize::from(ended.client == Client::Gone);
-        Some(ended)
+    /// Whether a ghost may change the range. A write in flight without a client is none yet, and counts too.
+    fn is_unsettled(&self, range: &Extent) -> bool {
+        self.candidates.overlaps(range) || self.blockers.overlaps(range)
+    }
+
+    fn get(&self, key: WriteKey) -> Option<&Write> {
+        self.writes.get(key.at as usize).filter(|write| write.serial == key.serial)
+    }
+
+    fn ghost(&self, key: WriteKey) -> Option<Ghost> {
+        match self.get(key)?.state {
+            State::Ghost(ghost) => Some(ghost),
+            State::Flying(_) => None,
+        }
+    }
+
+    fn resend(&mut self, key: WriteKey, resend: Resend) {
+        if let Some(ghost) = self.ghost(key) {
+            self.enter(key, State::Ghost(Ghost { resend, ..ghost }));
+        }
+    }
+
+    fn add(&mut self, range: Extent, slot: Slot, state: State) -> WriteKey {
+        self.serial += 1;
+        let serial = self.serial;
+        let at = self.writes.insert(Write { serial, range, slot, state }) as u32;
+        self.file(at);
+        self.keep_or_drop_in_flight();
+        WriteKey { at, serial }
+    }
+
+    /// From one state to another, and from those sets to these.
+    fn enter(&mut self, key: WriteKey, state: State) {
+        self.unfile(key.at);
+        self.writes[key.at as usize].state = state;
+        self.file(key.at);
+        self.keep_or_drop_in_flight();
+    }
+
+    fn over(&mut self, key: WriteKey, record: &mut Record) {
+        self.unfile(key.at);
+        let write = self.writes.remove(key.at as usize);
+        record.forget(write.slot);
+        self.keep_or_drop_in_flight();
+    }
+
+    fn file(&mut self, at: u32) {
+        let Write { range, state, .. } = &self.writes[at as usize];
+        let shelves = Shelves::of(*state);
+        if shelves.in_flight && self.asked == Asked::Yes {
+            self.in_flight.insert(range, at);
+        }
+        if shelves.candidate {
+            self.candidates.insert(range, at);
+        }
+        if shelves.blocks {
+            self.blockers.insert(range, at);
+        }
+    }
+
+    fn unfile(&mut self, at: u32) {
+        let Write { range, state, .. } = &self.writes[at as usize];
+        let shelves = Shelves::of(*state);
+        if shelves.in_flight && self.asked == Asked::Yes {
+            self.in_flight.remove(range, at);
+        }
+        if shelves.candidate {
+            self.candidates.remove(range, at);
+        }
+        if shelves.blocks {
+            self.blockers.remove(range, at);
+        }
+    }
+
+    /// The set of those in flight is made when the first question can come, and dropped after the last.
+    fn keep_or_drop_in_flight(&mut self) {
+        let may_ask = !(self.candidates.is_empty() && self.sampled.is_empty());
+        match (self.asked, may_ask) {
+            (Asked::No, true) => {
+                self.asked = Asked::Yes;
+                for (at, write) in self.writes.iter().filter(|(_, w)| Shelves::of(w.state).in_flight) {
+                    self.in_flight.insert(&write.range, at as u32);
+                }
+            }
+            // Kept while any ghost is left, or each loss and resend would make it anew.
+            (Asked::Yes, false) if self.blockers.is_empty() => {
+                self.asked = Asked::No;
+                self.in_flight.clear();
+            }
+            (Asked::No, false) | (Asked::Yes, _) => {}
+        }
+    }
+}
+
+/// In which sets a write is.
+#[derive(Clone, Copy, Debug)]
+struct Shelves {
+    in_flight: bool,
+    candidate: bool,
+    blocks: bool,
+}
+
+impl Shelves {
+    const fn of(state: State) -> Self {
+        let (in_flight, candidate, blocks) = match state {
+            State::Flying(Client::Waiting) => (true, false, false),
+            State::Flying(Client::Gone) => (true, false, true),
+            State::Ghost(ghost) => match ghost.resend {
+                Resend::Candidate => (false, true, false),
+                Resend::Chosen(_) => (true, false, true),
+                Resend::Unclaimed | Resend::Settled | Resend::Due | Resend::Nobody => (false, false, true),
+            },
+        };
+        Self { in_flight, candidate, blocks }
     }
 }
 
@@ -286,5 +471,7 @@ pub enum Answered {
     Refused,
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -11,6 +11,7 @@ pub fn held_short(reason: &str) -> &str {
         "retry-later" => "retry later",
         "stopped" => "ring stopped",
         "identity-check" => "identity",
+        "acknowledgement" => "unfenced",
         // limit, policy, headroom, quarantine, fence.
         plain => plain,
     }
@@ -30,6 +31,7 @@ pub fn held(reason: &str) -> &str {
         "stopped" => "a stopped ring",
         "fence" => "the fence after a restart",
         "identity-check" => "an identity check",
+        "acknowledgement" => "the fence before its answer",
         newer => newer,
     }
 }

@@ -4,7 +4,7 @@
 //! when its guest has gone must not write into that guest's memory. For the same reason nothing that it carried goes
 //! elsewhere before the kernel has given all of it back. It does not know guests, nor what a lost path means.
 
-use super::{Back, Block, Phase, Purpose, Wire};
+use super::{Back, Block, Outcome, Phase, Purpose, Wire};
 use crate::dataplane::{Tag, Worker};
 use crate::sys::buffer::Buffer;
 use crate::sys::uring::{BlockIo, OpenMode};
@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 use vmpath_core::event::Fault;
-use vmpath_core::router::{Operation, Request};
+use vmpath_core::router::{Fence, Operation, Request};
 use vmpath_core::spec::PathUrl;
 use vmpath_core::volume::verdict::TargetError;
 use vmpath_protocol::nbd::{BlockSizes, ExportInfo, NbdError, TransmissionFlags};
@@ -46,6 +46,7 @@ impl Worker {
                 mode: OpenMode::ReadWrite,
                 submitted: 1,
                 zeroing: Vec::new(),
+                outcome: Outcome::Proven,
             }),
             phase: Phase::Connecting { deadline },
             export: None,
@@ -204,9 +205,12 @@ impl Worker {
                     self.write_zeroes(index, cookie, &request);
                     return Ok(());
                 }
-                // Cut, and stopped in time or not: its outcome is unknown.
+                // Cut, and taken back before the device had it: what the device has can be taken back by nobody.
                 Some(libc::ECANCELED | libc::EINTR) if self.backs.backs[index].is_closing() => return Ok(()),
-                Some(code) if is_of_the_path(code) => return Err(Fault::Refused(error.to_string())),
+                Some(code) if is_of_the_path(code) => {
+                    self.given_up(index, &request);
+                    return Err(Fault::Refused(error.to_string()));
+                }
                 _ => Err(target_error(error)),
             },
         };
@@ -219,6 +223,15 @@ impl Worker {
             block.zeroing.swap_remove(at);
         }
         self.attempt_done(index, cookie, outcome)
+    }
+
+    /// The driver has ended a request because its way to the device is lost. The device may have it all the same.
+    fn given_up(&mut self, index: usize, request: &Request) {
+        if let Wire::Block(block) = &mut self.backs.backs[index].wire
+            && request.operation.changes_data()
+        {
+            block.outcome = Outcome::GivenUp;
+        }
     }
 
     /// For a device that has no command for it: zeroes are written, a piece at a time.
@@ -254,6 +267,14 @@ impl Worker {
         block.zeroing.swap_remove(at);
         let outcome = if done >= u64::from(request.length) { Ok(()) } else { Err(TargetError::Io) };
         self.attempt_done(index, cookie, outcome)
+    }
+}
+
+/// What fences the requests of a device of which the kernel has given all back, some without an answer.
+pub(super) fn fence(block: &Block) -> Fence {
+    match block.outcome {
+        Outcome::Proven => Fence::KernelCompletion,
+        Outcome::GivenUp => Fence::QuiesceBound,
     }
 }
 

@@ -1,10 +1,10 @@
 //! The end of a connection, in two steps: cut, then reaped. Between them nothing that it carried goes anywhere.
 
-use super::{Phase, Wire};
+use super::{Phase, Wire, block};
 use crate::dataplane::{Worker, WorkerReport};
 use vmpath_core::event::{Fault, LinkChange, LinkReport};
 use vmpath_core::ids::{PathId, UnitId};
-use vmpath_core::router::Loss;
+use vmpath_core::router::{Fence, Loss};
 use vmpath_core::time::Duration;
 
 impl Worker {
@@ -79,9 +79,9 @@ impl Worker {
         let Phase::Closing { fault, key } = back.phase else {
             unreachable!("only what was cut is reaped");
         };
-        let unsent: Vec<u64> = match &back.wire {
-            Wire::Nbd(nbd) => nbd.stream.unsent().collect(),
-            Wire::Block(_) => Vec::new(),
+        let (unsent, fence): (Vec<u64>, Fence) = match &back.wire {
+            Wire::Nbd(nbd) => (nbd.stream.unsent().collect(), Fence::QuiesceBound),
+            Wire::Block(device) => (Vec::new(), block::fence(device)),
         };
         drop(back.wire);
         self.record.disconnected(index as u32);
@@ -100,7 +100,7 @@ impl Worker {
         let early = link.told_early.take();
         let report = early.unwrap_or(self.link_reports + 1);
         let loss = if last { Loss::OfLink { report } } else { Loss::OfConnection };
-        self.router.connection_dead(key, &unsent, loss, self.now);
+        let _ = self.router.connection_dead(key, &unsent, loss, fence, self.now);
         tracing::info!(
             path = self.plan.spec.path_name(path),
             unit = self.plan.spec.unit_name(unit),

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use vmpath_core::event::Fault;
 use vmpath_core::path::identity::same_size;
 use vmpath_core::plan::Health;
+use vmpath_core::router::{CloseMode, close_mode};
 use vmpath_core::spec::PathUrl;
 use vmpath_core::time::{Duration, Instant};
 use vmpath_protocol::nbd::{ClientHandshake, ExportInfo, HandshakeError, ReplyParser};
@@ -198,14 +199,14 @@ fn open(url: &PathUrl) -> io::Result<OwnedFd> {
         PathUrl::Nbd { address, .. } => {
             let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
             let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-            sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
+            discard_on_close(&socket)?;
             sockopt::set_tcp_nodelay(&socket, true)?;
             let connected = rustix::net::connect(&socket, address);
             (socket, connected)
         }
         PathUrl::NbdUnix { socket: at, .. } => {
             let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-            sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
+            discard_on_close(&socket)?;
             let connected = rustix::net::connect(&socket, &SocketAddrUnix::new(at)?);
             (socket, connected)
         }
@@ -214,6 +215,13 @@ fn open(url: &PathUrl) -> io::Result<OwnedFd> {
     match connected {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(error) => Err(error.into()),
+    }
+}
+
+fn discard_on_close(socket: &OwnedFd) -> io::Result<()> {
+    match close_mode() {
+        CloseMode::Discard => Ok(sockopt::set_socket_linger(socket, Some(Duration::ZERO))?),
+        CloseMode::Linger => Ok(()),
     }
 }
 

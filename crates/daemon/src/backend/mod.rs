@@ -143,6 +143,15 @@ struct Block {
     submitted: u32,
     /// Requests whose zeroes are written a piece at a time, and how far they are.
     zeroing: Vec<(u64, u64)>,
+    outcome: Outcome,
+}
+
+/// Whether the kernel's own completion of what it was given proves that nothing of it is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Proven,
+    /// It has given up on something that the device may still have.
+    GivenUp,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,8 @@ use std::time::Instant as Clock;
 use vmpath_core::ids::{DiskId, PathId, UnitId, WorkerId};
 use vmpath_core::plan::{Gate, Health, PathRoute, RoutePlan, VmRoute};
 use vmpath_core::router::{
-    Action, ConnectionKey, Durability, Loss, Operation, Origin, Request, Router, Sharing, Support, Traits,
+    Action, ConnectionKey, Durability, Fence, Loss, Operation, Origin, Request, Router, Sharing, Support,
+    Traits,
 };
 use vmpath_core::spec::{Access, Spec};
 use vmpath_core::spread::Parts;
@@ -371,7 +372,9 @@ impl World {
         }
         self.plan.link_reports[0] += 1;
         let report = self.plan.link_reports[0];
-        self.timed(|router, now| router.connection_dead(key, &[], Loss::OfLink { report }, now));
+        self.timed(|router, now| {
+            router.connection_dead(key, &[], Loss::OfLink { report }, Fence::QuiesceBound, now)
+        });
         if !std::mem::replace(&mut self.publish_due, true) {
             self.at(self.now + PLANNED_AFTER, Event::Publish);
         }

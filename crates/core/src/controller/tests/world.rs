@@ -113,6 +113,7 @@ pub(super) fn add_disk(spec: &mut Spec, vm: VmId, target: TargetId, unit: &str) 
         vhost_user: None,
         queues: 1,
         read_only: false,
+        writers: crate::spec::Writers::One,
         presence: Presence::Present,
     });
     DiskId::at(spec.disks.len() - 1)

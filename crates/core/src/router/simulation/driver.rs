@@ -5,7 +5,7 @@ use super::rng::Rng;
 use crate::ids::{PathId, UnitId, WorkerId};
 use crate::plan::{Gate, RoutePlan};
 use crate::router::{
-    Action, ConnectionKey, Extent, Loss, Request, RequestKey, Router, Sharing, Support, Traits,
+    Action, ConnectionKey, Extent, Fence, Loss, Request, RequestKey, Router, Sharing, Support, Traits,
 };
 use crate::time::Instant;
 use crate::volume::verdict::TargetError;
@@ -77,7 +77,7 @@ impl Driver {
     pub(super) fn closing(&mut self, link: usize, key: ConnectionKey, unsent: &[u64], now: Instant) {
         if self.mutation == Mutation::BuriesAlive {
             self.buried.push(link);
-            self.router.connection_dead(key, unsent, Loss::OfConnection, now);
+            self.router.connection_dead(key, unsent, Loss::OfConnection, Fence::QuiesceBound, now);
         } else {
             self.router.connection_closing(key);
         }
@@ -85,7 +85,7 @@ impl Driver {
 
     pub(super) fn dead(&mut self, link: usize, key: ConnectionKey, unsent: &[u64], now: Instant) {
         if !self.buried.contains(&link) {
-            self.router.connection_dead(key, unsent, Loss::OfConnection, now);
+            self.router.connection_dead(key, unsent, Loss::OfConnection, Fence::QuiesceBound, now);
         }
     }
 

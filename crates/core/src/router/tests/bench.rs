@@ -6,8 +6,8 @@
 use crate::ids::{DiskId, PathId, UnitId, VmId, WorkerId};
 use crate::plan::{Gate, GateReason, Health, PathRoute, RoutePlan, VmRoute};
 use crate::router::{
-    Action, ConnectionKey, Durability, Loss, Operation, Origin, Request, RequestKey, Router, Sharing,
-    Support, Traits,
+    Action, ConnectionKey, Durability, Fence, FenceKey, Loss, Operation, Origin, Request, RequestKey, Router,
+    Sharing, Support, Traits,
 };
 use crate::spec::{Access, Spec, VmSpec};
 use crate::time::{Duration, Instant};
@@ -53,6 +53,9 @@ pub(super) struct Bench {
     failovers: Vec<(PathId, PathId)>,
     /// What is written down, by slot: the blocks from and to, and until when.
     record: BTreeMap<u32, (u64, u64, Option<Instant>)>,
+    /// What connections that die from now on are fenced by, and what the last of them left.
+    pub(super) fence: Fence,
+    pub(super) left: Option<FenceKey>,
 }
 
 impl Bench {
@@ -89,6 +92,8 @@ impl Bench {
             done: Vec::new(),
             failovers: Vec::new(),
             record: BTreeMap::new(),
+            fence: Fence::QuiesceBound,
+            left: None,
         }
     }
 
@@ -118,7 +123,7 @@ impl Bench {
     pub(super) fn lost(&mut self, path: PathId, unsent: &[u32], loss: Loss) {
         let unsent: Vec<u64> = unsent.iter().map(|t| self.in_flight[t].cookie).collect();
         for (key, _) in self.connections.iter().filter(|(_, p)| *p == path) {
-            self.router.connection_dead(*key, &unsent, loss, self.now);
+            self.left = self.router.connection_dead(*key, &unsent, loss, self.fence, self.now);
         }
         self.connections.retain(|(_, p)| *p != path);
         self.act();
@@ -128,7 +133,7 @@ impl Bench {
     pub(super) fn first_dead(&mut self, path: PathId) {
         let at = self.connections.iter().position(|(_, p)| *p == path).expect("a connection");
         let (key, _) = self.connections.remove(at);
-        self.router.connection_dead(key, &[], Loss::OfConnection, self.now);
+        self.left = self.router.connection_dead(key, &[], Loss::OfConnection, self.fence, self.now);
         self.act();
     }
 

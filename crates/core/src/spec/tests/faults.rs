@@ -13,7 +13,7 @@ fn targets() {
             ("failback = 30", &["4:12 failback: a string is expected, and this is a whole number"]),
             ("quiesce = 5", &["4:11 quiesce: \"5\" has no unit"]),
             ("quiesce = '5'", &["4:11 quiesce: \"5\" has no unit"]),
-            ("quiesce = '0s'", &["4:11 quiesce: \"0s\" is not from 100ms to 10m"]),
+            ("quiesce = '50ms'", &["4:11 quiesce: \"50ms\" is not from 100ms to 10m"]),
             ("quiesce = '1h'", &["4:11 quiesce: \"1h\" is not from 100ms to 10m"]),
             ("ping_budget = '5 MiB'", &["4:15 ping_budget: \"5 MiB\" is a size, not a duration"]),
             ("repair_after = true", &["4:16 repair_after: a string is expected, and this is true or false"]),
