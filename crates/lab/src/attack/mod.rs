@@ -1,0 +1,4 @@
+//! The checkers of a simulated host's policy.
+
+mod policy;
+mod violation;
