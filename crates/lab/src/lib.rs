@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod array;
+#[cfg(test)]
 mod attack;
 mod child;
 pub mod clock;

@@ -32,7 +32,7 @@ use vmpath_core::controller::Controller;
 use vmpath_core::effect::{Effect, JournalEntry, JournalKind, Subject};
 use vmpath_core::event::{Command, Event, RunState};
 use vmpath_core::ids::{PathId, VmId};
-use vmpath_core::plan::{Health, PathRoute};
+use vmpath_core::plan::{Gate, Health, PathRoute};
 use vmpath_core::spec::{Failback, Spec};
 use vmpath_core::time::Instant;
 use words::Cause;
@@ -114,6 +114,11 @@ impl PolicyChecks {
             }
         }
         gates::settled(&self.facts, now)?;
+        for (story, gate) in self.facts.stories.iter_mut().zip(&self.facts.gates) {
+            if *gate == Gate::Open {
+                story.is_routed(now);
+            }
+        }
         self.hold.settled(&self.facts, now)?;
         self.keep.settled(&self.facts, now)?;
         self.resume.settled(&self.facts, &self.flapping, now)?;
@@ -220,9 +225,11 @@ impl PolicyChecks {
             match effect {
                 Effect::Stop { vm, instance } => {
                     let known = self.facts.story(*vm).monitor;
-                    let is_there = known.is_some_and(|m| m.instance == *instance && m.state != RunState::Other);
+                    let is_there =
+                        known.is_some_and(|m| m.instance == *instance && m.state != RunState::Other);
                     if !is_there || !is_told(*vm, JournalKind::VmSuspending) {
-                        let text = format!("`stop` for {}, process {instance}: {known:?}", self.facts.vm_name(*vm));
+                        let text =
+                            format!("`stop` for {}, process {instance}: {known:?}", self.facts.vm_name(*vm));
                         return broken("process", text);
                     }
                 }
@@ -288,7 +295,7 @@ impl PolicyChecks {
     /// After a VM's story has gone on.
     fn changed(&mut self, vm: VmId, now: Instant, was: Ours, (is_new, cause): (bool, Cause)) {
         let ours = self.facts.story(vm).ours;
-        if is_new && cause.is_by_failure() {
+        if self.facts.story(vm).suspended_at == now && ours != was {
             self.flapping.suspended(vm, now);
         }
         if ours != was && !(is_new && cause == Cause::Shed) {

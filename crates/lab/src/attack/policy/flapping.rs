@@ -16,7 +16,7 @@ const ROUNDS: usize = 2;
 pub(super) struct Flapping {
     /// By `VmId`: the last rounds, as (suspended, resumed).
     rounds: Vec<VecDeque<(Instant, Instant)>>,
-    /// By `VmId`: the last times that a failure suspended it.
+    /// By `VmId`: the last times that it was suspended, for whatever reason.
     suspended: Vec<VecDeque<Instant>>,
 }
 
@@ -32,7 +32,7 @@ impl Flapping {
         self.fill(vm);
         let times = &mut self.suspended[vm.index()];
         times.push_back(now);
-        if times.len() > ROUNDS {
+        if times.len() > ROUNDS + 1 {
             times.pop_front();
         }
     }
@@ -47,7 +47,8 @@ impl Flapping {
         }
         match rounds.pop_front() {
             Some((first, _)) if now.since(first) < WINDOW => {
-                let text = format!("{name} is suspended and resumed {} times in {:?}", ROUNDS + 1, now.since(first));
+                let text =
+                    format!("{name} is suspended and resumed {} times in {:?}", ROUNDS + 1, now.since(first));
                 broken("flapping", text)
             }
             Some(_) | None => Ok(()),
@@ -58,6 +59,6 @@ impl Flapping {
     pub(super) fn is_restless(&self, vm: VmId, now: Instant) -> bool {
         let Some(times) = self.suspended.get(vm.index()) else { return false };
         let lately = |at: &Instant| now.since(*at) < 2 * WINDOW;
-        times.iter().filter(|at| lately(at)).count() >= ROUNDS
+        times.iter().filter(|at| lately(at)).count() > ROUNDS
     }
 }

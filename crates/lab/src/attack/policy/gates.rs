@@ -48,11 +48,14 @@ fn shut(facts: &Facts, vm: VmId, now: Instant) -> Verdict {
         Gate::Hold(_) | Gate::Bounce(_) => true,
         Gate::Open | Gate::Fail(_) => false,
     };
-    let forbids = facts.spec.vm(vm).on_path_loss == OnPathLoss::Suspend && story.cause == Some(Cause::PathLoss);
+    let forbids =
+        facts.spec.vm(vm).on_path_loss == OnPathLoss::Suspend && story.cause == Some(Cause::PathLoss);
     // After a restart that has forgotten it, `forgotten` is the rule.
     let is_known = story.ours_since >= facts.fresh_since;
     let must = match story.ours {
-        Ours::Stopping | Ours::Held => forbids && is_known,
+        // Without any path its ladder governs.
+        Ours::Held => forbids && is_known && facts.network.serves(&facts.spec, vm),
+        Ours::Stopping => forbids && is_known,
         Ours::Stopped { since } => is_known && now.since(since) > SETTLES_WITHIN,
         Ours::Nothing | Ours::Withdrawn { .. } | Ours::Continuing | Ours::Proving { .. } => false,
     };

@@ -132,7 +132,8 @@ impl Hold {
         // Over a restart the loss is older than this process.
         let is_known = loss.since > facts.fresh_since;
         if is_known && now.since(loss.since) < hold && !facts.network.says_gone(&facts.spec, vm) {
-            let text = format!("{name}'s requests fail after {:?}, not after {hold:?}", now.since(loss.since));
+            let text =
+                format!("{name}'s requests fail after {:?}, not after {hold:?}", now.since(loss.since));
             return broken("fail-rung", text);
         }
         Ok(())

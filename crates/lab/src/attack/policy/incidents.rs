@@ -29,7 +29,8 @@ pub(super) struct Incidents {
 
 impl Incidents {
     pub(super) fn restarted(&mut self, now: Instant, controller: &Controller) {
-        self.open = controller.view(now).incidents.iter().map(|i| (i.incident, (i.paths.clone(), None))).collect();
+        self.open =
+            controller.view(now).incidents.iter().map(|i| (i.incident, (i.paths.clone(), None))).collect();
         self.due = true;
     }
 
@@ -71,7 +72,8 @@ impl Incidents {
         };
         match paths.unwrap_or_default().iter().find(|p| is_bad(p)) {
             Some(path) => {
-                let text = format!("{:?} was closed while {} is lost", entry.incident, facts.spec.path_name(*path));
+                let text =
+                    format!("{:?} was closed while {} is lost", entry.incident, facts.spec.path_name(*path));
                 broken("incident", text)
             }
             None => Ok(()),
@@ -91,7 +93,8 @@ impl Incidents {
             paths.clone_from(&seen.paths);
             *over = if is_over(facts, seen) { over.or(Some(now)) } else { None };
             if over.is_some_and(|since| now.since(since) > CLOSED_WITHIN) {
-                let text = format!("{} is open though nothing is left of it: {}", seen.incident, seen.summary);
+                let text =
+                    format!("{} is open though nothing is left of it: {}", seen.incident, seen.summary);
                 return broken("incident", text);
             }
         }
@@ -108,7 +111,8 @@ impl Incidents {
             // A first connection that has not come counts only when its grace is over, by core's clock.
             let is_sure = matches!(facts.network.path(path), Path::Failed | Path::Up { .. });
             if is_sure && of.len() != 1 {
-                let text = format!("the loss of {} is in {} open incidents", facts.spec.path_name(path), of.len());
+                let text =
+                    format!("the loss of {} is in {} open incidents", facts.spec.path_name(path), of.len());
                 return broken("incident", text);
             }
         }
@@ -117,7 +121,9 @@ impl Incidents {
 
     pub(super) fn end(facts: &Facts, controller: &Controller, now: Instant) -> Verdict {
         match controller.view(now).incidents.iter().find(|seen| is_over(facts, seen)) {
-            Some(seen) => broken("incident", format!("{} is open in the end: {}", seen.incident, seen.summary)),
+            Some(seen) => {
+                broken("incident", format!("{} is open in the end: {}", seen.incident, seen.summary))
+            }
             None => Ok(()),
         }
     }
@@ -126,8 +132,9 @@ impl Incidents {
 /// Every path of every target is at work, and no VM is anywhere but running as it likes.
 fn is_over(facts: &Facts, incident: &IncidentView) -> bool {
     let paths = facts.spec.path_ids().all(|p| facts.at_work(p) && facts.network.is_whole(p));
-    let vms = facts.spec.vm_ids().all(|vm| {
-        facts.story(vm).ours == Ours::Nothing && facts.network.serves(&facts.spec, vm)
-    });
+    let vms = facts
+        .spec
+        .vm_ids()
+        .all(|vm| facts.story(vm).ours == Ours::Nothing && facts.network.serves(&facts.spec, vm));
     paths && vms && incident.incident.0 > 0
 }

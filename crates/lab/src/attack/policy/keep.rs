@@ -74,7 +74,8 @@ impl KeepSet {
             let paths: Vec<PathId> =
                 facts.spec.path_ids().filter(|p| facts.spec.path(*p).target == *target).collect();
             (0_u32..1 << paths.len()).all(|set| {
-                let is_in = |p: &PathId| paths.iter().position(|q| q == p).is_some_and(|at| set >> at & 1 == 1);
+                let is_in =
+                    |p: &PathId| paths.iter().position(|q| q == p).is_some_and(|at| set >> at & 1 == 1);
                 let carried: u64 = paths.iter().filter(|p| is_in(p)).map(|p| capacity(&facts.spec, *p)).sum();
                 let bound: u64 =
                     claims.iter().filter(|(_, on)| on.iter().all(is_in)).map(|(bytes, _)| bytes).sum();
@@ -226,9 +227,11 @@ impl Keep {
         if !set.leaves(vm) || !set.concerns(facts, vm) {
             return broken("keep-set", format!("{name} is shed, but it should stay; {}", set.words(facts)));
         }
-        let is_unmet =
-            |other: &VmId| set.parties.contains(other) && set.meet(facts, vm, *other) && set.unmet.contains(other);
-        if facts.spec.host.shed_when == ShedWhen::Unmet && !facts.spec.vm_ids().any(|other| is_unmet(&other)) {
+        let is_unmet = |other: &VmId| {
+            set.parties.contains(other) && set.meet(facts, vm, *other) && set.unmet.contains(other)
+        };
+        if facts.spec.host.shed_when == ShedWhen::Unmet && !facts.spec.vm_ids().any(|other| is_unmet(&other))
+        {
             return broken("keep-set", format!("{name} is shed, but every reservation is met"));
         }
         Ok(())

@@ -23,17 +23,25 @@ const PROOF_MAX: Duration = Duration::from_secs(300);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Link {
     /// No connection yet; a failure after `until`.
-    Waiting { until: Instant },
-    Up { since: Instant },
+    Waiting {
+        until: Instant,
+    },
+    Up {
+        since: Instant,
+    },
     /// `gone`: the target says that there is no such unit.
-    Down { gone: bool },
+    Down {
+        gone: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Path {
     /// Not up since the start, a restart or the operator's enable.
     Fresh,
-    Up { since: Instant },
+    Up {
+        since: Instant,
+    },
     Failed,
     Disabled,
 }
@@ -319,9 +327,7 @@ impl Network {
             Some(Link::Down { .. }) | None => false,
         };
         let mut units = spec.units_of_vm(vm);
-        units.find(|unit| {
-            !allowed(spec, vm, *unit).any(|p| self.path(p) != Path::Disabled && open(p, *unit))
-        })
+        units.find(|unit| !allowed(spec, vm, *unit).any(|p| self.path(p) != Path::Disabled && open(p, *unit)))
     }
 
     /// Some path says of some unit of the VM that it does not exist.

@@ -19,9 +19,9 @@ use vmpath_core::time::{Duration, Instant};
 /// VMs are resumed one at a time.
 const PACE: Duration = Duration::from_millis(500);
 /// A VM for which everything is as it should be is continued within this, besides its turn.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(45);
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(20);
 /// A VM that was suspended is left so for a while, whatever comes back.
-const REST: Duration = Duration::from_secs(30);
+const REST: Duration = Duration::from_secs(10);
 /// Attempts before the operator is asked.
 const ATTEMPTS: u32 = 8;
 
@@ -38,12 +38,17 @@ impl Resume {
         let story = facts.story(vm);
         let is_by_operator = facts.done.contains(&Command::ResumeVm(vm));
         if story.operator && !is_by_operator {
-            return broken("operator", format!("{} is continued, which the operator suspended", facts.vm_name(vm)));
+            return broken(
+                "operator",
+                format!("{} is continued, which the operator suspended", facts.vm_name(vm)),
+            );
         }
         if !matches!(facts.gate(vm), Some(Gate::Open)) {
             return broken("gate", format!("{} is continued behind a shut gate", facts.vm_name(vm)));
         }
-        if !facts.network.serves(&facts.spec, vm) {
+        // A `stop` that nobody wanted any more has taken effect: that is undone, whatever is up.
+        let is_late = matches!(story.ours, Ours::Withdrawn { .. });
+        if !is_late && !facts.network.serves(&facts.spec, vm) {
             return broken("resume", format!("{} is continued without a usable path", facts.vm_name(vm)));
         }
         if is_by_operator || !story.is_first_cont() {
@@ -79,8 +84,7 @@ impl Resume {
     fn conditions(&self, facts: &Facts, vm: VmId, now: Instant) -> Verdict {
         let (spec, story) = (&facts.spec, facts.story(vm));
         let name = facts.vm_name(vm);
-        let lost: Vec<PathId> =
-            story.lost.iter().copied().filter(|p| p.index() < spec.paths.len()).collect();
+        let lost: Vec<PathId> = story.lost.iter().copied().filter(|p| p.index() < spec.paths.len()).collect();
         for path in lost {
             let mut units = spec.units_of_vm(vm).filter(|u| allowed(spec, vm, *u).any(|p| p == path));
             let links = units.all(|u| facts.network.proven_link(spec, (path, u), Proof::Least, now));
@@ -91,12 +95,13 @@ impl Resume {
             }
         }
         for unit in spec.units_of_vm(vm) {
-            let good = |p: PathId| {
-                facts.network.proven_link(spec, (p, unit), Proof::Least, now)
-                    && match story.cause {
-                        Some(Cause::NoPath | Cause::Other) => is_trusted(facts, vm, p, now),
-                        Some(Cause::PathLoss | Cause::Shed | Cause::Operator) | None => true,
-                    }
+            let good = |p: PathId| match story.cause {
+                Some(Cause::NoPath | Cause::Other) => {
+                    facts.network.proven_link(spec, (p, unit), Proof::Least, now)
+                        && is_trusted(facts, vm, p, now)
+                }
+                // It waits for what it was suspended for; elsewhere a path that is usable is enough.
+                Some(Cause::PathLoss | Cause::Shed | Cause::Operator) | None => facts.network.usable(p, unit),
             };
             if !allowed(spec, vm, unit).any(good) {
                 let paths: Vec<_> =

@@ -3,7 +3,7 @@
 //! Invariant: a VM that really stands still because of us stays ours in here, whatever the controller remembers.
 //! It does not know paths or rules.
 
-use super::words::{Cause, is_giving_up, is_taken_back};
+use super::words::{Cause, is_giving_up, is_path_back, is_taken_back};
 use vmpath_core::effect::{JournalEntry, JournalKind};
 use vmpath_core::event::{RunState, StopsOnError};
 use vmpath_core::ids::PathId;
@@ -23,12 +23,18 @@ pub(super) enum Ours {
     /// Not routed, and it cannot be stopped.
     Held,
     Stopping,
-    Stopped { since: Instant },
+    Stopped {
+        since: Instant,
+    },
     /// `stop` was sent, and is no longer wanted.
-    Withdrawn { at: Instant },
+    Withdrawn {
+        at: Instant,
+    },
     Continuing,
     /// It runs after a `cont`, and may stop again at once.
-    Proving { since: Instant },
+    Proving {
+        since: Instant,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +76,9 @@ impl Story {
         let is_other = self.stopped.is_some_and(|known| known != monitor.instance);
         if is_other || self.monitor.is_some_and(|known| known.instance != monitor.instance) {
             (self.stopped, self.operator, self.free_since) = (None, false, now);
-            self.ours = Ours::Nothing;
+            if self.ours != Ours::Held {
+                self.ours = Ours::Nothing;
+            }
         }
         if self.ran.take() == Some(monitor.instance) && monitor.state == RunState::IoError {
             self.stopped = Some(monitor.instance);
@@ -112,7 +120,7 @@ impl Story {
         if self.stands_still_by_us() {
             // Nobody remembers it: the rule that none is forgotten goes on from here.
             self.ours = Ours::Stopped { since: now };
-        } else {
+        } else if self.ours != Ours::Held {
             (self.ours, self.operator, self.free_since) = (Ours::Nothing, false, now);
         }
     }
@@ -140,6 +148,13 @@ impl Story {
         }
     }
 
+    /// Its gate is open: what held it is over, or was lost with a process of ours.
+    pub(super) fn is_routed(&mut self, now: Instant) {
+        if self.ours == Ours::Held {
+            (self.ours, self.free_since) = (Ours::Nothing, now);
+        }
+    }
+
     /// Nothing of ours concerns its vCPUs, nor is about to.
     pub(super) fn is_free(&self) -> bool {
         match self.ours {
@@ -159,11 +174,9 @@ impl Story {
     pub(super) fn is_first_cont(&self) -> bool {
         match self.ours {
             Ours::Stopping | Ours::Stopped { .. } => true,
-            Ours::Withdrawn { .. }
-            | Ours::Continuing
-            | Ours::Proving { .. }
-            | Ours::Nothing
-            | Ours::Held => false,
+            Ours::Withdrawn { .. } | Ours::Continuing | Ours::Proving { .. } | Ours::Nothing | Ours::Held => {
+                false
+            }
         }
     }
 
@@ -180,7 +193,7 @@ impl Story {
             self.resuming(now, order);
         } else if kind == JournalKind::VmResumed {
             self.resumed(now);
-        } else if kind == JournalKind::VmReleased {
+        } else if kind == JournalKind::VmReleased && !is_path_back(&entry.reason) {
             self.released();
         } else if kind == JournalKind::PolicyBlocked && is_giving_up(&entry.reason) {
             (self.ours, self.gave_up) = (Ours::Stopped { since: now }, true);
@@ -212,7 +225,6 @@ impl Story {
             Ours::Stopping | Ours::Stopped { .. } | Ours::Continuing => {
                 (self.ours, self.operator) = (Ours::Nothing, false);
             }
-            // A path is usable again.
             Ours::Nothing | Ours::Withdrawn { .. } | Ours::Proving { .. } => {}
         }
     }

@@ -47,3 +47,8 @@ pub(super) fn is_giving_up(reason: &str) -> bool {
 pub(super) fn is_taken_back(reason: &str) -> bool {
     reason.starts_with("not resumed after all")
 }
+
+/// A release of the requests that waited for a path, not of what a rule has done.
+pub(super) fn is_path_back(reason: &str) -> bool {
+    reason.starts_with("a path to ")
+}

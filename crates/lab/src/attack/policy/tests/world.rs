@@ -35,7 +35,11 @@ enum Later {
     /// A path comes or goes.
     Path(PathId, bool),
     Announce(VmId),
-    Become { vm: VmId, instance: u64, state: RunState },
+    Become {
+        vm: VmId,
+        instance: u64,
+        state: RunState,
+    },
 }
 
 pub(super) struct World {
@@ -53,6 +57,8 @@ pub(super) struct World {
     calm: bool,
     tamper: Tamper,
     pub(super) trace: String,
+    /// Of the controller's start.
+    first: Vec<Effect>,
 }
 
 type Lived = Result<(), Violation>;
@@ -83,8 +89,9 @@ impl World {
             calm: false,
             tamper,
             trace: String::new(),
+            first: vec![],
         };
-        world.perform(effects).expect("nothing has happened");
+        world.first = effects;
         world
     }
 
@@ -94,6 +101,8 @@ impl World {
     }
 
     fn begin(&mut self) -> Lived {
+        let first = std::mem::take(&mut self.first);
+        self.perform(first)?;
         for path in self.spec.clone().path_ids() {
             self.path(path, true)?;
         }
@@ -172,7 +181,9 @@ impl World {
         let process = &mut self.processes[vm.index()];
         let runs = process.state == RunState::Running;
         let happens = match wanted {
-            RunState::IoError => runs && process.stops == StopsOnError::Yes && process.monitored && stops_on_eio,
+            RunState::IoError => {
+                runs && process.stops == StopsOnError::Yes && process.monitored && stops_on_eio
+            }
             RunState::Paused => runs || !process.foreign,
             RunState::Running | RunState::Other => true,
         };
@@ -211,8 +222,7 @@ impl World {
             return Ok(());
         }
         let fault = self.dice.pick(&[Fault::Reset, Fault::Closed, Fault::ConnectTimeout]);
-        let change =
-            if up { LinkChange::Up } else { LinkChange::Down { fault, requests_outstanding: 1 } };
+        let change = if up { LinkChange::Up } else { LinkChange::Down { fault, requests_outstanding: 1 } };
         let spec = self.spec.clone();
         for unit in spec.unit_ids().filter(|u| spec.unit(*u).target == spec.path(path).target) {
             self.link(path, unit, change.clone())?;
@@ -332,7 +342,10 @@ impl World {
         let back = self.dice.pick(&[100, 5000, 20_000]);
         let at = self.now + Duration::from_millis(back);
         let change = LinkChange::Up;
-        self.put_off(back, Later::Event(Event::Link(LinkReport { worker: WorkerId(0), path, unit, at, change })));
+        self.put_off(
+            back,
+            Later::Event(Event::Link(LinkReport { worker: WorkerId(0), path, unit, at, change })),
+        );
         Ok(())
     }
 
