@@ -139,6 +139,12 @@ impl PolicyChecks {
 
     /// Another process of ours goes on, with what was saved; before its first effects are looked at.
     pub(super) fn restarted(&mut self, now: Instant, controller: &Controller) {
+        for vm in self.facts.spec.vm_ids() {
+            let story = self.facts.story(vm);
+            if story.awaits_cont() && story.attempts == 1 && story.is_counted {
+                self.flapping.not_resumed(vm);
+            }
+        }
         self.facts.restarted(now, controller);
         self.keep.configured(&self.facts.spec);
         self.hold = Hold::default();
@@ -314,8 +320,10 @@ impl PolicyChecks {
         if !is_counted || is_by_operator {
             return Ok(());
         }
+        let since = story.suspended_at;
+        self.facts.stories[vm.index()].is_counted = true;
         let name = self.facts.vm_name(vm);
-        self.flapping.resumed(vm, name, story.suspended_at, now)
+        self.flapping.resumed(vm, name, since, now)
     }
 
     /// The paths that `on_path_loss` suspends it for: those that it has lost, and that failed in the incident named.

@@ -55,6 +55,12 @@ impl Flapping {
         }
     }
 
+    /// The resume that was counted last never happened.
+    pub(super) fn not_resumed(&mut self, vm: VmId) {
+        self.fill(vm);
+        self.rounds[vm.index()].pop_back();
+    }
+
     /// It may have to wait for the sake of this rule.
     pub(super) fn is_restless(&self, vm: VmId, now: Instant) -> bool {
         let Some(times) = self.suspended.get(vm.index()) else { return false };

@@ -15,12 +15,17 @@ use vmpath_core::view::IncidentView;
 
 /// Views are made of words: they are looked at after records that concern incidents, and else so often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// What was told so shortly before a process of ours died may have died with it, its numbers too.
+const LOST_WITHIN: Duration = Duration::from_secs(2);
 /// What is over is closed within this.
 const CLOSED_WITHIN: Duration = Duration::from_secs(45);
 
 #[derive(Debug, Default)]
 pub(super) struct Incidents {
+    /// The newest, and one that is old enough to be remembered.
     newest: Option<IncidentId>,
+    kept: Option<IncidentId>,
+    opened_at: Instant,
     /// Open ones, with the paths that failed in them as last seen, and since when nothing of them is left.
     open: BTreeMap<IncidentId, (Vec<PathId>, Option<Instant>)>,
     looked: Instant,
@@ -32,6 +37,9 @@ impl Incidents {
         self.open =
             controller.view(now).incidents.iter().map(|i| (i.incident, (i.paths.clone(), None))).collect();
         self.due = true;
+        if now.since(self.opened_at) < LOST_WITHIN {
+            self.newest = self.kept;
+        }
     }
 
     pub(super) fn record(&mut self, facts: &Facts, entry: &JournalEntry) -> Verdict {
@@ -55,7 +63,10 @@ impl Incidents {
             let text = format!("{:?} was opened after {:?}", entry.incident, self.newest);
             return broken("incident", text);
         }
-        self.newest = entry.incident;
+        if entry.at.since(self.opened_at) >= LOST_WITHIN {
+            self.kept = self.newest;
+        }
+        (self.newest, self.opened_at) = (entry.incident, entry.at);
         self.open.extend(entry.incident.map(|id| (id, (vec![], None))));
         Ok(())
     }

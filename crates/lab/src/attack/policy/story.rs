@@ -65,6 +65,8 @@ pub(super) struct Story {
     ran: Option<u64>,
     pub(super) attempts: u32,
     pub(super) gave_up: bool,
+    /// Its resume counts against the rule of bounded flapping.
+    pub(super) is_counted: bool,
     /// Since when nothing of ours concerns its vCPUs.
     pub(super) free_since: Instant,
     pub(super) suspended_at: Instant,
@@ -114,6 +116,9 @@ impl Story {
             VmState::Suspending | VmState::Suspended | VmState::Resuming => true,
             VmState::Running | VmState::StoppedByOther | VmState::Unmanaged => false,
         };
+        if remembered == VmState::Suspended && self.ours == Ours::Continuing {
+            (self.ours, self.ours_since) = (Ours::Stopped { since: now }, now);
+        }
         if remembers {
             return;
         }
@@ -123,6 +128,11 @@ impl Story {
         } else if self.ours != Ours::Held {
             (self.ours, self.operator, self.free_since) = (Ours::Nothing, false, now);
         }
+    }
+
+    /// A `cont` was decided, and has not taken effect.
+    pub(super) fn awaits_cont(&self) -> bool {
+        self.ours == Ours::Continuing && self.truth != Some(RunState::Running)
     }
 
     /// Our `stop` or EIO has really stopped it, and no `cont` has ended that.
@@ -233,7 +243,8 @@ impl Story {
         self.stopped = order.or(self.stopped);
         if self.ours != Ours::Stopping {
             self.cause = Some(Cause::of(&entry.reason));
-            (self.suspended_at, self.attempts, self.gave_up) = (now, 0, false);
+            (self.suspended_at, self.attempts) = (now, 0);
+            (self.gave_up, self.is_counted) = (false, false);
             self.lost.clear();
         }
         self.ours = Ours::Stopping;
@@ -246,7 +257,8 @@ impl Story {
         };
         if is_adopted && !is_taken_back(&entry.reason) {
             self.cause = Some(Cause::of(&entry.reason));
-            (self.suspended_at, self.attempts, self.gave_up) = (now, 0, false);
+            (self.suspended_at, self.attempts) = (now, 0);
+            (self.gave_up, self.is_counted) = (false, false);
             self.lost.clear();
         }
         self.ours = Ours::Stopped { since: now };
