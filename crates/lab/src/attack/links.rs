@@ -9,7 +9,7 @@ use vmpath_core::event::{Fault, LinkChange};
 use vmpath_core::path::identity::same_size;
 use vmpath_core::path::vital::{self, NetworkClock, Waits};
 use vmpath_core::plan::Health;
-use vmpath_core::router::{Loss, Sharing};
+use vmpath_core::router::{Fence, Loss, Sharing};
 use vmpath_core::time::{Duration, Instant};
 
 /// How often connections are looked at, in the chaos and when nothing happens any more.
@@ -248,7 +248,7 @@ impl World {
         let last = link.active == 0;
         // The report that follows says that the link is lost.
         let loss = if last { Loss::OfLink { report: worker.link_reports + 1 } } else { Loss::OfConnection };
-        worker.router.connection_dead(key, &unsent, loss, now);
+        let _ = worker.router.connection_dead(key, &unsent, loss, Fence::QuiesceBound, now);
         self.poke(at);
         if last {
             self.workers[at].links[row].told = Some(fault.clone());

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use vmpath_core::ids::UnitId;
 use vmpath_core::router::{Sharing, Support, Traits};
-use vmpath_core::spec::{Source, Spec, WriteCache, parse};
+use vmpath_core::spec::{Source, Spec, WriteCache, Writers, parse};
 use vmpath_core::time::Duration;
 
 /// All guests together, about; and how many at once, at most.
@@ -94,7 +94,8 @@ impl Scene {
             })
             .collect();
         let stops = spec.vms.iter().map(|_| rng.percent(80)).collect();
-        let shared = spec.units.iter().map(|_| false).collect();
+        let many = |unit: UnitId| spec.disks.iter().any(|d| d.unit == unit && d.writers == Writers::Many);
+        let shared = spec.unit_ids().map(many).collect();
         let calm_between = rng.pick(&[(300, 2500), (500, 6000), (2000, 12_000)]);
         Self {
             longest_quiesce: spec.targets.iter().map(|t| t.quiesce).max().unwrap_or_default(),
@@ -223,5 +224,8 @@ fn config_vm(text: &mut String, rng: &mut Rng, vm: usize, (paths, groups): (&[us
         word(text, "unit", format_args!("san{target}/vm{vm}-d{disk}"));
         let key = if vhost { "vhost_user" } else { "nbd" };
         word(text, key, format_args!("/sim/vm{vm}-d{disk}.sock"));
+        if rng.percent(15) {
+            word(text, "writers", "many");
+        }
     }
 }

@@ -9,8 +9,7 @@ use super::scene::BLOCK;
 use super::tally::Fault as Kind;
 use super::world::{Event, World};
 use vmpath_core::event::Fault;
-use vmpath_core::mutant::{self, Mutant};
-use vmpath_core::router::{ConnectionKey, Operation, Support};
+use vmpath_core::router::{CloseMode, ConnectionKey, Operation, Support, close_mode};
 use vmpath_core::spec::Spec;
 use vmpath_core::time::{Duration, Instant};
 use vmpath_core::volume::verdict::TargetError;
@@ -296,7 +295,7 @@ impl World {
                 let after = self.rng.within(quiesce);
                 self.at(after, Event::Ghost(attempt));
             }
-            if is_write && progress == Progress::Buffered && mutant::active(Mutant::LingerForgotten) {
+            if is_write && progress == Progress::Buffered && close_mode() == CloseMode::Linger {
                 let after = self.rng.within(LINGER_MAX);
                 self.at(after, Event::Ghost(attempt));
             }

@@ -21,7 +21,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use vmpath_core::controller::Controller;
 use vmpath_core::event::{Event as Told, RunState};
-use vmpath_core::mutant::{self, Mutant};
+use vmpath_core::router::{CloseMode, close_mode};
 use vmpath_core::saved::Before;
 use vmpath_core::spec::WriteCache;
 use vmpath_core::spread::spread;
@@ -362,7 +362,7 @@ impl World {
 
     /// After what has been repaired, how long something may still take effect.
     pub(super) fn longest_late(&self) -> Duration {
-        let lingers = mutant::active(Mutant::LingerForgotten);
+        let lingers = close_mode() == CloseMode::Linger;
         self.scene.longest_quiesce + if lingers { super::wire::LINGER_MAX } else { Duration::ZERO }
     }
 
