@@ -96,6 +96,9 @@ impl World {
         }
         let count = usize::from(self.scene.spec.host.workers);
         self.workers = (0..count).map(|at| Worker::new(Arc::clone(plan), at, &self.worker_of, now)).collect();
+        let fence = |unit| now + self.scene.spec.target(self.scene.spec.unit(unit).target).quiesce;
+        let fences: Vec<_> = self.scene.spec.unit_ids().map(fence).collect();
+        self.ledger.restored(&fences);
         for (at, record) in records.into_iter().enumerate() {
             for (unit, range, until) in record.into_values() {
                 self.tally.restored += 1;
@@ -105,8 +108,7 @@ impl World {
         for at in 0..count {
             if before == Some(Before::Booted) {
                 for unit in self.scene.spec.unit_ids() {
-                    let quiesce = self.scene.spec.target(self.scene.spec.unit(unit).target).quiesce;
-                    self.workers[at].router.hold_unit_until(unit, now + quiesce);
+                    self.workers[at].router.hold_unit_until(unit, fences[unit.index()]);
                 }
             }
             self.poke(at);

@@ -9,12 +9,19 @@ use vmpath_core::time::{Duration, Instant};
 use vmpath_core::view::VmState;
 use vmpath_core::volume::verdict::TargetError;
 
+/// If by then too little was asked for, faults become rare.
+const LULL_AFTER: Instant = Instant::from_millis(100_000);
+
 impl World {
     pub(super) fn trouble(&mut self) {
         if self.weather != Weather::Chaos {
             return;
         }
         let (soonest, latest) = (self.scene.calm_between.start, self.scene.calm_between.end);
+        // Guests that are never served ask for nothing: let them.
+        let lull =
+            if self.now > LULL_AFTER && self.tally.requests < super::world::REQUESTS_MIN { 20 } else { 1 };
+        let (soonest, latest) = (soonest * lull, latest * lull);
         let after = self.rng.millis(soonest..latest);
         self.at(after, Event::Trouble);
         let vm = self.rng.index(self.processes.len());
@@ -282,7 +289,9 @@ impl World {
                 self.command(Command::ResumeVm(VmId::at(vm)));
             }
         }
-        if rows.iter().any(|row| row.state == VmState::Suspended) {
+        let standby =
+            self.control.spec_plan.as_ref().is_some_and(|plan| plan.paths.iter().any(|p| !p.preferred));
+        if standby {
             for target in 0..self.scene.spec.targets.len() {
                 self.command(Command::Failback(TargetId::at(target)));
             }

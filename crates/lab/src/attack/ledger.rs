@@ -79,6 +79,8 @@ pub(super) struct Token {
     completed: bool,
     pub(super) abandoned: bool,
     errors: Vec<TargetError>,
+    /// Its VM's gate has answered what waited since it came.
+    excused: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +116,8 @@ struct LostWrite {
     unit: usize,
     blocks: Range<usize>,
     fence: Instant,
+    /// A process that was started meanwhile knows only that it was lost before, and takes it for one that still may come.
+    believed: Instant,
     /// It has been sent again, or has ended: nothing else may be chosen for its range.
     decided: bool,
 }
@@ -211,6 +215,7 @@ impl Ledger {
             completed: false,
             abandoned: false,
             errors: Vec::new(),
+            excused: false,
         });
         self.ops[op as usize].token = Some(number);
         self.decide(op, false);
@@ -243,16 +248,15 @@ impl Ledger {
     }
 
     fn check_fence(&mut self, token: u32, now: Instant) {
-        self.lost.retain(|l| l.fence > now);
+        self.lost.retain(|l| l.believed > now);
         let Token { op: number, replayed, .. } = self.tokens[token as usize];
         let (unit, blocks) = (self.ops[number as usize].unit, self.ops[number as usize].blocks());
         let mine = |l: &LostWrite| l.is_of(number) || (replayed && self.stands_in((unit, &blocks), l));
         let is_resend = self.lost.iter().any(mine);
         let undecided = |l: &LostWrite| is_resend && !l.decided;
-        let against = self
-            .lost
-            .iter()
-            .find(|l| !mine(l) && l.unit == unit && meet(&l.blocks, &blocks) && !undecided(l));
+        let against = self.lost.iter().find(|l| {
+            l.fence > now && !mine(l) && l.unit == unit && meet(&l.blocks, &blocks) && !undecided(l)
+        });
         let against = against.cloned();
         let chosen: Vec<usize> = (0..self.lost.len()).filter(|at| mine(&self.lost[*at])).collect();
         require!(
@@ -297,6 +301,24 @@ impl Ledger {
         }
     }
 
+    /// A process starts: by unit, until when it takes for lost what the record calls open.
+    pub(super) fn restored(&mut self, until: &[Instant]) {
+        for lost in &mut self.lost {
+            if self.ops[lost.op as usize].outcome == Outcome::Open {
+                lost.believed = lost.fence.max(until[lost.unit]);
+            }
+        }
+    }
+
+    /// Its VM's gate answers what waits.
+    pub(super) fn excused(&mut self, vm: usize) {
+        for op in self.open.iter().map(|op| &self.ops[*op as usize]).filter(|op| op.vm == vm) {
+            if let Some(token) = op.token {
+                self.tokens[token as usize].excused = true;
+            }
+        }
+    }
+
     /// Its reply reaches the router.
     pub(super) fn answered(&mut self, index: u32, result: Result<(), TargetError>) {
         let attempt = &mut self.attempts[index as usize];
@@ -334,7 +356,16 @@ impl Ledger {
         if let Some(fence) = fence {
             let op = &self.ops[number_op as usize];
             let (unit, blocks) = (op.unit, op.blocks());
-            self.lost.push(LostWrite { op: number_op, stand_in: None, unit, blocks, fence, decided });
+            let believed = fence;
+            self.lost.push(LostWrite {
+                op: number_op,
+                stand_in: None,
+                unit,
+                blocks,
+                fence,
+                believed,
+                decided,
+            });
         }
     }
 
@@ -354,7 +385,7 @@ impl Ledger {
             Err(error) => {
                 let excused = match error {
                     TargetError::ShuttingDown => token.abandoned || token.errors.contains(&error),
-                    TargetError::Io => answers || token.errors.contains(&error),
+                    TargetError::Io => answers || token.excused || token.errors.contains(&error),
                     _ => token.errors.contains(&error),
                 };
                 require!(

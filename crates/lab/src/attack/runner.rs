@@ -31,6 +31,8 @@ pub(crate) struct Attack {
     pub(crate) jobs: usize,
     /// To stop at the first violation.
     pub(crate) stop_at_first: bool,
+    /// Rules that are not checked, to show that others see the same fault.
+    pub(crate) blind: Vec<&'static str>,
 }
 
 #[derive(Clone, Debug)]
@@ -87,7 +89,7 @@ impl Attack {
                 .get(at as usize)
                 .copied()
                 .unwrap_or_else(|| self.first + at.saturating_sub(extra));
-            let (mut tally, _, violation) = play(seed, Trace::silent(), &[]);
+            let (mut tally, _, violation) = play(seed, Trace::silent(), &self.blind);
             tally.seeds = 1;
             let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             if tally.events > sum.most_events.0 {

@@ -282,7 +282,7 @@ impl World {
     /// A guest's request goes to the router of its VM.
     pub(super) fn hand_over(&mut self, op: u32, origin: Origin) {
         let row = &self.ledger.ops[op as usize];
-        let worker = self.worker_of[row.vm];
+        let (vm, worker) = (row.vm, self.worker_of[row.vm]);
         let (disk, operation, stable) = (row.disk, row.operation, row.stable);
         let (offset, length) = (row.first as u64 * BLOCK, row.count as u64 * BLOCK);
         let token = self.ledger.token(op, origin == Origin::Replayed);
@@ -295,6 +295,9 @@ impl World {
             durability: if stable { Durability::Stable } else { Durability::Volatile },
             origin,
         };
+        if matches!(self.workers[worker].plan.vms[vm].gate, Gate::Bounce(_) | Gate::Fail(_)) {
+            self.ledger.excused(vm);
+        }
         let key = self.workers[worker].router.submit(request, self.now);
         self.ledger.tokens[token as usize].key = key;
         self.poke(worker);
@@ -309,7 +312,12 @@ impl World {
         // A newer one replaces those that have not been looked at.
         let Some(plan) = worker.plans.pop_front() else { return };
         worker.plan = Arc::clone(&plan);
-        worker.router.plan(plan);
+        worker.router.plan(Arc::clone(&plan));
+        for (vm, route) in plan.vms.iter().enumerate() {
+            if matches!(route.gate, Gate::Bounce(_) | Gate::Fail(_)) {
+                self.ledger.excused(vm);
+            }
+        }
         self.poke(at);
     }
 

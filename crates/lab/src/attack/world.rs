@@ -21,6 +21,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use vmpath_core::controller::Controller;
 use vmpath_core::event::{Event as Told, RunState};
+use vmpath_core::plan::{Gate, Health};
 use vmpath_core::router::{CloseMode, close_mode};
 use vmpath_core::saved::Before;
 use vmpath_core::spec::WriteCache;
@@ -33,6 +34,7 @@ pub(super) const REQUESTS_MIN: u64 = 2000;
 pub(super) const FAULTS_MIN: u64 = 5;
 /// The chaos lasts at least so long, and until enough has been asked for; guests that are held ask for nothing.
 const CHAOS_MIN: Duration = Duration::from_secs(45);
+const CHAOS_LULL: Duration = Duration::from_secs(100);
 const CHAOS_MAX: Duration = Duration::from_secs(600);
 /// How long everything that is still open may take after the last fault.
 const CALM_MAX: Duration = Duration::from_secs(1800);
@@ -355,6 +357,7 @@ impl World {
             passed >= CHAOS_MIN && self.tally.requests >= REQUESTS_MIN && self.tally.faults() >= FAULTS_MIN;
         match self.weather {
             Weather::Chaos if enough || passed >= CHAOS_MAX => self.calm_down(),
+            Weather::Chaos if passed > CHAOS_LULL => self.undo_operators(),
             Weather::Chaos => {}
             Weather::Calm { since } => self.look_after(since),
         }
@@ -371,7 +374,16 @@ impl World {
         let Weather::Calm { since } = self.weather else { return false };
         let late = since + self.longest_late() + Duration::from_secs(2);
         let quiet = now > late && now > Instant::ZERO + VIRTUAL_MIN + Duration::from_secs(1);
-        (quiet && self.ledger.open.is_empty() && self.all_run()) || now.since(since) > CALM_MAX
+        (quiet && self.ledger.open.is_empty() && self.all_run() && self.all_is_decided())
+            || now.since(since) > CALM_MAX
+    }
+
+    /// Paths and gates are as if nothing had happened.
+    fn all_is_decided(&self) -> bool {
+        self.control.spec_plan.as_ref().is_some_and(|plan| {
+            let paths = plan.paths.iter().all(|p| p.health == Health::Up && p.preferred);
+            paths && plan.vms.iter().all(|vm| vm.gate == Gate::Open)
+        })
     }
 
     fn finish(&mut self) {

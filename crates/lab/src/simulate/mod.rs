@@ -81,6 +81,10 @@ pub struct SimulateArgs {
     #[cfg(feature = "mutants")]
     #[arg(long, hide = true, value_name = "NAME")]
     pub mutant: Option<String>,
+    /// Rules that are not checked, to see that others catch the same fault
+    #[cfg(feature = "mutants")]
+    #[arg(long, hide = true, value_name = "RULE")]
+    pub blind: Vec<String>,
     /// Write checks and numbers to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -155,7 +159,8 @@ Exit status: 0 if every rule held, 1 if not, 2 wrong usage.";
             usize::from,
         );
         let seeds = self.seeds.unwrap_or(1);
-        let report = Attack { first: self.seed, seeds, jobs, stop_at_first: has_mutant }.run();
+        let report =
+            Attack { first: self.seed, seeds, jobs, stop_at_first: has_mutant, blind: self.blind() }.run();
         match self.output {
             Output::Table => print!("{}", attack::table(&report)),
             Output::Json => println!("{}", serde_json::to_string_pretty(&report.to_json())?),
@@ -180,6 +185,17 @@ Exit status: 0 if every rule held, 1 if not, 2 wrong usage.";
             Mutant::parse(name).ok_or_else(|| anyhow::anyhow!("no mutant {name}; there are: {}", known()))?;
         mutant::set(Some(mutant));
         Ok(true)
+    }
+
+    #[cfg(feature = "mutants")]
+    fn blind(&self) -> Vec<&'static str> {
+        self.blind.iter().map(|rule| &*rule.clone().leak()).collect()
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    #[expect(clippy::unused_self, reason = "with the feature it looks for some")]
+    fn blind(&self) -> Vec<&'static str> {
+        Vec::new()
     }
 
     #[cfg(not(feature = "mutants"))]
