@@ -114,7 +114,9 @@ impl World {
         let index = [comparison.new, comparison.known][side] as usize;
         let net = &self.net.paths[self.conns[index].path];
         if net.swallows || net.hangs {
-            return; // until the deadline
+            // Its answer comes when the path works again, if the deadline has not.
+            self.at(Duration::from_millis(50), Event::Compared { new, side });
+            return;
         }
         let shows = self.conns[index].shows;
         let data = comparison.ranges.iter().map(|range| self.sample(shows, range.start)).collect();

@@ -252,8 +252,9 @@ impl Ledger {
         let Token { op: number, replayed, .. } = self.tokens[token as usize];
         let (unit, blocks) = (self.ops[number as usize].unit, self.ops[number as usize].blocks());
         let mine = |l: &LostWrite| l.is_of(number) || (replayed && self.stands_in((unit, &blocks), l));
-        let is_resend = self.lost.iter().any(mine);
-        let undecided = |l: &LostWrite| is_resend && !l.decided;
+        let is_resend = self.lost.iter().any(|l| l.fence > now && mine(l));
+        let seems_resend = self.lost.iter().any(mine);
+        let undecided = |l: &LostWrite| seems_resend && !l.decided;
         let against = self.lost.iter().find(|l| {
             l.fence > now && !mine(l) && l.unit == unit && meet(&l.blocks, &blocks) && !undecided(l)
         });

@@ -203,8 +203,8 @@ pub(crate) fn tail(seed: u64) -> Vec<String> {
 }
 
 /// Prints a seed's whole trace; the broken rule, if one is.
-pub(crate) fn print(seed: u64) -> Option<String> {
-    let (tally, trace, violation) = play(seed, Trace::printed(), &[]);
+pub(crate) fn print(seed: u64, blind: &[&'static str]) -> Option<String> {
+    let (tally, trace, violation) = play(seed, Trace::printed(), blind);
     println!("{} requests, {} faults, hash {:016x}", tally.requests, tally.faults(), trace.hash());
     violation.map(|Violation { rule, text }| format!("{rule}: {text}"))
 }

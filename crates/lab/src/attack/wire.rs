@@ -335,8 +335,9 @@ impl World {
         conn.unacked = None;
         let (stuck, replies) = (std::mem::take(&mut conn.stuck), std::mem::take(&mut conn.replies));
         let in_flight = conn.in_flight.clone();
+        conn.heard = now;
         if matches!(conn.state, ConnState::Active { .. }) {
-            (conn.own, conn.heard) = (0, now);
+            conn.own = 0;
         }
         for attempt in in_flight {
             match self.ledger.attempts[attempt as usize].progress {
@@ -369,8 +370,8 @@ impl World {
         }
     }
 
-    /// Bytes of a block of a unit, as a comparison sees them.
+    /// Bytes of a block of a unit, as a comparison sees them: never blank.
     pub(super) fn sample(&self, unit: usize, offset: u64) -> [u8; 4] {
-        self.storage.read(unit, (offset / BLOCK) as usize).to_le_bytes()
+        (self.storage.read(unit, (offset / BLOCK) as usize) + 1).to_le_bytes()
     }
 }

@@ -146,7 +146,7 @@ Exit status: 0 if every rule held, 1 if not, 2 wrong usage.";
         let has_mutant = self.set_mutant()?;
         if self.trace {
             anyhow::ensure!(self.seeds.is_none(), "--trace prints one world: give --seed, not --seeds");
-            return Ok(match attack::print(self.seed) {
+            return Ok(match attack::print(self.seed, &self.blind()) {
                 None => ExitCode::SUCCESS,
                 Some(broken) => {
                     println!("FAILED {broken}");
