@@ -62,6 +62,10 @@ pub enum Fault {
     Refused(String),
     /// Sent data goes unacknowledged: the network swallows it.
     Blackhole { unacked_for: Duration, retransmits: u32 },
+    /// The interface of this host by which the connection leaves is down.
+    LinkDown { interface: String },
+    /// The route or the address that the connection had on this interface is gone.
+    NoRoute { interface: String },
     /// The network acknowledges but the target has answered nothing for the whole ping budget.
     Hang { silent_for: Duration },
     /// A connection could not be set up in time.
@@ -76,7 +80,7 @@ pub enum Fault {
     ShuttingDown,
     /// The operator disabled the path.
     Disabled,
-    /// As it was told before vmpath was restarted; in words.
+    /// As it was told before vmpath was restarted, or as a forecast supposes it; in words.
     Before(String),
 }
 
@@ -91,6 +95,8 @@ impl fmt::Display for Fault {
                 "network blackhole: nothing acknowledged for {} ms, {retransmits} retransmits",
                 unacked_for.as_millis()
             ),
+            Self::LinkDown { interface } => write!(f, "this host's network interface {interface} is down"),
+            Self::NoRoute { interface } => write!(f, "no way to the target over {interface} any more"),
             Self::Hang { silent_for } => {
                 write!(
                     f,
@@ -183,17 +189,64 @@ pub struct PathLoad {
     pub saturated: f64,
     /// What the worker's VMs asked of it: from this its window is divided.
     pub demand: Demand,
+    pub vitals: PathVitals,
+}
+
+/// By what a path's sickness is seen: see [`crate::path::Sickness`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathVitals {
+    /// Reads and writes, less the time that what was in flight before them took.
+    pub requests: Took,
+    pub pings: Took,
+    /// Requests that it answered with an I/O error and that another path then served.
+    pub failed: u32,
+    /// Requests that it served, and those that it failed.
+    pub answered: u32,
+}
+
+/// How long some of them took together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Took {
+    pub count: u32,
+    pub total: Duration,
+}
+
+impl PathVitals {
+    pub fn add(&mut self, more: &Self) {
+        for (sum, more) in [(&mut self.requests, more.requests), (&mut self.pings, more.pings)] {
+            sum.count = sum.count.saturating_add(more.count);
+            sum.total = sum.total.saturating_add(more.total);
+        }
+        self.failed = self.failed.saturating_add(more.failed);
+        self.answered = self.answered.saturating_add(more.answered);
+    }
+}
+
+impl Took {
+    pub fn add(&mut self, took: Duration) {
+        self.count = self.count.saturating_add(1);
+        self.total = self.total.saturating_add(took);
+    }
 }
 
 /// What an operator may ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     DisablePath(PathId),
+    /// No new requests, and those in flight finish; whoever does not fit without it leaves before.
+    DrainPath(PathId, Force),
     EnablePath(PathId),
     SetAccess(PathId, Access),
     SuspendVm(VmId),
     ResumeVm(VmId),
     Failback(TargetId),
+}
+
+/// Whether a command may take away what a VM needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    No,
+    Yes,
 }
 
 impl fmt::Display for Health {
@@ -202,6 +255,7 @@ impl fmt::Display for Health {
             Self::Up => "up",
             Self::Marginal => "marginal",
             Self::Down => "down",
+            Self::Draining => "draining",
             Self::Disabled => "disabled",
         })
     }

@@ -24,6 +24,7 @@ pub mod spread;
 pub mod time;
 pub mod view;
 pub mod volume;
+pub mod whatif;
 pub mod window;
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use crate::ids::{IncidentId, PathId, TargetId, UnitId};
 use crate::path::{Damping, PathState};
-use crate::policy::{Ladder, Run};
+use crate::policy::{Dwell, Ladder, Run};
 use crate::spec::{Access, Spec};
 use crate::time::Instant;
 
@@ -38,6 +38,8 @@ pub struct Names {
 pub struct SavedIncident {
     pub id: IncidentId,
     pub target: TargetId,
+    /// Others whose paths failed in it because they share a component with those.
+    pub also: Vec<TargetId>,
     pub opened: Instant,
     /// What failed, in words, and as which path.
     pub failures: Vec<(Option<PathId>, String)>,
@@ -69,6 +71,9 @@ pub struct SavedVm {
     pub ladder: Ladder,
     pub pardon: Option<IncidentId>,
     pub blocked: Option<(IncidentId, String)>,
+    /// The incident in which it was held for as long as it may be.
+    pub hold_spent: Option<IncidentId>,
+    pub dwell: Dwell,
     /// The hypervisor process that was last seen running.
     pub ran: Option<u64>,
 }

@@ -2,9 +2,8 @@
 
 use crate::ids::{PathId, TargetId, UnitId, VmId};
 use crate::spec::{
-    Access, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSelector, PathSpec,
-    PathUrl, Presence, ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When,
-    WriteCache,
+    Access, DiskSpec, Failback, HostSpec, OnNoPath, OnPathLoss, PathSelector, PathSpec, PathUrl, Presence,
+    ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
 };
 use crate::time::Duration;
 use std::path::PathBuf;
@@ -22,7 +21,8 @@ pub(crate) fn vm(name: &str) -> VmSpec {
         qmp: Some(PathBuf::from(format!("/run/{name}.qmp"))),
         on_path_loss: OnPathLoss::Failover,
         when: When::Always,
-        on_no_path: OnNoPath { hold: Duration::from_secs(60), then: vec![NoPathAction::Suspend] },
+        on_no_path: OnNoPath::hold_then_suspend(Duration::from_secs(60)),
+        min_paths: 1,
         may_suspend: false,
         may_migrate: true,
         resume: ResumeOn::Repair,
@@ -56,6 +56,7 @@ pub(crate) fn spec(paths: usize, vms: Vec<VmSpec>) -> Spec {
         capacity: None,
         access: Access::Optimized,
         window_max: 1 << 20,
+        via: vec![],
     };
     let unit = |vm: &VmSpec| UnitSpec {
         target: TargetId(0),
@@ -83,6 +84,8 @@ pub(crate) fn spec(paths: usize, vms: Vec<VmSpec>) -> Spec {
             shed_when: ShedWhen::Unmet,
             shed_after: Duration::from_secs(1),
             state_dir: PathBuf::from("/var/lib/vmpath"),
+            journal_max: 32 << 20,
+            journal_age: Duration::from_secs(3600),
             run_dir: PathBuf::from("/run/vmpath"),
             workers: 1,
             scheduler: SchedulerKind::Vmpath,

@@ -10,6 +10,9 @@ use crate::spec::{Access, Spec};
 use crate::time::{Duration, Instant};
 use std::sync::Arc;
 
+mod capacity;
+pub use capacity::{CapacityStanding, CapacityView, PartyView};
+
 /// What the control owner knows and has decided.
 #[derive(Clone, Debug)]
 pub struct HostView {
@@ -26,6 +29,8 @@ pub struct HostView {
     pub disks: Vec<Standing>,
     /// Open ones.
     pub incidents: Vec<IncidentView>,
+    /// By `TargetId`.
+    pub capacity: Vec<CapacityView>,
 }
 
 #[derive(Clone, Debug)]

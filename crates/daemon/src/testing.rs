@@ -4,13 +4,15 @@ use crate::control::handle::Snapshot;
 use crate::control::rates::Rates;
 use std::sync::Arc;
 use vmpath_core::event::{Fault, RunState};
-use vmpath_core::ids::{DiskId, IncidentId, PathId, UnitId, VmId};
+use vmpath_core::ids::{DiskId, IncidentId, PathId, TargetId, UnitId, VmId};
 use vmpath_core::plan::{Gate, GateReason, Health};
+use vmpath_core::policy::fit::Kept;
 use vmpath_core::spec::{Access, Source, Spec, parse};
 use vmpath_core::time::{Duration, Instant};
 use vmpath_core::view::{
-    DiskLoadView, HoldReason, HostView, IncidentView, LinkState, LinkView, PathLoadView, PathView, Standing,
-    UnitLoadView, UnitView, VmLoadView, VmState, VmView, WorkerView,
+    CapacityStanding, CapacityView, DiskLoadView, HoldReason, HostView, IncidentView, LinkState, LinkView,
+    PartyView, PathLoadView, PathView, Standing, UnitLoadView, UnitView, VmLoadView, VmState, VmView,
+    WorkerView,
 };
 
 pub(crate) const CONFIG: &str = r#"
@@ -124,6 +126,21 @@ fn host_view() -> HostView {
             paths: vec![PathId::at(0)],
             vms_affected: vec![VmId::at(1)],
         }],
+        capacity: vec![capacity_view()],
+    }
+}
+
+/// Path b is left, with room for gold; bronze does not run.
+fn capacity_view() -> CapacityView {
+    let gold = PartyView { vm: VmId::at(0), reserved: 60 << 20, kept: Kept::Stays, gets: 60 << 20 };
+    CapacityView {
+        target: TargetId::at(0),
+        standing: CapacityStanding::Short,
+        configured: Some(200 << 20),
+        left: Some(100 << 20),
+        up: vec![PathId::at(1)],
+        reserved: 60 << 20,
+        parties: vec![gold],
     }
 }
 

@@ -257,6 +257,20 @@ pub(crate) fn build_release(root: &Path) -> Result<PathBuf> {
     Ok(target_dir(root)?.join("release/vmpath"))
 }
 
+/// Builds the program with its deliberate faults compiled in, in a folder of its own: cargo would otherwise build everything
+/// twice by turns. Returns the binary; `VMPATH_MUTANT` chooses the fault.
+///
+/// # Errors
+/// It does not build.
+pub(crate) fn build_mutants(root: &Path) -> Result<PathBuf> {
+    let folder = target_dir(root)?.join("mutants");
+    let mut build = crate::cargo(root);
+    build.args(["build", "--release", "-p", "vmpath", "--features", "mutants", "--target-dir"]).arg(&folder);
+    let finished = step::run("build with deliberate faults", &mut build, BUILD_TIME)?;
+    anyhow::ensure!(finished.succeeded, "the binary with deliberate faults does not build");
+    Ok(folder.join("release/vmpath"))
+}
+
 /// Where cargo builds.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! How we work on vmpath: `cargo xtask tidy|prepush|test|e2e|bench|fuzz|mutants`.
+//! How we work on vmpath: `cargo xtask tidy|prepush|test|e2e|soak|bench|fuzz|mutants`.
 
 mod bench;
 mod check;
@@ -6,6 +6,7 @@ mod e2e;
 mod fuzz;
 mod mutants;
 mod packages;
+mod soak;
 mod step;
 mod tally;
 mod tidy;
@@ -35,6 +36,8 @@ enum Task {
     Test,
     /// Real QEMU guests and a real storage server, in namespaces of their own, while paths fail
     E2e(e2e::Arguments),
+    /// Real guests and stand-ins while things go wrong by chance, for as long as one likes
+    Soak(soak::Arguments),
     /// What vmpath costs, beside what one would have without it
     Bench(bench::Arguments),
     /// What strangers may send, made up by a fuzzer that sees which code it reaches
@@ -51,6 +54,7 @@ fn main() -> Result<ExitCode> {
         Task::Prepush => check::run(&root, Extent::Prepush)?,
         Task::Test => check::run(&root, Extent::Everything)?,
         Task::E2e(arguments) => e2e::run(&root, &arguments)?,
+        Task::Soak(arguments) => soak::run(&root, &arguments)?,
         Task::Bench(arguments) => bench::run(&root, &arguments)?,
         Task::Fuzz(arguments) => fuzz::run(&root, &arguments)?,
         Task::Mutants(arguments) => mutants::run(&root, &arguments)?,

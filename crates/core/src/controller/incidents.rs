@@ -1,16 +1,16 @@
 //! Open incidents: at most one for each target.
 //!
 //! Invariant: one failed component that several paths share is one incident: what fails in a target while its incident
-//! is open joins it.
-//! Rejected: guessing shared components from the time between failures. The target is known, and a wrong guess would
-//! split or merge what an operator has to explain.
+//! is open joins it, and so does a target's first failure where the path shares a component (`via`) with one that failed.
+//! Rejected: guessing shared components from the time between failures; a wrong guess would split or merge what an
+//! operator has to explain. And merging two that are open already: their numbers are in the journal.
 //! It does not know when one is over.
 
 use crate::ids::{IncidentId, PathId, TargetId};
 use crate::saved::SavedIncident;
 use crate::time::Instant;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Incidents {
     last: u64,
     open: Vec<Incident>,
@@ -19,7 +19,8 @@ pub(super) struct Incidents {
 #[derive(Clone, Debug)]
 pub(super) struct Incident {
     pub(super) id: IncidentId,
-    pub(super) target: TargetId,
+    /// The first is the one it began in.
+    pub(super) targets: Vec<TargetId>,
     pub(super) opened: Instant,
     /// What failed, in words, in the order of failing; once for each path.
     failures: Vec<(Option<PathId>, String)>,
@@ -27,17 +28,17 @@ pub(super) struct Incident {
 
 impl Incident {
     pub(super) fn save(&self) -> SavedIncident {
-        let Self { id, target, opened, failures } = self.clone();
-        SavedIncident { id, target, opened, failures }
+        let Self { id, targets, opened, failures } = self.clone();
+        SavedIncident { id, target: targets[0], also: targets[1..].to_vec(), opened, failures }
     }
 
     pub(super) fn restored(
         id: IncidentId,
-        target: TargetId,
+        targets: Vec<TargetId>,
         opened: Instant,
         failures: Vec<(Option<PathId>, String)>,
     ) -> Self {
-        Self { id, target, opened, failures }
+        Self { id, targets, opened, failures }
     }
 
     pub(super) fn summary(&self) -> String {
@@ -53,6 +54,8 @@ impl Incident {
 pub(super) enum Opened {
     New(IncidentId),
     Joined(IncidentId),
+    /// It is not the first time that it fails in it.
+    Again(IncidentId),
 }
 
 impl Incidents {
@@ -68,33 +71,42 @@ impl Incidents {
     }
 
     pub(super) fn of(&self, target: TargetId) -> Option<IncidentId> {
-        self.open.iter().find(|i| i.target == target).map(|i| i.id)
+        self.open.iter().find(|i| i.targets.contains(&target)).map(|i| i.id)
     }
 
     pub(super) fn open(&self) -> &[Incident] {
         &self.open
     }
 
-    /// Opens one, or lets `path` join the one that is open. `what` says in words what failed.
+    /// Opens one, or lets `path` join the one that is open, of its target or else of a path that shares a component with
+    /// it. `what` says in words what failed.
     pub(super) fn enter(
         &mut self,
         now: Instant,
         target: TargetId,
-        path: Option<PathId>,
-        what: &str,
+        (path, what): (Option<PathId>, &str),
+        shares: impl Fn(PathId) -> bool,
     ) -> Opened {
         let failure = (path, what.to_owned());
-        if let Some(open) = self.open.iter_mut().find(|i| i.target == target) {
+        let own = self.open.iter().position(|i| i.targets.contains(&target));
+        let joined = own.or_else(|| self.open.iter().position(|i| i.paths().any(&shares)));
+        if let Some(open) = joined.map(|at| &mut self.open[at]) {
+            if own.is_none() {
+                open.targets.push(target);
+            }
             match open.failures.iter_mut().find(|(known, _)| *known == path) {
                 Some(known) if path.is_some() => *known = failure,
                 Some(_) => {}
-                None => open.failures.push(failure),
+                None => {
+                    open.failures.push(failure);
+                    return Opened::Joined(open.id);
+                }
             }
-            return Opened::Joined(open.id);
+            return Opened::Again(open.id);
         }
         self.last += 1;
         let id = IncidentId(self.last);
-        self.open.push(Incident { id, target, opened: now, failures: vec![failure] });
+        self.open.push(Incident { id, targets: vec![target], opened: now, failures: vec![failure] });
         Opened::New(id)
     }
 
@@ -108,7 +120,10 @@ impl Incidents {
         target_stays: impl Fn(TargetId) -> bool,
         path_stays: impl Fn(PathId) -> bool,
     ) {
-        self.open.retain(|i| target_stays(i.target));
+        for incident in &mut self.open {
+            incident.targets.retain(|target| target_stays(*target));
+        }
+        self.open.retain(|i| !i.targets.is_empty());
         for incident in &mut self.open {
             incident.failures.retain(|(path, _)| path.is_none_or(&path_stays));
         }

@@ -7,15 +7,20 @@
 //! incident, or a reload, needs no case of its own.
 //! It does not know how an effect is performed, nor whether it succeeded until an event says so.
 
+mod capacity;
 mod commands;
+mod components;
 mod decide;
+mod drain;
 mod guests;
 mod incidents;
+mod ladder;
 mod leave;
 mod paths;
 mod reload;
 mod restore;
 mod shed;
+mod sick;
 mod view;
 mod words;
 
@@ -24,7 +29,7 @@ use crate::event::{DiskFront, Event, LoadReport};
 use crate::ids::{IncidentId, PathId, UnitId, VmId, WorkerId};
 use crate::path::Network;
 use crate::plan::{Gate, GateReason, PathRoute, RoutePlan, VmRoute};
-use crate::policy::{Cause, Floor, Guest, Ladder, Monitor, Run, StopOrder};
+use crate::policy::{Cause, Dwell, Floor, Guest, Ladder, Monitor, Run, SUSPENDED_AT_LEAST, StopOrder, Why};
 use crate::spec::Spec;
 use crate::spread::{Division, Parts};
 use crate::time::{Duration, Instant};
@@ -44,7 +49,8 @@ pub const UNMANAGED_ACTIVE_FOR: Duration = Duration::from_secs(60);
 /// A decision about one VM can lead to one about another; each round decides all. More than a few mean a defect.
 const ROUNDS_MAX: u32 = 8;
 
-#[derive(Debug)]
+/// Plain data: a clone is another host in the same state, to be asked what would happen.
+#[derive(Clone, Debug)]
 pub struct Controller {
     spec: Arc<Spec>,
     /// Of the last event; never goes back.
@@ -68,7 +74,7 @@ pub struct Controller {
     out: Outbox,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Vm {
     guest: Guest,
     ladder: Ladder,
@@ -76,6 +82,9 @@ struct Vm {
     pardon: Option<IncidentId>,
     /// What `on_path_loss` wants and cannot have, in words.
     blocked: Option<(IncidentId, String)>,
+    /// It was held in this incident for as long as it may be.
+    hold_spent: Option<IncidentId>,
+    dwell: Dwell,
     floor: Floor,
     reserve: Reserve,
     /// When it last had a request.
@@ -87,14 +96,14 @@ struct Vm {
 }
 
 /// What was last told of a VM's reservation.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 enum Reserve {
     Kept,
     Lost { since: Instant, why: String },
 }
 
 /// Effects of the event in hand.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Outbox {
     acts: Vec<Effect>,
     records: Vec<JournalEntry>,
@@ -110,6 +119,8 @@ impl Vm {
             ladder: Ladder::Clear,
             pardon: None,
             blocked: None,
+            hold_spent: None,
+            dwell: Dwell::default(),
             floor: Floor::Met,
             reserve: Reserve::Kept,
             last_io: None,
@@ -162,7 +173,20 @@ impl Controller {
 
     /// Applies one event. `now` must not go back; if it does, the last time counts.
     pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Effect> {
+        self.handle_all(now, [event])
+    }
+
+    /// The same for events of one moment: what follows from all of them is decided once.
+    pub fn handle_all(&mut self, now: Instant, events: impl IntoIterator<Item = Event>) -> Vec<Effect> {
         self.now = self.now.max(now);
+        for event in events {
+            self.take(event);
+        }
+        self.decide();
+        self.finish()
+    }
+
+    fn take(&mut self, event: Event) {
         match event {
             Event::Link(report) => {
                 self.count_report(report.worker);
@@ -175,8 +199,6 @@ impl Controller {
             Event::Reload(spec) => self.take_reload(spec),
             Event::Tick => {}
         }
-        self.decide();
-        self.finish()
     }
 
     /// When to send [`Event::Tick`], if nothing else happens before.
@@ -185,7 +207,7 @@ impl Controller {
         let vms = self.spec.vm_ids().flat_map(|vm| self.vm_deadlines(vm));
         let suspended = self.vms.iter().any(|v| matches!(v.guest.run, Run::Suspended { .. }));
         let pace = suspended.then_some(self.resume_from);
-        let own = vms.chain(pace).filter(|at| *at > self.now).min();
+        let own = vms.chain(pace).chain(self.drain_deadlines()).filter(|at| *at > self.now).min();
         let network = self.network.deadline(&self.spec, self.now);
         own.into_iter().chain(network).min()
     }
@@ -202,11 +224,24 @@ impl Controller {
             | Run::Resuming { .. }
             | Run::Proving { .. } => None,
         };
-        let rung = match &state.ladder {
-            Ladder::Holding { since, .. } => Some(*since + self.spec.vm(vm).on_no_path.hold),
-            Ladder::Clear | Ladder::Stranded { .. } | Ladder::Failing { .. } => None,
+        let (held, dwell) = match &state.guest.run {
+            Run::Held { since, .. } => (Some(*since + self.hold_bound(vm)), None),
+            Run::Suspended { .. } | Run::Suspending { .. } => {
+                (None, Some(state.dwell.ready_at().max(self.rested_at(vm))))
+            }
+            Run::Free { .. } | Run::Withdrawing { .. } | Run::Resuming { .. } | Run::Proving { .. } => {
+                (None, None)
+            }
         };
-        [settled, rung, self.drained_by(vm), state.guest.run.deadline()].into_iter().flatten()
+        let rung = self.ladder_deadline(vm);
+        [settled, held, dwell, rung, self.drained_by(vm), state.guest.run.deadline()].into_iter().flatten()
+    }
+
+    /// From then on its suspend has lasted long enough. One that only wakes a device is over at once.
+    fn rested_at(&self, vm: VmId) -> Instant {
+        let run = &self.vms[vm.index()].guest.run;
+        let wakes = run.cause().is_some_and(|cause| cause.why == Why::Restart);
+        if wakes { run.since() } else { run.since() + SUSPENDED_AT_LEAST }
     }
 
     fn count_report(&mut self, worker: WorkerId) {
@@ -219,6 +254,9 @@ impl Controller {
     fn take_load(&mut self, report: &LoadReport) {
         self.take_fronts(report);
         self.division.report(report, self.now);
+        for (path, edge) in self.network.feel(self.now, report) {
+            self.tell_sickness(path, edge);
+        }
         for (index, load) in report.vms.iter().enumerate().take(self.vms.len()) {
             let vm = &mut self.vms[index];
             if load.requests_completed > 0 || load.backlogged > 0.0 {
@@ -261,7 +299,7 @@ impl Controller {
             .spec
             .path_ids()
             .map(|p| PathRoute {
-                health: self.network.state(p).health(),
+                health: self.network.health(p),
                 access: self.network.access(p),
                 preferred: self.network.state(p).preferred(),
             })
@@ -336,11 +374,11 @@ impl Controller {
 
 fn ladder_gate(ladder: &Ladder) -> Option<Gate> {
     match ladder {
-        Ladder::Failing { incident, rule, .. } => {
-            Some(Gate::Fail(GateReason { incident: Some(*incident), text: rule.clone() }))
+        Ladder::Failing { loss, rule } => {
+            Some(Gate::Fail(GateReason { incident: Some(loss.incident), text: rule.clone() }))
         }
         // The router holds by itself: no path is usable.
-        Ladder::Clear | Ladder::Holding { .. } | Ladder::Stranded { .. } => None,
+        Ladder::Clear | Ladder::Waiting { .. } | Ladder::Suspended { .. } | Ladder::Stranded { .. } => None,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::event::{Fault, LinkChange, LinkReport};
 use crate::ids::{IncidentId, PathId, TargetId, UnitId};
 use crate::path::{Before, Link, LinkEdge, PathChange, PathState};
 use crate::plan::Health;
-use crate::policy::{Ladder, Monitor, Run};
+use crate::policy::{Monitor, Run};
 use crate::spec::Failback;
 use crate::time::Duration;
 
@@ -21,11 +21,29 @@ impl Controller {
         if let (LinkChange::FailedOver { to, after }, true) = (&report.change, known) {
             self.tell_failed_over(report, *to, *after);
         }
+        self.tell_refused(report);
         match self.network.report(&self.spec, self.now, report) {
             LinkEdge::Nothing | LinkEdge::Connected => {}
             LinkEdge::Lost => self.out.lost_links.push((report.path, report.unit)),
             LinkEdge::Back { after } => self.out.back_links.push((report.path, report.unit, after)),
         }
+    }
+
+    /// What answers on a path that is down is not the unit, or says that there is none: why nobody goes on over it.
+    fn tell_refused(&mut self, report: &LinkReport) {
+        let LinkChange::Down { fault: fault @ (Fault::Identity(_) | Fault::UnitGone(_)), .. } =
+            &report.change
+        else {
+            return;
+        };
+        match self.network.link(report.path, report.unit) {
+            Some(Link::Down { latest, .. }) if latest != fault => {}
+            Some(Link::Down { .. } | Link::Connecting { .. } | Link::Up { .. }) | None => return,
+        }
+        let (path, unit) = (self.spec.path_name(report.path), self.spec.unit_name(report.unit));
+        let what = format!("{path} is refused for {unit}: {fault}");
+        self.enter_incident(self.spec.path(report.path).target, Some(report.path), &what);
+        self.tell_link(JournalKind::LinkDown, report.path, report.unit, &format!("refused: {fault}"));
     }
 
     fn tell_failed_over(&mut self, report: &LinkReport, to: PathId, after: Duration) {
@@ -69,7 +87,7 @@ impl Controller {
     fn is_up(&self, path: PathId) -> bool {
         match self.network.state(path).health() {
             Health::Up | Health::Marginal => true,
-            Health::Down | Health::Disabled => false,
+            Health::Down | Health::Draining | Health::Disabled => false,
         }
     }
 
@@ -122,6 +140,20 @@ impl Controller {
                 (JournalKind::PathRepaired, reason)
             }
             PathChange::FailedBack => (JournalKind::Failback, "traffic is back".into()),
+            PathChange::Draining => {
+                let reason = "being taken out by the operator: those whose reservations do not fit without it leave first";
+                (JournalKind::PathDraining, reason.into())
+            }
+            PathChange::Leaving => {
+                (JournalKind::PathDraining, "it gets no new requests; those in flight finish".into())
+            }
+            PathChange::Drained { after } => (
+                JournalKind::PathDrained,
+                format!(
+                    "nothing of it is in flight any more, after {}: it can be worked on",
+                    seconds(*after)
+                ),
+            ),
             PathChange::Disabled => (JournalKind::PathDisabled, "taken out by the operator".into()),
             PathChange::Enabled => {
                 (JournalKind::PathEnabled, "put back by the operator: used as soon as it connects".into())
@@ -150,8 +182,18 @@ impl Controller {
         path: Option<PathId>,
         what: &str,
     ) -> IncidentId {
-        match self.incidents.enter(self.now, target, path, what) {
-            Opened::Joined(id) => id,
+        let (network, spec) = (&self.network, &self.spec);
+        let shares = |other: PathId| {
+            let away = !matches!(network.state(other), PathState::Active { .. });
+            let via = path.map_or(&[][..], |path| &spec.path(path).via);
+            away && spec.path(other).via.iter().any(|component| via.contains(component))
+        };
+        match self.incidents.enter(self.now, target, (path, what), shares) {
+            Opened::Joined(id) => {
+                self.tell_component(target, path, id);
+                id
+            }
+            Opened::Again(id) => id,
             Opened::New(id) => {
                 self.record(JournalKind::IncidentOpened, Subject::Target(target), Some(id), what.into());
                 id
@@ -160,33 +202,37 @@ impl Controller {
     }
 
     /// Closes each incident of which nothing is left: no path away from its work, no VM waiting for it.
-    pub(super) fn close_incidents(&mut self) {
+    /// Whether there was one.
+    pub(super) fn close_incidents(&mut self) -> bool {
         let over: Vec<_> = self.incidents.open().iter().filter(|i| self.is_over(i)).cloned().collect();
-        for incident in over {
+        for incident in &over {
             self.incidents.close(incident.id);
+            let names: Vec<_> = incident.targets.iter().map(|t| self.spec.target(*t).name.as_str()).collect();
             let reason = format!(
                 "over after {}: every path of {} carries its traffic again, and no VM waits for it",
                 seconds(self.now.since(incident.opened)),
-                self.spec.target(incident.target).name
+                names.join(", ")
             );
-            let subject = Subject::Target(incident.target);
+            let subject = Subject::Target(incident.targets[0]);
             self.record(JournalKind::IncidentClosed, subject, Some(incident.id), reason);
         }
+        !over.is_empty()
     }
 
     fn is_over(&self, incident: &super::incidents::Incident) -> bool {
-        let mut paths = self.spec.path_ids().filter(|p| self.spec.path(*p).target == incident.target);
+        let mut paths =
+            self.spec.path_ids().filter(|p| incident.targets.contains(&self.spec.path(*p).target));
         let at_work = |path: PathId| match self.network.state(path) {
             PathState::Active { .. } => {
                 self.network.links_of(path).all(|(_, link)| !matches!(link, Link::Down { .. }))
             }
-            PathState::Disabled { .. } => true,
+            PathState::Draining { .. } | PathState::Disabled { .. } => true,
             PathState::Connecting { .. }
             | PathState::Down { .. }
             | PathState::Probation { .. }
             | PathState::Repaired { .. } => false,
         };
-        let short = self.short(incident.target).is_some();
+        let short = incident.targets.iter().any(|target| self.short(*target).is_some());
         let waits = self.vms.iter().any(|vm| {
             let its = vm.guest.run.incident() == Some(incident.id);
             // A stopped process that is gone, or that somebody else moves, is not waited for.
@@ -201,12 +247,7 @@ impl Controller {
                 | Run::Withdrawing { .. }
                 | Run::Proving { .. } => true,
             };
-            let cut_off = match &vm.ladder {
-                Ladder::Clear => false,
-                Ladder::Holding { incident: id, .. }
-                | Ladder::Stranded { incident: id, .. }
-                | Ladder::Failing { incident: id, .. } => *id == incident.id,
-            };
+            let cut_off = vm.ladder.loss().is_some_and(|loss| loss.incident == incident.id);
             // Closed now, it would be opened again for a VM that was let run on purpose.
             let pardoned = short && vm.pardon == Some(incident.id);
             its && there || cut_off || pardoned

@@ -9,6 +9,7 @@ use super::words::seconds;
 use super::{Controller, Reserve};
 use crate::effect::{JournalKind, Subject};
 use crate::ids::{IncidentId, PathId, TargetId, VmId};
+use crate::mutant::{self, Mutant};
 use crate::path::{Link, PathState};
 use crate::plan::Health;
 use crate::policy::fit::{Claim, Kept, Room};
@@ -23,26 +24,26 @@ const KEPT_NAMED_MAX: usize = 5;
 
 /// A target that carries less than it was configured for.
 pub(super) struct Short {
-    target: TargetId,
+    pub(super) target: TargetId,
     /// Down, on probation, disabled, or without the link of some unit.
     missing: Vec<PathId>,
 }
 
 /// Who of the running VMs stays and who leaves.
 pub(super) struct Verdict {
-    short: Vec<Short>,
+    pub(super) short: Vec<Short>,
     /// Those that run and have a reservation, highest priority first.
     parties: Vec<VmId>,
     /// By `VmId`; others stay.
     kept: Vec<Kept>,
     /// What those who stay leave over.
-    room: Room,
+    pub(super) room: Room,
 }
 
 /// What a round of decisions or a view looks at: one time, and one verdict, worked out when somebody asks for it.
 pub(super) struct Outlook {
     pub(super) now: Instant,
-    verdict: OnceCell<Verdict>,
+    pub(super) verdict: OnceCell<Verdict>,
 }
 
 impl Outlook {
@@ -52,7 +53,7 @@ impl Outlook {
 }
 
 impl Verdict {
-    fn of(&self, vm: VmId) -> Kept {
+    pub(super) fn of(&self, vm: VmId) -> Kept {
         self.kept[vm.index()]
     }
 }
@@ -81,7 +82,7 @@ impl Controller {
     }
 
     /// The keep set among the running VMs.
-    fn verdict(&self) -> Verdict {
+    pub(super) fn verdict(&self) -> Verdict {
         let short: Vec<_> =
             (0..self.spec.targets.len()).filter_map(|t| self.short(TargetId::at(t))).collect();
         let capacities = self.spec.paths.iter().map(|p| p.capacity.map_or(0, |rate| rate.0)).collect();
@@ -94,7 +95,11 @@ impl Controller {
         if verdict.short.is_empty() {
             return verdict;
         }
-        for vm in &self.order {
+        let mut order = self.order.clone();
+        if mutant::active(Mutant::ShedHighest) {
+            order.reverse();
+        }
+        for vm in &order {
             if self.spec.vm(*vm).reservation.is_some() && self.runs(*vm) {
                 verdict.parties.push(*vm);
                 verdict.kept[vm.index()] = verdict.room.admit(&self.claims(*vm, &verdict.short));
@@ -103,7 +108,7 @@ impl Controller {
         verdict
     }
 
-    fn claims(&self, vm: VmId, short: &[Short]) -> Vec<Claim> {
+    pub(super) fn claims(&self, vm: VmId, short: &[Short]) -> Vec<Claim> {
         let reach = self.network.reach(vm);
         let disks: u32 = reach.units.iter().map(|u| u.disks).sum();
         let reservation = self.spec.vm(vm).reservation.map_or(0, |rate| rate.0);
@@ -148,6 +153,9 @@ impl Controller {
         match self.spec.host.shed_when {
             ShedWhen::Reserved => Some("shed_when = \"reserved\"".into()),
             ShedWhen::Unmet => {
+                if let Some(path) = self.drains_for(vm, verdict) {
+                    return Some(format!("{} is being drained", self.spec.path_name(path)));
+                }
                 let victim = verdict.parties.iter().find_map(|other| {
                     let (since, got) = self.vms[other.index()].floor.unmet()?;
                     self.meets(vm, *other, verdict).then_some((*other, since, got))
@@ -161,6 +169,13 @@ impl Controller {
                 ))
             }
         }
+    }
+
+    /// A path that is about to go, of a target that this VM uses: nothing has to be unmet for it.
+    fn drains_for(&self, vm: VmId, verdict: &Verdict) -> Option<PathId> {
+        let short = verdict.short.iter().filter(|s| self.meets_target(vm, s.target));
+        let mut missing = short.flat_map(|s| s.missing.iter().copied());
+        missing.find(|path| matches!(self.network.state(*path), PathState::Draining { .. }))
     }
 
     /// Both have a unit in the same short target.
@@ -193,7 +208,7 @@ impl Controller {
         self.tell(vm, Input::Suspend(cause));
     }
 
-    fn meets_target(&self, vm: VmId, target: TargetId) -> bool {
+    pub(super) fn meets_target(&self, vm: VmId, target: TargetId) -> bool {
         self.network.reach(vm).units.iter().any(|u| u.target == target)
     }
 

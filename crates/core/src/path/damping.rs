@@ -1,15 +1,17 @@
 //! Flapping: every relapse doubles the time that something must stay good before it counts again.
 //!
-//! A relapse is a failure within the time in which the last one is remembered: [`FORGET_FACTOR`] times the time it had
-//! to stay good, at least [`FORGET_MIN`]. Rejected: counting only failures during probation, which a path that fails
-//! just after each probation escapes.
+//! A relapse is a failure while the last one is remembered: [`FORGET_FACTOR`] times the time it had to stay good, at
+//! least [`FORGET_MIN`]. Good time undoes relapses one by one, the last first: each halves the proof asked. Rejected:
+//! counting only failures during probation, which a path that fails just after each probation escapes; and forgetting
+//! all at once, after which a cable that is loose once an hour is as good as new.
 //! It does not know whether it damps a path or a link.
 
+use crate::mutant::{self, Mutant};
 use crate::time::{Duration, Instant};
 
 /// Nothing has to prove itself for longer: past this, an operator who repaired it would be kept waiting.
 pub const REPAIR_AFTER_MAX: Duration = Duration::from_secs(300);
-/// A failure is forgotten after this many times the required good time.
+/// A relapse is undone after this many times the good time that it asks for.
 const FORGET_FACTOR: u32 = 10;
 /// ... but never sooner than this, so that a base of some milliseconds still damps a loose cable.
 const FORGET_MIN: Duration = Duration::from_secs(60);
@@ -39,19 +41,19 @@ impl Damping {
     /// How long it must stay good, given the configured `base`.
     #[must_use]
     pub fn required(&self, base: Duration) -> Duration {
-        base.saturating_mul(1 << self.relapses.min(DOUBLINGS_MAX)).min(REPAIR_AFTER_MAX.max(base))
+        asked(self.relapses, base)
     }
 
     /// How long it would have to stay good if it failed and came back at `now` without a further relapse.
     #[must_use]
     pub fn required_at(&self, now: Instant, base: Duration) -> Duration {
-        if self.forgotten(now, base) { base } else { self.required(base) }
+        asked(self.relapses(now, base), base)
     }
 
     /// Relapses that still count at `now`.
     #[must_use]
     pub fn relapses(&self, now: Instant, base: Duration) -> u32 {
-        if self.forgotten(now, base) { 0 } else { self.relapses }
+        self.remembered(now, base).unwrap_or(0)
     }
 
     pub fn came_up(&mut self, now: Instant) {
@@ -59,17 +61,36 @@ impl Damping {
     }
 
     pub fn went_down(&mut self, now: Instant, base: Duration) {
-        self.relapses = match self.back_since {
-            Some(_) if !self.forgotten(now, base) => self.relapses.saturating_add(1),
-            Some(_) | None => 0,
+        // Where the cap is reached there is nothing more to ask for, and nothing more to undo.
+        let most = (0..DOUBLINGS_MAX).find(|n| asked(*n, base) >= REPAIR_AFTER_MAX).unwrap_or(DOUBLINGS_MAX);
+        self.relapses = match (self.back_since, self.remembered(now, base)) {
+            (Some(_), Some(relapses)) => (relapses + 1).min(most),
+            (Some(_) | None, _) => 0,
         };
+        if mutant::active(Mutant::NoDamping) {
+            self.relapses = 0;
+        }
         self.back_since = None;
     }
 
-    fn forgotten(&self, now: Instant, base: Duration) -> bool {
-        let remember = self.required(base).saturating_mul(FORGET_FACTOR).max(FORGET_MIN);
-        self.back_since.is_some_and(|back| now.since(back) >= remember)
+    /// Relapses that its good time has not undone; none if the failure itself is forgotten.
+    fn remembered(&self, now: Instant, base: Duration) -> Option<u32> {
+        let mut good = self.back_since.map_or(Duration::ZERO, |back| now.since(back));
+        // At most `DOUBLINGS_MAX` rounds.
+        for relapses in (0..=self.relapses.min(DOUBLINGS_MAX)).rev() {
+            let remember = asked(relapses, base).saturating_mul(FORGET_FACTOR).max(FORGET_MIN);
+            if good < remember {
+                return Some(relapses);
+            }
+            good -= remember;
+        }
+        None
     }
+}
+
+/// The time that it must stay good after so many relapses.
+fn asked(relapses: u32, base: Duration) -> Duration {
+    base.saturating_mul(1 << relapses.min(DOUBLINGS_MAX)).min(REPAIR_AFTER_MAX.max(base))
 }
 
 #[cfg(test)]
@@ -96,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_forgotten_after_ten_times_the_required_time() {
+    fn good_time_undoes_relapses_one_by_one_and_then_the_failure() {
         let mut damping = Damping::default();
         damping.went_down(at(0), BASE);
         for _ in 0..4 {
@@ -105,9 +126,28 @@ mod tests {
         }
         assert_eq!(damping.required(BASE).as_secs(), 16);
         damping.came_up(at(10));
-        assert_eq!((damping.relapses(at(169), BASE), damping.relapses(at(170), BASE)), (4, 0));
-        damping.went_down(at(170), BASE);
-        assert_eq!(damping.required(BASE), BASE);
+        // 160 s for the fourth, 80 s for the third, then the least: 60 s each.
+        for (seconds, asked) in [(169, 16), (170, 8), (249, 8), (250, 4), (310, 2), (370, 1), (429, 1)] {
+            assert_eq!(damping.required_at(at(seconds), BASE).as_secs(), asked, "at {seconds} s");
+        }
+        let after = |seconds| {
+            let mut damping = damping.clone();
+            damping.went_down(at(seconds), BASE);
+            damping.required(BASE).as_secs()
+        };
+        assert_eq!([after(169), after(170), after(310), after(429), after(430)], [32, 16, 4, 2, 1]);
+    }
+
+    #[test]
+    fn a_thousand_relapses_are_undone_as_fast_as_those_that_reached_the_cap() {
+        let mut damping = Damping::default();
+        for round in 0..1000 {
+            damping.came_up(at(2 * round));
+            damping.went_down(at(2 * round + 1), BASE);
+        }
+        damping.came_up(at(3000));
+        assert_eq!(damping.required_at(at(3000 + 3000), BASE).as_secs(), 256);
+        assert_eq!(damping.relapses(at(3000 + 4 * 3000), BASE), 0);
     }
 
     #[test]

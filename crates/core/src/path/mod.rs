@@ -6,6 +6,7 @@
 //! has the state and a link has only what makes one VM's view of the path differ from another's.
 //! It does not know VMs' policies, hypervisors, or the journal.
 
+pub mod class;
 mod damping;
 pub mod identity;
 mod links;
@@ -13,10 +14,12 @@ mod machine;
 mod network;
 mod reach;
 mod restore;
+mod sickness;
 pub mod vital;
 
 pub use damping::{Damping, REPAIR_AFTER_MAX};
 pub use links::{CONNECT_GRACE, Link, LinkEdge, LinkRow};
-pub use machine::{Before, PathChange, PathMachine, PathState, Signal};
+pub use machine::{Before, Drain, PathChange, PathMachine, PathState, Signal};
 pub use network::Network;
 pub use reach::{Reach, UnitReach};
+pub use sickness::{Ailment, SickEdge, Sickness, WELL_AFTER};

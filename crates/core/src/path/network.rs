@@ -3,12 +3,14 @@
 //! Invariant: see [`crate::path`]. Links change by reports, paths only in [`Network::settle`] and by the operator.
 //! It does not know why anybody asks.
 
-use crate::event::{Fault, LinkChange, LinkReport};
+use crate::event::{Fault, LinkChange, LinkReport, LoadReport};
 use crate::ids::{DiskId, PathId, TargetId, UnitId};
 use crate::path::reach::{Reach, reaches};
+use crate::path::sickness::{Ailment, SickEdge, Sickness};
 use crate::path::{Link, LinkEdge, LinkRow, PathChange, PathMachine, PathState, Signal};
+use crate::plan::Health;
 use crate::spec::{Access, Spec, TargetSpec};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Clone, Debug)]
@@ -17,6 +19,7 @@ pub struct Network {
     pub(super) paths: Vec<Path>,
     /// By `VmId`.
     pub(super) reaches: Vec<Reach>,
+    sickness: Sickness,
     /// Disks that left the configuration and are not served any more. Their units have no links.
     left: BTreeSet<DiskId>,
     /// No first connection has been waited for too long before this.
@@ -37,6 +40,7 @@ impl Network {
             links: BTreeMap::new(),
             paths: vec![],
             reaches: vec![],
+            sickness: Sickness::new(spec.paths.len()),
             left: BTreeSet::new(),
             first_expiry: now,
         };
@@ -101,6 +105,7 @@ impl Network {
                 path.access = wanted.access;
             }
         }
+        self.sickness.configure(new.paths.len(), same_path);
         self.fill(new, now);
     }
 
@@ -109,7 +114,8 @@ impl Network {
         let Some(row) = self.links.get_mut(&(report.path, report.unit)) else { return LinkEdge::Nothing };
         let base = spec.target(spec.path(report.path).target).repair_after;
         let seen = report.at.min(now);
-        let disabled = matches!(self.paths[report.path.index()].machine.state(), PathState::Disabled { .. });
+        let state = self.paths[report.path.index()].machine.state();
+        let disabled = matches!(state, PathState::Disabled { .. } | PathState::Draining { .. });
         match &report.change {
             LinkChange::Up => row.up(seen, base),
             // The worker had not heard yet that the operator put it back: it connects again, and nothing has failed.
@@ -173,12 +179,17 @@ impl Network {
         let machine = &mut self.paths[path.index()].machine;
         let rows =
             || self.links.range((path, UnitId(0))..=(path, UnitId(u16::MAX))).map(|(_, row)| row.link());
-        if rows().any(|link| matches!(link, Link::Up { .. })) {
+        let is_up = rows().any(|link| matches!(link, Link::Up { .. }));
+        if matches!(machine.state(), PathState::Draining { .. }) {
+            return if is_up { None } else { machine.step(now, Signal::Emptied, rules) };
+        }
+        if is_up {
             match machine.state() {
                 PathState::Connecting { .. } | PathState::Down { .. } => {}
                 PathState::Active { .. }
                 | PathState::Probation { .. }
                 | PathState::Repaired { .. }
+                | PathState::Draining { .. }
                 | PathState::Disabled { .. } => return None,
             }
             let first = rows().filter_map(up_since).min()?;
@@ -192,6 +203,7 @@ impl Network {
             | PathState::Down { .. }
             | PathState::Probation { .. }
             | PathState::Repaired { .. }
+            | PathState::Draining { .. }
             | PathState::Disabled { .. } => {}
         }
         let last = rows().filter_map(down_since).max_by_key(|(since, _)| *since);
@@ -210,6 +222,7 @@ impl Network {
         let change = self.paths[path.index()].machine.step(now, signal, rules);
         if change == Some(PathChange::Enabled) {
             self.first_expiry = now;
+            self.sickness.forget(path);
             for (_, row) in self.links.range_mut((path, UnitId(0))..=(path, UnitId(u16::MAX))) {
                 row.reconnect(now);
             }
@@ -234,6 +247,40 @@ impl Network {
     #[must_use]
     pub fn access(&self, path: PathId) -> Access {
         self.paths[path.index()].access
+    }
+
+    /// As the data plane ranks it: a path that is up but sick is marginal.
+    #[must_use]
+    pub fn health(&self, path: PathId) -> Health {
+        match self.state(path).health() {
+            Health::Up if self.sickness.ailment(path).is_some() => Health::Marginal,
+            health => health,
+        }
+    }
+
+    /// What ails it and since when; none of a path that is not up.
+    #[must_use]
+    pub fn ailment(&self, path: PathId) -> Option<(Ailment, Instant)> {
+        self.sickness.ailment(path).filter(|_| self.state(path).health() == Health::Up)
+    }
+
+    /// For how long a sick path must look well.
+    #[must_use]
+    pub fn well_after(&self, path: PathId) -> Duration {
+        self.sickness.required(path)
+    }
+
+    /// Takes in what a worker measured; who has fallen sick or is well again.
+    pub fn feel(&mut self, now: Instant, report: &LoadReport) -> Vec<(PathId, SickEdge)> {
+        for (index, load) in report.paths.iter().enumerate().take(self.paths.len()) {
+            self.sickness.take(PathId::at(index), &load.vitals);
+        }
+        let group = |path: &Path| match path.machine.state().health() {
+            Health::Up => Some((path.target, path.access)),
+            Health::Marginal | Health::Draining | Health::Down | Health::Disabled => None,
+        };
+        let siblings: Vec<_> = self.paths.iter().map(group).collect();
+        self.sickness.judge(now, &siblings)
     }
 
     /// None if the spec has no such link.

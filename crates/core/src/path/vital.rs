@@ -65,3 +65,6 @@ pub fn ping_after(waits: Waits) -> Duration {
         Waits::Idle => PING_WHEN_IDLE,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,6 +60,16 @@ impl Room {
         Kept::Stays
     }
 
+    /// Takes in as much of the claims as still fits; bytes per second.
+    pub fn fill(&mut self, claims: &[Claim]) -> u64 {
+        let mut filled = 0;
+        for claim in claims {
+            let group = self.group(&claim.paths);
+            filled += claim.bytes - self.spread(group, claim.bytes);
+        }
+        filled
+    }
+
     /// What [`Self::admit`] would answer.
     #[must_use]
     pub fn would_admit(&self, claims: &[Claim]) -> Kept {
@@ -74,12 +84,17 @@ impl Room {
     }
 
     /// Spreads `bytes` of a claim of the group at `index`; false if they do not fit.
-    fn place(&mut self, index: usize, mut bytes: u64) -> bool {
+    fn place(&mut self, index: usize, bytes: u64) -> bool {
+        self.spread(index, bytes) == 0
+    }
+
+    /// Spreads what it can of them, and returns the rest.
+    fn spread(&mut self, index: usize, mut bytes: u64) -> u64 {
         while bytes > 0 {
-            let Some(end) = self.search(index) else { return false };
+            let Some(end) = self.search(index) else { break };
             bytes -= self.push(&end, bytes);
         }
-        true
+        bytes
     }
 
     /// The shortest way from a group to a path with room: on the way, groups give up one path for the next.

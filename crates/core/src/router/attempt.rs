@@ -95,6 +95,11 @@ impl Router {
             }
             return;
         }
+        // A path on which it failed, where another could serve it, is what was wrong with it.
+        for failed in self.requests[key as usize].tried.iter().filter(|failed| **failed != path) {
+            self.paths[failed.index()].blamed();
+        }
+        let entry = &self.requests[key as usize];
         if let Some((from, at)) = entry.lost
             && from != path
         {

@@ -1,9 +1,10 @@
 //! One path as this worker loads it: its capacity and its window, and what the selector sees of both.
 
 use super::Router;
+use crate::event::PathVitals;
 use crate::ids::PathId;
 use crate::schedule::Cost;
-use crate::select::{Heard, PathState};
+use crate::select::{Heard, Pace, PathState};
 use crate::spec::{PathSpec, SchedulerKind};
 use crate::spread::part_of;
 use crate::time::{Duration, Instant};
@@ -20,6 +21,12 @@ pub(super) struct PathLoad {
     pub(super) completed_bytes: u64,
     /// Kept over an idle while, for displays.
     pub(super) service_time: Duration,
+    /// Since the last report.
+    vitals: PathVitals,
+    /// The most that it was seen to carry of late, in device bytes per second; zero if it was not.
+    best: u64,
+    /// Of `best`, or as believed: by this what is in flight is taken for our own queue.
+    best_pace: Pace,
     saturated_since: Option<Instant>,
     saturated: Duration,
 }
@@ -33,6 +40,9 @@ impl PathLoad {
             completed_requests: 0,
             completed_bytes: 0,
             service_time: Duration::ZERO,
+            vitals: PathVitals::default(),
+            best: 0,
+            best_pace: Pace::of(believed(path)),
             saturated_since: None,
             saturated: Duration::ZERO,
         }
@@ -80,8 +90,43 @@ impl PathLoad {
         self.capacity.served(bytes, device_bytes, took);
         self.window.served(Reply { bytes, device_bytes, took, pending, now });
         self.service_time = self.capacity.service_time();
+        self.vitals.answered += 1;
+        if bytes > 0 {
+            self.vitals.requests.add(self.without_queue(took, pending));
+        }
         state.heard = Heard::Lately;
         self.show_capacity(state);
+    }
+
+    /// What a request took besides waiting for the others in flight. Where those explain half of it or more, all of it is
+    /// theirs: a path is not sick for what it is given. Their pace is the best that the path has shown, or a path that has
+    /// become slow would explain itself.
+    fn without_queue(&self, took: Duration, pending: u64) -> Duration {
+        let queue = Duration::from_nanos(self.best_pace.nanos(pending));
+        if queue * 2 > took { Duration::ZERO } else { took - queue }
+    }
+
+    /// An answer to a ping has come.
+    pub(super) fn pinged(&mut self, took: Duration) {
+        self.vitals.pings.add(took);
+    }
+
+    /// Another path has served a request that this one failed.
+    pub(super) fn blamed(&mut self) {
+        self.vitals.failed = self.vitals.failed.saturating_add(1);
+        self.vitals.answered = self.vitals.answered.saturating_add(1);
+    }
+
+    /// What was seen since the last call, a few times a second.
+    pub(super) fn take_vitals(&mut self) -> PathVitals {
+        /// At five reports a second, the best is forgotten over a minute.
+        const FORGET_SHIFT: u32 = 8;
+        self.best -= self.best >> FORGET_SHIFT;
+        if self.capacity.byte_rate().is_some() {
+            self.best = self.best.max(self.capacity.device_rate());
+        }
+        self.best_pace = if self.best > 0 { Pace::of(self.best) } else { self.capacity.pace() };
+        std::mem::take(&mut self.vitals)
     }
 
     /// What was measured while a path was dying, or long ago, says nothing of it now.
@@ -119,6 +164,11 @@ impl Router {
         state.route(self.plan.paths[path.index()]);
         self.paths[path.index()].show_capacity(state);
         self.fit_window(path);
+    }
+
+    /// A path has answered a ping.
+    pub fn pinged(&mut self, path: PathId, took: Duration) {
+        self.paths[path.index()].pinged(took);
     }
 
     /// This worker's part of the path's window, as it is steered now.

@@ -109,13 +109,14 @@ impl Router {
     }
 
     fn path_load(&mut self, path: PathId, interval: Duration, now: Instant) -> PathReport {
-        let load = &self.paths[path.index()];
+        let load = &mut self.paths[path.index()];
         let saturated = load.saturated(now);
         let (bytes, time) =
             std::mem::replace(&mut self.last_report.paths[path.index()], (load.completed_bytes, saturated));
         PathReport {
             bytes_completed: load.completed_bytes - bytes,
             saturated: part(saturated.saturating_sub(time), interval),
+            vitals: load.take_vitals(),
             ..PathReport::default()
         }
     }

@@ -3,6 +3,7 @@
 mod ablation;
 mod bench;
 mod crash;
+mod fencing;
 mod halt;
 mod path_loss;
 

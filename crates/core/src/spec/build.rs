@@ -5,15 +5,15 @@
 //! It does not know where in the files anything stood.
 
 use super::limits::{
-    CONNECTIONS_DEFAULT, HOLD_DEFAULT, LIMIT_BURST_DEFAULT, PING_BUDGET_DEFAULT, PRIORITY_DEFAULT,
-    QUIESCE_DEFAULT, REPAIR_AFTER_DEFAULT, SHARES_NORMAL, SHED_AFTER_DEFAULT, WINDOW_MAX, WINDOW_MIN,
-    WINDOW_OF_CAPACITY, WINDOW_WITHOUT_CAPACITY,
+    CONNECTIONS_DEFAULT, HOLD_DEFAULT, JOURNAL_AGE_DEFAULT, JOURNAL_MAX_DEFAULT, LIMIT_BURST_DEFAULT,
+    PING_BUDGET_DEFAULT, PRIORITY_DEFAULT, QUIESCE_DEFAULT, REPAIR_AFTER_DEFAULT, SHARES_NORMAL,
+    SHED_AFTER_DEFAULT, WINDOW_MAX, WINDOW_MIN, WINDOW_OF_CAPACITY, WINDOW_WITHOUT_CAPACITY,
 };
 use super::raw::{NamePair, RawConfig, RawDisk, RawGroup, RawHost, RawPath, RawTarget, RawVm};
 use super::types::{
-    Access, ByteRate, DiskSpec, Failback, GroupSpec, HostSpec, NoPathAction, OnNoPath, OnPathLoss,
-    PathSelector, PathSpec, Presence, ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec,
-    When, WriteCache, Writers,
+    Access, ByteRate, DiskSpec, Failback, GroupSpec, HostSpec, OnNoPath, OnPathLoss, PathSelector, PathSpec,
+    Presence, ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
+    Writers,
 };
 use crate::ids::{PathId, TargetId, UnitId, VmId};
 use std::collections::BTreeSet;
@@ -67,6 +67,8 @@ fn host(raw: Option<&RawHost>) -> HostSpec {
         shed_when: raw.and_then(|h| h.shed_when).unwrap_or(ShedWhen::Unmet),
         shed_after: raw.and_then(|h| h.shed_after).unwrap_or(SHED_AFTER_DEFAULT),
         state_dir: directory(raw.and_then(|h| h.state_dir.as_ref()), STATE_DIR_DEFAULT),
+        journal_max: raw.and_then(|h| h.journal_max).unwrap_or(JOURNAL_MAX_DEFAULT),
+        journal_age: raw.and_then(|h| h.journal_age).unwrap_or(JOURNAL_AGE_DEFAULT),
         run_dir: directory(raw.and_then(|h| h.run_dir.as_ref()), RUN_DIR_DEFAULT),
         workers: raw.and_then(|h| h.workers).unwrap_or(1),
         scheduler: raw.and_then(|h| h.scheduler).unwrap_or(SchedulerKind::Vmpath),
@@ -94,6 +96,7 @@ fn path(raw: &RawPath, target: TargetId) -> Option<PathSpec> {
         capacity: raw.capacity,
         access: raw.access.unwrap_or(Access::Optimized),
         window_max: raw.window_bytes.unwrap_or_else(|| window(raw.capacity)),
+        via: raw.via.iter().map(|name| name.it.clone()).collect(),
     })
 }
 
@@ -104,7 +107,7 @@ fn window(capacity: Option<ByteRate>) -> u64 {
 }
 
 fn vm(raw: &RawVm, name: &str, spec: &Spec) -> VmSpec {
-    let hold_then_suspend = || OnNoPath { hold: HOLD_DEFAULT, then: vec![NoPathAction::Suspend] };
+    let hold_then_suspend = || OnNoPath::hold_then_suspend(HOLD_DEFAULT);
     VmSpec {
         name: name.to_owned(),
         priority: raw.priority.unwrap_or(PRIORITY_DEFAULT),
@@ -118,6 +121,7 @@ fn vm(raw: &RawVm, name: &str, spec: &Spec) -> VmSpec {
         on_path_loss: raw.on_path_loss.as_ref().map_or(OnPathLoss::Failover, |l| l.it),
         when: raw.when.as_ref().map_or(When::Always, |w| w.it),
         on_no_path: raw.on_no_path.as_ref().map_or_else(hold_then_suspend, |l| l.it.clone()),
+        min_paths: raw.min_paths.as_ref().map_or(1, |min| min.it),
         may_suspend: raw.may_suspend.as_ref().is_some_and(|m| m.it),
         may_migrate: raw.may_migrate.as_ref().is_none_or(|m| m.it),
         resume: raw.resume.unwrap_or(ResumeOn::Repair),

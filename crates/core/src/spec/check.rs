@@ -11,7 +11,7 @@ use super::limits::{
 };
 use super::raw::{NamePair, RawConfig, RawTarget, RawVm};
 use super::types::{NoPathAction, OnPathLoss, PathUrl, When, Writers};
-use super::{check_affinity, check_allocation};
+use super::{check_affinity, check_allocation, check_via};
 use std::collections::BTreeMap;
 
 /// Returns whether the tables are small enough to be compared at all.
@@ -28,6 +28,7 @@ pub(super) fn all(report: &mut Report<'_>, config: &RawConfig) -> bool {
         abilities(report, vm);
     }
     check_affinity::all(report, config);
+    check_via::all(report, config);
     check_allocation::all(report, config);
     unused_units(report, config);
     true
@@ -211,13 +212,13 @@ fn abilities(report: &mut Report<'_>, vm: &RawVm) {
         }
     }
     if let Some(ladder) = &vm.on_no_path {
-        if ladder.it.then.contains(&NoPathAction::Migrate) {
+        if ladder.it.has(NoPathAction::Migrate) {
             report.warn(
                 ladder.at,
                 Problem::new(format!("{NO_HOST}: vm {name} does not migrate, the next step comes")),
             );
         }
-        if ladder.it.then.contains(&NoPathAction::Suspend) && vm.qmp.is_none() {
+        if ladder.it.has(NoPathAction::Suspend) && vm.qmp.is_none() {
             report.warn(ladder.at, Problem::new(format!("vm {name}: {unmanaged}")));
         }
     }

@@ -9,6 +9,8 @@ pub(super) const SOURCE_BYTES_MAX: usize = 4 << 20;
 /// Ids are 16 bits wide, and the plan that workers swap in is copied as a whole: tables stay small.
 pub const TARGETS_MAX: usize = 256;
 pub const PATHS_MAX: usize = 1024;
+/// Components (`via`) of one path: more is no help to who reads it.
+pub(super) const COMPONENTS_MAX: usize = 16;
 /// A unit's paths are looked through for every request.
 pub const PATHS_PER_TARGET_MAX: usize = 32;
 /// Every unit has one disk and one front end with threads and buffers of its own.
@@ -57,7 +59,16 @@ pub(super) const QUIESCE_DEFAULT: Duration = Duration::from_secs(5);
 pub(super) const PING_BUDGET_DEFAULT: Duration = Duration::from_secs(5);
 pub(super) const REPAIR_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 pub(super) const SHED_AFTER_DEFAULT: Duration = Duration::from_secs(1);
-pub(super) const HOLD_DEFAULT: Duration = Duration::from_secs(60);
+/// Of `on_no_path`, and of what should be suspended and cannot be.
+pub const HOLD_DEFAULT: Duration = Duration::from_secs(60);
+/// Hundreds of lines: an incident of a small host.
+pub(super) const JOURNAL_BYTES_MIN: u64 = 64 << 10;
+/// It lies in memory, too.
+pub(super) const JOURNAL_BYTES_MAX: u64 = 256 << 20;
+pub(super) const JOURNAL_MAX_DEFAULT: u64 = 32 << 20;
+pub(super) const JOURNAL_AGE_MIN: Duration = Duration::from_secs(60);
+pub(super) const JOURNAL_AGE_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+pub(super) const JOURNAL_AGE_DEFAULT: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Enough for a clock's and a thread's unevenness; a second's excess stays below one percent.
 pub(super) const LIMIT_BURST_DEFAULT: Duration = Duration::from_millis(5);
 /// A longer one is no limit any more, but a credit.

@@ -29,6 +29,8 @@ pub(super) struct RawHost {
     pub(super) shed_when: Option<ShedWhen>,
     pub(super) shed_after: Option<Duration>,
     pub(super) state_dir: Option<PathBuf>,
+    pub(super) journal_max: Option<u64>,
+    pub(super) journal_age: Option<Duration>,
     pub(super) run_dir: Option<PathBuf>,
     pub(super) workers: Option<u16>,
     pub(super) scheduler: Option<SchedulerKind>,
@@ -56,6 +58,7 @@ pub(super) struct RawPath {
     pub(super) capacity: Option<ByteRate>,
     pub(super) access: Option<Access>,
     pub(super) window_bytes: Option<u64>,
+    pub(super) via: Vec<At<String>>,
 }
 
 pub(super) struct RawUnit {
@@ -88,6 +91,7 @@ pub(super) struct RawVm {
     pub(super) on_path_loss: Option<At<OnPathLoss>>,
     pub(super) when: Option<At<When>>,
     pub(super) on_no_path: Option<At<OnNoPath>>,
+    pub(super) min_paths: Option<At<u32>>,
     pub(super) may_suspend: Option<At<bool>>,
     pub(super) may_migrate: Option<At<bool>>,
     pub(super) resume: Option<ResumeOn>,

@@ -6,11 +6,12 @@
 
 use super::fault::{At, Problem, Report, shown};
 use super::limits::{
-    CONNECTIONS_MAX, IOPS_MAX, LIMIT_BURST_MAX, LIMIT_MIN, PATHS_MAX, PATIENCE_MAX, PRIORITY_MAX, QUEUES_MAX,
-    RATE_MAX, REACTION_MAX, REACTION_MIN, SHARES_HIGH, SHARES_LOW, SHARES_MAX, SHARES_NORMAL, WINDOW_MAX,
-    WINDOW_MIN, WORKERS_MAX,
+    COMPONENTS_MAX, CONNECTIONS_MAX, IOPS_MAX, JOURNAL_AGE_MAX, JOURNAL_AGE_MIN, JOURNAL_BYTES_MAX,
+    JOURNAL_BYTES_MIN, LIMIT_BURST_MAX, LIMIT_MIN, PATHS_MAX, PATHS_PER_TARGET_MAX, PATIENCE_MAX,
+    PRIORITY_MAX, QUEUES_MAX, RATE_MAX, REACTION_MAX, REACTION_MIN, SHARES_HIGH, SHARES_LOW, SHARES_MAX,
+    SHARES_NORMAL, WINDOW_MAX, WINDOW_MIN, WORKERS_MAX,
 };
-use super::quantity::{parse_rate, parse_size, rate_text, size_text};
+use super::quantity::{parse_rate, rate_text};
 use super::raw::{
     NamePair, PathList, PathWord, RawConfig, RawDisk, RawGroup, RawHost, RawPath, RawTarget, RawUnit, RawVm,
 };
@@ -62,6 +63,12 @@ fn host(report: &mut Report<'_>, found: &Found<'_>) -> RawHost {
             t.quantity("shed_after", |s| words::duration_within(s, REACTION_MIN, PATIENCE_MAX)),
         ),
         state_dir: plain(t.parsed("state_dir", url::absolute_path)),
+        journal_max: plain(
+            t.quantity("journal_max", |s| words::size_within(s, JOURNAL_BYTES_MIN, JOURNAL_BYTES_MAX)),
+        ),
+        journal_age: plain(
+            t.quantity("journal_age", |s| words::duration_within(s, JOURNAL_AGE_MIN, JOURNAL_AGE_MAX)),
+        ),
         run_dir: plain(t.parsed("run_dir", url::absolute_path)),
         workers: plain(t.integer("workers", 1..=WORKERS_MAX)).and_then(|n| u16::try_from(n).ok()),
         scheduler: plain(t.word("scheduler", &SCHEDULERS)),
@@ -118,6 +125,7 @@ fn path(report: &mut Report<'_>, found: &Found<'_>) -> RawPath {
         capacity: plain(t.quantity("capacity", rate)),
         access: plain(t.word("access", &ACCESS)),
         window_bytes: plain(t.quantity("window", window)),
+        via: components(&mut t),
     };
     t.finish();
     path
@@ -178,6 +186,7 @@ fn vm(report: &mut Report<'_>, found: &Found<'_>) -> RawVm {
         on_path_loss: t.word("on_path_loss", &LOSS),
         when: t.word("when", &[("always", When::Always), ("outranked", When::Outranked)]),
         on_no_path: t.parsed("on_no_path", words::on_no_path),
+        min_paths: min_paths(&mut t),
         may_suspend: t.flag("may_suspend"),
         may_migrate: t.flag("may_migrate"),
         resume: plain(t.word("resume", &[("repair", ResumeOn::Repair), ("failback", ResumeOn::Failback)])),
@@ -192,6 +201,28 @@ fn vm(report: &mut Report<'_>, found: &Found<'_>) -> RawVm {
 }
 
 /// Nothing if one of the words is wrong: what is left of the list would mean something else.
+/// `via`: one name, or a list of them.
+fn components(t: &mut Table<'_, '_, '_>) -> Vec<At<String>> {
+    let Some(texts) = t.text_or_texts("via") else { return Vec::new() };
+    if texts.it.len() > COMPONENTS_MAX {
+        let message = format!("via: a path goes through at most {COMPONENTS_MAX} components that are told");
+        t.report.value_fault(texts.at, Problem::new(message));
+        return Vec::new();
+    }
+    let mut names: Vec<At<String>> = Vec::new();
+    for text in texts.it {
+        match words::name(&text.it) {
+            Ok(name) if names.iter().any(|known| known.it == name) => {
+                let message = format!("via: {name} stands there twice");
+                t.report.value_fault(text.at, Problem::new(message));
+            }
+            Ok(name) => names.push(At { at: text.at, it: name }),
+            Err(problem) => t.report.value_fault(text.at, in_key("via", problem)),
+        }
+    }
+    names
+}
+
 fn path_list(t: &mut Table<'_, '_, '_>, key: &'static str) -> Option<PathList> {
     let texts = t.texts(key)?;
     if texts.it.len() > PATHS_MAX {
@@ -239,6 +270,11 @@ fn queues(t: &mut Table<'_, '_, '_>) -> Option<At<u16>> {
     Some(At { at, it: u16::try_from(it).ok()? })
 }
 
+fn min_paths(t: &mut Table<'_, '_, '_>) -> Option<At<u32>> {
+    let At { at, it } = t.integer("min_paths", 1..=PATHS_PER_TARGET_MAX as u64)?;
+    Some(At { at, it: u32::try_from(it).ok()? })
+}
+
 fn plain<T>(found: Option<At<T>>) -> Option<T> {
     found.map(|f| f.it)
 }
@@ -270,12 +306,7 @@ fn limit_burst(text: &str) -> Result<Duration, Problem> {
 }
 
 fn window(text: &str) -> Result<u64, Problem> {
-    let bytes = parse_size(text)?;
-    if (WINDOW_MIN..=WINDOW_MAX).contains(&bytes) {
-        return Ok(bytes);
-    }
-    let (low, high) = (size_text(WINDOW_MIN), size_text(WINDOW_MAX));
-    Err(Problem::new(format!("{} is not from {low} to {high}", shown(text))))
+    words::size_within(text, WINDOW_MIN, WINDOW_MAX)
 }
 
 fn shares_number(number: Option<u64>) -> Result<u32, Problem> {

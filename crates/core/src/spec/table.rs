@@ -149,6 +149,15 @@ impl<'r, 'a, 'd> Table<'r, 'a, 'd> {
         (texts.len() == items.len()).then_some(At { at: value.at, it: texts })
     }
 
+    /// A list of strings, or one string, which is a list of one.
+    pub(super) fn text_or_texts(&mut self, key: &'static str) -> Option<At<Vec<At<String>>>> {
+        let value = self.value(key)?;
+        if let DeValue::String(text) = value.it {
+            return Some(At { at: value.at, it: vec![At { at: value.at, it: text.to_string() }] });
+        }
+        self.texts(key)
+    }
+
     /// The tables of an array of tables. `header` is how the operator writes it.
     pub(super) fn tables(&mut self, key: &'static str, header: &'static str) -> Vec<Found<'d>> {
         let Some(value) = self.value(key) else { return Vec::new() };

@@ -36,6 +36,11 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "you may look, but not change anything", help)
     }
 
+    /// What is wrong, and what to do about it.
+    pub(super) fn into_words(self) -> (String, String) {
+        (self.body.error, self.body.help)
+    }
+
     fn with_faults(mut self, faults: Vec<wire::Fault>) -> Self {
         self.body.faults = faults;
         self

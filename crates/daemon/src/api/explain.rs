@@ -3,7 +3,7 @@
 //! Invariant: it only words what the rows say; the reasons themselves were given by the decisions. The numbers behind
 //! them are in the VM's row.
 
-use super::{held, wire, words};
+use super::{held, numbers, wire, words};
 use vmpath_core::spec::ByteRate;
 
 /// What the sentences are made from.
@@ -14,6 +14,9 @@ pub(super) struct Facts<'a> {
     pub(super) group: Option<&'a wire::Group>,
     /// All paths of the host.
     pub(super) paths: &'a [wire::Path],
+    /// Of the targets of its disks.
+    pub(super) capacity: &'a [wire::Capacity],
+    pub(super) forecasts: &'a [wire::Supposed],
 }
 
 impl Facts<'_> {
@@ -61,10 +64,12 @@ pub(super) fn text(facts: &Facts<'_>) -> Vec<String> {
     }
     text.extend(held::sentences(facts));
     text.push(rates(vm));
+    text.extend(numbers::of_vm(vm, facts.capacity));
     text.extend(paths(facts));
     if let Some(wait) = &vm.waits_for {
         text.push(format!("It waits for: {}.", wait.trim_end_matches('.')));
     }
+    text.extend(facts.forecasts.iter().filter_map(numbers::supposed));
     text
 }
 
@@ -130,7 +135,7 @@ fn paths(facts: &Facts<'_>) -> Vec<String> {
     facts.mine().map(row).collect()
 }
 
-fn span(micros: u64) -> String {
+pub(super) fn span(micros: u64) -> String {
     match micros / 1_000_000 {
         0 => format!("{} ms", micros / 1000),
         seconds @ 1..120 => format!("{seconds} s"),

@@ -7,15 +7,19 @@
 pub mod access;
 pub mod client;
 mod error;
+mod events;
 mod explain;
+mod explained;
 mod held;
 mod listener;
 mod names;
+mod numbers;
 mod routes;
 mod server;
 mod show;
 #[cfg(test)]
 mod tests;
+pub mod whatif;
 pub mod wire;
 pub mod words;
 

@@ -31,7 +31,7 @@ fn unknown(what: &str, name: &str, known: impl Iterator<Item = String>, show: &s
 }
 
 /// Known names that few slips of the finger make of `name`, the nearest first.
-fn near(name: &str, known: impl Iterator<Item = String>) -> Vec<String> {
+pub(super) fn near(name: &str, known: impl Iterator<Item = String>) -> Vec<String> {
     let slips_max = (name.chars().count() / 3).clamp(1, 3);
     let mut near: Vec<_> = known
         .map(|candidate| (slips(&name.to_lowercase(), &candidate.to_lowercase()), candidate))

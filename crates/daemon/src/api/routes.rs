@@ -2,11 +2,9 @@
 
 use super::access::{Caller, Rule, group_id};
 use super::error::ApiError;
-use super::explain::{self, Facts};
 use super::show::{self, Shown};
-use super::{names, wire};
-use crate::control::handle::{ControlHandle, Snapshot};
-use crate::control::journal::{About, Query};
+use super::{events, explained, names, whatif, wire};
+use crate::control::handle::{ControlHandle, Snapshot, Unanswered};
 use crate::sys::clock;
 use axum::body::Bytes;
 use axum::extract::rejection::QueryRejection;
@@ -16,19 +14,17 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde::Deserialize;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
 use vmpath_core::event::Command;
 use vmpath_core::spec::Access;
+use vmpath_core::whatif::{Forecast, Question};
 
 /// The largest body is a few words.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
-const EVENTS_DEFAULT: usize = 100;
-const EVENTS_MAX: usize = 1000;
-
-/// Events shown with an explanation.
-const EVENTS_EXPLAINED: usize = 20;
+/// Past incidents that are listed at once.
+const INCIDENTS_MAX: usize = 1000;
 
 /// What every handler needs.
 #[derive(Clone, Debug)]
@@ -36,6 +32,8 @@ pub(super) struct Shared {
     pub(super) control: ControlHandle,
     pub(super) daemon_uid: u32,
     pub(super) started_unix_us: u64,
+    /// One forecast at a time: anybody may ask, and each takes milliseconds of a processor.
+    pub(super) forecasts: Arc<Semaphore>,
 }
 
 type Answer<T> = Result<Json<T>, ApiError>;
@@ -58,7 +56,10 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/v1/units", get(units))
         .route("/v1/events", get(events))
         .route("/v1/incidents", get(incidents))
-        .route("/v1/vms/{name}/explain", get(explain))
+        .route("/v1/vms/{name}/explain", get(explain_vm))
+        .route("/v1/paths/{target}/{path}/explain", get(explain_path))
+        .route("/v1/incidents/{id}/explain", get(explain_incident))
+        .route("/v1/whatif", get(what_if))
         .merge(changes)
         .method_not_allowed_fallback(wrong_method)
         .fallback(wrong_address)
@@ -87,7 +88,7 @@ async fn only_who_may(
     }
 }
 
-const fn shown(snapshot: &Snapshot) -> Shown<'_> {
+pub(super) const fn shown(snapshot: &Snapshot) -> Shown<'_> {
     Shown { snapshot, unix_us: clock::unix_micros }
 }
 
@@ -106,62 +107,71 @@ async fn vms(State(shared): State<Shared>) -> Json<wire::Vms> {
 async fn vm(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<wire::OneVm> {
     let snapshot = shared.control.snapshot();
     let id = names::vm(&snapshot.host.spec, &name)?;
-    shown(&snapshot).one_vm(id).map(Json).ok_or_else(|| crate::control::handle::Unanswered.into())
+    shown(&snapshot).one_vm(id).map(Json).ok_or_else(|| Unanswered.into())
 }
 
 async fn units(State(shared): State<Shared>) -> Json<wire::Units> {
     Json(shown(&shared.control.snapshot()).units())
 }
 
-async fn incidents(State(shared): State<Shared>) -> Json<wire::Incidents> {
-    Json(shown(&shared.control.snapshot()).incidents())
+async fn incidents(State(shared): State<Shared>, asked: Pairs) -> Answer<wire::Incidents> {
+    let pairs = pairs(asked)?;
+    let snapshot = shared.control.snapshot();
+    match pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect::<Vec<_>>()[..] {
+        [] | [("all", "false")] => Ok(Json(shown(&snapshot).incidents())),
+        [("all", "true")] => {
+            let past = shared.control.incidents(INCIDENTS_MAX).await?;
+            Ok(Json(events::incidents(&shown(&snapshot), past)))
+        }
+        _ => {
+            let help = "write /v1/incidents for the open ones, /v1/incidents?all=true for all that the journal knows";
+            Err(ApiError::bad_request("incidents are chosen by `all` alone", help))
+        }
+    }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct EventsAsked {
-    after: Option<u64>,
-    limit: Option<usize>,
+type Pairs = Result<axum::extract::Query<Vec<(String, String)>>, QueryRejection>;
+
+fn pairs(asked: Pairs) -> Result<Vec<(String, String)>, ApiError> {
+    let help = "write it like /v1/events?after=57&limit=100";
+    asked.map(|pairs| pairs.0).map_err(|error| ApiError::bad_request(error.body_text(), help))
 }
 
-async fn events(
-    State(shared): State<Shared>,
-    asked: Result<axum::extract::Query<EventsAsked>, QueryRejection>,
-) -> Answer<wire::Events> {
-    let asked = asked.map_err(|error| {
-        ApiError::bad_request(
-            error.body_text(),
-            "write it like /v1/events?after=57&limit=100; both may be left out",
-        )
-    })?;
-    let limit = asked.limit.unwrap_or(EVENTS_DEFAULT).min(EVENTS_MAX);
-    let page = shared.control.events(Query { after: asked.after, limit, about: None }).await?;
+async fn events(State(shared): State<Shared>, asked: Pairs) -> Answer<wire::Events> {
+    let snapshot = shared.control.snapshot();
+    let query = events::query(&snapshot.host, &pairs(asked)?)?;
+    let page = shared.control.events(query.clone()).await?;
+    events::known(&snapshot.host.spec, &query, &page)?;
     Ok(Json(show::events(&page, shared.started_unix_us)))
 }
 
-async fn explain(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<wire::Explanation> {
-    let snapshot = shared.control.snapshot();
-    let shown = shown(&snapshot);
-    let id = names::vm(&snapshot.host.spec, &name)?;
-    let view = snapshot.host.vms.get(id.index());
-    let incident = view.and_then(|view| view.incident);
-    let Some(wire::OneVm { vm, group, .. }) = shown.one_vm(id) else {
-        return Err(crate::control::handle::Unanswered.into());
+async fn explain_vm(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<wire::Explanation> {
+    explained::vm(&shared, &name).await.map(Json)
+}
+
+async fn explain_path(
+    State(shared): State<Shared>,
+    Path((target, path)): Path<(String, String)>,
+) -> Answer<wire::PathExplanation> {
+    explained::path(&shared, &target, &path).await.map(Json)
+}
+
+async fn explain_incident(
+    State(shared): State<Shared>,
+    Path(id): Path<String>,
+) -> Answer<wire::IncidentExplanation> {
+    explained::incident(&shared, &id).await.map(Json)
+}
+
+async fn what_if(State(shared): State<Shared>, asked: Pairs) -> Answer<wire::WhatIf> {
+    let question = whatif::asked(&shared.control.snapshot().host.spec, &pairs(asked)?)?;
+    let at = clock::unix_micros(clock::now());
+    let row = move |forecast: &Forecast, question: &Question| wire::WhatIf {
+        at_unix_us: Some(at),
+        ..whatif::forecast(forecast, question)
     };
-    let about = About { vm: name, incident };
-    let query = Query { after: None, limit: EVENTS_EXPLAINED, about: Some(about) };
-    let page = shared.control.events(query).await?;
-    let paths = shown.paths().paths;
-    let text =
-        explain::text(&Facts { at_unix_us: shown.at(), vm: &vm, group: group.as_ref(), paths: &paths });
-    let open = snapshot.host.incidents.iter().find(|open| Some(open.incident) == incident);
-    Ok(Json(wire::Explanation {
-        at_unix_us: shown.at(),
-        vm,
-        text,
-        incident: open.map(|open| shown.incident(open)),
-        events: page.lines.iter().map(|line| show::event(line)).collect(),
-    }))
+    let answer = explained::foreseen(&shared, vec![question], row).await?;
+    answer.into_iter().next().map(Json).ok_or_else(|| Unanswered.into())
 }
 
 async fn disable(state: State<Shared>, Path((target, path)): Path<(String, String)>) -> Answer<wire::Done> {

@@ -7,8 +7,9 @@ use crate::control::handle::ControlHandle;
 use crate::sys::clock;
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
 /// What a slow client gets when the daemon ends.
@@ -37,6 +38,7 @@ impl Server {
             control,
             daemon_uid: rustix::process::geteuid().as_raw(),
             started_unix_us: clock::unix_micros(clock::now()),
+            forecasts: Arc::new(Semaphore::new(1)),
         };
         let service = router(shared).into_make_service_with_connect_info::<Caller>();
         let task = tokio::spawn(async move {

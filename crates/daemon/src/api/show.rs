@@ -75,7 +75,7 @@ impl Shown<'_> {
         self.snapshot.worker.as_ref().map(|worker| (self.unix_us)(worker.at))
     }
 
-    fn path(&self, id: PathId) -> Option<wire::Path> {
+    pub(super) fn path(&self, id: PathId) -> Option<wire::Path> {
         let (spec, view) = (self.spec().path(id), self.snapshot.host.paths.get(id.index())?);
         let worker = self.snapshot.worker.as_ref();
         let load = worker.and_then(|worker| worker.paths.get(id.index())).cloned().unwrap_or_default();
@@ -278,6 +278,7 @@ impl Shown<'_> {
         wire::Incident {
             incident: view.incident.to_string(),
             opened_unix_us: (self.unix_us)(view.opened),
+            closed_unix_us: None,
             summary: view.summary.clone(),
             paths: view.paths.iter().map(|id| self.spec().path_name(*id)).collect(),
             vms_affected: view.vms_affected.iter().map(|id| self.spec().vm(*id).name.clone()).collect(),
@@ -365,12 +366,11 @@ fn percent(part: u64, whole: u64) -> f64 {
 
 /// A page of the journal.
 pub(super) fn events(page: &Page, daemon_started_unix_us: u64) -> wire::Events {
-    let next_after = page.lines.last().map_or(page.last_seq, |line| line.seq);
     wire::Events {
         daemon_started_unix_us,
         first_seq: page.first_seq,
         last_seq: page.last_seq,
-        next_after,
+        next_after: page.answered_to,
         events: page.lines.iter().map(|line| event(line)).collect(),
     }
 }

@@ -1,12 +1,14 @@
 //! The JSON that is promised in `docs/api.md`, and the server over a real socket.
 
+mod forecasts;
+
 use super::client::{Ask, CallError, Client};
 use super::explain::{Facts, text};
 use super::routes::access_in;
 use super::show::Shown;
 use super::{Listener, Server, wire};
 use crate::control::handle::{ControlHandle, Input, Snapshot};
-use crate::control::journal::Journal;
+use crate::control::journal::{Bounds, Journal};
 use crate::testing;
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
@@ -125,7 +127,7 @@ fn explained(snapshot: &Snapshot, index: usize) -> String {
     let shown = Shown { snapshot, unix_us: |at| at.as_nanos() / 1000 };
     let one = shown.one_vm(VmId::at(index)).expect("the VM");
     let (vm, group, paths) = (&one.vm, one.group.as_ref(), &shown.paths().paths);
-    text(&Facts { at_unix_us: shown.at(), vm, group, paths }).join("\n")
+    text(&Facts { at_unix_us: shown.at(), vm, group, paths, capacity: &[], forecasts: &[] }).join("\n")
 }
 
 #[test]
@@ -232,7 +234,7 @@ fn units_incidents_and_host_have_the_promised_shape() {
         "disks": [{ "vm": "bronze", "name": "vda" }],
     });
     assert_eq!(unit, &expect);
-    let expect = json!([{ "incident": "INC-1", "opened_unix_us": 1_008_000_000, "summary": "path san0/a lost",
+    let expect = json!([{ "incident": "INC-1", "opened_unix_us": 1_008_000_000, "closed_unix_us": null, "summary": "path san0/a lost",
                           "paths": ["san0/a"], "vms_affected": ["bronze"] }]);
     assert_eq!(json_of(shown(&testing::snapshot()).incidents())["incidents"], expect);
     let host = json_of(shown(&testing::snapshot()).host(Instant::from_millis(20_040), 5));
@@ -375,7 +377,7 @@ async fn events_come_from_the_owner_and_a_dead_owner_is_said_to_be() {
         tokio::task::spawn_blocking(move || client.get::<wire::Events>("/v1/events?after=3&limit=5000"));
     let Some(Input::Events { query, reply }) = served.inputs.recv().await else { panic!("no question") };
     assert_eq!((query.after, query.limit), (Some(3), 1000));
-    reply.send(Journal::new(1).read(&query)).expect("somebody waits");
+    reply.send(Journal::new(Bounds::of(&testing::spec().host)).read(&query)).expect("somebody waits");
     let events = call.await.unwrap().unwrap();
     assert_eq!((events.first_seq, events.last_seq, events.next_after), (1, 0, 0));
     served.inputs.close();

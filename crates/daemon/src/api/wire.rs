@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+mod explain;
+mod whatif;
+pub use explain::{Explanation, IfLost, IncidentExplanation, PathExplanation, Supposed};
+pub use whatif::{Capacity, ForecastEvent, Party, Stage, Step, VmFate, WhatIf};
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Host {
     pub at_unix_us: u64,
@@ -246,6 +251,14 @@ pub struct Event {
     pub until: Option<String>,
 }
 
+/// One event as a line of JSON.
+///
+/// # Errors
+/// None that is known: a row of names and numbers is always JSON.
+pub fn event_json(event: &Event) -> serde_json::Result<String> {
+    serde_json::to_string(event)
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subject {
     #[serde(rename = "type")]
@@ -262,19 +275,12 @@ pub struct Incidents {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incident {
     pub incident: String,
+    /// 0 if that has left the journal.
     pub opened_unix_us: u64,
+    pub closed_unix_us: Option<u64>,
     pub summary: String,
     pub paths: Vec<String>,
     pub vms_affected: Vec<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Explanation {
-    pub at_unix_us: u64,
-    pub vm: Vm,
-    pub text: Vec<String>,
-    pub incident: Option<Incident>,
-    pub events: Vec<Event>,
 }
 
 /// The body of `POST …/access`.

@@ -2,6 +2,8 @@
 //!
 //! Invariant: every reason of this version has words; one that a newer daemon sends is shown as it came.
 
+use super::wire;
+
 /// A few letters, for a column.
 #[must_use]
 pub fn held_short(reason: &str) -> &str {
@@ -34,6 +36,18 @@ pub fn held(reason: &str) -> &str {
         "acknowledgement" => "the fence before its answer",
         newer => newer,
     }
+}
+
+/// `held at once, suspended after 60.0 s`; the fate itself where nothing changes.
+#[must_use]
+pub fn stages(vm: &wire::VmFate) -> String {
+    let stage = |stage: &wire::Stage| match stage.after_ms {
+        0 => format!("{} at once", stage.fate),
+        ms @ 1..1000 => format!("{} after {ms} ms", stage.fate),
+        ms => format!("{} after {:.1} s", stage.fate, ms as f64 / 1000.0),
+    };
+    let stages: Vec<_> = vm.stages.iter().map(stage).collect();
+    if stages.is_empty() { vm.fate.clone() } else { stages.join(", ") }
 }
 
 #[cfg(test)]

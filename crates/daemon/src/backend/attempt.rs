@@ -6,6 +6,7 @@ use crate::sys::socket::Pieces;
 use crate::sys::uring::Watch;
 use std::io;
 use vmpath_core::event::Fault;
+use vmpath_core::path::class::{self, Class};
 use vmpath_core::router::{ConnectionKey, Durability, Operation, Request, ZeroMode};
 use vmpath_core::volume::verdict::TargetError;
 use vmpath_protocol::nbd::{
@@ -282,9 +283,10 @@ impl Worker {
             return Ok(());
         }
         self.attempt_done(index, cookie, result.map_err(target_error))?;
-        match result {
-            Err(NbdError::Shutdown) => Err(Fault::ShuttingDown),
-            Ok(()) | Err(_) => Ok(()),
+        match result.map_err(|error| class::of_nbd_reply(error.code())) {
+            // It is taken out, and connected again: what it is asked meanwhile would get the same answer for ever.
+            Err(Class::Leaving) => Err(Fault::ShuttingDown),
+            Ok(()) | Err(Class::Command(_) | Class::Path | Class::Unit) => Ok(()),
         }
     }
 
@@ -294,7 +296,10 @@ impl Worker {
         let Some(at) = back.own.iter().position(|o| o.cookie == cookie) else { return };
         let own = back.own.swap_remove(at);
         match own.purpose {
-            Purpose::Ping => {}
+            Purpose::Ping => {
+                let path = self.backs.links[back.link].path;
+                self.router.pinged(path, self.now.since(own.asked));
+            }
             Purpose::FirstRead => self.answered_first_read(index),
             Purpose::Compare(range) => self.compared(index, range, result.map(|()| own.data)),
         }
@@ -321,7 +326,7 @@ impl Worker {
         let cookie = self.backs.own_cookie();
         let back = &mut self.backs.backs[index];
         back.expects_reply(self.now);
-        back.own.push(super::Own { cookie, purpose, offset, data: vec![0; length] });
+        back.own.push(super::Own { cookie, purpose, offset, asked: self.now, data: vec![0; length] });
         match &mut back.wire {
             Wire::Nbd(nbd) => {
                 let header = encode_request(Command::Read, CommandFlags::NONE, cookie, offset, length as u32);
@@ -367,13 +372,10 @@ fn wire_command(operation: Operation) -> (Command, CommandFlags) {
 }
 
 fn target_error(error: NbdError) -> TargetError {
-    match error {
-        NbdError::Io | NbdError::Other(_) => TargetError::Io,
-        NbdError::NoMem => TargetError::Busy,
-        NbdError::NoSpace => TargetError::NoSpace,
-        NbdError::Inval | NbdError::Overflow | NbdError::NotSup => TargetError::Invalid,
-        NbdError::Perm => TargetError::NotPermitted,
-        NbdError::Shutdown => TargetError::ShuttingDown,
+    match class::of_nbd_reply(error.code()) {
+        Class::Command(error) => error,
+        Class::Leaving => TargetError::ShuttingDown,
+        Class::Path | Class::Unit => TargetError::Io,
     }
 }
 

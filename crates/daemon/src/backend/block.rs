@@ -14,6 +14,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::rc::Rc;
 use vmpath_core::event::Fault;
+use vmpath_core::path::class::{self, Class};
 use vmpath_core::router::{Fence, Operation, Request};
 use vmpath_core::spec::PathUrl;
 use vmpath_core::volume::verdict::TargetError;
@@ -89,7 +90,7 @@ impl Worker {
                 }
                 self.opened(index, export);
             }
-            Err(error) => self.cut(index, Fault::Refused(error.to_string())),
+            Err(error) => self.cut(index, unopened(&error)),
         }
     }
 
@@ -207,11 +208,13 @@ impl Worker {
                 }
                 // Cut, and taken back before the device had it: what the device has can be taken back by nobody.
                 Some(libc::ECANCELED | libc::EINTR) if self.backs.backs[index].is_closing() => return Ok(()),
-                Some(code) if is_of_the_path(code) => {
-                    self.given_up(index, &request);
-                    return Err(Fault::Refused(error.to_string()));
-                }
-                _ => Err(target_error(error)),
+                _ => match judged(error) {
+                    Ok(own) => Err(own),
+                    Err(fault) => {
+                        self.given_up(index, &request);
+                        return Err(fault);
+                    }
+                },
             },
         };
         if let (Ok(()), Operation::Read, Some(buffer)) = (&outcome, request.operation, buffer) {
@@ -278,28 +281,20 @@ pub(super) fn fence(block: &Block) -> Fence {
     }
 }
 
-/// The kernel's words for a device that has gone or a transport that has failed, as against a command's own errors.
-fn is_of_the_path(code: i32) -> bool {
-    matches!(
-        code,
-        libc::ENODEV
-            | libc::ENXIO
-            | libc::EBADF
-            | libc::ENOLINK
-            | libc::ETIMEDOUT
-            | libc::ETIME
-            | libc::ESHUTDOWN
-    )
+/// The kernel's error, as one of the path or the unit, or as the command's own.
+fn judged(error: &io::Error) -> Result<TargetError, Fault> {
+    match error.raw_os_error().map(class::of_block) {
+        Some(Class::Path) => Err(Fault::Refused(error.to_string())),
+        Some(Class::Leaving) => Err(Fault::ShuttingDown),
+        Some(Class::Unit) => Err(Fault::UnitGone(error.to_string())),
+        Some(Class::Command(error)) => Ok(error),
+        None => Ok(TargetError::Io),
+    }
 }
 
-fn target_error(error: &io::Error) -> TargetError {
-    match error.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => TargetError::NoSpace,
-        Some(libc::EAGAIN | libc::ENOMEM | libc::EBUSY | libc::EINTR | libc::ECANCELED) => TargetError::Busy,
-        Some(libc::EINVAL | libc::EFBIG | libc::EOPNOTSUPP) => TargetError::Invalid,
-        Some(libc::EPERM | libc::EROFS) => TargetError::NotPermitted,
-        _ => TargetError::Io,
-    }
+/// What cannot be opened or looked at is a path that does not work, unless the kernel says that it is the unit.
+fn unopened(error: &io::Error) -> Fault {
+    judged(error).err().unwrap_or_else(|| Fault::Refused(error.to_string()))
 }
 
 /// What the device is, in the words of an export. It has no FUA: the router flushes after a write that must be stable.

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use vmpath_core::event::Fault;
+use vmpath_core::path::class::{self, Class};
 use vmpath_core::path::identity::same_size;
 use vmpath_core::plan::Health;
 use vmpath_core::router::{CloseMode, close_mode};
@@ -68,7 +69,7 @@ impl Worker {
         let mut stream = Stream::new(socket, (Tag::BackRead(at).pack(), Tag::BackWrite(at).pack()));
         stream.await_connected(&mut self.ring, Tag::BackConnect(at).pack());
         let filling = Filling::OfOwn { cookie: 0, at: 0 };
-        let nbd = Nbd { stream, transport, parser: None, filling, expects_large: false };
+        let nbd = Nbd { stream, transport, egress: None, parser: None, filling, expects_large: false };
         entry.insert(Back {
             link: index,
             wire: Wire::Nbd(nbd),
@@ -122,6 +123,7 @@ impl Worker {
             }
             Err(error) => self.cut(index, Fault::Protocol(error.to_string())),
         }
+        self.note_egress(index);
     }
 
     /// Gives the handshake what has come.
@@ -226,7 +228,7 @@ fn discard_on_close(socket: &OwnedFd) -> io::Result<()> {
 }
 
 /// Both ends of a TCP connection; a unix socket ends with its process.
-fn addresses(socket: impl AsFd) -> Option<(SocketAddr, SocketAddr)> {
+pub(super) fn addresses(socket: impl AsFd) -> Option<(SocketAddr, SocketAddr)> {
     let local = rustix::net::getsockname(&socket).ok()?.try_into().ok()?;
     let peer = rustix::net::getpeername(&socket).ok()??.try_into().ok()?;
     Some((local, peer))
@@ -240,10 +242,19 @@ fn refused(error: &io::Error) -> Fault {
 }
 
 fn handshake_fault(error: &HandshakeError) -> Fault {
-    match error {
-        HandshakeError::ExportUnknown { .. } => Fault::UnitGone(error.to_string()),
-        HandshakeError::ShuttingDown { .. } => Fault::ShuttingDown,
-        other => Fault::Protocol(other.to_string()),
+    // NBD_REP_ERR_…, without its highest bit.
+    let refusal = match error {
+        HandshakeError::ExportUnknown { .. } => 6,
+        HandshakeError::ShuttingDown { .. } => 7,
+        HandshakeError::PolicyRefused { .. } => 2,
+        HandshakeError::TlsRequired { .. } => 5,
+        HandshakeError::Refused { code, .. } => code & !(1 << 31),
+        other => return Fault::Protocol(other.to_string()),
+    };
+    match class::of_nbd_refusal(refusal) {
+        Class::Unit => Fault::UnitGone(error.to_string()),
+        Class::Leaving => Fault::ShuttingDown,
+        Class::Path | Class::Command(_) => Fault::Refused(error.to_string()),
     }
 }
 

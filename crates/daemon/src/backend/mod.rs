@@ -11,6 +11,7 @@ mod attempt;
 mod block;
 mod close;
 mod connect;
+mod egress;
 mod identity;
 mod watch;
 
@@ -87,6 +88,7 @@ struct Own {
     cookie: u64,
     purpose: Purpose,
     offset: u64,
+    asked: Instant,
     data: Vec<u8>,
 }
 
@@ -125,6 +127,8 @@ enum Wire {
 struct Nbd {
     stream: Stream,
     transport: Transport,
+    /// The interface that it leaves by, once it is connected and if that is known.
+    egress: Option<u32>,
     /// None during the handshake.
     parser: Option<ReplyParser>,
     /// The read whose data is coming in.
@@ -218,6 +222,7 @@ pub(crate) struct Backends {
     links: Vec<Link>,
     backs: Slab<Back>,
     units: Vec<UnitState>,
+    egress: egress::Egress,
     /// By `ConnectionKey`: the connection with that key.
     by_key: Vec<Option<usize>>,
     closing: Vec<usize>,
@@ -250,6 +255,7 @@ impl Backends {
         Self {
             links,
             backs: Slab::new(),
+            egress: egress::Egress::open(),
             units: spec.units.iter().map(|_| UnitState::default()).collect(),
             by_key: Vec::new(),
             closing: Vec::new(),

@@ -16,6 +16,7 @@ const USED_FOR: Duration = Duration::from_secs(1);
 impl Worker {
     /// Looks at every connection, and starts what is missing.
     pub(crate) fn inspect_backs(&mut self) {
+        self.look_at_routes();
         let indices: Vec<usize> = self.backs.backs.iter().map(|(index, _)| index).collect();
         for index in indices {
             // One that was cut with its path since the list was made is not looked at.

@@ -1,6 +1,6 @@
-//! The commands that ask the daemon for a change, and `explain`.
+//! The commands that ask the daemon for a change.
 
-use super::{Access, PathChange, PathName, VmChange, output, text};
+use super::{Access, PathChange, PathName, VmChange, output};
 use crate::api::client::{Ask, Client, fault_line, segment};
 use crate::api::wire;
 use std::process::ExitCode;
@@ -42,18 +42,4 @@ fn change_by(client: &Client, ask: &Ask) -> anyhow::Result<ExitCode> {
     let done: wire::Done = client.call(ask)?.read()?;
     let warnings = done.warnings.iter().map(|fault| format!("warning: {}\n", fault_line(fault)));
     output::print(&format!("{}{}\n", warnings.collect::<String>(), done.message))
-}
-
-pub(super) fn explain(client: &Client, name: &str) -> anyhow::Result<ExitCode> {
-    let explanation: wire::Explanation = client.get(&format!("/v1/vms/{}/explain", segment(name)))?;
-    let mut text = explanation.text.join("\n");
-    text.push('\n');
-    if !explanation.events.is_empty() {
-        text.push_str("\nWhat happened:\n");
-        for event in &explanation.events {
-            text.push_str(&text::event_line(event));
-            text.push('\n');
-        }
-    }
-    output::print(&text)
 }

@@ -5,6 +5,8 @@
 
 mod ask;
 mod check;
+mod events;
+mod explain;
 mod output;
 mod show;
 #[cfg(test)]
@@ -13,6 +15,7 @@ mod text;
 mod top;
 mod tree;
 mod vms;
+mod whatif;
 
 use crate::api::client::Client;
 use crate::control::{config, lifecycle};
@@ -29,6 +32,7 @@ Examples:
   vmpath show paths                         the paths as a tree, like `multipath -ll`
   vmpath top                                who gets what, over which path, live
   vmpath explain vm db1                     why db1 is where it is, and what it waits for
+  vmpath whatif --lose san0/a               what would become of each VM if this path failed
   vmpath path disable san0/a                take a path out before work on its cable
 
 Exit status: 0 done, 1 an error or faults, 2 wrong usage.";
@@ -67,10 +71,13 @@ enum Command {
     /// Watch paths and VMs as they change, once a second
     Top(top::TopArgs),
     /// Say in words why something is where it is
-    Explain {
-        #[command(subcommand)]
-        what: Explain,
-    },
+    Explain(ExplainArgs),
+    /// Say what would become of each VM if paths were lost, or taken out; nothing is touched
+    ///
+    /// The daemon asks a copy of its own decisions, in virtual time: hypervisors are supposed to obey at once, and VMs to
+    /// use what they have reserved.
+    #[command(after_help = whatif::EXAMPLES)]
+    Whatif(whatif::WhatIfArgs),
     /// Change a path: take it out, let it in, set its access state
     Path {
         #[command(subcommand)]
@@ -128,22 +135,39 @@ enum Show {
     /// The storage units: size, paths, quarantine, who uses them
     Units,
     /// The journal: what was seen and decided, oldest first
-    Events {
-        /// Only events above this number
-        #[arg(long, value_name = "SEQ")]
-        after: Option<u64>,
-        /// At most so many
-        #[arg(short = 'n', long, default_value_t = 100)]
-        limit: usize,
-    },
+    #[command(after_help = events::EXAMPLES)]
+    Events(events::EventsArgs),
     /// Failures that are not yet repaired
-    Incidents,
+    Incidents {
+        /// And the past ones, as far as the journal knows them
+        #[arg(short, long)]
+        all: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    #[command(subcommand)]
+    what: Explain,
+    /// `table` for people, `json` for programs (docs/api.md)
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
 }
 
 #[derive(Debug, Subcommand)]
 enum Explain {
-    /// Which failure, which rule, which numbers, and what the VM waits for
+    /// Which failure, which rule, which numbers, what the VM waits for, and what would come next
     Vm { name: String },
+    /// Why a path is what it is, whom it serves, and what its loss would do
+    Path {
+        #[arg(value_name = "TARGET/PATH")]
+        path: PathName,
+    },
+    /// One failure, open or past: what failed, whom it touched, what was decided
+    Incident {
+        #[arg(value_name = "INC-N")]
+        incident: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -217,7 +241,8 @@ impl Cli {
             Command::Check { file } => check::run(&file),
             Command::Show(args) => show::run(&client, &args),
             Command::Top(args) => top::run(client, &args),
-            Command::Explain { what: Explain::Vm { name } } => ask::explain(&client, &name),
+            Command::Explain(args) => explain::run(&client, &args),
+            Command::Whatif(args) => whatif::run(&client, &args),
             Command::Path { change } => ask::change_path(&client, change),
             Command::Vm { change } => ask::change_vm(&client, change),
             Command::Failback { target } => ask::failback(&client, &target),

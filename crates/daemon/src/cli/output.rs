@@ -11,12 +11,16 @@ pub(super) fn width() -> Option<usize> {
     size.map(|(columns, _)| usize::from(columns)).filter(|columns| *columns > 0)
 }
 
-pub(super) fn print(text: &str) -> anyhow::Result<ExitCode> {
+/// Prints, and says whether anybody still reads.
+pub(super) fn still_read(text: &str) -> anyhow::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write to stdout")
-        }
-        Ok(()) | Err(_) => Ok(ExitCode::SUCCESS),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("cannot write to stdout"),
+        Ok(()) => Ok(true),
     }
+}
+
+pub(super) fn print(text: &str) -> anyhow::Result<ExitCode> {
+    still_read(text).map(|_| ExitCode::SUCCESS)
 }

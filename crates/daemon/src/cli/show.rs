@@ -1,7 +1,7 @@
 //! `vmpath show`: tables for people, the API's JSON for programs.
 
 use super::text::{ago, bytes, plural, utc};
-use super::{Format, Show, ShowArgs, output, tree, vms};
+use super::{Format, Show, ShowArgs, events, output, tree, vms};
 use crate::api::client::{Ask, Client, segment};
 use crate::api::wire;
 use comfy_table::{ContentArrangement, Table, presets};
@@ -14,9 +14,9 @@ pub(super) fn run(client: &Client, args: &ShowArgs) -> anyhow::Result<ExitCode> 
         Show::Vms | Show::Disks => "/v1/vms".into(),
         Show::Vm { name } => format!("/v1/vms/{}", segment(name)),
         Show::Units => "/v1/units".into(),
-        Show::Events { after: Some(after), limit } => format!("/v1/events?after={after}&limit={limit}"),
-        Show::Events { after: None, limit } => format!("/v1/events?limit={limit}"),
-        Show::Incidents => "/v1/incidents".into(),
+        Show::Events(asked) => return events::run(client, asked, args.output),
+        Show::Incidents { all: false } => "/v1/incidents".into(),
+        Show::Incidents { all: true } => "/v1/incidents?all=true".into(),
     };
     let reply = client.call(&Ask::Get(at))?;
     let text = match (args.output, &args.what) {
@@ -26,13 +26,13 @@ pub(super) fn run(client: &Client, args: &ShowArgs) -> anyhow::Result<ExitCode> 
         (Format::Table, Show::Vm { .. }) => vms::one(&reply.read()?, output::width()),
         (Format::Table, Show::Disks) => disks(&reply.read()?),
         (Format::Table, Show::Units) => units(&reply.read()?),
-        (Format::Table, Show::Events { .. }) => events(&reply.read()?),
-        (Format::Table, Show::Incidents) => incidents(&reply.read()?),
+        (Format::Table, Show::Events(_)) => events::table(&reply.read()?),
+        (Format::Table, Show::Incidents { .. }) => incidents(&reply.read()?),
     };
     output::print(&text)
 }
 
-fn table(header: &[&str]) -> Table {
+pub(super) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(header.iter().copied());
@@ -42,11 +42,11 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
-fn lines(table: &Table) -> String {
+pub(super) fn lines(table: &Table) -> String {
     table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
-fn or_dash(text: Option<&String>) -> String {
+pub(super) fn or_dash(text: Option<&String>) -> String {
     text.cloned().unwrap_or_else(|| "-".into())
 }
 
@@ -94,36 +94,35 @@ pub(super) fn units(reply: &wire::Units) -> String {
     lines(&table)
 }
 
-pub(super) fn events(reply: &wire::Events) -> String {
-    let mut table = table(&["SEQ", "TIME (UTC)", "INCIDENT", "KIND", "SUBJECT", "REASON"]);
-    for event in &reply.events {
-        let until = event.until.as_ref().map(|until| format!("; until {until}")).unwrap_or_default();
+pub(super) fn incidents(reply: &wire::Incidents) -> String {
+    if reply.incidents.is_empty() {
+        return "no incident\n".into();
+    }
+    let mut table = table(&["INCIDENT", "SINCE (UTC)", "FOR", "PATHS", "VMS", "WHAT"]);
+    for incident in &reply.incidents {
+        let (since, lasts) = match (incident.opened_unix_us, incident.closed_unix_us) {
+            (0, _) => ("-".into(), "over".into()),
+            (from, Some(to)) => (utc(from), format!("{}, over", ago(to, from))),
+            (from, None) => (utc(from), ago(reply.at_unix_us, from)),
+        };
         table.add_row([
-            event.seq.to_string(),
-            utc(event.at_unix_us),
-            or_dash(event.incident.as_ref()),
-            event.kind.clone(),
-            format!("{} {}", event.subject.kind, event.subject.name),
-            format!("{}{until}", event.reason),
+            incident.incident.clone(),
+            since,
+            lasts,
+            incident.paths.join(", "),
+            some(&incident.vms_affected),
+            incident.summary.clone(),
         ]);
     }
     lines(&table)
 }
 
-pub(super) fn incidents(reply: &wire::Incidents) -> String {
-    if reply.incidents.is_empty() {
-        return "no open incident\n".into();
+/// As many names as fit a column.
+fn some(names: &[String]) -> String {
+    const NAMED_MAX: usize = 4;
+    let named = names.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMED_MAX) {
+        0 => named,
+        more => format!("{named} and {more} more"),
     }
-    let mut table = table(&["INCIDENT", "SINCE (UTC)", "FOR", "PATHS", "VMS", "WHAT"]);
-    for incident in &reply.incidents {
-        table.add_row([
-            incident.incident.clone(),
-            utc(incident.opened_unix_us),
-            ago(reply.at_unix_us, incident.opened_unix_us),
-            incident.paths.join(", "),
-            incident.vms_affected.join(", "),
-            incident.summary.clone(),
-        ]);
-    }
-    lines(&table)
 }

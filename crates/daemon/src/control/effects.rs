@@ -69,7 +69,7 @@ impl Performer {
                 Effect::Record(entry) => {
                     let at_unix_us = clock::unix_micros(entry.at);
                     let line = self.journal.append(entry, spec, at_unix_us);
-                    self.store.append(&line, clock::now());
+                    self.store.append(&line, self.journal.first_seq(), clock::now());
                 }
                 Effect::Answer { ticket, result } => outcome.answers.push(Answered { ticket, result }),
             }

@@ -3,15 +3,17 @@
 //! Invariant: a reader cannot slow the owner down (it loads the snapshot), and whoever asks for something waits for a
 //! bounded time. It does not know HTTP; the API maps its answers.
 
-use super::journal::{Page, Query};
+use super::journal::{Page, Past, Query};
 use super::rates::Rates;
 use super::reload::{ReloadError, ReloadRequest, Reloaded};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use vmpath_core::controller::Controller;
 use vmpath_core::effect::CommandError;
 use vmpath_core::event::Command;
+use vmpath_core::ids::IncidentId;
 use vmpath_core::spec::Spec;
 use vmpath_core::view::{HostView, WorkerView};
 
@@ -36,6 +38,19 @@ pub enum Input {
     Events {
         query: Query,
         reply: oneshot::Sender<Page>,
+    },
+    /// The newest that the journal knows of.
+    Incidents {
+        limit: usize,
+        reply: oneshot::Sender<Vec<Past>>,
+    },
+    Incident {
+        incident: IncidentId,
+        reply: oneshot::Sender<Option<Past>>,
+    },
+    /// A copy of all decisions, to be asked elsewhere what would happen.
+    Fork {
+        reply: oneshot::Sender<Box<Controller>>,
     },
 }
 
@@ -94,6 +109,33 @@ impl ControlHandle {
     pub async fn events(&self, query: Query) -> Result<Page, Unanswered> {
         let (reply, answer) = oneshot::channel();
         self.ask(Input::Events { query, reply }, answer).await
+    }
+
+    /// The newest incidents of which the journal has lines, the newest first.
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub async fn incidents(&self, limit: usize) -> Result<Vec<Past>, Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Input::Incidents { limit, reply }, answer).await
+    }
+
+    /// What the journal knows of one incident.
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub async fn past(&self, incident: IncidentId) -> Result<Option<Past>, Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Input::Incident { incident, reply }, answer).await
+    }
+
+    /// A copy of the controller as it is now.
+    ///
+    /// # Errors
+    /// [`Unanswered`].
+    pub async fn fork(&self) -> Result<Box<Controller>, Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Input::Fork { reply }, answer).await
     }
 
     /// Reads the configuration files again.

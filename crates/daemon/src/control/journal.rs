@@ -1,16 +1,44 @@
-//! The event journal: append-only, numbered, bounded, in memory.
+//! The event journal: append-only, numbered, bounded in lines, bytes and age, in memory.
 //!
 //! Names are resolved when an entry is written, so that it stays readable after a reload that removes them. Each entry
-//! is also a log line. It does not know who reads it, nor that it is kept over restarts.
+//! is also a log line. Invariant: the lines are the newest of all that were written, in order, and the oldest leave first.
+//! It does not know who reads it, nor that it is kept over restarts.
 
+mod index;
+mod query;
+#[cfg(test)]
+mod tests;
+
+pub use query::{Filter, OfVm, Page, Past, Query};
+
+use index::Index;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use vmpath_core::effect::{JournalEntry, JournalKind, Subject};
 use vmpath_core::ids::IncidentId;
-use vmpath_core::spec::Spec;
+use vmpath_core::spec::{HostSpec, Spec};
 
-/// Entries kept: hours of a bad day on a host of hundreds of VMs, some megabytes.
-pub const ENTRIES_MAX: usize = 16_384;
+/// Lines kept at most, whatever the configuration lets them weigh: a dozen incidents of a thousand VMs.
+pub const LINES_MAX: usize = 65_536;
+
+/// What a line weighs beside its texts: itself, its places in lists, and in the file.
+const LINE_BYTES: u64 = 256;
+
+/// How much is kept; whichever is reached first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    pub lines: usize,
+    pub bytes: u64,
+    pub age: Duration,
+}
+
+impl Bounds {
+    #[must_use]
+    pub const fn of(host: &HostSpec) -> Self {
+        Self { lines: LINES_MAX, bytes: host.journal_max, age: host.journal_age }
+    }
+}
 
 /// One entry, as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,41 +95,27 @@ impl SubjectType {
     }
 }
 
-/// Which lines are asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Query {
-    /// Only lines above this number, the oldest first; none: the newest.
-    pub after: Option<u64>,
-    pub limit: usize,
-    pub about: Option<About>,
-}
-
-/// Lines that concern a VM: its own, and those of its incident.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct About {
-    pub vm: String,
-    pub incident: Option<IncidentId>,
-}
-
-/// An answer to a [`Query`]: lines in ascending order, and what the journal holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Page {
-    pub first_seq: u64,
-    pub last_seq: u64,
-    pub lines: Vec<Arc<Line>>,
+impl Line {
+    fn weight(&self) -> u64 {
+        let texts = [Some(&self.subject_name), Some(&self.reason), self.until.as_ref()];
+        LINE_BYTES + texts.into_iter().flatten().map(|text| text.len() as u64).sum::<u64>()
+    }
 }
 
 #[derive(Debug)]
 pub struct Journal {
     lines: VecDeque<Arc<Line>>,
+    index: Index,
+    /// Of the lines together.
+    bytes: u64,
     last_seq: u64,
-    kept_max: usize,
+    bounds: Bounds,
 }
 
 impl Journal {
     #[must_use]
-    pub fn new(kept_max: usize) -> Self {
-        Self { lines: VecDeque::new(), last_seq: 0, kept_max: kept_max.max(1) }
+    pub fn new(bounds: Bounds) -> Self {
+        Self { lines: VecDeque::new(), index: Index::default(), bytes: 0, last_seq: 0, bounds }
     }
 
     #[must_use]
@@ -109,20 +123,28 @@ impl Journal {
         self.last_seq
     }
 
+    /// Of the oldest line that is kept; the next one's if there is none.
+    #[must_use]
+    pub fn first_seq(&self) -> u64 {
+        self.lines.front().map_or(self.last_seq + 1, |line| line.seq)
+    }
+
     /// Goes on with the lines of the process before, the oldest first, and their numbers.
     #[must_use]
-    pub fn restored(kept_max: usize, lines: Vec<Line>) -> Self {
-        let mut journal = Self::new(kept_max);
-        let too_many = lines.len().saturating_sub(journal.kept_max);
-        journal.lines = lines.into_iter().skip(too_many).map(Arc::new).collect();
-        journal.last_seq = journal.lines.back().map_or(0, |line| line.seq);
+    pub fn restored(bounds: Bounds, lines: Vec<Line>, now_unix_us: u64) -> Self {
+        let mut journal = Self::new(bounds);
+        for line in lines {
+            journal.last_seq = line.seq;
+            journal.push(Arc::new(line));
+        }
+        journal.forget(now_unix_us);
         journal
     }
 
-    /// Appends an entry, under the names of `spec`; the oldest makes room.
+    /// Appends an entry, under the names of `spec`; the oldest make room.
     pub fn append(&mut self, entry: JournalEntry, spec: &Spec, at_unix_us: u64) -> Arc<Line> {
         self.last_seq += 1;
-        let line = Line {
+        let line = Arc::new(Line {
             seq: self.last_seq,
             at_unix_us,
             incident: entry.incident,
@@ -131,41 +153,43 @@ impl Journal {
             subject_name: name_of(entry.subject, spec),
             reason: entry.reason,
             until: entry.until,
-        };
+        });
         log(&line);
-        if self.lines.len() == self.kept_max {
-            self.lines.pop_front();
-        }
-        let line = Arc::new(line);
-        self.lines.push_back(Arc::clone(&line));
+        self.push(Arc::clone(&line));
+        self.forget(at_unix_us);
         line
     }
 
-    #[must_use]
-    pub fn read(&self, query: &Query) -> Page {
-        let wanted = |line: &&Arc<Line>| query.about.as_ref().is_none_or(|about| about.covers(line));
-        let lines = match query.after {
-            Some(after) => {
-                let start = self.lines.partition_point(|line| line.seq <= after);
-                self.lines.range(start..).filter(wanted).take(query.limit).cloned().collect()
+    fn push(&mut self, line: Arc<Line>) {
+        self.index.enter(&line);
+        self.bytes += line.weight();
+        self.lines.push_back(line);
+    }
+
+    /// Other bounds from now on.
+    pub fn bound(&mut self, bounds: Bounds) {
+        self.bounds = bounds;
+    }
+
+    /// The oldest leave until the rest is within the bounds. The newest stays whatever it weighs: it carries the number.
+    pub fn forget(&mut self, now_unix_us: u64) {
+        let age = u64::try_from(self.bounds.age.as_micros()).unwrap_or(u64::MAX);
+        while let Some(oldest) = self.lines.front().filter(|_| self.lines.len() > 1) {
+            let is_old = now_unix_us.saturating_sub(oldest.at_unix_us) > age;
+            if !is_old && self.lines.len() <= self.bounds.lines && self.bytes <= self.bounds.bytes {
+                return;
             }
-            None => {
-                let mut newest: Vec<_> =
-                    self.lines.iter().rev().filter(wanted).take(query.limit).cloned().collect();
-                newest.reverse();
-                newest
-            }
-        };
-        let first_seq = self.lines.front().map_or(self.last_seq + 1, |line| line.seq);
-        Page { first_seq, last_seq: self.last_seq, lines }
+            self.bytes -= oldest.weight();
+            self.index.leave(oldest);
+            self.lines.pop_front();
+        }
     }
 }
 
-impl About {
-    fn covers(&self, line: &Line) -> bool {
-        (self.incident.is_some() && line.incident == self.incident)
-            || (line.subject == SubjectType::Vm && line.subject_name == self.vm)
-    }
+/// What an entry is about, and its name.
+#[must_use]
+pub fn subject(subject: Subject, spec: &Spec) -> (SubjectType, String) {
+    (SubjectType::of(subject), name_of(subject, spec))
 }
 
 fn name_of(subject: Subject, spec: &Spec) -> String {
@@ -181,6 +205,8 @@ fn name_of(subject: Subject, spec: &Spec) -> String {
 const fn is_trouble(kind: JournalKind) -> bool {
     match kind {
         JournalKind::PathDown
+        | JournalKind::PathSick
+        | JournalKind::ComponentDown
         | JournalKind::LinkDown
         | JournalKind::NoPath
         | JournalKind::VmHeld
@@ -197,6 +223,7 @@ const fn is_trouble(kind: JournalKind) -> bool {
         | JournalKind::PathDisabled
         | JournalKind::PathEnabled
         | JournalKind::AccessChanged
+        | JournalKind::PathWell
         | JournalKind::LinkUp
         | JournalKind::FailedOver
         | JournalKind::VmReleased
@@ -223,85 +250,5 @@ fn log(line: &Line) {
         tracing::warn!("#{seq}{incident} {kind} {of} {subject_name}: {reason}{until}");
     } else {
         tracing::info!("#{seq}{incident} {kind} {of} {subject_name}: {reason}{until}");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing;
-    use vmpath_core::ids::{PathId, VmId};
-    use vmpath_core::time::Instant;
-
-    fn journal(entries: &[(Subject, Option<u64>)]) -> Journal {
-        let spec = testing::spec();
-        let mut journal = Journal::new(4);
-        for (subject, incident) in entries {
-            let entry = JournalEntry {
-                at: Instant::ZERO,
-                incident: incident.map(IncidentId),
-                kind: JournalKind::PathDown,
-                subject: *subject,
-                reason: "why".into(),
-                until: None,
-            };
-            journal.append(entry, &spec, 7);
-        }
-        journal
-    }
-
-    fn seqs(journal: &Journal, after: Option<u64>, limit: usize) -> Vec<u64> {
-        journal.read(&Query { after, limit, about: None }).lines.iter().map(|line| line.seq).collect()
-    }
-
-    #[test]
-    fn the_oldest_make_room_and_numbers_go_on() {
-        let journal = journal(&[(Subject::Host, None); 6]);
-        assert_eq!(seqs(&journal, None, 10), [3, 4, 5, 6]);
-        assert_eq!(seqs(&journal, None, 2), [5, 6]);
-        assert_eq!(seqs(&journal, Some(0), 2), [3, 4]);
-        assert_eq!(seqs(&journal, Some(4), 10), [5, 6]);
-        assert_eq!(seqs(&journal, Some(99), 10), [0; 0]);
-        let page = journal.read(&Query { after: None, limit: 0, about: None });
-        assert_eq!((page.first_seq, page.last_seq), (3, 6));
-    }
-
-    #[test]
-    fn a_restored_journal_goes_on_where_it_was() {
-        let old = journal(&[(Subject::Host, None); 6]);
-        let lines: Vec<_> = old.lines.iter().map(|line| (**line).clone()).collect();
-        let mut journal = Journal::restored(3, lines);
-        assert_eq!(seqs(&journal, None, 10), [4, 5, 6]);
-        let entry = JournalEntry {
-            at: Instant::ZERO,
-            incident: None,
-            kind: JournalKind::PathUp,
-            subject: Subject::Host,
-            reason: "why".into(),
-            until: None,
-        };
-        assert_eq!(journal.append(entry, &testing::spec(), 7).seq, 7);
-        assert_eq!(seqs(&journal, None, 10), [5, 6, 7]);
-        assert_eq!(Journal::restored(3, vec![]).last_seq(), 0);
-    }
-
-    #[test]
-    fn an_empty_journal_says_so() {
-        let page = Journal::new(4).read(&Query { after: Some(0), limit: 9, about: None });
-        assert_eq!(page, Page { first_seq: 1, last_seq: 0, lines: vec![] });
-    }
-
-    #[test]
-    fn lines_about_a_vm_are_its_own_and_its_incidents() {
-        let journal = journal(&[
-            (Subject::Vm(VmId::at(0)), None),
-            (Subject::Vm(VmId::at(1)), None),
-            (Subject::Path(PathId::at(0)), Some(1)),
-            (Subject::Path(PathId::at(0)), Some(2)),
-        ]);
-        let about = About { vm: testing::spec().vms[0].name.clone(), incident: Some(IncidentId(1)) };
-        let page = journal.read(&Query { after: None, limit: 9, about: Some(about) });
-        assert_eq!(page.lines.iter().map(|line| line.seq).collect::<Vec<_>>(), [1, 3]);
-        assert_eq!(page.lines[1].subject_name, "san0/a");
     }
 }

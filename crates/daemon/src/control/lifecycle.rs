@@ -7,7 +7,7 @@
 use super::config::{Config, load};
 use super::effects::{Outcome, Performer};
 use super::handle::ControlHandle;
-use super::journal::{self, Journal};
+use super::journal::{Bounds, Journal};
 use super::monitor::{Beat, Monitor};
 use super::owner::{Ended, Owner, Sources};
 use super::reload::{self, ReloadRequest, Reloader};
@@ -212,7 +212,7 @@ fn owner(spec: &Arc<Spec>, links: &Links, store: Store, left: Left, beat: Beat) 
     effects.extend(unreadable.map(|why| Effect::Record(unreadable_entry(why))));
     let dataplane = Dataplane::start(&Arc::new(plan), &links.reports)?;
     let hypervisors = Hypervisors::start(spec, &links.monitors);
-    let journal = Journal::restored(journal::ENTRIES_MAX, lines);
+    let journal = Journal::restored(Bounds::of(&spec.host), lines, clock::unix_micros(clock::now()));
     let mut performer = Performer { dataplane, hypervisors, journal, store, orders: VecDeque::new() };
     performer.perform(effects, spec, &mut Outcome::default());
     Ok(Owner::new(Arc::clone(spec), controller, performer, beat))

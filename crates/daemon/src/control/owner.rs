@@ -6,6 +6,7 @@
 
 use super::effects::{Answered, Outcome, Performer};
 use super::handle::{Input, Snapshot};
+use super::journal::Bounds;
 use super::monitor::Beat;
 use super::rates::RateWindow;
 use crate::dataplane::{Dataplane, WorkerReport};
@@ -201,11 +202,21 @@ impl Owner {
                 // Whoever asked may have given up.
                 let _ = reply.send(self.performer.journal.read(&query));
             }
+            Input::Incidents { limit, reply } => {
+                let _ = reply.send(self.performer.journal.incidents(limit));
+            }
+            Input::Incident { incident, reply } => {
+                let _ = reply.send(self.performer.journal.incident(incident));
+            }
+            Input::Fork { reply } => {
+                let _ = reply.send(Box::new(self.controller.clone()));
+            }
         }
     }
 
     fn reload(&mut self, spec: Arc<Spec>) {
         self.spec = Arc::clone(&spec);
+        self.performer.journal.bound(Bounds::of(&spec.host));
         self.apply(Event::Reload(spec));
         self.publish();
     }
@@ -270,6 +281,7 @@ impl Owner {
         let host = if self.stale == Stale::Host || now.since(self.host_at) >= HOST_VIEW_EVERY {
             self.host_at = now;
             self.performer.store.save(self.controller.save(), now);
+            self.performer.journal.forget(clock::unix_micros(now));
             Arc::new(self.controller.view(now))
         } else {
             Arc::clone(&self.snapshot.load().host)

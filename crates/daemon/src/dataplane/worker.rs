@@ -54,6 +54,7 @@ pub(crate) enum Tag {
     GuestSession(usize),
     /// Sixteen to a session.
     Kick(usize),
+    Network,
 }
 
 impl Tag {
@@ -71,6 +72,7 @@ impl Tag {
             Self::Port(i) => (9, i),
             Self::GuestSession(i) => (10, i),
             Self::Kick(i) => (11, i),
+            Self::Network => (12, 0),
         };
         kind << 32 | index as u64
     }
@@ -90,6 +92,7 @@ impl Tag {
             9 => Self::Port(index),
             10 => Self::GuestSession(index),
             11 => Self::Kick(index),
+            12 => Self::Network,
             other => unreachable!("no tag of kind {other} is ever packed"),
         }
     }
@@ -118,7 +121,7 @@ pub(crate) struct Worker {
     doorbell: Rc<OwnedFd>,
     actions: Vec<Action>,
     next_report: Instant,
-    next_inspection: Instant,
+    pub(crate) next_inspection: Instant,
     pub(crate) its_disks: Vec<DiskId>,
     pub(crate) its_units: Vec<UnitId>,
 }
@@ -230,6 +233,7 @@ impl Worker {
         };
         // What was recovered is in this worker's record before the old one goes.
         worker.act();
+        worker.watch_network();
         Ok(worker)
     }
 
@@ -371,6 +375,7 @@ impl Worker {
                 Tag::BackRead(back) => self.back_ready(back, watch),
                 Tag::Port(port) => self.port_ready(port, watch),
                 Tag::GuestSession(session) => self.session_ready(session, watch),
+                Tag::Network => self.network_changed(watch),
                 Tag::Kick(at) => self.kicked(at / 16, (at % 16) as u16, watch),
                 other => unreachable!("{other:?} is not watched"),
             },

@@ -6,11 +6,10 @@
 
 use super::codec::{self, Corrupt};
 use super::{Left, OpenError};
-use crate::control::journal::{ENTRIES_MAX, Line};
+use crate::control::journal::Line;
 use crate::sys::boot::BootId;
 use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError,
-    TableDefinition, TableError,
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition, TableError,
 };
 use std::fs;
 use std::io;
@@ -44,6 +43,8 @@ const CACHE_BYTES: usize = 4 << 20;
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     pub(super) lines: Vec<Arc<Line>>,
+    /// Older lines have left the journal.
+    pub(super) first_seq: u64,
     pub(super) saved: Option<Saved>,
     /// The process ends as asked: there is nothing more to come.
     pub(super) clean: bool,
@@ -177,7 +178,7 @@ impl StateFile {
             for line in &batch.lines {
                 journal.insert(line.seq, codec::encode_line(line).as_slice())?;
             }
-            while journal.len()? > ENTRIES_MAX as u64 {
+            while journal.first()?.is_some_and(|(seq, _)| seq.value() < batch.first_seq) {
                 journal.pop_first()?;
             }
             if batch.clean {

@@ -121,12 +121,12 @@ impl Store {
         Self { writer: None, committed, last, ticket: 0, waiting_since: None, told_late: false }
     }
 
-    /// Keeps a line of the journal. Never waits.
-    pub fn append(&mut self, line: &Arc<Line>, now: Instant) {
+    /// Keeps a line of the journal, and forgets those below `first_seq`. Never waits.
+    pub fn append(&mut self, line: &Arc<Line>, first_seq: u64, now: Instant) {
         if let Some(writer) = &self.writer {
             self.ticket += 1;
             self.waiting_since.get_or_insert(now);
-            writer.append(Arc::clone(line), self.ticket);
+            writer.append(Arc::clone(line), first_seq, self.ticket);
         }
     }
 

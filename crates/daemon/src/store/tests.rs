@@ -1,6 +1,6 @@
 use super::file::FILE;
 use super::{Left, OpenError, SCHEMA, Store};
-use crate::control::journal::{ENTRIES_MAX, Line, SubjectType};
+use crate::control::journal::{Line, SubjectType};
 use crate::sys::boot::BootId;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -41,9 +41,9 @@ fn what_was_handed_over_is_there_after_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, left) = open(&dir.path().join("made/here"));
     assert_eq!((left.boot, left.clean, left.lines.len()), (None, false, 0));
-    store.append(&line(1), Instant::ZERO);
+    store.append(&line(1), 1, Instant::ZERO);
     store.save(numbered(4), Instant::ZERO);
-    store.append(&line(2), Instant::ZERO);
+    store.append(&line(2), 1, Instant::ZERO);
     assert!(store.close(WAIT));
     let (mut store, left) = open(&dir.path().join("made/here"));
     assert_eq!((left.boot, left.clean, left.unreadable), (Some(BOOT), true, None));
@@ -78,17 +78,20 @@ fn a_second_daemon_on_the_same_directory_is_refused() {
 }
 
 #[test]
-fn the_journal_keeps_its_newest_lines() {
+fn what_left_the_journal_leaves_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, _) = open(dir.path());
-    let count = ENTRIES_MAX as u64 + 100;
-    for seq in 1..=count {
-        store.append(&line(seq), Instant::ZERO);
+    for seq in 1..=5000 {
+        store.append(&line(seq), seq.saturating_sub(99), Instant::ZERO);
     }
     assert!(store.close(WAIT));
-    let (_store, left) = open(dir.path());
-    let seqs: Vec<_> = left.lines.iter().map(|line| line.seq).collect();
-    assert_eq!(seqs, (101..=count).collect::<Vec<_>>());
+    let kept = |left: Left| left.lines.iter().map(|line| line.seq).collect::<Vec<_>>();
+    let (mut store, left) = open(dir.path());
+    assert_eq!(kept(left), (4901..=5000).collect::<Vec<_>>());
+    // Tighter bounds, and a batch of its own.
+    store.append(&line(5001), 5000, Instant::ZERO);
+    assert!(store.close(WAIT));
+    assert_eq!(kept(open(dir.path()).1), [5000, 5001]);
 }
 
 #[test]
@@ -151,7 +154,7 @@ fn a_directory_that_is_none_is_named() {
 #[test]
 fn without_a_store_nothing_is_waited_for() {
     let mut store = Store::none();
-    store.append(&line(1), Instant::ZERO);
+    store.append(&line(1), 1, Instant::ZERO);
     store.save(numbered(1), Instant::ZERO);
     store.look(Instant::from_millis(60_000));
     assert!(store.committed() >= store.ticket() && !store.is_late());
@@ -181,7 +184,7 @@ fn a_child_that_commits_until_it_is_killed() {
     let first = left.lines.last().map_or(0, |line| line.seq) + 1;
     for seq in first.. {
         store.save(numbered(seq), Instant::ZERO);
-        store.append(&line(seq), Instant::ZERO);
+        store.append(&line(seq), 1, Instant::ZERO);
         if seq.is_multiple_of(5) {
             let ticket = store.ticket();
             while store.committed() < ticket {

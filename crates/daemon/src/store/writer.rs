@@ -5,7 +5,7 @@
 
 use super::Ticket;
 use super::file::{Batch, StateFile};
-use crate::control::journal::{ENTRIES_MAX, Line};
+use crate::control::journal::Line;
 use crate::sys::boot::BootId;
 use std::io;
 use std::path::PathBuf;
@@ -61,10 +61,12 @@ impl Writer {
         Ok(Self { shared, ended, thread })
     }
 
-    pub(super) fn append(&self, line: Arc<Line>, ticket: Ticket) {
+    /// `first_seq`: lines below it have left the journal.
+    pub(super) fn append(&self, line: Arc<Line>, first_seq: u64, ticket: Ticket) {
         let mut waiting = self.shared.lock();
         waiting.batch.lines.push(line);
-        bound(&mut waiting.batch.lines);
+        waiting.batch.first_seq = first_seq;
+        bound(&mut waiting.batch);
         waiting.ticket = ticket;
         self.shared.wake.notify_one();
     }
@@ -89,10 +91,11 @@ impl Writer {
     }
 }
 
-/// The oldest make room: they would leave the journal anyway. Seldom, so that it costs little.
-fn bound(lines: &mut Vec<Arc<Line>>) {
-    if lines.len() >= 2 * ENTRIES_MAX {
-        lines.drain(..lines.len() - ENTRIES_MAX);
+/// What has left the journal need not be written any more. Seldom, so that it costs little.
+fn bound(batch: &mut Batch) {
+    let left = batch.lines.partition_point(|line| line.seq < batch.first_seq);
+    if left > batch.lines.len() / 2 {
+        batch.lines.drain(..left);
     }
 }
 
@@ -153,7 +156,8 @@ impl Committer {
         }
         let new = std::mem::take(&mut waiting.batch);
         unwritten.lines.extend(new.lines);
-        bound(&mut unwritten.lines);
+        unwritten.first_seq = unwritten.first_seq.max(new.first_seq);
+        bound(unwritten);
         unwritten.saved = new.saved.or(unwritten.saved.take());
         (waiting.ticket, waiting.end)
     }

@@ -13,6 +13,7 @@ pub mod dirty;
 pub mod guest;
 pub mod inflight;
 pub mod record;
+pub mod rtnetlink;
 pub mod socket;
 pub mod tcp;
 pub mod uring;

@@ -214,10 +214,11 @@ fn answer_export(
     faults: &FaultSet,
 ) -> Result<(Arc<Unit>, ExportAnswer), ExportRefusal> {
     let found = match (name, units) {
-        ("", [only]) => Some(only),
-        _ => units.iter().find(|unit| unit.name == name),
+        ("", [_]) => Some(0),
+        _ => units.iter().position(|unit| unit.name == name),
     };
-    let Some(unit) = found else {
+    let place = found.map(|place| if faults.other_unit { (place + 1) % units.len() } else { place });
+    let Some(unit) = place.and_then(|place| units.get(place)) else {
         let message = format!("there is no unit {name:?} in this array");
         return Err(ExportRefusal { reason: RefusalReason::Unknown, message });
     };
@@ -230,7 +231,7 @@ fn answer_export(
     let block = BlockSizes::new(512, 4096, 32 << 20).unwrap_or_default();
     let size = faults.announce_size.unwrap_or(unit.size);
     let export = ExportInfo { size, flags, block, structured_replies: false };
-    Ok((Arc::clone(unit), ExportAnswer { export, description: format!("vmpath lab unit {}", unit.name) }))
+    Ok((Arc::clone(unit), ExportAnswer { export, description: format!("vmpath lab unit {name}") }))
 }
 
 async fn ready(stream: &Stream, interest: Option<Interest>) -> io::Result<()> {

@@ -28,6 +28,8 @@ pub enum Fault {
     Error(NbdError),
     /// Each request takes that much longer.
     Slow(Duration),
+    /// Each read is executed and answered that much later; everything else goes on.
+    LateRead(Duration),
     /// Writes received and not executed when their connection breaks are executed `after` that.
     Ghost {
         after: Duration,
@@ -35,6 +37,12 @@ pub enum Fault {
     Misbehave(Misbehaviour),
     /// New connections are told this size, in bytes.
     AnnounceSize(u64),
+    /// New connections get the unit that comes after the one they ask for, under its name.
+    OtherUnit,
+    /// One bit of each block that is read is wrong.
+    CorruptReply,
+    /// What the portal's cache holds is lost now. Momentary: nothing stays switched on.
+    DropCache,
 }
 
 /// Ways to break the protocol, in answer to any request.
@@ -49,7 +57,8 @@ pub enum Misbehaviour {
 }
 
 const HELP: &str = "known faults: reset, refuse, hang, stall TIME[/EVERY], error EIO|ENOSPC|ENOMEM|ESHUTDOWN, \
-                    slow TIME, ghost TIME, garbage, cut-reply, unknown-cookie, announce-size BYTES (TIME as 1500, 1500ms or 2s)";
+                    slow TIME, late-read TIME, ghost TIME, garbage, cut-reply, unknown-cookie, corrupt-reply, \
+                    announce-size BYTES, other-unit, drop-cache (TIME as 1500, 1500ms or 2s)";
 
 impl Fault {
     /// Reads `reset refuse ghost 1500`; `+` and `,` separate as well as blanks do.
@@ -74,11 +83,15 @@ impl Fault {
             "stall" => parse_stall(value()?)?,
             "error" => Self::Error(parse_error(value()?)?),
             "slow" => Self::Slow(parse_duration(value()?)?),
+            "late-read" => Self::LateRead(parse_duration(value()?)?),
             "ghost" => Self::Ghost { after: parse_duration(value()?)? },
             "garbage" => Self::Misbehave(Misbehaviour::Garbage),
             "cut-reply" => Self::Misbehave(Misbehaviour::CutReply),
             "unknown-cookie" => Self::Misbehave(Misbehaviour::UnknownCookie),
             "announce-size" => Self::AnnounceSize(crate::units::parse_size(value()?)?),
+            "other-unit" => Self::OtherUnit,
+            "corrupt-reply" => Self::CorruptReply,
+            "drop-cache" => Self::DropCache,
             _ => return Err(format!("unknown fault {word:?}; {HELP}")),
         })
     }
@@ -114,9 +127,12 @@ pub struct FaultSet {
     pub stall: Option<Stall>,
     pub error: Option<NbdError>,
     pub slow: Duration,
+    pub late_read: Duration,
     pub ghost: Option<Duration>,
     pub misbehave: Option<Misbehaviour>,
     pub announce_size: Option<u64>,
+    pub other_unit: bool,
+    pub corrupt_reply: bool,
     /// Connections made before the last reset are to die.
     pub resets: u64,
 }
@@ -148,9 +164,13 @@ impl FaultSet {
             Fault::Stall { length, every } => self.stall = Some(Stall { from: now, length, every }),
             Fault::Error(error) => self.error = Some(error),
             Fault::Slow(by) => self.slow = by,
+            Fault::LateRead(by) => self.late_read = by,
             Fault::Ghost { after } => self.ghost = Some(after),
             Fault::Misbehave(how) => self.misbehave = Some(how),
             Fault::AnnounceSize(bytes) => self.announce_size = Some(bytes),
+            Fault::OtherUnit => self.other_unit = true,
+            Fault::CorruptReply => self.corrupt_reply = true,
+            Fault::DropCache => {} // the units forget; see `Portal::drop_cache`
         }
     }
 
@@ -184,6 +204,7 @@ impl FaultSet {
         }
         word(self.error.is_some(), format!("error {}", self.error.map_or(String::new(), |e| e.to_string())));
         word(!self.slow.is_zero(), format!("slow {}ms", self.slow.as_millis()));
+        word(!self.late_read.is_zero(), format!("late-read {}ms", self.late_read.as_millis()));
         word(self.ghost.is_some(), format!("ghost {}ms", self.ghost.unwrap_or_default().as_millis()));
         let how = match self.misbehave {
             None => "",
@@ -193,6 +214,8 @@ impl FaultSet {
         };
         word(!how.is_empty(), how.to_owned());
         word(self.announce_size.is_some(), format!("announce-size {}", self.announce_size.unwrap_or(0)));
+        word(self.other_unit, "other-unit".to_owned());
+        word(self.corrupt_reply, "corrupt-reply".to_owned());
         words
     }
 }
@@ -253,8 +276,11 @@ mod tests {
     fn what_is_on_is_shown_in_the_words_that_switch_it_on() {
         let mut faults = FaultSet::default();
         for fault in
-            Fault::parse_list("reset refuse hang stall 2s/5s slow 10 ghost 1500 garbage announce-size 4096")
-                .unwrap()
+            Fault::parse_list(
+                "reset refuse hang stall 2s/5s slow 10 late-read 2s ghost 1500 garbage announce-size 4096 other-unit \
+                 corrupt-reply drop-cache",
+            )
+            .unwrap()
         {
             faults.add(fault, Instant::now());
         }
@@ -263,9 +289,12 @@ mod tests {
             "hang",
             "stall 2000ms/5000ms",
             "slow 10ms",
+            "late-read 2000ms",
             "ghost 1500ms",
             "garbage",
             "announce-size 4096",
+            "other-unit",
+            "corrupt-reply",
         ];
         assert_eq!(faults.words(), words);
     }

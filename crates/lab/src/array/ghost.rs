@@ -27,7 +27,7 @@ pub(super) fn bury(portal: &Arc<Portal>, session: Session, broke_at: Instant) {
         tokio::time::sleep_until(broke_at + after).await;
         for write in writes {
             if let Job::Perform(payload) = &write.job {
-                let _ = perform(&unit, &write.request, payload, &mut []);
+                let _ = perform(&unit, portal.cache, &write.request, payload, &mut []);
             }
             portal.counters.ghosts_pending.fetch_sub(1, Ordering::Relaxed);
             portal.counters.ghosts_executed.fetch_add(1, Ordering::Relaxed);

@@ -6,6 +6,7 @@
 //! It does not know: vmpath's daemon; any NBD client may use it.
 
 mod alarm;
+mod cache;
 mod connection;
 pub mod control;
 pub mod fault;
@@ -35,7 +36,8 @@ pub struct ArrayArgs {
     /// A storage unit, in memory or in a file: NAME=SIZE[:FILE]. May be repeated.
     #[arg(long, required = true)]
     pub unit: Vec<UnitArg>,
-    /// A way to all units: NAME=ADDR:PORT or NAME=unix:PATH, with ,capacity=100MiB/s and ,latency=500us. May be repeated.
+    /// A way to all units: NAME=ADDR:PORT or NAME=unix:PATH, with ,capacity=100MiB/s ,latency=500us and ,cache=volatile. May
+    /// be repeated.
     #[arg(long, required = true)]
     pub portal: Vec<PortalArg>,
     /// Unix socket for `vmpath lab ctl`.
@@ -69,15 +71,19 @@ impl ArrayArgs {
     /// If a unit, a portal or the control socket cannot be opened.
     pub async fn open(&self) -> anyhow::Result<Array> {
         self.check_names()?;
-        let units =
-            self.unit.iter().map(|arg| Unit::open(arg).map(Arc::new)).collect::<anyhow::Result<Vec<_>>>()?;
+        let cached = self.portal.iter().any(|portal| portal.volatile_cache);
+        let open = |arg: &UnitArg| {
+            let unit = Unit::open(arg)?;
+            anyhow::Ok(Arc::new(if cached { unit.with_caches() } else { unit }))
+        };
+        let units = self.unit.iter().map(open).collect::<anyhow::Result<Vec<_>>>()?;
         if self.prefill {
             units.iter().try_for_each(|unit| unit.prefill())?;
         }
         let units = Arc::new(units);
         let mut portals = Vec::new();
-        for arg in &self.portal {
-            portals.push(PortalHandle::open(arg, Arc::clone(&units)).await?);
+        for (number, arg) in self.portal.iter().enumerate() {
+            portals.push(PortalHandle::open(number, arg, Arc::clone(&units)).await?);
         }
         let controlled = Arc::new(Controlled { portals, units });
         if let Some(path) = &self.control {
@@ -143,7 +149,8 @@ pub struct CtlArgs {
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum CtlCommand {
     /// Switch faults on, all at one moment: reset, refuse, hang, stall TIME[/EVERY], error EIO|ENOSPC|ENOMEM|ESHUTDOWN,
-    /// slow TIME, ghost TIME, garbage, cut-reply, unknown-cookie, announce-size BYTES. A number is milliseconds.
+    /// slow TIME, late-read TIME, ghost TIME, garbage, cut-reply, unknown-cookie, corrupt-reply, announce-size BYTES,
+    /// other-unit, drop-cache. A number is milliseconds.
     Fault {
         /// The portal's name, or all.
         portal: String,

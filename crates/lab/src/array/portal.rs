@@ -5,6 +5,7 @@
 //! time that is answered was read before the first of them died, so a latency measured from it is never flattered.
 //! Rejected: faults behind a lock that each connection polls. It does not know: NBD, the units' bytes.
 
+use super::cache::CacheId;
 use super::connection;
 use super::fault::{Fault, FaultSet};
 use super::service::Service;
@@ -25,7 +26,7 @@ const RESET_BOUND: Duration = Duration::from_secs(1);
 /// Commands that wait for a portal; each is applied within milliseconds.
 const COMMANDS_WAITING: usize = 16;
 
-/// What `--portal NAME=ADDRESS[,capacity=RATE][,latency=TIME]` asks for.
+/// What `--portal NAME=ADDRESS[,capacity=RATE][,latency=TIME][,cache=volatile]` asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortalArg {
     pub name: String,
@@ -33,6 +34,8 @@ pub struct PortalArg {
     /// Bytes per second, both directions together.
     pub capacity: Option<u64>,
     pub latency: Duration,
+    /// Whether it keeps what is written until it is told to flush.
+    pub volatile_cache: bool,
 }
 
 impl std::str::FromStr for PortalArg {
@@ -41,17 +44,19 @@ impl std::str::FromStr for PortalArg {
     fn from_str(text: &str) -> Result<Self, String> {
         let usage = || {
             format!(
-                "{text:?} is no portal: write NAME=ADDRESS[,capacity=RATE][,latency=TIME], as in a=127.0.0.1:0,capacity=100MiB/s"
+                "{text:?} is no portal: write NAME=ADDRESS[,capacity=RATE][,latency=TIME][,cache=volatile], as in a=127.0.0.1:0,capacity=100MiB/s"
             )
         };
         let (name, rest) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(usage)?;
         let mut parts = rest.split(',');
         let address = parts.next().unwrap_or_default().parse()?;
-        let mut arg = Self { name: name.to_owned(), address, capacity: None, latency: Duration::ZERO };
+        let (name, latency) = (name.to_owned(), Duration::ZERO);
+        let mut arg = Self { name, address, capacity: None, latency, volatile_cache: false };
         for part in parts {
             match part.split_once('=') {
                 Some(("capacity", rate)) => arg.capacity = Some(parse_rate(rate)?),
                 Some(("latency", time)) => arg.latency = parse_duration(time)?,
+                Some(("cache", "volatile")) => arg.volatile_cache = true,
                 _ => return Err(usage()),
             }
         }
@@ -75,6 +80,8 @@ pub struct Counters {
     pub ghosts_executed: AtomicU64,
     /// Writes that were received, and then dropped because their connection broke.
     pub writes_dropped: AtomicU64,
+    /// Sectors of 512 bytes that were lost with the cache.
+    pub sectors_lost: AtomicU64,
 }
 
 /// A portal's line in `status`.
@@ -94,6 +101,7 @@ pub struct PortalStatus {
     pub ghosts_pending: u64,
     pub ghosts_executed: u64,
     pub writes_dropped: u64,
+    pub sectors_lost: u64,
 }
 
 /// What connections share.
@@ -103,6 +111,8 @@ pub struct Portal {
     pub address: Address,
     pub units: Arc<Vec<Arc<Unit>>>,
     pub counters: Counters,
+    /// Its cache, if it loses what is not flushed.
+    pub(super) cache: Option<CacheId>,
     service: Mutex<Service>,
     faults: watch::Sender<FaultSet>,
 }
@@ -127,11 +137,11 @@ pub struct PortalHandle {
 }
 
 impl PortalHandle {
-    /// Opens the portal and serves it until the runtime ends.
+    /// Opens the portal with this number and serves it until the runtime ends.
     ///
     /// # Errors
     /// If the address cannot be listened on.
-    pub async fn open(arg: &PortalArg, units: Arc<Vec<Arc<Unit>>>) -> anyhow::Result<Self> {
+    pub async fn open(number: usize, arg: &PortalArg, units: Arc<Vec<Arc<Unit>>>) -> anyhow::Result<Self> {
         let (listener, address) = Listener::bind(&arg.address).await.map_err(|why| {
             anyhow::anyhow!(
                 "portal {}: cannot listen on {}: {why}; choose another address",
@@ -144,6 +154,7 @@ impl PortalHandle {
             address,
             units,
             counters: Counters::default(),
+            cache: arg.volatile_cache.then_some(number),
             service: Mutex::new(Service::new(arg.capacity, arg.latency, Instant::now())),
             faults: watch::Sender::new(FaultSet::default()),
         });
@@ -173,6 +184,32 @@ impl Portal {
         self.service.lock().unwrap_or_else(PoisonError::into_inner).admit(bytes, now)
     }
 
+    /// # Errors
+    /// In words, if a fault makes no sense here.
+    fn can_have(&self, faults: &[Fault]) -> Result<(), String> {
+        if faults.contains(&Fault::DropCache) && self.cache.is_none() {
+            let name = &self.name;
+            return Err(format!("portal {name} has no cache to lose; start it with ,cache=volatile"));
+        }
+        if faults.contains(&Fault::OtherUnit) && self.units.len() < 2 {
+            return Err(
+                "this array has one unit, so there is no other to serve; start it with two".to_owned()
+            );
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// Of a unit's file.
+    fn drop_cache(&self) -> Result<(), String> {
+        let Some(cache) = self.cache else { return Ok(()) };
+        for unit in self.units.iter() {
+            let lost = unit.lose(cache).map_err(|why| format!("unit {}: {why}", unit.name))?;
+            self.counters.sectors_lost.fetch_add(lost, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     #[must_use]
     pub fn watch_faults(&self) -> watch::Receiver<FaultSet> {
         self.faults.subscribe()
@@ -196,6 +233,7 @@ impl Portal {
             ghosts_pending: get(&c.ghosts_pending),
             ghosts_executed: get(&c.ghosts_executed),
             writes_dropped: get(&c.writes_dropped),
+            sectors_lost: get(&c.sectors_lost),
         }
     }
 }
@@ -241,6 +279,7 @@ impl PortalTask {
 
     /// The listener goes first: who is reset must not come in again through the old door.
     async fn break_with(&mut self, faults: &[Fault]) -> Effected {
+        self.portal.can_have(faults)?;
         if faults.contains(&Fault::Refuse) {
             self.listener = None;
         }
@@ -251,6 +290,10 @@ impl PortalTask {
             let all_gone = async { while self.connections.join_next().await.is_some() {} };
             let gone = tokio::time::timeout(RESET_BOUND, all_gone).await;
             gone.map_err(|_| "some connections are not reset yet; ask for the status".to_owned())?;
+        }
+        // Connections are gone first: one that is about to die must not acknowledge into an empty cache what then stays.
+        if faults.contains(&Fault::DropCache) {
+            self.portal.drop_cache()?;
         }
         Ok(at)
     }

@@ -5,9 +5,10 @@
 //! connection. Rejected: executing at once and delaying the reply, which no ghost could come of.
 //! It does not know: sockets' readiness, resets.
 
+use super::cache::CacheId;
 use super::fault::{FaultSet, Misbehaviour};
 use super::portal::Portal;
-use super::unit::Unit;
+use super::unit::{Change, Unit};
 use crate::net::{Inbox, Outbox, Received, Stream};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -182,7 +183,8 @@ impl Session {
         portal.counters.received.fetch_add(1, Ordering::Relaxed);
         let sits =
             if faults.ghost.is_some() && request.command.modifies() { GHOST_SIT } else { Duration::ZERO };
-        let due = portal.admit(bytes, Instant::now()) + faults.slow + sits;
+        let late = if request.command == Command::Read { faults.late_read } else { Duration::ZERO };
+        let due = portal.admit(bytes, Instant::now()) + faults.slow + late + sits;
         self.wait(due, request, Job::Perform(payload));
     }
 
@@ -208,8 +210,13 @@ impl Session {
         let outcome = match (faults.error, job) {
             (_, Job::Refuse(error)) => Err(*error),
             (Some(error), _) => Err(error),
-            (None, Job::Perform(payload)) => perform(&self.unit, request, payload, &mut reply[head..]),
+            (None, Job::Perform(payload)) => {
+                perform(&self.unit, portal.cache, request, payload, &mut reply[head..])
+            }
         };
+        if faults.corrupt_reply {
+            corrupt(&mut reply[head..]);
+        }
         count(portal, request, outcome);
         if outcome.is_err() || request.command != Command::Read {
             reply = self.style.status(request.command, cookie, outcome).as_bytes().to_vec();
@@ -218,6 +225,14 @@ impl Session {
             reply.truncate(reply.len() / 2);
         }
         reply
+    }
+}
+
+/// As many errors as blocks, each where a checker must look at more than the block's head.
+fn corrupt(read: &mut [u8]) {
+    for block in read.chunks_mut(4096) {
+        let middle = block.len() / 2;
+        block[middle] ^= 0x10;
     }
 }
 
@@ -241,11 +256,13 @@ fn count(portal: &Portal, request: &Request, outcome: Result<(), NbdError>) {
 }
 
 /// Does what the request says, with a write's `payload`, and puts a read's bytes into `out`, which is as long as they.
+/// What is written stays in `cache`, if there is one, until it is flushed.
 ///
 /// # Errors
 /// As the client is to be told.
 pub(super) fn perform(
     unit: &Unit,
+    cache: Option<CacheId>,
     request: &Request,
     payload: &[u8],
     out: &mut [u8],
@@ -254,15 +271,17 @@ pub(super) fn perform(
     if offset.checked_add(len).is_none_or(|end| end > unit.size) {
         return Err(NbdError::Inval);
     }
+    let forced = request.command.modifies() && request.flags.contains(CommandFlags::FUA);
+    let through = if forced { None } else { cache };
     let done = match request.command {
         Command::Read => unit.read(offset, out),
-        Command::Write => unit.write(offset, payload),
-        Command::Trim | Command::WriteZeroes => unit.zero(offset, len),
-        Command::Flush => unit.flush(),
+        Command::Write => unit.change(through, offset, Change::Bytes(payload)),
+        Command::Trim | Command::WriteZeroes => unit.change(through, offset, Change::Zeroes(len)),
+        Command::Flush => unit.flush(cache),
         Command::Disconnect => Ok(()),
     };
-    let asked = request.command.modifies() && request.flags.contains(CommandFlags::FUA);
-    let durable = if asked { done.and_then(|()| unit.flush()) } else { done };
+    // FUA asks for no more than its own bytes; a file knows no smaller step than all.
+    let durable = if forced { done.and_then(|()| unit.sync()) } else { done };
     durable.map_err(
         |why| if why.kind() == io::ErrorKind::StorageFull { NbdError::NoSpace } else { NbdError::Io },
     )

@@ -302,3 +302,59 @@ async fn wrong_orders_are_refused_in_words() {
         ArrayCommand::parse_from("array --unit u=4KiB --unit u=4KiB --portal a=127.0.0.1:0".split(' '));
     assert!(twice.args.open().await.unwrap_err().to_string().contains("given twice"));
 }
+
+#[tokio::test]
+async fn a_late_read_sees_what_was_written_meanwhile() {
+    let world = World::new("").await;
+    let (mut a, mut b) = (world.connect(0).await.unwrap(), world.connect(0).await.unwrap());
+    world.fault("late-read 200ms").await;
+    a.send(Command::Read, 0, &[], 4096).await.unwrap();
+    world.until("received", 1).await;
+    let start = Instant::now();
+    b.write(0, &[5; 4096]).await.unwrap().unwrap();
+    assert!(start.elapsed() < 150 * MS, "writes do not wait");
+    assert!(timeout(BOUND, a.reply()).await.unwrap().unwrap().unwrap() == [5; 4096]);
+}
+
+#[tokio::test]
+async fn another_unit_under_the_same_name_for_who_comes_anew() {
+    let world = World::new("").await;
+    let mut old = world.connect(0).await.unwrap();
+    world.array.portals()[0].portal.units[1].write(0, &[8; 4096]).unwrap();
+    world.fault("other-unit").await;
+    let mut new = world.connect(0).await.unwrap();
+    assert!(new.read(0, 4096).await.unwrap().unwrap() == [8; 4096]);
+    assert!(old.read(0, 4096).await.unwrap().unwrap() == [0; 4096], "who is there keeps its unit");
+    world.clear().await;
+    assert!(world.connect(0).await.unwrap().read(0, 4096).await.unwrap().unwrap() == [0; 4096]);
+}
+
+#[tokio::test]
+async fn a_corrupt_reply_has_a_wrong_bit_in_each_block_and_the_unit_has_not() {
+    let world = World::new("").await;
+    let mut client = world.connect(0).await.unwrap();
+    client.write(0, &[0; 8192]).await.unwrap().unwrap();
+    world.fault("corrupt-reply").await;
+    let wrong = client.read(0, 8192).await.unwrap().unwrap();
+    assert_eq!(wrong.chunks(4096).map(|b| b.iter().filter(|x| **x != 0).count()).collect::<Vec<_>>(), [1, 1]);
+    world.clear().await;
+    assert!(client.read(0, 8192).await.unwrap().unwrap() == [0; 8192]);
+}
+
+#[tokio::test]
+async fn a_dropped_cache_loses_what_its_portal_had_not_flushed() {
+    let world = World::new(",cache=volatile").await;
+    let (mut a, mut b) = (world.connect(0).await.unwrap(), world.connect(1).await.unwrap());
+    a.write(0, &[1; 4096]).await.unwrap().unwrap();
+    a.send(Command::Flush, 0, &[], 0).await.unwrap();
+    a.reply().await.unwrap().unwrap();
+    a.write(0, &[2; 4096]).await.unwrap().unwrap();
+    b.send(Command::Flush, 0, &[], 0).await.unwrap();
+    b.reply().await.unwrap().unwrap();
+    assert!(b.read(0, 4096).await.unwrap().unwrap() == [2; 4096], "the caches are coherent");
+    world.fault("drop-cache").await;
+    assert!(b.read(0, 4096).await.unwrap().unwrap() == [1; 4096], "another portal's flush did not cover it");
+    assert_eq!(world.counter("sectors_lost").await, 8);
+    let without = world.control(|c| c.fault("b", "drop-cache").unwrap_err().to_string()).await;
+    assert!(without.contains("cache=volatile"), "{without}");
+}

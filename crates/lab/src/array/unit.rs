@@ -5,12 +5,13 @@
 //! for each other's copies; mmap, which needs `unsafe`.
 //! It does not know: who reads or writes, ranges beyond its end (callers check; see the request parser).
 
+use super::cache::{CacheId, SECTOR, Unflushed};
 use crate::workload::block::mix;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes under one lock: large enough that a 128 KiB request takes one or two.
 const CHUNK: usize = 256 << 10;
@@ -49,6 +50,17 @@ pub struct Unit {
     pub name: String,
     pub size: u64,
     store: Store,
+    /// Held while a cached write changes the store, so that what is noted as durable was.
+    /// None without volatile caches: then writes need not wait for each other.
+    unflushed: Option<Mutex<Unflushed>>,
+}
+
+/// What becomes of a range.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Change<'a> {
+    Bytes(&'a [u8]),
+    /// That many, in bytes.
+    Zeroes(u64),
 }
 
 #[derive(Debug)]
@@ -81,7 +93,17 @@ impl Unit {
                 Store::File(open().map_err(named)?)
             }
         };
-        Ok(Self { name: arg.name.clone(), size: arg.size, store })
+        Ok(Self { name: arg.name.clone(), size: arg.size, store, unflushed: None })
+    }
+
+    /// The same, behind volatile caches.
+    #[must_use]
+    pub fn with_caches(self) -> Self {
+        Self { unflushed: Some(Mutex::default()), ..self }
+    }
+
+    fn caches(&self) -> Option<MutexGuard<'_, Unflushed>> {
+        Some(self.unflushed.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// # Errors
@@ -130,11 +152,64 @@ impl Unit {
         Ok(())
     }
 
+    /// Changes a range, whose bytes are then held by `cache` until it flushes; without one they are durable in any cache.
+    /// Whole sectors of 512 bytes: the array announces no smaller block.
+    ///
+    /// # Errors
+    /// Of the file; memory never fails.
+    pub(super) fn change(&self, cache: Option<CacheId>, offset: u64, change: Change<'_>) -> io::Result<()> {
+        let len = match change {
+            Change::Bytes(data) => data.len() as u64,
+            Change::Zeroes(len) => len,
+        };
+        let sectors = offset / SECTOR as u64..(offset + len).div_ceil(SECTOR as u64);
+        let mut caches = self.caches();
+        match (cache, &mut caches) {
+            (_, None) => {}
+            (None, Some(unflushed)) => unflushed.written_through(sectors),
+            (Some(cache), Some(unflushed)) => {
+                let mut content = [0; SECTOR];
+                for sector in sectors {
+                    self.read(sector * SECTOR as u64, &mut content)?;
+                    unflushed.hold(cache, sector, &content);
+                }
+            }
+        }
+        match change {
+            Change::Bytes(data) => self.write(offset, data),
+            Change::Zeroes(len) => self.zero(offset, len),
+        }
+    }
+
+    /// Makes what `cache` holds durable, or everything if there are no caches.
+    ///
+    /// # Errors
+    /// Of the file; memory never fails.
+    pub(super) fn flush(&self, cache: Option<CacheId>) -> io::Result<()> {
+        if let (Some(cache), Some(mut unflushed)) = (cache, self.caches()) {
+            unflushed.flushed(cache);
+        }
+        self.sync()
+    }
+
+    /// Loses what `cache` holds. How many sectors.
+    ///
+    /// # Errors
+    /// Of the file; memory never fails.
+    pub(super) fn lose(&self, cache: CacheId) -> io::Result<u64> {
+        let Some(mut unflushed) = self.caches() else { return Ok(0) };
+        let lost = unflushed.lose(cache);
+        for (sector, durable) in &lost {
+            self.write(sector * SECTOR as u64, durable.as_slice())?;
+        }
+        Ok(lost.len() as u64)
+    }
+
     /// Makes everything written durable, as far as the store can.
     ///
     /// # Errors
     /// Of the file; memory never fails.
-    pub fn flush(&self) -> io::Result<()> {
+    pub(super) fn sync(&self) -> io::Result<()> {
         match &self.store {
             Store::Memory(_) => Ok(()),
             Store::File(file) => file.sync_data(),
@@ -190,7 +265,28 @@ mod tests {
         assert!(
             out[..4096] == data[..4096] && out[4096..12288] == [0; 8192] && out[12288..] == data[12288..]
         );
-        unit.flush().unwrap();
+        unit.flush(None).unwrap();
+    }
+
+    #[test]
+    fn a_lost_cache_takes_what_was_not_flushed_with_it() {
+        let unit = Unit::open(&"u=1MiB".parse().unwrap()).unwrap().with_caches();
+        let read = |at| {
+            let mut out = [0; 4096];
+            unit.read(at, &mut out).unwrap();
+            out[100]
+        };
+        let write = |cache, at, fill: u8| unit.change(cache, at, Change::Bytes(&[fill; 4096])).unwrap();
+        write(Some(0), 0, 1);
+        unit.flush(Some(0)).unwrap();
+        write(Some(0), 0, 2);
+        write(Some(0), 4096, 3);
+        write(None, 8192, 4);
+        write(Some(1), 12288, 5);
+        unit.change(Some(0), 8192, Change::Zeroes(4096)).unwrap();
+        assert_eq!([0, 4096, 8192, 12288].map(read), [2, 3, 0, 5]);
+        assert_eq!(unit.lose(0).unwrap(), 24);
+        assert_eq!([0, 4096, 8192, 12288].map(read), [1, 0, 4, 5]);
     }
 
     #[test]

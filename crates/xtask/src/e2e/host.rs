@@ -31,6 +31,7 @@ pub(crate) struct Event {
     pub(crate) kind: String,
     pub(crate) subject: String,
     pub(crate) reason: String,
+    pub(crate) incident: Option<String>,
 }
 
 impl Host {
@@ -297,8 +298,7 @@ impl Host {
 /// Each start has a log of its own.
 fn daemon(stage: &Stage, config: &Path, start: u32) -> Result<Server> {
     let name = if start == 1 { "daemon".to_owned() } else { format!("daemon-{start}") };
-    let mut command = Command::new(stage.binary());
-    Server::start(&name, command.arg("daemon").arg("-c").arg(config), &stage.dir)
+    Server::start(&name, stage.daemon().arg("daemon").arg("-c").arg(config), &stage.dir)
 }
 
 /// Whether every path of an answer to `/v1/paths` leads to every unit.
@@ -331,6 +331,7 @@ impl Event {
             kind: text(&row["kind"]),
             subject: text(&row["subject"]["name"]),
             reason: text(&row["reason"]),
+            incident: row["incident"].as_str().map(ToOwned::to_owned),
         }
     }
 }

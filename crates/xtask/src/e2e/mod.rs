@@ -5,23 +5,25 @@
 //! It does not know the daemon's inside: it uses the binary, the configuration and the API.
 
 pub(crate) mod api;
+mod cables;
+mod ground;
 pub(crate) mod host;
 mod isolate;
-mod network;
+pub(crate) mod network;
 mod rawclient;
 mod scenario;
 pub(crate) mod server;
-mod stage;
-mod storage;
-mod vm;
+pub(crate) mod stage;
+pub(crate) mod standin;
+pub(crate) mod storage;
+pub(crate) mod vm;
 
 use anyhow::{Context, Result, bail};
+pub(crate) use ground::{Ground, Subject};
 use scenario::{ALL, Scenario};
-use stage::{Stage, Tools};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use vmpath_lab::guest::{FrontEnd, Kernel};
 use vmpath_lab::report::{Report, Truth};
 
@@ -42,6 +44,12 @@ pub(crate) struct Arguments {
     /// The vmpath to test; without it, a release build is made
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
+    /// The same with deliberate faults compiled in; without it, it is built if a scenario asks for it
+    #[arg(long, value_name = "FILE")]
+    mutants: Option<PathBuf>,
+    /// How long to wait for what must not happen (slow-not-dead, stall), instead of some seconds
+    #[arg(long, value_name = "M")]
+    minutes: Option<f64>,
     /// We are in the run's own namespaces
     #[arg(long, hide = true)]
     inside: bool,
@@ -93,7 +101,17 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<bool> {
         Some(binary) => binary.canonicalize().with_context(|| format!("there is no {}", binary.display()))?,
         None => crate::check::build_release(root)?,
     };
-    if arguments.inside { inside(root, &chosen, &binary, arguments) } else { outside(&binary, arguments) }
+    let naive = chosen.iter().any(|part| part.scenario.naive_too);
+    let mutants = match &arguments.mutants {
+        Some(file) => Some(file.canonicalize().with_context(|| format!("there is no {}", file.display()))?),
+        None if naive => Some(crate::check::build_mutants(root)?),
+        None => None,
+    };
+    if !arguments.inside {
+        return outside(&binary, mutants.as_deref(), arguments);
+    }
+    let patience = arguments.minutes.map(|minutes| Duration::from_secs_f64(minutes * 60.0));
+    inside(Ground::new(root, Subject { binary, mutants, patience })?, &chosen, arguments)
 }
 
 /// What is asked for, over the front ends that are asked for.
@@ -113,12 +131,18 @@ fn choose(arguments: &Arguments) -> Result<Vec<Part>> {
 }
 
 /// Starts ourselves again in namespaces of our own.
-fn outside(binary: &Path, arguments: &Arguments) -> Result<bool> {
+fn outside(binary: &Path, mutants: Option<&Path>, arguments: &Arguments) -> Result<bool> {
     if let Some(why) = obstacle() {
         bail!(why);
     }
     let mut words: Vec<std::ffi::OsString> = ["e2e", "--inside", "--binary"].map(Into::into).to_vec();
     words.push(binary.into());
+    if let Some(mutants) = mutants {
+        words.extend(["--mutants".into(), mutants.into()]);
+    }
+    if let Some(minutes) = arguments.minutes {
+        words.extend(["--minutes".into(), minutes.to_string().into()]);
+    }
     if !arguments.only.is_empty() {
         words.extend(["--only".into(), arguments.only.join(",").into()]);
     }
@@ -128,21 +152,26 @@ fn outside(binary: &Path, arguments: &Arguments) -> Result<bool> {
     if let Some(report) = &arguments.report {
         words.extend(["--report".into(), std::path::absolute(report)?.into()]);
     }
+    in_rooms(&words)
+}
+
+/// Starts this program again with `words`, in namespaces of its own. Whether it ended well.
+///
+/// # Errors
+/// Namespaces cannot be made here.
+pub(crate) fn in_rooms(words: &[std::ffi::OsString]) -> Result<bool> {
     let words: Vec<&std::ffi::OsStr> = words.iter().map(AsRef::as_ref).collect();
     Ok(isolate::run(&words)?.success())
 }
 
-fn inside(root: &Path, chosen: &[Part], binary: &Path, arguments: &Arguments) -> Result<bool> {
-    isolate::prepare()?;
-    let dir = tempfile::Builder::new().prefix("vmpath-e2e-").tempdir()?;
-    let tools = Rc::new(Tools::new(root, binary, dir.path())?);
+fn inside(ground: Ground, chosen: &[Part], arguments: &Arguments) -> Result<bool> {
     let mut all = Report::new();
     let mut took = Vec::new();
     for (number, &part) in chosen.iter().enumerate() {
         let name = part.name();
         println!("== e2e {}/{} {name}: {}", number + 1, chosen.len(), part.scenario.about);
         let began = Instant::now();
-        let report = play(part, &tools);
+        let report = play(part, &ground);
         print!("{}", report.table());
         println!("== {name}: {}, {:.1} s", word(report.passed()), began.elapsed().as_secs_f64());
         all.absorb(&name, report);
@@ -154,17 +183,18 @@ fn inside(root: &Path, chosen: &[Part], binary: &Path, arguments: &Arguments) ->
     if let Some(report) = &arguments.report {
         all.write(report)?;
     }
-    isolate::forget_memory(dir.path())?;
-    if !all.passed() {
-        println!("logs, sockets and consoles are kept in {}", dir.keep().display());
+    if all.passed() {
+        ground.leave()?;
+    } else {
+        ground.leave_logs()?;
     }
     Ok(all.passed())
 }
 
 /// One scenario; whatever stops it becomes a failed check.
-fn play(part: Part, tools: &Rc<Tools>) -> Report {
+fn play(part: Part, ground: &Ground) -> Report {
     let Part { scenario, front_end } = part;
-    let mut stage = match Stage::new(&part.name(), front_end, tools, scenario.bound) {
+    let mut stage = match ground.stage(&part.name(), front_end, scenario.bound) {
         Ok(stage) => stage,
         Err(why) => {
             let mut report = Report::new();

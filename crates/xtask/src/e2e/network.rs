@@ -57,6 +57,15 @@ pub(crate) fn heal() -> Result<u64> {
     Ok(now_unix_us())
 }
 
+/// Everything passes again, if anything did not.
+///
+/// # Errors
+/// nft may not.
+pub(crate) fn heal_if_lost() -> Result<()> {
+    let tables = command("nft", &["list tables"])?;
+    if tables.contains(TABLE) { heal().map(drop) } else { Ok(()) }
+}
+
 /// Wall clock, as the journal has it.
 pub(crate) fn now_unix_us() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -83,6 +83,13 @@ impl Server {
     }
 }
 
+/// Signals all processes of a group, if there are any left.
+pub(crate) fn signal_group(leader: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(leader).ok().and_then(Pid::from_raw) {
+        _ = kill_process_group(pid, signal); // it may end by itself meanwhile
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.kill();

@@ -2,11 +2,13 @@
 //!
 //! Invariant: nothing waits without a bound, neither one wait nor the scenario as a whole.
 
+use super::ground::Subject;
 use super::isolate;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::cell::RefCell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,8 +21,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// What all scenarios of a run share.
 #[derive(Debug)]
 pub(crate) struct Tools {
-    /// The `vmpath` under test.
-    pub(crate) binary: PathBuf,
+    subject: Subject,
     /// The workspace.
     pub(crate) root: PathBuf,
     /// The folder of the run; scenarios have theirs in it.
@@ -33,10 +34,10 @@ pub(crate) struct Tools {
 impl Tools {
     /// # Errors
     /// There can be no file system in memory here.
-    pub(crate) fn new(root: &Path, binary: &Path, dir: &Path) -> Result<Self> {
+    pub(crate) fn new(root: &Path, subject: Subject, dir: &Path) -> Result<Self> {
         let memory = isolate::memory(dir)?;
-        let (binary, root, dir) = (binary.to_owned(), root.to_owned(), dir.to_owned());
-        Ok(Self { binary, root, dir, memory, image: RefCell::new(None) })
+        let (root, dir) = (root.to_owned(), dir.to_owned());
+        Ok(Self { subject, root, dir, memory, image: RefCell::new(None) })
     }
 
     /// What guests boot from; made by the first scenario that needs it.
@@ -45,7 +46,7 @@ impl Tools {
             return Ok(image.clone());
         }
         let kernel = Kernel::find_or_fetch()?;
-        let image = Image::build(&kernel, &self.binary, &self.dir)?;
+        let image = Image::build(&kernel, &self.subject.binary, &self.dir)?;
         *self.image.borrow_mut() = Some(image.clone());
         Ok(image)
     }
@@ -58,6 +59,8 @@ pub(crate) struct Stage {
     /// How the guests reach their disks.
     pub(crate) front_end: FrontEnd,
     name: String,
+    /// The deliberate fault of the daemon in this act.
+    mutant: Option<&'static str>,
     tools: Rc<Tools>,
     began: Instant,
     bound: Duration,
@@ -74,10 +77,38 @@ impl Stage {
             report: Report::new(),
             front_end,
             name: name.to_owned(),
+            mutant: None,
             tools: Rc::clone(tools),
             began: Instant::now(),
-            bound,
+            bound: bound + tools.subject.patience.unwrap_or_default(),
         })
+    }
+
+    /// Begins an act in a folder of its own, with a daemon that is as it should be or has a deliberate fault.
+    ///
+    /// # Errors
+    /// The folder cannot be made, or nobody has built a daemon with faults.
+    pub(crate) fn act(&mut self, folder: &str, mutant: Option<&'static str>) -> Result<()> {
+        ensure!(
+            mutant.is_none() || self.tools.subject.mutants.is_some(),
+            "there is no build with deliberate faults"
+        );
+        self.dir = self.tools.dir.join(&self.name).join(folder);
+        fs::create_dir(&self.dir).with_context(|| format!("cannot make {}", self.dir.display()))?;
+        self.mutant = mutant;
+        Ok(())
+    }
+
+    /// The daemon under test, without arguments.
+    pub(crate) fn daemon(&self) -> Command {
+        match (self.mutant, &self.tools.subject.mutants) {
+            (Some(word), Some(binary)) => {
+                let mut command = Command::new(binary);
+                command.env("VMPATH_MUTANT", word);
+                command
+            }
+            (None, _) | (_, None) => Command::new(self.binary()),
+        }
     }
 
     /// A line of progress.
@@ -143,12 +174,17 @@ impl Stage {
         }
     }
 
+    /// How long to wait for what must not happen.
+    pub(crate) fn patience(&self, unless_told: Duration) -> Duration {
+        self.tools.subject.patience.unwrap_or(unless_told)
+    }
+
     pub(crate) fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
 
     pub(crate) fn binary(&self) -> &Path {
-        &self.tools.binary
+        &self.tools.subject.binary
     }
 
     /// # Errors

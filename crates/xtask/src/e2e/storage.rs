@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 use vmpath_lab::array::control::ArrayControl;
@@ -25,11 +25,20 @@ const START_MAX: Duration = Duration::from_secs(10);
 /// # Errors
 /// It does not start.
 pub(crate) fn nbdkit(stage: &mut Stage, units: &[&str]) -> Result<Server> {
+    let folder = self::units(stage, units)?;
+    serve(stage, &folder)
+}
+
+/// A folder with a file for each unit.
+///
+/// # Errors
+/// One cannot be written.
+pub(crate) fn units(stage: &mut Stage, units: &[&str]) -> Result<PathBuf> {
     let folder = stage.memory_folder()?;
     for unit in units {
         fill(&folder.join(unit), unit)?;
     }
-    serve(stage, &folder)
+    Ok(folder)
 }
 
 /// nbdkit once more, over the same units, after [`nbdkit`] was killed.
@@ -67,14 +76,35 @@ fn serve(stage: &mut Stage, folder: &Path) -> Result<Server> {
 /// # Errors
 /// It does not start.
 pub(crate) fn array(stage: &mut Stage, units: &[&str]) -> Result<(Server, ArrayControl)> {
+    let portals = [("a", ADDRESS_A), ("b", ADDRESS_B)];
+    array_with(stage, &ArrayPlan { portals: &portals, options: "", units })
+}
+
+/// What an array of the lab is to have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ArrayPlan<'a> {
+    /// Names and addresses.
+    pub(crate) portals: &'a [(&'a str, &'a str)],
+    /// Of each portal, such as `,latency=2ms`.
+    pub(crate) options: &'a str,
+    /// Names, or `name=size`.
+    pub(crate) units: &'a [&'a str],
+}
+
+/// The lab's array as planned, and its control socket.
+///
+/// # Errors
+/// It does not start.
+pub(crate) fn array_with(stage: &mut Stage, plan: &ArrayPlan<'_>) -> Result<(Server, ArrayControl)> {
     let control = stage.dir.join("array.sock");
     let mut command = Command::new(stage.binary());
     command.args(["lab", "array", "--prefill", "--control"]).arg(&control);
-    for (name, address) in [("a", ADDRESS_A), ("b", ADDRESS_B)] {
-        command.arg("--portal").arg(format!("{name}={address}:{PORT}"));
+    for (name, address) in plan.portals {
+        command.arg("--portal").arg(format!("{name}={address}:{PORT}{}", plan.options));
     }
-    for unit in units {
-        command.arg("--unit").arg(format!("{unit}={UNIT_BYTES}"));
+    for unit in plan.units {
+        let sized = if unit.contains('=') { (*unit).to_owned() } else { format!("{unit}={UNIT_BYTES}") };
+        command.arg("--unit").arg(sized);
     }
     let mut server = Server::start("array", &mut command, &stage.dir)?;
     let control = stage.wait("the array's control socket", START_MAX, |_| {

@@ -44,7 +44,7 @@ pub(crate) fn boot_under<const N: usize>(stage: &mut Stage, names: [&str; N], lo
     let mut guests = Vec::new();
     for name in names {
         let dir = stage.dir.join(name);
-        fs::create_dir(&dir)?;
+        fs::create_dir_all(&dir)?; // it may have been there before
         let config = GuestConfig {
             name: name.to_owned(),
             disks: vec![GuestDisk {
@@ -138,42 +138,51 @@ impl Vm {
     /// # Errors
     /// The load does not end.
     pub(crate) fn finish(mut self, stage: &mut Stage) -> Result<()> {
-        let LoadEnd { status, report: seen, read_back } = self.load.finish(FINISH_MAX)?;
+        let end = self.load.finish(FINISH_MAX)?;
         let name = self.load.guest().name();
         let console = fs::read(self.load.guest().console()).unwrap_or_default();
         let complaints =
             String::from_utf8_lossy(&console).lines().filter(|line| line.contains("I/O error")).count();
-        let report = &mut stage.report;
-        report.check(
+        stage.report.check(
             &format!("{name}: I/O errors in its kernel's log"),
             complaints as f64,
             Bound::Equal(0.0),
             "lines",
         );
-        for (what, key) in [
-            ("requests failed", "errors"),
-            ("requests lost", "lost"),
-            ("requests completed twice", "completed_twice"),
-            ("wrong blocks", "mismatches"),
-        ] {
-            let found = seen[key].as_u64().map(|n| n as f64);
-            report.check(&format!("{name}: {what}"), found, Bound::Equal(0.0), "");
-        }
-        for (what, found) in
-            [("verified", &seen["blocks_verified"]), ("read back at the end", &read_back["blocks"])]
-        {
-            let found = found.as_u64().map(|n| n as f64);
-            report.check(&format!("{name}: blocks {what}"), found, Bound::AtLeast(1.0), "blocks");
-        }
-        let first_wrong = seen["mismatch_details"][0].to_string();
-        report
-            .check(
-                &format!("{name}: exit status of its load"),
-                f64::from(status),
-                Bound::Equal(0.0),
-                "status",
-            )
-            .note = if first_wrong == "null" { String::new() } else { first_wrong };
+        check(stage, name, &end);
         Ok(())
     }
+
+    /// Stops the load, reads everything back, and judges nothing.
+    ///
+    /// # Errors
+    /// The load does not end.
+    pub(crate) fn end(mut self) -> Result<LoadEnd> {
+        self.load.finish(FINISH_MAX)
+    }
+}
+
+/// All that a guest has a right to, as checks: nothing failed, lost, doubled or wrong.
+pub(crate) fn check(stage: &mut Stage, name: &str, end: &LoadEnd) {
+    let LoadEnd { status, report: seen, read_back } = end;
+    let report = &mut stage.report;
+    for (what, key) in [
+        ("requests failed", "errors"),
+        ("requests lost", "lost"),
+        ("requests completed twice", "completed_twice"),
+        ("wrong blocks", "mismatches"),
+    ] {
+        let found = seen[key].as_u64().map(|n| n as f64);
+        report.check(&format!("{name}: {what}"), found, Bound::Equal(0.0), "");
+    }
+    for (what, found) in
+        [("verified", &seen["blocks_verified"]), ("read back at the end", &read_back["blocks"])]
+    {
+        let found = found.as_u64().map(|n| n as f64);
+        report.check(&format!("{name}: blocks {what}"), found, Bound::AtLeast(1.0), "blocks");
+    }
+    let first_wrong = seen["mismatch_details"][0].to_string();
+    report
+        .check(&format!("{name}: exit status of its load"), f64::from(*status), Bound::Equal(0.0), "status")
+        .note = if first_wrong == "null" { String::new() } else { first_wrong };
 }

@@ -10,6 +10,7 @@ mod no_path;
 mod random;
 mod restart;
 mod restore;
+mod seeing;
 mod shedding;
 mod windows;
 mod world;

@@ -114,7 +114,9 @@ fn devices() {
 
 #[test]
 fn hosts() {
-    let cases: [(&str, &[&str]); 5] = [
+    let cases: [(&str, &[&str]); 7] = [
+        ("journal_max = '1 KiB'", &["2:15 journal_max: \"1 KiB\" is not from 64 KiB to 256 MiB"]),
+        ("journal_age = '1s'", &["2:15 journal_age: \"1s\" is not from 60s to 87840h"]),
         ("state_dir = 'var'", &["2:13 state_dir: \"var\" is not absolute"]),
         ("run_dir = ''", &["2:11 run_dir: \"\" is not absolute"]),
         ("workers = 0", &["2:11 workers: 0 is not from 1 to 64"]),
@@ -283,7 +285,7 @@ fn faults_name_their_file_and_the_other_one() {
     let expected = [
         "conf.d/a.toml:4:8: another vm is named \"db1\"; first at vmpath.toml line 11",
         "conf.d/b.toml:1:1: [host] may stand only once; first at conf.d/a.toml line 1",
-        "conf.d/b.toml:3:1: [host] knows no key \"x\"\n  help: the keys are admin_group, api_socket, name, run_dir, scheduler, shed_after, shed_when, state_dir, workers",
+        "conf.d/b.toml:3:1: [host] knows no key \"x\"\n  help: the keys are admin_group, api_socket, journal_age, journal_max, name, run_dir, scheduler, shed_after, shed_when, state_dir, workers",
     ];
     assert_eq!(said, expected);
 }

@@ -1,6 +1,6 @@
 use super::super::{
-    Access, ByteRate, Failback, GroupSpec, NoPathAction, OnPathLoss, PathSelector, PathUrl, ResumeOn,
-    SchedulerKind, ShedWhen, Source, Spec, When, WriteCache, parse,
+    Access, ByteRate, Failback, GroupSpec, OnPathLoss, PathSelector, PathUrl, ResumeOn, SchedulerKind,
+    ShedWhen, Source, Spec, When, WriteCache, parse,
 };
 use super::{SMALL, good, lines, parsed, small_with};
 use crate::ids::{DiskId, GroupId, PathId, TargetId, UnitId, VmId};
@@ -17,6 +17,7 @@ fn nothing_is_a_configuration() {
     assert_eq!(spec.host.admin_group, "vmpath");
     assert_eq!((spec.host.shed_when, spec.host.shed_after), (ShedWhen::Unmet, Duration::from_secs(1)));
     assert_eq!(spec.host.state_dir, Path::new("/var/lib/vmpath"));
+    assert_eq!((spec.host.journal_max, spec.host.journal_age), (32 << 20, Duration::from_secs(720 * 3600)));
     assert_eq!(spec.host.run_dir, Path::new("/run/vmpath"));
     assert_eq!(spec.host.workers, 1);
     assert_eq!((spec.host.scheduler, spec.groups), (SchedulerKind::Vmpath, vec![]));
@@ -60,6 +61,7 @@ fn every_key_is_read() {
         (ShedWhen::Reserved, Duration::from_millis(2500))
     );
     assert_eq!(spec.host.state_dir, Path::new("/srv/vmpath"));
+    assert_eq!((spec.host.journal_max, spec.host.journal_age), (4 << 20, Duration::from_secs(48 * 3600)));
     assert_eq!((spec.host.run_dir.as_path(), spec.host.workers), (Path::new("/run/vmpath-kvm1"), 4));
     assert_eq!(spec.host.scheduler, SchedulerKind::None);
     let target = spec.target(TargetId(0));
@@ -88,10 +90,11 @@ fn every_key_is_read() {
         (vm.on_path_loss, vm.when, vm.resume),
         (OnPathLoss::FailoverSuspend, When::Outranked, ResumeOn::Failback)
     );
-    assert_eq!(vm.on_no_path.hold, Duration::from_secs(120));
-    assert_eq!(vm.on_no_path.then, [NoPathAction::Suspend, NoPathAction::Fail]);
+    assert_eq!(vm.on_no_path.to_string(), "hold 2m, then suspend, then fail");
     assert_eq!((vm.may_suspend, vm.may_migrate), (true, false));
     assert_eq!(vm.avoid_paths, [PathId(1), PathId(3)]);
+    let via: Vec<_> = spec.paths.iter().map(|path| path.via.join("+")).collect();
+    assert_eq!(via[..3], ["switch1", "switch2+hba1", ""]);
     groups_are_read(&spec);
     let tcp: Vec<_> = spec.disks.iter().filter_map(|d| d.nbd_tcp).map(|a| a.to_string()).collect();
     assert_eq!(tcp, ["127.0.0.1:10810", "[::1]:10811"]);
@@ -173,6 +176,15 @@ fn shares_have_names_and_windows_follow_capacity() {
     }
 }
 
+/// The smallest configuration, its paths through these components.
+fn via(a: &str, b: &str) -> String {
+    let of = |name: &str, url: &str| format!("name = {name:?}\nurl = {url:?}");
+    let path_a = of("a", "nbd://10.0.1.5");
+    let text = small_with(&path_a, &format!("{path_a}\nvia = {a:?}"));
+    let path_b = of("b", "nbd://10.0.2.5");
+    text.replace(&path_b, &format!("{path_b}\nvia = [{b:?}]"))
+}
+
 /// Each makes sense to somebody, and is worth a word.
 #[test]
 fn warnings() {
@@ -195,11 +207,20 @@ fn warnings() {
         (format!("{SMALL}[[vm]]\nname = \"idle\"\n"), "16:1 vm idle has no disk: nothing of it runs over vmpath".into()),
         (small_with("[[target.path]]\nname = \"b\"\nurl = \"nbd://10.0.2.5\"\n", ""), "2:1 this target has one path only: nothing to fail over to".into()),
         (small_with("[[vm]]", "[[target.unit]]\nname = \"root\"\n[[target.unit]]\nname = \"spare\"\n[[vm]]"), "13:8 no disk uses unit san0/spare".into()),
+        (via("switch1", "switch1"), "7:7 via: all paths of san0 go via switch1: a single point of failure".into()),
     ];
     for (text, expected) in cases {
         let parsed = parsed(&text).unwrap_or_else(|faults| panic!("{}\n{text}", lines(&faults).join("\n")));
         assert_eq!(lines(&parsed.warnings), [expected]);
     }
+    assert_eq!(lines(&parsed(&via("switch1", "switch2")).expect("good").warnings), [""; 0]);
+    // What all of the target's paths share is not said again of each VM; what only its own share is.
+    let third = "[[target.path]]\nname = \"c\"\nurl = \"nbd://10.0.3.5\"\n[[vm]]";
+    let pinned = via("switch1", "switch1")
+        .replace("[[vm]]", third)
+        .replace("name = \"db1\"", "name = \"db1\"\navoid = [\"c\"]");
+    let expected = "15:1 vm db1: all paths to san0 that it may use go via switch1: a single point of failure";
+    assert_eq!(lines(&parsed(&pinned).expect("good").warnings), [expected]);
     for managed in ["on_path_loss = \"suspend\"", "on_no_path = \"suspend\"", "may_suspend = true"] {
         assert_eq!(lines(&parsed(&vm(&format!("{qmp}{managed}"))).expect("good").warnings), [""; 0]);
     }

@@ -69,6 +69,7 @@ fn look(seconds: u64) -> Look {
             incidents: vec![wire::Incident {
                 incident: "INC-1".into(),
                 opened_unix_us: 0,
+                closed_unix_us: None,
                 summary: "path san0/a lost".into(),
                 paths: vec![],
                 vms_affected: vec![],

@@ -112,6 +112,10 @@ impl<'a> Reader<'a> {
         (0..length).map(|_| read(self)).collect()
     }
 
+    pub(super) const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// # Errors
     /// Something is left over.
     pub(super) fn end(self) -> Result<(), Corrupt> {

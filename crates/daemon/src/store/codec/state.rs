@@ -22,6 +22,7 @@ pub(in super::super) fn encode_saved(saved: &Saved) -> Vec<u8> {
     w.list(&saved.paths, write_path);
     w.list(&saved.links, write_link);
     w.list(&saved.vms, write_vm);
+    write_also(&mut w, &saved.incidents);
     w.done()
 }
 
@@ -30,7 +31,7 @@ pub(in super::super) fn encode_saved(saved: &Saved) -> Vec<u8> {
 pub(in super::super) fn decode_saved(bytes: &[u8]) -> Read<Saved> {
     let mut r = Reader::new(bytes);
     let names = Names { targets: r.list(owned)?, paths: r.list(owned)?, units: r.list(owned)? };
-    let saved = Saved {
+    let mut saved = Saved {
         names,
         last_incident: r.u64()?,
         incidents: r.list(read_incident)?,
@@ -38,6 +39,7 @@ pub(in super::super) fn decode_saved(bytes: &[u8]) -> Read<Saved> {
         links: r.list(read_link)?,
         vms: r.list(read_vm)?,
     };
+    read_also(&mut r, &mut saved.incidents)?;
     r.end()?;
     Ok(saved)
 }
@@ -80,9 +82,33 @@ fn read_incident(r: &mut Reader<'_>) -> Read<SavedIncident> {
     Ok(SavedIncident {
         id: read_incident_id(r)?,
         target: TargetId(r.u16()?),
+        also: vec![],
         opened: read_time(r)?,
         failures: r.list(|r| Ok((r.option(read_path_id)?, owned(r)?)))?,
     })
+}
+
+/// The incidents of more than one target, by their place in the list: at the end, and only if there are any, so that files
+/// without them are as they always were.
+fn write_also(w: &mut Writer, incidents: &[SavedIncident]) {
+    let shared: Vec<_> = incidents.iter().enumerate().filter(|(_, i)| !i.also.is_empty()).collect();
+    if shared.is_empty() {
+        return;
+    }
+    w.list(&shared, |w, (at, incident)| {
+        w.u32(u32::try_from(*at).unwrap_or(u32::MAX));
+        w.list(&incident.also, |w, target| w.u16(target.0));
+    });
+}
+
+fn read_also(r: &mut Reader<'_>, incidents: &mut [SavedIncident]) -> Read<()> {
+    if r.is_empty() {
+        return Ok(());
+    }
+    for (at, also) in r.list(|r| Ok((r.u32()?, r.list(|r| r.u16().map(TargetId))?)))? {
+        incidents.get_mut(at as usize).ok_or(Corrupt)?.also = also;
+    }
+    Ok(())
 }
 
 fn write_damping(w: &mut Writer, damping: &Damping) {

@@ -98,9 +98,19 @@ fn saved() -> impl Strategy<Value = Saved> {
     let names =
         (names(), names(), names()).prop_map(|(targets, paths, units)| Names { targets, paths, units });
     let failures = prop::collection::vec((option::of(any::<u16>().prop_map(PathId)), ".{0,9}"), 0..3);
-    let incidents =
-        (incident(), any::<u16>(), time(), failures).prop_map(|(id, target, opened, failures)| {
-            SavedIncident { id, target: TargetId(target), opened, failures }
+    let incidents = (
+        incident(),
+        any::<u16>(),
+        prop::collection::vec(any::<u16>().prop_map(TargetId), 0..3),
+        time(),
+        failures,
+    )
+        .prop_map(|(id, target, also, opened, failures)| SavedIncident {
+            id,
+            target: TargetId(target),
+            also,
+            opened,
+            failures,
         });
     let paths = (any::<u16>(), path_state(), damping(), (access(), access()))
         .prop_map(|(path, state, damping, access)| SavedPath { path: PathId(path), state, damping, access });

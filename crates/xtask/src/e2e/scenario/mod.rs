@@ -1,10 +1,15 @@
 //! The scenarios, by name. Each is one story: what is set up, what goes wrong, what must have been seen.
 
+mod failover;
+mod ghost;
+mod identity;
 mod input;
+mod link_down;
 mod loss;
 mod policy;
 mod restart;
 mod sick;
+mod stall;
 mod suspend_open;
 mod tools;
 
@@ -18,6 +23,8 @@ pub(super) struct Scenario {
     pub(super) about: &'static str,
     pub(super) bound: Duration,
     pub(super) over: Over,
+    /// Whether it plays a second time with a daemon that has a deliberate fault.
+    pub(super) naive_too: bool,
     pub(super) run: fn(&mut Stage) -> Result<()>,
 }
 
@@ -28,6 +35,8 @@ pub(super) enum Over {
     Both,
     /// Either; NBD by default: what it is about happens behind the front end.
     NbdByDefault,
+    /// Either; vhost-user by default, where guests' requests stay open over anything.
+    VhostUserByDefault,
     OnlyNbd,
     OnlyVhostUser,
 }
@@ -37,13 +46,13 @@ impl Over {
         match self {
             Self::Both => &[FrontEnd::Nbd, FrontEnd::VhostUser],
             Self::NbdByDefault | Self::OnlyNbd => &[FrontEnd::Nbd],
-            Self::OnlyVhostUser => &[FrontEnd::VhostUser],
+            Self::VhostUserByDefault | Self::OnlyVhostUser => &[FrontEnd::VhostUser],
         }
     }
 
     pub(super) const fn allows(self, front_end: FrontEnd) -> bool {
         match self {
-            Self::Both | Self::NbdByDefault => true,
+            Self::Both | Self::NbdByDefault | Self::VhostUserByDefault => true,
             Self::OnlyNbd => matches!(front_end, FrontEnd::Nbd),
             Self::OnlyVhostUser => matches!(front_end, FrontEnd::VhostUser),
         }
@@ -55,13 +64,17 @@ impl Scenario {
         Self { over, ..self }
     }
 
+    const fn and_naive(self) -> Self {
+        Self { naive_too: true, ..self }
+    }
+
     const fn within(self, bound: Duration) -> Self {
         Self { bound, ..self }
     }
 }
 
 const fn story(name: &'static str, about: &'static str, run: fn(&mut Stage) -> Result<()>) -> Scenario {
-    Scenario { name, about, bound: Duration::from_secs(120), over: Over::Both, run }
+    Scenario { name, about, bound: Duration::from_secs(120), over: Over::Both, naive_too: false, run }
 }
 
 pub(super) const ALL: &[Scenario] = &[
@@ -73,6 +86,8 @@ pub(super) const ALL: &[Scenario] = &[
     ),
     story("blackhole-replies", "the same, but requests still arrive", loss::blackhole_replies)
         .over(Over::NbdByDefault),
+    story("link-down", "a cable is pulled, at this end and at the other", link_down::link_down)
+        .over(Over::NbdByDefault),
     story("hang", "a dead controller behind a live network", loss::hang).over(Over::NbdByDefault),
     story(
         "slow-not-dead",
@@ -80,6 +95,35 @@ pub(super) const ALL: &[Scenario] = &[
         loss::slow_not_dead,
     )
     .over(Over::NbdByDefault),
+    story(
+        "failover",
+        "how soon requests complete on the other path: resets, blackholes, a dead controller",
+        failover::failover,
+    )
+    .over(Over::VhostUserByDefault)
+    .within(Duration::from_secs(240)),
+    story("ghost", "writes of a lost path are executed late; a naive build corrupts", ghost::ghost)
+        .over(Over::VhostUserByDefault)
+        .and_naive()
+        .within(Duration::from_secs(240)),
+    story("ghost-crash", "the same, and the daemon is killed before the fence", ghost::ghost_crash)
+        .over(Over::OnlyVhostUser)
+        .and_naive()
+        .within(Duration::from_secs(240)),
+    story("stall", "both paths stall for 2 s again and again: none is declared dead", stall::stall)
+        .over(Over::VhostUserByDefault),
+    story(
+        "identity",
+        "units come back as others: refused, and nobody is resumed onto them",
+        identity::identity,
+    )
+    .over(Over::VhostUserByDefault),
+    story(
+        "lost-cache",
+        "controllers die with their caches: nothing acknowledged is lost",
+        identity::lost_cache,
+    )
+    .over(Over::VhostUserByDefault),
     story("no-path", "all paths lost: held, suspended, resumed by the repair", policy::no_path),
     story("shed", "the reservations no longer fit: the lower guest leaves until the repair", policy::shed),
     story(
@@ -105,6 +149,6 @@ pub(super) const ALL: &[Scenario] = &[
         sick::sick_path,
     )
     .over(Over::OnlyNbd)
-    .within(Duration::from_secs(30)),
+    .within(Duration::from_secs(60)),
     story("tools", "other NBD clients on the front ends", tools::tools).over(Over::OnlyNbd),
 ];

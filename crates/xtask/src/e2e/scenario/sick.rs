@@ -25,6 +25,8 @@ const BLOCK: usize = 4096;
 const PLACE: u64 = 8 << 20;
 const SEEN_MAX: Duration = Duration::from_secs(1);
 const UP_MAX: Duration = Duration::from_secs(6);
+/// A path that failed requests which the other served is sick, and must look well for ten seconds.
+const WELL_MAX: Duration = Duration::from_secs(20);
 const RECONNECT_MAX: Duration = Duration::from_secs(3);
 
 pub(super) fn sick_path(stage: &mut Stage) -> Result<()> {
@@ -177,7 +179,7 @@ fn reconnect_beside_errors(stage: &mut Stage, host: &mut Host, array: &mut Array
     stage.report.check("requests that failed then, of 64", ill as f64, Bound::Equal(0.0), "requests").note =
         format!("{failed} errors, {} without a reply", client.open_requests());
     array.clear("a")?;
-    host.wait_all_up(stage, UP_MAX)
+    host.wait_all_up(stage, WELL_MAX)
 }
 
 fn leads_everywhere(host: &mut Host, path: &str) -> Result<bool> {
