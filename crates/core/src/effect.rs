@@ -68,12 +68,18 @@ pub enum JournalKind {
     Failback,
     PathDisabled,
     PathEnabled,
+    /// It is being taken out; the reason says how far that is.
+    PathDraining,
+    /// Nothing of it is in flight any more: it can be worked on.
+    PathDrained,
     AccessChanged,
     LinkDown,
     LinkUp,
     /// The first lost request completed over another path.
     FailedOver,
     NoPath,
+    /// Fewer than the VM's `min_paths` lead to one of its units.
+    FewPaths,
     VmHeld,
     VmReleased,
     VmSuspending,
@@ -102,18 +108,21 @@ pub enum JournalKind {
 }
 
 impl JournalKind {
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 33] = [
         Self::PathDown,
         Self::PathUp,
         Self::PathRepaired,
         Self::Failback,
         Self::PathDisabled,
         Self::PathEnabled,
+        Self::PathDraining,
+        Self::PathDrained,
         Self::AccessChanged,
         Self::LinkDown,
         Self::LinkUp,
         Self::FailedOver,
         Self::NoPath,
+        Self::FewPaths,
         Self::VmHeld,
         Self::VmReleased,
         Self::VmSuspending,
@@ -151,11 +160,14 @@ impl JournalKind {
             Self::Failback => "failback",
             Self::PathDisabled => "path-disabled",
             Self::PathEnabled => "path-enabled",
+            Self::PathDraining => "path-draining",
+            Self::PathDrained => "path-drained",
             Self::AccessChanged => "access-changed",
             Self::LinkDown => "link-down",
             Self::LinkUp => "link-up",
             Self::FailedOver => "failed-over",
             Self::NoPath => "no-path",
+            Self::FewPaths => "few-paths",
             Self::VmHeld => "vm-held",
             Self::VmReleased => "vm-released",
             Self::VmSuspending => "vm-suspending",

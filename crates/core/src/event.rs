@@ -189,11 +189,20 @@ pub struct PathLoad {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
     DisablePath(PathId),
+    /// No new requests, and those in flight finish; whoever does not fit without it leaves before.
+    DrainPath(PathId, Force),
     EnablePath(PathId),
     SetAccess(PathId, Access),
     SuspendVm(VmId),
     ResumeVm(VmId),
     Failback(TargetId),
+}
+
+/// Whether a command may take away what a VM needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    No,
+    Yes,
 }
 
 impl fmt::Display for Health {
@@ -202,6 +211,7 @@ impl fmt::Display for Health {
             Self::Up => "up",
             Self::Marginal => "marginal",
             Self::Down => "down",
+            Self::Draining => "draining",
             Self::Disabled => "disabled",
         })
     }

@@ -60,6 +60,8 @@ mutants! {
     OperatorOverruled = "operator-overruled",
     /// A restart forgets who was suspended.
     SuspendForgotten = "suspend-forgotten",
+    /// A VM is suspended and resumed as often as its paths come and go.
+    NoDwell = "no-dwell",
     /// A hold never ends.
     HoldForever = "hold-forever",
     /// A relapse asks for no more proof of health than the first failure.

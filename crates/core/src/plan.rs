@@ -41,8 +41,21 @@ pub enum Health {
     /// Works, but is sick or has not been good for long enough: used last, not never.
     Marginal,
     Down,
+    /// About to be taken out by the operator: it gets no new requests, those in flight finish.
+    Draining,
     /// Taken out by the operator.
     Disabled,
+}
+
+impl Health {
+    /// The operator lets it have no new requests.
+    #[must_use]
+    pub const fn is_out(self) -> bool {
+        match self {
+            Self::Up | Self::Marginal | Self::Down => false,
+            Self::Draining | Self::Disabled => true,
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

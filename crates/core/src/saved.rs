@@ -6,7 +6,7 @@
 
 use crate::ids::{IncidentId, PathId, TargetId, UnitId};
 use crate::path::{Damping, PathState};
-use crate::policy::{Ladder, Run};
+use crate::policy::{Dwell, Ladder, Run};
 use crate::spec::{Access, Spec};
 use crate::time::Instant;
 
@@ -69,6 +69,9 @@ pub struct SavedVm {
     pub ladder: Ladder,
     pub pardon: Option<IncidentId>,
     pub blocked: Option<(IncidentId, String)>,
+    /// The incident in which it was held for as long as it may be.
+    pub hold_spent: Option<IncidentId>,
+    pub dwell: Dwell,
     /// The hypervisor process that was last seen running.
     pub ran: Option<u64>,
 }

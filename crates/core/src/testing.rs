@@ -2,9 +2,8 @@
 
 use crate::ids::{PathId, TargetId, UnitId, VmId};
 use crate::spec::{
-    Access, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSelector, PathSpec,
-    PathUrl, Presence, ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When,
-    WriteCache,
+    Access, DiskSpec, Failback, HostSpec, OnNoPath, OnPathLoss, PathSelector, PathSpec, PathUrl, Presence,
+    ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
 };
 use crate::time::Duration;
 use std::path::PathBuf;
@@ -22,7 +21,8 @@ pub(crate) fn vm(name: &str) -> VmSpec {
         qmp: Some(PathBuf::from(format!("/run/{name}.qmp"))),
         on_path_loss: OnPathLoss::Failover,
         when: When::Always,
-        on_no_path: OnNoPath { hold: Duration::from_secs(60), then: vec![NoPathAction::Suspend] },
+        on_no_path: OnNoPath::hold_then_suspend(Duration::from_secs(60)),
+        min_paths: 1,
         may_suspend: false,
         may_migrate: true,
         resume: ResumeOn::Repair,

@@ -14,9 +14,9 @@ use crate::policy::{Cause, Input, Outstanding, Run, Why};
 use crate::spec::Access;
 use crate::view::{Standing, VmState};
 
-type Answer = Result<String, CommandError>;
+pub(super) type Answer = Result<String, CommandError>;
 
-fn conflict<T>(text: String) -> Result<T, CommandError> {
+pub(super) fn conflict<T>(text: String) -> Result<T, CommandError> {
     Err(CommandError::Conflict(text))
 }
 
@@ -24,6 +24,7 @@ impl Controller {
     pub(super) fn take_command(&mut self, ticket: u64, command: &Command) {
         let result = match command {
             Command::DisablePath(path) => self.known_path(*path).and_then(|p| self.disable(p)),
+            Command::DrainPath(path, force) => self.known_path(*path).and_then(|p| self.drain(p, *force)),
             Command::EnablePath(path) => self.known_path(*path).and_then(|p| self.enable(p)),
             Command::SetAccess(path, access) => self.known_path(*path).map(|p| self.set_access(p, *access)),
             Command::SuspendVm(vm) => self.known_vm(*vm).and_then(|vm| self.suspend(vm)),
@@ -54,34 +55,14 @@ impl Controller {
         if matches!(self.network.state(path), PathState::Disabled { .. }) {
             return conflict(format!("{name} is disabled already"));
         }
-        let stranded: Vec<_> = self.spec.vm_ids().filter(|vm| self.needs(*vm, path)).collect();
-        if !stranded.is_empty() {
-            let names: Vec<_> = stranded.iter().map(|vm| self.spec.vm(*vm).name.clone()).collect();
-            return conflict(format!(
-                "{name} is the last usable path of {}: suspend {} first (`vmpath vm suspend {}`), or bring \
-                 another path up",
-                names.join(", "),
-                if names.len() == 1 { "it" } else { "them" },
-                names[0]
-            ));
+        if let Some(needing) = self.needed_by(path) {
+            return conflict(format!("{}: {}, or bring another path up", needing.words, needing.way_out()));
         }
         let change = self.network.signal(&self.spec, self.now, path, Signal::Disable);
         if let Some(change) = change {
             self.tell_path(path, &change);
         }
         Ok(format!("{name} is disabled; `vmpath path enable {name}` puts it back"))
-    }
-
-    /// Without this path, some unit of a VM that is not stopped could not be reached any more.
-    fn needs(&self, vm: VmId, path: PathId) -> bool {
-        match self.vms[vm.index()].guest.state() {
-            VmState::Suspended | VmState::StoppedByOther => return false,
-            VmState::Running | VmState::Suspending | VmState::Resuming | VmState::Unmanaged => {}
-        }
-        self.network.reach(vm).units.iter().any(|u| {
-            let usable = |p: &PathId| self.network.usable(*p, u.unit);
-            usable(&path) && u.paths.contains(&path) && !u.paths.iter().any(|p| *p != path && usable(p))
-        })
     }
 
     fn enable(&mut self, path: PathId) -> Answer {
@@ -102,6 +83,7 @@ impl Controller {
             PathState::Down { .. } => "down",
             PathState::Probation { .. } => "up again, but not for long enough",
             PathState::Repaired { .. } => "repaired",
+            PathState::Draining { .. } => "being drained",
             PathState::Disabled { .. } => "disabled",
         }
     }

@@ -7,10 +7,12 @@ use super::shed::Outlook;
 use super::{Controller, RESUME_PACE, ROUNDS_MAX, UNMANAGED_ACTIVE_FOR};
 use crate::effect::{JournalKind, Subject};
 use crate::event::RunState;
-use crate::ids::{IncidentId, PathId, UnitId, VmId};
-use crate::policy::rules::{self, OnLoss, Rung, Stopping};
+use crate::ids::{IncidentId, PathId, VmId};
+use crate::mutant::{self, Mutant};
+use crate::policy::rules::{self, OnLoss, Stopping};
 use crate::policy::{Cause, Input, Ladder, Monitor, Outstanding, Run, Why};
-use crate::spec::{OnPathLoss, When};
+use crate::spec::{HOLD_DEFAULT, OnPathLoss, When};
+use crate::time::Duration;
 
 impl Controller {
     /// Everything that follows from what is known now.
@@ -19,6 +21,17 @@ impl Controller {
         for vm in 0..self.vms.len() {
             self.vms[vm].floor.elapsed(self.now, self.spec.host.shed_after);
         }
+        for _ in 0..ROUNDS_MAX {
+            self.decide_once();
+            let is_left = self.advance_drains();
+            // What was held for several incidents may wait for nothing any more when one of them is closed.
+            if !self.close_incidents() && !is_left {
+                break;
+            }
+        }
+    }
+
+    fn decide_once(&mut self) {
         for _ in 0..ROUNDS_MAX {
             let told = self.out.records.len();
             let mut look = Outlook::at(self.now);
@@ -39,118 +52,18 @@ impl Controller {
                 break;
             }
         }
-        self.close_incidents();
     }
 
     fn run_timer(&mut self, vm: VmId) {
         let run = &self.vms[vm.index()].guest.run;
         let due = run.deadline().is_some_and(|at| at <= self.now);
         let resuming = matches!(run, Run::Resuming { .. });
-        if due && resuming && self.network.unserved_unit(vm).is_some() {
+        // One that is continued to meet its errors needs no path.
+        let fails = matches!(self.vms[vm.index()].ladder, Ladder::Failing { .. });
+        if due && resuming && !fails && self.network.unserved_unit(vm).is_some() {
             self.tell(vm, Input::Revoke);
         } else if due {
             self.tell(vm, Input::Elapsed);
-        }
-    }
-
-    /// `on_no_path`.
-    fn climb_ladder(&mut self, vm: VmId) {
-        let state = &self.vms[vm.index()];
-        if !state.guest.run.undecided() {
-            self.vms[vm.index()].ladder = Ladder::Clear;
-            return;
-        }
-        let cut_off = self.network.cut_off_unit(vm);
-        match (&state.ladder, cut_off) {
-            (Ladder::Clear, None) => {}
-            (Ladder::Clear, Some(unit)) => self.step_on_ladder(vm, unit),
-            (Ladder::Holding { .. } | Ladder::Stranded { .. } | Ladder::Failing { .. }, None) => {
-                // A path that is only connecting serves nobody yet.
-                if self.network.unserved_unit(vm).is_none() {
-                    self.step_off_ladder(vm);
-                }
-            }
-            (Ladder::Holding { since, .. }, Some(unit)) => {
-                let over = *since + self.spec.vm(vm).on_no_path.hold <= self.now;
-                if over || self.network.gone_for_good(vm, unit) {
-                    self.take_rung(vm);
-                }
-            }
-            (Ladder::Stranded { .. } | Ladder::Failing { .. }, Some(_)) => self.take_rung(vm),
-        }
-    }
-
-    fn step_on_ladder(&mut self, vm: VmId, unit: UnitId) {
-        let what = format!("no path to {}", self.spec.unit_name(unit));
-        let incident = self.enter_incident(self.spec.unit(unit).target, None, &what);
-        self.vms[vm.index()].ladder = Ladder::Holding { since: self.now, unit, incident };
-        let reason = if self.network.gone_for_good(vm, unit) {
-            format!("{what}: the target says that it does not exist, so nothing is waited for")
-        } else {
-            format!("{what}: its requests are held")
-        };
-        let barred = self.barred_words(vm, unit).map_or_else(String::new, |words| format!("; {words}"));
-        let reason = format!("{reason}{barred}");
-        let until = Some(self.until(vm));
-        self.record_until(JournalKind::NoPath, Subject::Vm(vm), Some(incident), (reason, until));
-        self.climb_ladder(vm);
-    }
-
-    fn step_off_ladder(&mut self, vm: VmId) {
-        let Some((since, unit, incident)) = self.vms[vm.index()].ladder.loss() else { return };
-        self.vms[vm.index()].ladder = Ladder::Clear;
-        let reason = format!(
-            "a path to {} is usable again after {}",
-            self.spec.unit_name(unit),
-            super::words::seconds(self.now.since(since))
-        );
-        self.record(JournalKind::VmReleased, Subject::Vm(vm), Some(incident), reason);
-    }
-
-    /// The hold is over: the first rung that can be done. Asked again while none could: a monitor may have come back.
-    fn take_rung(&mut self, vm: VmId) {
-        let state = &self.vms[vm.index()];
-        let Some((since, unit, incident)) = state.ladder.loss() else { return };
-        let policy = &self.spec.vm(vm).on_no_path;
-        let rule = format!(
-            "on_no_path = \"hold {}, then {}\": no path to {} for {}",
-            super::words::seconds(policy.hold),
-            rules::rungs_words(policy),
-            self.spec.unit_name(unit),
-            super::words::seconds(self.now.since(since))
-        );
-        match rules::rung(policy, &state.guest.monitor) {
-            Rung::Moot => {}
-            Rung::Suspend => {
-                self.vms[vm.index()].ladder = Ladder::Clear;
-                self.tell(
-                    vm,
-                    Input::Suspend(Cause { incident: Some(incident), why: Why::NoPath { unit }, rule }),
-                );
-            }
-            Rung::Fail => {
-                if matches!(state.ladder, Ladder::Failing { .. }) {
-                    return;
-                }
-                let reason = format!("{rule}; its requests are answered with errors");
-                self.vms[vm.index()].ladder = Ladder::Failing { since, unit, incident, rule };
-                let until = Some(self.until(vm));
-                self.record_until(JournalKind::VmFailing, Subject::Vm(vm), Some(incident), (reason, until));
-            }
-            Rung::Nothing(why) => {
-                if matches!(&state.ladder, Ladder::Stranded { why: last, .. } if *last == why) {
-                    return;
-                }
-                let reason = format!("{rule}; none of it can be done: {why}; its requests stay held");
-                self.vms[vm.index()].ladder = Ladder::Stranded { since, unit, incident, why };
-                let until = Some(self.until(vm));
-                self.record_until(
-                    JournalKind::PolicyBlocked,
-                    Subject::Vm(vm),
-                    Some(incident),
-                    (reason, until),
-                );
-            }
         }
     }
 
@@ -190,6 +103,13 @@ impl Controller {
                 self.tell(vm, Input::Suspend(cause));
             }
             (Stopping::Moot, _) => {}
+            (Stopping::Impossible(why), Outstanding::Held)
+                if self.vms[vm.index()].hold_spent == Some(incident) =>
+            {
+                let bound = super::words::seconds(self.hold_bound(vm));
+                let text = format!("{rule}; {why}; it was held for {bound}, and now its requests fail over");
+                self.block(vm, incident, text);
+            }
             (Stopping::Impossible(why), Outstanding::Held) => {
                 self.tell(vm, Input::Hold(cause));
                 self.block(vm, incident, format!("{rule}; {why}; its requests are held meanwhile"));
@@ -274,21 +194,38 @@ impl Controller {
         }
     }
 
-    /// Ends holds, and suspensions that were not confirmed yet, of which the cause is over.
+    /// Ends holds that are over or have lasted for as long as they may, and suspensions that were not confirmed yet, of which
+    /// the cause is over.
     fn release(&mut self, vm: VmId, look: &Outlook) {
-        let over = match &self.vms[vm.index()].guest.run {
-            Run::Held { cause, .. } | Run::Suspending { cause, .. } => {
-                self.cause_wait(vm, cause, look).is_none()
+        let state = &self.vms[vm.index()];
+        match &state.guest.run {
+            Run::Held { cause, since, .. } => {
+                let spent = *since + self.hold_bound(vm) <= self.now;
+                if spent {
+                    self.vms[vm.index()].hold_spent = cause.incident;
+                    self.tell(vm, Input::Release);
+                } else if self.cause_wait(vm, cause, look).is_none() {
+                    self.tell(vm, Input::Release);
+                }
+            }
+            Run::Suspending { cause, .. } => {
+                if self.cause_wait(vm, cause, look).is_none() && self.dwell_wait(vm, look.now).is_none() {
+                    self.vms[vm.index()].dwell.resumed(self.now);
+                    self.tell(vm, Input::Release);
+                }
             }
             Run::Free { .. }
             | Run::Withdrawing { .. }
             | Run::Suspended { .. }
             | Run::Resuming { .. }
-            | Run::Proving { .. } => false,
-        };
-        if over {
-            self.tell(vm, Input::Release);
+            | Run::Proving { .. } => {}
         }
+    }
+
+    /// For so long a VM that should be suspended and cannot be is held, before its requests fail over after all.
+    pub(super) fn hold_bound(&self, vm: VmId) -> Duration {
+        let hold = self.spec.vm(vm).on_no_path.hold();
+        if hold.is_zero() { HOLD_DEFAULT } else { hold }
     }
 
     /// Resumes the most important VM that may be, if it is time for another one.
@@ -297,9 +234,15 @@ impl Controller {
             return;
         }
         let look = Outlook::at(self.now);
-        let next = self.order.iter().copied().find(|vm| self.may_resume(*vm, &look));
+        let may = |vm: &VmId| self.may_resume(*vm, &look);
+        let next = if mutant::active(Mutant::ResumeLowest) {
+            self.order.iter().rev().copied().find(may)
+        } else {
+            self.order.iter().copied().find(may)
+        };
         if let Some(vm) = next {
             self.resume_from = self.now + RESUME_PACE;
+            self.vms[vm.index()].dwell.resumed(self.now);
             self.tell(vm, Input::Release);
         }
     }
@@ -308,7 +251,9 @@ impl Controller {
     fn may_resume(&self, vm: VmId, look: &Outlook) -> bool {
         match &self.vms[vm.index()].guest.run {
             Run::Suspended { cause, .. } => {
-                self.cause_wait(vm, cause, look).is_none() && self.monitor_wait(vm).is_none()
+                self.cause_wait(vm, cause, look).is_none()
+                    && self.monitor_wait(vm).is_none()
+                    && self.dwell_wait(vm, look.now).is_none()
             }
             Run::Free { .. }
             | Run::Held { .. }

@@ -91,11 +91,9 @@ impl Controller {
         if *run_state != reported {
             (*run_state, *since) = (reported, self.now);
         }
-        if let (true, RunState::IoError, Ladder::Failing { unit, incident, .. }) =
-            (ran, reported, &state.ladder)
-        {
+        if let (true, RunState::IoError, Ladder::Failing { loss, .. }) = (ran, reported, &state.ladder) {
             let rule = "it stopped by itself on the errors that `on_no_path` answers it".into();
-            let cause = Cause { incident: Some(*incident), why: Why::NoPath { unit: *unit }, rule };
+            let cause = Cause { incident: Some(loss.incident), why: Why::NoPath { unit: loss.unit }, rule };
             self.tell(vm, Input::Adopt(cause));
         }
         self.tell(vm, Input::Report(reported));
@@ -149,6 +147,10 @@ impl Controller {
             Some(Act::Continue { instance }) => self.out.acts.push(Effect::Continue { vm, instance }),
             None => {}
         }
+        let guest = &self.vms[vm.index()].guest;
+        if matches!((&before, &guest.run), (Run::Withdrawing { .. }, Run::Resuming { .. })) {
+            self.vms[vm.index()].dwell.late(self.now);
+        }
         if let Some(note) = step.note {
             self.note(vm, &before, &note);
         }
@@ -165,7 +167,7 @@ impl Controller {
             | Note::Suspended { .. }
             | Note::ResumeRevoked
             | Note::ResumeGaveUp => Some(self.until(vm)),
-            Note::StopRepeated { .. } | Note::StopGaveUp => Some(self.until(vm)),
+            Note::StopRepeated { .. } | Note::StopUnanswered { .. } => Some(self.until(vm)),
             Note::ContinueRepeated { .. } | Note::StoppedAgain { .. } => {
                 Some("it runs, or the attempts are used up".into())
             }
@@ -189,16 +191,16 @@ impl Controller {
                 (JournalKind::VmReleased, format!("routed again after {}", seconds(*after)))
             }
             Note::Suspending => (JournalKind::VmSuspending, rule),
-            Note::StopRepeated { attempt } => (
-                JournalKind::VmSuspending,
-                format!("`stop` is sent again, attempt {attempt} of {STOP_ATTEMPTS_MAX}; {rule}"),
-            ),
-            Note::StopGaveUp => (
+            Note::StopRepeated { attempt } => {
+                (JournalKind::VmSuspending, format!("`stop` is sent again, attempt {attempt}; {rule}"))
+            }
+            Note::StopUnanswered { next_in } => (
                 JournalKind::PolicyBlocked,
                 format!(
-                    "its hypervisor did not confirm `stop` in {STOP_ATTEMPTS_MAX} attempts of {} each; it is not \
-                     repeated; {rule}",
-                    seconds(STOP_CONFIRM_WITHIN)
+                    "its hypervisor did not confirm `stop` in {STOP_ATTEMPTS_MAX} attempts of {} each: it is sent again \
+                     now, then in {}, and then more and more slowly; {rule}",
+                    seconds(STOP_CONFIRM_WITHIN),
+                    seconds(*next_in)
                 ),
             ),
             Note::Suspended { after } => {

@@ -108,7 +108,7 @@ impl Controller {
         let served: Vec<bool> = spec.vm_ids().map(|vm| self.vm_standing(vm) != Standing::Gone).collect();
         self.order.retain(|vm| served[vm.index()]);
         for vm in spec.vm_ids() {
-            let lost = self.vms[vm.index()].ladder.loss().map(|(_, unit, _)| unit);
+            let lost = self.vms[vm.index()].ladder.loss().map(|loss| loss.unit);
             let is_its_own = |unit| self.network.reach(vm).units.iter().any(|u| u.unit == unit);
             if lost.is_some_and(|unit| !is_its_own(unit)) {
                 self.vms[vm.index()].ladder = Ladder::Clear;

@@ -9,8 +9,10 @@
 
 mod commands;
 mod decide;
+mod drain;
 mod guests;
 mod incidents;
+mod ladder;
 mod leave;
 mod paths;
 mod reload;
@@ -24,7 +26,7 @@ use crate::event::{DiskFront, Event, LoadReport};
 use crate::ids::{IncidentId, PathId, UnitId, VmId, WorkerId};
 use crate::path::Network;
 use crate::plan::{Gate, GateReason, PathRoute, RoutePlan, VmRoute};
-use crate::policy::{Cause, Floor, Guest, Ladder, Monitor, Run, StopOrder};
+use crate::policy::{Cause, Dwell, Floor, Guest, Ladder, Monitor, Run, SUSPENDED_AT_LEAST, StopOrder, Why};
 use crate::spec::Spec;
 use crate::spread::{Division, Parts};
 use crate::time::{Duration, Instant};
@@ -76,6 +78,9 @@ struct Vm {
     pardon: Option<IncidentId>,
     /// What `on_path_loss` wants and cannot have, in words.
     blocked: Option<(IncidentId, String)>,
+    /// It was held in this incident for as long as it may be.
+    hold_spent: Option<IncidentId>,
+    dwell: Dwell,
     floor: Floor,
     reserve: Reserve,
     /// When it last had a request.
@@ -110,6 +115,8 @@ impl Vm {
             ladder: Ladder::Clear,
             pardon: None,
             blocked: None,
+            hold_spent: None,
+            dwell: Dwell::default(),
             floor: Floor::Met,
             reserve: Reserve::Kept,
             last_io: None,
@@ -185,7 +192,7 @@ impl Controller {
         let vms = self.spec.vm_ids().flat_map(|vm| self.vm_deadlines(vm));
         let suspended = self.vms.iter().any(|v| matches!(v.guest.run, Run::Suspended { .. }));
         let pace = suspended.then_some(self.resume_from);
-        let own = vms.chain(pace).filter(|at| *at > self.now).min();
+        let own = vms.chain(pace).chain(self.drain_deadlines()).filter(|at| *at > self.now).min();
         let network = self.network.deadline(&self.spec, self.now);
         own.into_iter().chain(network).min()
     }
@@ -202,11 +209,24 @@ impl Controller {
             | Run::Resuming { .. }
             | Run::Proving { .. } => None,
         };
-        let rung = match &state.ladder {
-            Ladder::Holding { since, .. } => Some(*since + self.spec.vm(vm).on_no_path.hold),
-            Ladder::Clear | Ladder::Stranded { .. } | Ladder::Failing { .. } => None,
+        let (held, dwell) = match &state.guest.run {
+            Run::Held { since, .. } => (Some(*since + self.hold_bound(vm)), None),
+            Run::Suspended { .. } | Run::Suspending { .. } => {
+                (None, Some(state.dwell.ready_at().max(self.rested_at(vm))))
+            }
+            Run::Free { .. } | Run::Withdrawing { .. } | Run::Resuming { .. } | Run::Proving { .. } => {
+                (None, None)
+            }
         };
-        [settled, rung, self.drained_by(vm), state.guest.run.deadline()].into_iter().flatten()
+        let rung = self.ladder_deadline(vm);
+        [settled, held, dwell, rung, self.drained_by(vm), state.guest.run.deadline()].into_iter().flatten()
+    }
+
+    /// From then on its suspend has lasted long enough. One that only wakes a device is over at once.
+    fn rested_at(&self, vm: VmId) -> Instant {
+        let run = &self.vms[vm.index()].guest.run;
+        let wakes = run.cause().is_some_and(|cause| cause.why == Why::Restart);
+        if wakes { run.since() } else { run.since() + SUSPENDED_AT_LEAST }
     }
 
     fn count_report(&mut self, worker: WorkerId) {
@@ -336,11 +356,11 @@ impl Controller {
 
 fn ladder_gate(ladder: &Ladder) -> Option<Gate> {
     match ladder {
-        Ladder::Failing { incident, rule, .. } => {
-            Some(Gate::Fail(GateReason { incident: Some(*incident), text: rule.clone() }))
+        Ladder::Failing { loss, rule } => {
+            Some(Gate::Fail(GateReason { incident: Some(loss.incident), text: rule.clone() }))
         }
         // The router holds by itself: no path is usable.
-        Ladder::Clear | Ladder::Holding { .. } | Ladder::Stranded { .. } => None,
+        Ladder::Clear | Ladder::Waiting { .. } | Ladder::Suspended { .. } | Ladder::Stranded { .. } => None,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::event::{Fault, LinkChange, LinkReport};
 use crate::ids::{IncidentId, PathId, TargetId, UnitId};
 use crate::path::{Before, Link, LinkEdge, PathChange, PathState};
 use crate::plan::Health;
-use crate::policy::{Ladder, Monitor, Run};
+use crate::policy::{Monitor, Run};
 use crate::spec::Failback;
 use crate::time::Duration;
 
@@ -69,7 +69,7 @@ impl Controller {
     fn is_up(&self, path: PathId) -> bool {
         match self.network.state(path).health() {
             Health::Up | Health::Marginal => true,
-            Health::Down | Health::Disabled => false,
+            Health::Down | Health::Draining | Health::Disabled => false,
         }
     }
 
@@ -122,6 +122,20 @@ impl Controller {
                 (JournalKind::PathRepaired, reason)
             }
             PathChange::FailedBack => (JournalKind::Failback, "traffic is back".into()),
+            PathChange::Draining => {
+                let reason = "being taken out by the operator: those whose reservations do not fit without it leave first";
+                (JournalKind::PathDraining, reason.into())
+            }
+            PathChange::Leaving => {
+                (JournalKind::PathDraining, "it gets no new requests; those in flight finish".into())
+            }
+            PathChange::Drained { after } => (
+                JournalKind::PathDrained,
+                format!(
+                    "nothing of it is in flight any more, after {}: it can be worked on",
+                    seconds(*after)
+                ),
+            ),
             PathChange::Disabled => (JournalKind::PathDisabled, "taken out by the operator".into()),
             PathChange::Enabled => {
                 (JournalKind::PathEnabled, "put back by the operator: used as soon as it connects".into())
@@ -160,9 +174,10 @@ impl Controller {
     }
 
     /// Closes each incident of which nothing is left: no path away from its work, no VM waiting for it.
-    pub(super) fn close_incidents(&mut self) {
+    /// Whether there was one.
+    pub(super) fn close_incidents(&mut self) -> bool {
         let over: Vec<_> = self.incidents.open().iter().filter(|i| self.is_over(i)).cloned().collect();
-        for incident in over {
+        for incident in &over {
             self.incidents.close(incident.id);
             let reason = format!(
                 "over after {}: every path of {} carries its traffic again, and no VM waits for it",
@@ -172,6 +187,7 @@ impl Controller {
             let subject = Subject::Target(incident.target);
             self.record(JournalKind::IncidentClosed, subject, Some(incident.id), reason);
         }
+        !over.is_empty()
     }
 
     fn is_over(&self, incident: &super::incidents::Incident) -> bool {
@@ -180,7 +196,7 @@ impl Controller {
             PathState::Active { .. } => {
                 self.network.links_of(path).all(|(_, link)| !matches!(link, Link::Down { .. }))
             }
-            PathState::Disabled { .. } => true,
+            PathState::Draining { .. } | PathState::Disabled { .. } => true,
             PathState::Connecting { .. }
             | PathState::Down { .. }
             | PathState::Probation { .. }
@@ -201,12 +217,7 @@ impl Controller {
                 | Run::Withdrawing { .. }
                 | Run::Proving { .. } => true,
             };
-            let cut_off = match &vm.ladder {
-                Ladder::Clear => false,
-                Ladder::Holding { incident: id, .. }
-                | Ladder::Stranded { incident: id, .. }
-                | Ladder::Failing { incident: id, .. } => *id == incident.id,
-            };
+            let cut_off = vm.ladder.loss().is_some_and(|loss| loss.incident == incident.id);
             // Closed now, it would be opened again for a VM that was let run on purpose.
             let pardoned = short && vm.pardon == Some(incident.id);
             its && there || cut_off || pardoned

@@ -78,7 +78,7 @@ impl Controller {
         self.vms.resize_with(new.vms.len(), || Vm::new(now));
         let units = new.units.len();
         for vm in &mut self.vms {
-            if vm.ladder.loss().is_some_and(|(_, unit, _)| unit.index() >= units) {
+            if vm.ladder.loss().is_some_and(|loss| loss.unit.index() >= units) {
                 vm.ladder = Ladder::Clear;
             }
             vm.floor = Floor::Met;

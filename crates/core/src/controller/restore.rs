@@ -7,10 +7,11 @@
 
 use super::{Controller, RESUME_PACE, Vm};
 use crate::effect::{Effect, JournalKind, Subject};
-use crate::ids::{IncidentId, VmId};
-use crate::policy::{Cause, Ladder, Run, STOP_CONFIRM_WITHIN, Why};
+use crate::ids::VmId;
+use crate::mutant::{self, Mutant};
+use crate::policy::{Cause, Dwell, Ladder, Loss, Run, STOP_CONFIRM_WITHIN, Why};
 use crate::saved::{Before, Names, Saved, SavedIncident, SavedVm};
-use crate::spec::Spec;
+use crate::spec::{NoPathAction, Spec};
 use crate::time::{Duration, Instant};
 use std::sync::Arc;
 
@@ -96,21 +97,24 @@ impl Controller {
 
     fn restore_vm(&mut self, id: VmId, names: &Names, saved: SavedVm) {
         let (spec, now) = (self.spec.clone(), self.now);
-        let hold = spec.vm(id).on_no_path.hold;
-        let vm = &mut self.vms[id.index()];
-        vm.guest.run = restored_run(saved.run, now, |cause| its_cause(cause, id, names, &spec));
-        vm.ladder = match saved
-            .ladder
-            .loss()
-            .and_then(|(since, unit, incident)| Some((since, names.unit(&spec, unit)?, incident)))
-        {
-            None => Ladder::Clear,
-            Some((since, unit, incident)) => {
-                restored_ladder(saved.ladder, now, hold, (since, unit, incident))
-            }
+        let settled = |action, since: Instant| {
+            // No rung is over before the monitors had a moment to come back.
+            self.rung_bound(id, action).map_or(since, |bound| since.max((now + SETTLE) - bound))
         };
+        let unit = saved.ladder.loss().and_then(|loss| names.unit(&spec, loss.unit));
+        let ladder = match (saved.ladder.loss(), unit) {
+            (Some(loss), Some(unit)) => restored_ladder(saved.ladder, Loss { unit, ..loss }, settled),
+            (Some(_), None) | (None, _) => Ladder::Clear,
+        };
+        let vm = &mut self.vms[id.index()];
+        vm.ladder = ladder;
+        if !(mutant::active(Mutant::SuspendForgotten) && stopped(&saved.run)) {
+            vm.guest.run = restored_run(saved.run, now, |cause| its_cause(cause, id, names, &spec));
+        }
         vm.pardon = saved.pardon;
         vm.blocked = saved.blocked;
+        vm.hold_spent = saved.hold_spent;
+        vm.dwell = saved.dwell;
         vm.before = saved.ran;
     }
 
@@ -152,7 +156,8 @@ impl Controller {
 fn saved_vm(name: &str, vm: &Vm) -> Option<SavedVm> {
     let ran = vm.ran.or(vm.before);
     let free = matches!(vm.guest.run, Run::Free { .. });
-    if free && vm.ladder == Ladder::Clear && vm.pardon.is_none() && vm.blocked.is_none() && ran.is_none() {
+    let quiet = vm.pardon.is_none() && vm.blocked.is_none() && vm.hold_spent.is_none() && ran.is_none();
+    if free && vm.ladder == Ladder::Clear && vm.dwell == Dwell::default() && quiet {
         return None;
     }
     // How long it has been left alone is nothing to remember, and would be saved anew each time.
@@ -163,6 +168,8 @@ fn saved_vm(name: &str, vm: &Vm) -> Option<SavedVm> {
         ladder: vm.ladder.clone(),
         pardon: vm.pardon,
         blocked: vm.blocked.clone(),
+        hold_spent: vm.hold_spent,
+        dwell: vm.dwell.clone(),
         ran,
     })
 }
@@ -177,13 +184,12 @@ fn stopped(run: &Run) -> bool {
 
 fn its_cause(cause: Cause, vm: VmId, names: &Names, spec: &Spec) -> Cause {
     let paths = |paths: Vec<_>| paths.into_iter().filter_map(|p| names.path(spec, p)).collect();
+    let its_unit = |unit| names.unit(spec, unit).or_else(|| spec.units_of_vm(vm).next());
     let why = match cause.why {
         Why::PathLoss { paths: lost, requests } => Why::PathLoss { paths: paths(lost), requests },
         Why::Shed { paths: missing } => Why::Shed { paths: paths(missing) },
-        Why::NoPath { unit } => match names.unit(spec, unit).or_else(|| spec.units_of_vm(vm).next()) {
-            Some(unit) => Why::NoPath { unit },
-            None => Why::Restart,
-        },
+        Why::NoPath { unit } => its_unit(unit).map_or(Why::Restart, |unit| Why::NoPath { unit }),
+        Why::FewPaths { unit } => its_unit(unit).map_or(Why::Restart, |unit| Why::FewPaths { unit }),
         why @ (Why::Operator | Why::GaveUp | Why::Restart) => why,
     };
     Cause { why, ..cause }
@@ -194,7 +200,7 @@ fn restored_run(run: Run, now: Instant, its: impl FnOnce(Cause) -> Cause) -> Run
         Run::Free { .. } => Run::Free { since: now },
         Run::Held { cause, since, late } => Run::Held { cause: its(cause), since, late },
         Run::Suspending { cause, since, instance, attempt, deadline } => {
-            let deadline = deadline.map(|_| now + STOP_CONFIRM_WITHIN);
+            let deadline = deadline.max(now + STOP_CONFIRM_WITHIN);
             Run::Suspending { cause: its(cause), since, instance, attempt, deadline }
         }
         Run::Withdrawing { cause, since, late } => Run::Withdrawing { cause: its(cause), since, late },
@@ -212,17 +218,17 @@ fn restored_run(run: Run, now: Instant, its: impl FnOnce(Cause) -> Cause) -> Run
 }
 
 /// What could not be done before is asked again; what guests are told stays.
-fn restored_ladder(
-    saved: Ladder,
-    now: Instant,
-    hold: Duration,
-    (since, unit, incident): (Instant, crate::ids::UnitId, IncidentId),
-) -> Ladder {
+fn restored_ladder(saved: Ladder, loss: Loss, settled: impl Fn(NoPathAction, Instant) -> Instant) -> Ladder {
     match saved {
-        Ladder::Failing { rule, .. } => Ladder::Failing { since, unit, incident, rule },
-        Ladder::Clear | Ladder::Holding { .. } | Ladder::Stranded { .. } => {
-            let since = since.max((now + SETTLE) - hold);
-            Ladder::Holding { since, unit, incident }
+        Ladder::Clear => Ladder::Clear,
+        Ladder::Failing { rule, .. } => Ladder::Failing { loss, rule },
+        Ladder::Waiting { rung, since, .. } => Ladder::Waiting { loss, rung, since: settled(rung, since) },
+        Ladder::Suspended { since, .. } => {
+            Ladder::Suspended { loss, since: settled(NoPathAction::Suspend, since) }
+        }
+        Ladder::Stranded { .. } => {
+            let (rung, since) = (NoPathAction::Hold, settled(NoPathAction::Hold, loss.since));
+            Ladder::Waiting { loss, rung, since }
         }
     }
 }

@@ -9,6 +9,7 @@ use super::words::seconds;
 use super::{Controller, Reserve};
 use crate::effect::{JournalKind, Subject};
 use crate::ids::{IncidentId, PathId, TargetId, VmId};
+use crate::mutant::{self, Mutant};
 use crate::path::{Link, PathState};
 use crate::plan::Health;
 use crate::policy::fit::{Claim, Kept, Room};
@@ -94,7 +95,11 @@ impl Controller {
         if verdict.short.is_empty() {
             return verdict;
         }
-        for vm in &self.order {
+        let mut order = self.order.clone();
+        if mutant::active(Mutant::ShedHighest) {
+            order.reverse();
+        }
+        for vm in &order {
             if self.spec.vm(*vm).reservation.is_some() && self.runs(*vm) {
                 verdict.parties.push(*vm);
                 verdict.kept[vm.index()] = verdict.room.admit(&self.claims(*vm, &verdict.short));
@@ -148,6 +153,9 @@ impl Controller {
         match self.spec.host.shed_when {
             ShedWhen::Reserved => Some("shed_when = \"reserved\"".into()),
             ShedWhen::Unmet => {
+                if let Some(path) = self.drains_for(vm, verdict) {
+                    return Some(format!("{} is being drained", self.spec.path_name(path)));
+                }
                 let victim = verdict.parties.iter().find_map(|other| {
                     let (since, got) = self.vms[other.index()].floor.unmet()?;
                     self.meets(vm, *other, verdict).then_some((*other, since, got))
@@ -161,6 +169,13 @@ impl Controller {
                 ))
             }
         }
+    }
+
+    /// A path that is about to go, of a target that this VM uses: nothing has to be unmet for it.
+    fn drains_for(&self, vm: VmId, verdict: &Verdict) -> Option<PathId> {
+        let short = verdict.short.iter().filter(|s| self.meets_target(vm, s.target));
+        let mut missing = short.flat_map(|s| s.missing.iter().copied());
+        missing.find(|path| matches!(self.network.state(*path), PathState::Draining { .. }))
     }
 
     /// Both have a unit in the same short target.

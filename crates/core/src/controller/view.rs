@@ -7,7 +7,7 @@ use super::shed::Outlook;
 use super::{Controller, Reserve};
 use crate::ids::{IncidentId, PathId, UnitId, VmId};
 use crate::path::{Link, PathState};
-use crate::policy::{Ladder, Monitor, Run, Why};
+use crate::policy::{Lack, Ladder, Loss, Monitor, Run, Why};
 use crate::time::Instant;
 use crate::view::{
     HostView, IncidentView, LinkState, LinkView, PathView, Standing, UnitView, VmState, VmView,
@@ -74,7 +74,7 @@ impl Controller {
 
     fn vm_incident(&self, vm: VmId) -> Option<IncidentId> {
         let state = &self.vms[vm.index()];
-        let ladder = state.ladder.loss().map(|(_, _, incident)| incident);
+        let ladder = state.ladder.loss().map(|loss| loss.incident);
         let lost = || {
             let lost = self.network.lost_paths(vm);
             lost.first().and_then(|p| self.incidents.of(self.spec.path(*p).target))
@@ -115,13 +115,13 @@ impl Controller {
         let state = &self.vms[vm.index()];
         match &state.ladder {
             Ladder::Clear => {}
-            Ladder::Holding { unit, .. } => {
-                because.push(format!("its requests are held: no path to {}", self.spec.unit_name(*unit)));
-            }
-            Ladder::Stranded { unit, why, .. } => because.push(format!(
-                "its requests are held: no path to {}, and no rung of on_no_path can be done: {why}",
-                self.spec.unit_name(*unit)
+            Ladder::Waiting { loss, .. } => because.push(self.lacking_words(vm, *loss)),
+            Ladder::Stranded { loss, why, .. } => because.push(format!(
+                "{}, and no rung of on_no_path can be done: {why}",
+                self.lacking_words(vm, *loss)
             )),
+            // The run state says it.
+            Ladder::Suspended { .. } => {}
             Ladder::Failing { rule, .. } => because.push(format!("its requests are failed: {rule}")),
         }
         because.extend(self.cut_off_from(vm).and_then(|unit| self.barred_words(vm, unit)));
@@ -134,14 +134,18 @@ impl Controller {
         because
     }
 
+    fn lacking_words(&self, vm: VmId, loss: Loss) -> String {
+        match loss.lack {
+            Lack::NoPath => format!("its requests are held: no path to {}", self.spec.unit_name(loss.unit)),
+            Lack::FewPaths => format!("it has too few paths: {}", self.few_words(vm, loss.unit)),
+        }
+    }
+
     /// The unit for want of a path to which it is held, failed or suspended.
     fn cut_off_from(&self, vm: VmId) -> Option<UnitId> {
         let state = &self.vms[vm.index()];
-        let suspended = || match state.guest.run.cause()?.why {
-            Why::NoPath { unit } => Some(unit),
-            Why::PathLoss { .. } | Why::Shed { .. } | Why::Operator | Why::GaveUp | Why::Restart => None,
-        };
-        state.ladder.loss().map(|(_, unit, _)| unit).or_else(suspended)
+        let suspended = || state.guest.run.cause()?.lacks().map(|(unit, _)| unit);
+        state.ladder.loss().map(|loss| loss.unit).or_else(suspended)
     }
 
     fn because_run(&self, vm: VmId, because: &mut Vec<String>) {
@@ -155,7 +159,11 @@ impl Controller {
                     Why::Shed { .. } => because
                         .push(format!("{} has priority {} and may_suspend = true", spec.name, spec.priority)),
                     Why::GaveUp => because.push("resuming it failed too often".into()),
-                    Why::PathLoss { .. } | Why::NoPath { .. } | Why::Operator | Why::Restart => {}
+                    Why::PathLoss { .. }
+                    | Why::NoPath { .. }
+                    | Why::FewPaths { .. }
+                    | Why::Operator
+                    | Why::Restart => {}
                 }
             }
             Run::Withdrawing { cause, .. } | Run::Resuming { cause, .. } => {
@@ -181,7 +189,9 @@ impl Controller {
         let concerned = |p: &PathId| {
             let waited_for = held.is_some_and(|cause| match &cause.why {
                 Why::PathLoss { paths, .. } | Why::Shed { paths } => paths.contains(p),
-                Why::NoPath { .. } | Why::Operator | Why::GaveUp | Why::Restart => false,
+                Why::NoPath { .. } | Why::FewPaths { .. } | Why::Operator | Why::GaveUp | Why::Restart => {
+                    false
+                }
             });
             let its = reach.units.iter().filter(|u| u.paths.contains(p));
             let mut links = its.map(|u| self.network.link(*p, u.unit));
@@ -192,6 +202,7 @@ impl Controller {
                 | PathState::Down { .. }
                 | PathState::Probation { .. }
                 | PathState::Repaired { .. }
+                | PathState::Draining { .. }
                 | PathState::Disabled { .. } => held.is_some() && reach.paths.contains(p),
             };
             waited_for || not_good || links.any(|link| !matches!(link, Some(Link::Up { .. })))

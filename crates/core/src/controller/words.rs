@@ -7,11 +7,15 @@ use super::Controller;
 use super::shed::Outlook;
 use crate::event::RunState;
 use crate::ids::{PathId, UnitId, VmId};
-use crate::path::{Link, PathState, UnitReach};
+use crate::mutant::{self, Mutant};
+use crate::path::{Drain, Link, PathState, UnitReach};
 use crate::plan::Health;
-use crate::policy::rules::{OnLoss, Rung, on_loss, rung, rungs_words};
-use crate::policy::{Cause, Ladder, Monitor, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX, Why};
-use crate::spec::{Failback, ResumeOn, ShedWhen};
+use crate::policy::rules::{OnLoss, Stopping, on_loss, requests, rungs_after, stopping};
+use crate::policy::{
+    Cause, Lack, Ladder, Monitor, RESUME_ATTEMPTS_MAX, RESUMES_MAX, RESUMES_WITHIN, Run, STOP_ATTEMPTS_MAX,
+    Why,
+};
+use crate::spec::{Failback, NoPathAction, ResumeOn, ShedWhen};
 use crate::time::{Duration, Instant};
 
 pub(super) fn seconds(time: Duration) -> String {
@@ -71,6 +75,9 @@ impl Controller {
                 seconds(now.since(*since)),
                 failback_words(target.failback, &target.name)
             )),
+            PathState::Draining { since, stage } => {
+                Some(self.draining_words(path, now.since(*since), *stage))
+            }
             PathState::Disabled { since } => Some(format!(
                 "path {name} has been disabled by the operator for {} (`vmpath path enable {name}`)",
                 seconds(now.since(*since))
@@ -122,7 +129,7 @@ impl Controller {
                 format!("traffic back on {name} ({})", failback_words(target.failback, &target.name))
             }
             PathState::Active { .. } => format!("{name} good again"),
-            PathState::Disabled { .. } => {
+            PathState::Draining { .. } | PathState::Disabled { .. } => {
                 format!("{name} enabled by the operator: `vmpath path enable {name}`")
             }
         };
@@ -138,13 +145,15 @@ impl Controller {
     pub(super) fn cause_wait(&self, vm: VmId, cause: &Cause, look: &Outlook) -> Option<String> {
         let now = look.now;
         let own = match &cause.why {
+            Why::Operator if mutant::active(Mutant::OperatorOverruled) => None,
             Why::Operator | Why::GaveUp => {
                 return Some(format!("the operator: `vmpath vm resume {}`", self.spec.vm(vm).name));
             }
             Why::PathLoss { paths, .. } | Why::Shed { paths } => self.paths_wait(vm, paths, now),
-            Why::NoPath { .. } | Why::Restart => self.served_wait(vm, now),
+            Why::NoPath { .. } | Why::FewPaths { .. } | Why::Restart => self.served_wait(vm, now),
         };
         own.or_else(|| self.rule_wait(vm, now))
+            .or_else(|| self.few_wait(vm, now))
             .or_else(|| self.network.unserved_unit(vm).map(|unit| self.a_path_to(unit)))
             .or_else(|| if self.would_be_shed(vm, cause) { self.fit_wait(vm, look) } else { None })
     }
@@ -175,15 +184,47 @@ impl Controller {
         (!waits.is_empty()).then(|| waits.join("; "))
     }
 
-    /// After a loss of all paths: for each unit, one good path is enough.
+    /// After a loss of all paths, or of too many: for each unit, `min_paths` good ones are enough.
     fn served_wait(&self, vm: VmId, now: Instant) -> Option<String> {
-        let rule = self.spec.vm(vm).resume;
-        let unserved = |u: &&UnitReach| !self.network.served_again(u, rule, now);
+        let (rule, min) = (self.spec.vm(vm).resume, self.spec.vm(vm).min_paths as usize);
+        let unserved = |u: &&UnitReach| self.network.serve_again(u, rule, now) < min;
         let unit = self.network.reach(vm).units.iter().find(unserved)?;
-        let promising = unit.paths.iter().max_by_key(|p| promise(self.network.state(**p)));
+        let waits = unit.paths.iter().filter(|p| !self.network.good_again(vm, **p, rule, now));
+        let promising = waits.max_by_key(|p| promise(self.network.state(**p)));
         let wait =
             promising.and_then(|p| self.path_wait(vm, *p, now)).unwrap_or_else(|| self.a_path_to(unit.unit));
-        Some(if unit.paths.len() > 1 { format!("{wait} (or another path)") } else { wait })
+        let good = self.network.serve_again(unit, rule, now);
+        let other = if unit.paths.len() > good + 1 { " (or another path)" } else { "" };
+        let min =
+            if min > 1 { format!("; it needs min_paths = {min}, and {good} good") } else { String::new() };
+        Some(format!("{wait}{other}{min}"))
+    }
+
+    /// `min_paths` would suspend it again, whatever has suspended it.
+    fn few_wait(&self, vm: VmId, now: Instant) -> Option<String> {
+        let min = self.spec.vm(vm).min_paths;
+        let unit = self.network.short_unit(vm, min).filter(|_| min > 1)?;
+        let incident = self.incidents.of(self.spec.unit(unit).target);
+        let pardoned = incident.is_some() && self.vms[vm.index()].pardon == incident;
+        if pardoned { None } else { self.served_wait(vm, now) }
+    }
+
+    /// What keeps a VM suspended though its cause is over: it was resumed too often, or has only just been stopped.
+    pub(super) fn dwell_wait(&self, vm: VmId, now: Instant) -> Option<String> {
+        let state = &self.vms[vm.index()];
+        if mutant::active(Mutant::NoDwell) {
+            return None;
+        }
+        let ready = state.dwell.ready_at();
+        if ready > now {
+            let (many, within) = (RESUMES_MAX, RESUMES_WITHIN.as_secs() / 60);
+            return Some(format!(
+                "{} to pass: a VM is resumed at most {many} times in {within} minutes",
+                seconds(ready.since(now))
+            ));
+        }
+        let rested = self.rested_at(vm);
+        (rested > now).then(|| format!("{} to pass: it was stopped a moment ago", seconds(rested.since(now))))
     }
 
     /// The paths to a unit that are up and that the VM may not use, in words; none if there are none. A path that no VM uses
@@ -238,19 +279,29 @@ impl Controller {
         let state = &self.vms[vm.index()];
         match &state.guest.run {
             Run::Free { .. } | Run::Proving { .. } => self.ladder_wait(vm, now),
-            Run::Held { cause, .. } => self.cause_wait(vm, cause, look).or_else(|| self.ladder_wait(vm, now)),
+            Run::Held { cause, since, .. } => {
+                let rest = seconds((*since + self.hold_bound(vm)).since(now));
+                let wait = self
+                    .cause_wait(vm, cause, look)
+                    .map(|wait| format!("{wait}; for another {rest} at most"));
+                wait.or_else(|| self.ladder_wait(vm, now))
+            }
             Run::Suspending { cause, attempt, deadline, .. } => {
                 let end = self.cause_wait(vm, cause, look);
-                let confirm = match deadline {
-                    Some(_) => format!("`stop` confirmed (attempt {attempt} of {STOP_ATTEMPTS_MAX})"),
-                    None => "`stop` confirmed, though it is not repeated any more".into(),
+                let confirm = if *attempt <= STOP_ATTEMPTS_MAX {
+                    format!("`stop` confirmed (attempt {attempt} of {STOP_ATTEMPTS_MAX})")
+                } else {
+                    format!("`stop` confirmed (attempt {attempt}; again in {})", seconds(deadline.since(now)))
                 };
-                Some(end.map_or(confirm.clone(), |end| format!("{confirm}, then {end}")))
+                let end = end.map(|end| format!(", then {end}")).unwrap_or_default();
+                Some(format!("{confirm}{end}{}", self.bound_words(vm, now)))
             }
             Run::Withdrawing { .. } => Some("a `stop` that may still take effect; `cont` follows it".into()),
             Run::Suspended { cause, .. } => {
                 let wait = self.cause_wait(vm, cause, look).or_else(|| self.monitor_wait(vm));
-                wait.or_else(|| Some("its turn: one VM is resumed at a time, highest priority first".into()))
+                let wait = wait.or_else(|| self.dwell_wait(vm, now));
+                let turn = || "its turn: one VM is resumed at a time, highest priority first".into();
+                Some(format!("{}{}", wait.unwrap_or_else(turn), self.bound_words(vm, now)))
             }
             Run::Resuming { attempt, next_try, .. } => Some(format!(
                 "`cont` to take effect (attempt {attempt} of {RESUME_ATTEMPTS_MAX}; again in {})",
@@ -262,20 +313,60 @@ impl Controller {
     fn ladder_wait(&self, vm: VmId, now: Instant) -> Option<String> {
         let state = &self.vms[vm.index()];
         let policy = &self.spec.vm(vm).on_no_path;
+        let paths = |loss: &crate::policy::Loss| match loss.lack {
+            Lack::NoPath => self.a_path_to(loss.unit),
+            Lack::FewPaths => {
+                format!("{} usable paths to {}", self.spec.vm(vm).min_paths, self.spec.unit_name(loss.unit))
+            }
+        };
         match &state.ladder {
             Ladder::Clear => None,
-            Ladder::Holding { since, unit, .. } => {
-                let rest = (*since + policy.hold).since(now);
-                let path = self.a_path_to(*unit);
-                Some(match rung(policy, &state.guest.monitor) {
-                    Rung::Moot => format!("{path}; it does not run anyway"),
-                    Rung::Suspend | Rung::Fail | Rung::Nothing(_) => {
-                        format!("{path}; in {} at the latest: {}", seconds(rest), rungs_words(policy))
-                    }
+            Ladder::Waiting { loss, rung, since } => {
+                let path = paths(loss);
+                let rest =
+                    self.rung_bound(vm, *rung).map_or(Duration::ZERO, |bound| (*since + bound).since(now));
+                let next = rungs_after(policy, *rung);
+                let moot = policy.has(NoPathAction::Suspend)
+                    && stopping(&state.guest.monitor, requests(loss.lack)) == Stopping::Moot;
+                Some(if moot {
+                    format!("{path}; it does not run anyway")
+                } else if next.is_empty() {
+                    format!("{path}; in {} at the latest it is told that no rung is left", seconds(rest))
+                } else {
+                    format!("{path}; in {} at the latest: {next}", seconds(rest))
                 })
             }
-            Ladder::Stranded { unit, .. } | Ladder::Failing { unit, .. } => Some(self.a_path_to(*unit)),
+            Ladder::Suspended { loss, .. } | Ladder::Stranded { loss, .. } | Ladder::Failing { loss, .. } => {
+                Some(paths(loss))
+            }
         }
+    }
+
+    /// What ends a suspend by time; nothing if nothing does.
+    fn bound_words(&self, vm: VmId, now: Instant) -> String {
+        let Ladder::Suspended { since, .. } = &self.vms[vm.index()].ladder else { return String::new() };
+        let Some(bound) = self.suspend_bound(vm) else { return String::new() };
+        let next = rungs_after(&self.spec.vm(vm).on_no_path, NoPathAction::Suspend);
+        match (*since + bound).since(now) {
+            _ if next.is_empty() => String::new(),
+            rest if rest.is_zero() => format!("; without a path: {next}"),
+            rest => format!("; without a path, in {}: {next}", seconds(rest)),
+        }
+    }
+
+    fn draining_words(&self, path: PathId, since: Duration, stage: Drain) -> String {
+        let (name, since) = (self.spec.path_name(path), seconds(since));
+        let up = self.network.links_of(path).filter(|(_, link)| matches!(link, Link::Up { .. })).count();
+        let doing = match stage {
+            Drain::Shedding => "whoever does not fit without it leaves first".to_owned(),
+            Drain::Finishing => {
+                let links = if up == 1 { "link is" } else { "links are" };
+                format!("it gets no new requests, and {up} {links} not empty yet")
+            }
+        };
+        format!(
+            "path {name} is being drained by the operator for {since}: {doing} (`vmpath path enable {name}` ends it)"
+        )
     }
 }
 
@@ -295,6 +386,6 @@ fn promise(state: &PathState) -> u8 {
         PathState::Probation { .. } => 3,
         PathState::Connecting { .. } => 2,
         PathState::Down { .. } => 1,
-        PathState::Disabled { .. } => 0,
+        PathState::Draining { .. } | PathState::Disabled { .. } => 0,
     }
 }

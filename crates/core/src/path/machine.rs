@@ -19,6 +19,9 @@ use crate::time::{Duration, Instant};
 ///   │ Disabled ◄── any   Repaired ◄───────────── Probation          │
 ///   │        disable       │      good for long enough              │
 ///   └──── down ────────────┴────────────────────────────────────────┘
+///
+///            drain                    leave                    empty
+/// any ─────────────────► Shedding ─────────────► Finishing ───────────► Disabled
 /// ```
 ///
 /// | state      | Up        | Down(f) | Elapsed                      | Failback | Disable  | Enable     |
@@ -28,7 +31,10 @@ use crate::time::{Duration, Instant};
 /// | Down       | Probation | -       | -                            | -        | Disabled | -          |
 /// | Probation  | -         | Down    | Repaired after `required`    | -        | Disabled | -          |
 /// | Repaired   | -         | Down    | Active as the target's failback says | Active | Disabled | -    |
+/// | Draining   | -         | -       | -                            | -        | Disabled | Connecting |
 /// | Disabled   | -         | -       | -                            | -        | -        | Connecting |
+///
+/// `Drain` makes any of them but Disabled Draining; `Leave` takes it from shedding to finishing, `Emptied` to Disabled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathState {
     /// Not up yet since the start or the operator's enable: what comes up now is used at once.
@@ -41,8 +47,19 @@ pub enum PathState {
     Probation { since: Instant, required: Duration },
     /// The failure is corrected; traffic is not back yet.
     Repaired { since: Instant },
+    /// The operator takes it out without hurting anybody.
+    Draining { since: Instant, stage: Drain },
     /// Taken out by the operator.
     Disabled { since: Instant },
+}
+
+/// How far a drain has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drain {
+    /// Those who will not fit without it leave first; it is used last meanwhile.
+    Shedding,
+    /// It gets no new requests; those in flight finish.
+    Finishing,
 }
 
 /// What a path is told. `Up` and `Down` say what its links are, not that they changed.
@@ -56,6 +73,11 @@ pub enum Signal<'a> {
     Failback,
     Disable,
     Enable,
+    Drain,
+    /// Whoever does not fit without it has left.
+    Leave,
+    /// None of its links is up any more.
+    Emptied,
 }
 
 /// What happened to it.
@@ -80,6 +102,14 @@ pub enum PathChange {
     FailedBack,
     Disabled,
     Enabled,
+    /// It is being drained.
+    Draining,
+    /// It gets no new requests any more.
+    Leaving,
+    /// Nothing of it is in flight any more.
+    Drained {
+        after: Duration,
+    },
 }
 
 /// What a path was when it failed.
@@ -128,21 +158,26 @@ impl PathMachine {
                 | PathState::Active { .. }
                 | PathState::Down { .. }
                 | PathState::Probation { .. }
+                | PathState::Draining { .. }
                 | PathState::Disabled { .. } => None,
             },
+            Signal::Drain => self.drain(now),
+            Signal::Leave => self.leave(),
+            Signal::Emptied => self.emptied(now),
             Signal::Disable => match self.state {
                 PathState::Disabled { .. } => None,
                 PathState::Connecting { .. }
                 | PathState::Active { .. }
                 | PathState::Down { .. }
                 | PathState::Probation { .. }
-                | PathState::Repaired { .. } => {
+                | PathState::Repaired { .. }
+                | PathState::Draining { .. } => {
                     self.state = PathState::Disabled { since: now };
                     Some(PathChange::Disabled)
                 }
             },
             Signal::Enable => match self.state {
-                PathState::Disabled { .. } => {
+                PathState::Disabled { .. } | PathState::Draining { .. } => {
                     *self = Self::new(now);
                     Some(PathChange::Enabled)
                 }
@@ -153,6 +188,26 @@ impl PathMachine {
                 | PathState::Repaired { .. } => None,
             },
         }
+    }
+
+    fn drain(&mut self, now: Instant) -> Option<PathChange> {
+        if matches!(self.state, PathState::Draining { .. } | PathState::Disabled { .. }) {
+            return None;
+        }
+        self.state = PathState::Draining { since: now, stage: Drain::Shedding };
+        Some(PathChange::Draining)
+    }
+
+    fn leave(&mut self) -> Option<PathChange> {
+        let PathState::Draining { since, stage: Drain::Shedding } = self.state else { return None };
+        self.state = PathState::Draining { since, stage: Drain::Finishing };
+        Some(PathChange::Leaving)
+    }
+
+    fn emptied(&mut self, now: Instant) -> Option<PathChange> {
+        let PathState::Draining { since, .. } = self.state else { return None };
+        self.state = PathState::Disabled { since: now };
+        Some(PathChange::Drained { after: now.since(since) })
     }
 
     fn up(&mut self, now: Instant, rules: &TargetSpec) -> Option<PathChange> {
@@ -171,6 +226,7 @@ impl PathMachine {
             PathState::Active { .. }
             | PathState::Probation { .. }
             | PathState::Repaired { .. }
+            | PathState::Draining { .. }
             | PathState::Disabled { .. } => None,
         }
     }
@@ -179,7 +235,7 @@ impl PathMachine {
         let before = match self.state {
             PathState::Connecting { .. } => Before::NeverUp,
             PathState::Active { .. } | PathState::Probation { .. } | PathState::Repaired { .. } => Before::Up,
-            PathState::Down { .. } | PathState::Disabled { .. } => return None,
+            PathState::Down { .. } | PathState::Draining { .. } | PathState::Disabled { .. } => return None,
         };
         self.damping.went_down(now, rules.repair_after);
         self.state = PathState::Down { since: now, fault: fault.clone() };
@@ -200,6 +256,7 @@ impl PathMachine {
             | PathState::Active { .. }
             | PathState::Down { .. }
             | PathState::Probation { .. }
+            | PathState::Draining { .. }
             | PathState::Disabled { .. } => None,
         }
     }
@@ -218,6 +275,7 @@ impl PathMachine {
             PathState::Connecting { .. }
             | PathState::Active { .. }
             | PathState::Down { .. }
+            | PathState::Draining { .. }
             | PathState::Disabled { .. } => None,
         }
     }
@@ -237,7 +295,8 @@ impl PathState {
     pub fn health(&self) -> Health {
         match self {
             Self::Active { .. } | Self::Repaired { .. } => Health::Up,
-            Self::Probation { .. } => Health::Marginal,
+            Self::Probation { .. } | Self::Draining { stage: Drain::Shedding, .. } => Health::Marginal,
+            Self::Draining { stage: Drain::Finishing, .. } => Health::Draining,
             Self::Connecting { .. } | Self::Down { .. } => Health::Down,
             Self::Disabled { .. } => Health::Disabled,
         }
@@ -248,9 +307,11 @@ impl PathState {
     pub fn preferred(&self) -> bool {
         match self {
             Self::Connecting { .. } | Self::Active { .. } => true,
-            Self::Down { .. } | Self::Probation { .. } | Self::Repaired { .. } | Self::Disabled { .. } => {
-                false
-            }
+            Self::Down { .. }
+            | Self::Probation { .. }
+            | Self::Repaired { .. }
+            | Self::Draining { .. }
+            | Self::Disabled { .. } => false,
         }
     }
 
@@ -262,6 +323,7 @@ impl PathState {
             | Self::Down { since, .. }
             | Self::Probation { since, .. }
             | Self::Repaired { since }
+            | Self::Draining { since, .. }
             | Self::Disabled { since } => *since,
         }
     }

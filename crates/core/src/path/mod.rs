@@ -16,6 +16,6 @@ pub mod vital;
 
 pub use damping::{Damping, REPAIR_AFTER_MAX};
 pub use links::{CONNECT_GRACE, Link, LinkEdge, LinkRow};
-pub use machine::{Before, PathChange, PathMachine, PathState, Signal};
+pub use machine::{Before, Drain, PathChange, PathMachine, PathState, Signal};
 pub use network::Network;
 pub use reach::{Reach, UnitReach};

@@ -109,7 +109,8 @@ impl Network {
         let Some(row) = self.links.get_mut(&(report.path, report.unit)) else { return LinkEdge::Nothing };
         let base = spec.target(spec.path(report.path).target).repair_after;
         let seen = report.at.min(now);
-        let disabled = matches!(self.paths[report.path.index()].machine.state(), PathState::Disabled { .. });
+        let state = self.paths[report.path.index()].machine.state();
+        let disabled = matches!(state, PathState::Disabled { .. } | PathState::Draining { .. });
         match &report.change {
             LinkChange::Up => row.up(seen, base),
             // The worker had not heard yet that the operator put it back: it connects again, and nothing has failed.
@@ -173,12 +174,17 @@ impl Network {
         let machine = &mut self.paths[path.index()].machine;
         let rows =
             || self.links.range((path, UnitId(0))..=(path, UnitId(u16::MAX))).map(|(_, row)| row.link());
-        if rows().any(|link| matches!(link, Link::Up { .. })) {
+        let is_up = rows().any(|link| matches!(link, Link::Up { .. }));
+        if matches!(machine.state(), PathState::Draining { .. }) {
+            return if is_up { None } else { machine.step(now, Signal::Emptied, rules) };
+        }
+        if is_up {
             match machine.state() {
                 PathState::Connecting { .. } | PathState::Down { .. } => {}
                 PathState::Active { .. }
                 | PathState::Probation { .. }
                 | PathState::Repaired { .. }
+                | PathState::Draining { .. }
                 | PathState::Disabled { .. } => return None,
             }
             let first = rows().filter_map(up_since).min()?;
@@ -192,6 +198,7 @@ impl Network {
             | PathState::Down { .. }
             | PathState::Probation { .. }
             | PathState::Repaired { .. }
+            | PathState::Draining { .. }
             | PathState::Disabled { .. } => {}
         }
         let last = rows().filter_map(down_since).max_by_key(|(since, _)| *since);

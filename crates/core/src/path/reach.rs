@@ -6,7 +6,8 @@
 
 use crate::event::Fault;
 use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId};
-use crate::path::{Link, Network, PathState};
+use crate::mutant::{self, Mutant};
+use crate::path::{Drain, Link, Network, PathState};
 use crate::plan::Health;
 use crate::spec::{ResumeOn, Spec};
 use crate::time::Instant;
@@ -59,7 +60,8 @@ impl Network {
 
     fn in_service(&self, path: PathId) -> bool {
         match self.state(path) {
-            PathState::Disabled { .. } => false,
+            PathState::Disabled { .. } | PathState::Draining { stage: Drain::Finishing, .. } => false,
+            PathState::Draining { stage: Drain::Shedding, .. } => true,
             PathState::Connecting { .. }
             | PathState::Active { .. }
             | PathState::Down { .. }
@@ -129,6 +131,23 @@ impl Network {
         self.reach(vm).units.iter().find(unserved).map(|u| u.unit)
     }
 
+    /// How many paths a request of this VM for the unit could be sent over now.
+    #[must_use]
+    pub fn usable_paths(&self, vm: VmId, unit: UnitId) -> usize {
+        let reach = self.reach(vm).units.iter().find(|u| u.unit == unit);
+        reach.map_or(0, |u| u.paths.iter().filter(|p| self.usable(**p, unit)).count())
+    }
+
+    /// The first of the VM's units that fewer than `min` paths lead to, those included that connect for the first time.
+    #[must_use]
+    pub fn short_unit(&self, vm: VmId, min: u32) -> Option<UnitId> {
+        let counts = |u: &UnitReach| {
+            let paths = u.paths.iter();
+            paths.filter(|p| self.usable(**p, u.unit) || self.connecting(**p, u.unit)).count()
+        };
+        self.reach(vm).units.iter().find(|u| counts(u) < min as usize).map(|u| u.unit)
+    }
+
     /// Every path that could lead to the unit is told by the target that there is no such unit: waiting is no use.
     #[must_use]
     pub fn gone_for_good(&self, vm: VmId, unit: UnitId) -> bool {
@@ -145,13 +164,20 @@ impl Network {
     #[must_use]
     pub fn good_again(&self, vm: VmId, path: PathId, rule: ResumeOn, now: Instant) -> bool {
         let mut units = self.reach(vm).units.iter().filter(|u| u.paths.contains(&path));
+        if mutant::active(Mutant::ResumeAtOnce) {
+            return units.all(|u| self.usable(path, u.unit));
+        }
         trusted(self.state(path), rule) && units.all(|u| self.proven(path, u.unit, now))
     }
 
-    /// Some path leads to the unit and is good, as far as the `resume` rule asks.
+    /// So many paths lead to the unit and are good, as far as the `resume` rule asks.
     #[must_use]
-    pub fn served_again(&self, unit: &UnitReach, rule: ResumeOn, now: Instant) -> bool {
-        unit.paths.iter().any(|p| trusted(self.state(*p), rule) && self.proven(*p, unit.unit, now))
+    pub fn serve_again(&self, unit: &UnitReach, rule: ResumeOn, now: Instant) -> usize {
+        if mutant::active(Mutant::ResumeAtOnce) {
+            return unit.paths.iter().filter(|p| self.usable(**p, unit.unit)).count();
+        }
+        let good = |p: &&PathId| trusted(self.state(**p), rule) && self.proven(**p, unit.unit, now);
+        unit.paths.iter().filter(good).count()
     }
 
     fn proven(&self, path: PathId, unit: UnitId, now: Instant) -> bool {
@@ -177,6 +203,7 @@ fn trusted(state: &PathState, rule: ResumeOn) -> bool {
             PathState::Connecting { .. }
             | PathState::Down { .. }
             | PathState::Probation { .. }
+            | PathState::Draining { .. }
             | PathState::Disabled { .. },
             ResumeOn::Repair | ResumeOn::Failback,
         ) => false,

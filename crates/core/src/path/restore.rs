@@ -57,7 +57,9 @@ impl Network {
 
     /// After a boot of the host: what the operator has set, and nothing that was measured.
     pub(crate) fn restore_settings(&mut self, spec: &Spec, now: Instant, saved: &Saved) {
-        for path in saved.paths.iter().filter(|p| matches!(p.state, PathState::Disabled { .. })) {
+        let out =
+            |state: &PathState| matches!(state, PathState::Disabled { .. } | PathState::Draining { .. });
+        for path in saved.paths.iter().filter(|p| out(&p.state)) {
             if let Some(id) = saved.names.path(spec, path.path) {
                 let state = PathState::Disabled { since: now };
                 self.paths[id.index()].machine = PathMachine::restored(state, Damping::default());
@@ -90,6 +92,8 @@ fn restored_state(saved: &PathState, now: Instant) -> PathState {
             PathState::Down { since: *since, fault: Fault::Before(fault.to_string()) }
         }
         PathState::Repaired { since } => PathState::Repaired { since: *since },
+        // What was in flight on it ended with the process.
+        PathState::Draining { .. } => PathState::Disabled { since: now },
         PathState::Disabled { since } => PathState::Disabled { since: *since },
     }
 }

@@ -1,6 +1,7 @@
 //! Why a VM is held or suspended: fixed when it is decided, so that the operator reads the numbers that decided it.
 
 use crate::ids::{IncidentId, PathId, UnitId};
+use crate::policy::Lack;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
@@ -17,6 +18,8 @@ pub enum Why {
     PathLoss { paths: Vec<PathId>, requests: Outstanding },
     /// `on_no_path`: no path led to this unit.
     NoPath { unit: UnitId },
+    /// `on_no_path`, because of `min_paths`: too few paths led to this unit.
+    FewPaths { unit: UnitId },
     /// The reservations did not fit; these paths were missing.
     Shed { paths: Vec<PathId> },
     /// `vmpath vm suspend`.
@@ -44,6 +47,7 @@ impl Cause {
             Why::PathLoss { requests: Outstanding::Held, .. } => true,
             Why::PathLoss { requests: Outstanding::FailOver, .. }
             | Why::NoPath { .. }
+            | Why::FewPaths { .. }
             | Why::Shed { .. }
             | Why::Operator
             | Why::GaveUp
@@ -56,7 +60,22 @@ impl Cause {
     pub fn sheds(&self) -> bool {
         match self.why {
             Why::Shed { .. } => true,
-            Why::PathLoss { .. } | Why::NoPath { .. } | Why::Operator | Why::GaveUp | Why::Restart => false,
+            Why::PathLoss { .. }
+            | Why::NoPath { .. }
+            | Why::FewPaths { .. }
+            | Why::Operator
+            | Why::GaveUp
+            | Why::Restart => false,
+        }
+    }
+
+    /// The unit for want of paths to which `on_no_path` applied.
+    #[must_use]
+    pub fn lacks(&self) -> Option<(UnitId, Lack)> {
+        match self.why {
+            Why::NoPath { unit } => Some((unit, Lack::NoPath)),
+            Why::FewPaths { unit } => Some((unit, Lack::FewPaths)),
+            Why::PathLoss { .. } | Why::Shed { .. } | Why::Operator | Why::GaveUp | Why::Restart => None,
         }
     }
 }

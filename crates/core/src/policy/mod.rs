@@ -7,6 +7,7 @@
 //! It does not know how facts arrive, nor how a plan is published.
 
 mod cause;
+mod dwell;
 pub mod fit;
 mod floor;
 mod guest;
@@ -15,9 +16,10 @@ pub mod rules;
 mod run;
 
 pub use cause::{Cause, Outstanding, Why};
+pub use dwell::{Dwell, RESUMES_MAX, RESUMES_WITHIN, SUSPENDED_AT_LEAST};
 pub use floor::Floor;
 pub use guest::{Guest, Monitor};
-pub use ladder::Ladder;
+pub use ladder::{Lack, Ladder, Loss, Retell};
 pub use run::{
     Act, Input, LateStop, Note, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX, STOP_CONFIRM_WITHIN, Step,
     StopOrder,

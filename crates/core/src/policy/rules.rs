@@ -4,8 +4,9 @@
 //! It does not know when it is asked, nor what was decided before.
 
 use crate::event::{RunState, StopsOnError};
-use crate::policy::{Monitor, Outstanding};
-use crate::spec::{NoPathAction, OnNoPath, OnPathLoss};
+use crate::policy::{Lack, Monitor, Outstanding};
+use crate::spec::{NoPathAction, OnNoPath, OnPathLoss, Rung};
+use crate::time::Duration;
 
 /// What `on_path_loss` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,9 +83,24 @@ pub fn stopping(monitor: &Monitor, requests: Outstanding) -> Stopping {
     }
 }
 
-/// The rung of `on_no_path` that can be done now.
+/// How far a VM has come on its ladder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    /// It has only begun.
+    Start,
+    /// On this rung, for so long.
+    Rung(NoPathAction, Duration),
+    /// Past all that ends by time; what was impossible may have become possible.
+    Past,
+    /// Suspended, and the bound of that is over.
+    AfterSuspend,
+}
+
+/// What a VM that lacks paths is to do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Rung {
+pub enum Stand {
+    /// Wait on this rung: on `hold`, or on a `suspend` that cannot be done.
+    Wait(NoPathAction),
     Suspend,
     Fail,
     /// The rung is to stop it, and it does not run anyway.
@@ -93,30 +109,109 @@ pub enum Rung {
     Nothing(String),
 }
 
+/// What is known of a VM that lacks paths.
+#[derive(Clone, Copy, Debug)]
+pub struct Plight<'a> {
+    pub monitor: &'a Monitor,
+    pub lack: Lack,
+    /// The target says that there is no such unit: waiting is no use.
+    pub gone: Gone,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    No,
+    ForGood,
+}
+
+/// The rung of `on_no_path` that is to be done now: the first that is neither over nor impossible, not above the one it is on.
+/// A `suspend` that cannot be done is waited on for its bound, so that a guest sees no error before the time that the
+/// configuration names; without a bound it is passed over. The text says why each rung was that was passed over.
 #[must_use]
-pub fn rung(policy: &OnNoPath, monitor: &Monitor) -> Rung {
-    let mut impossible = vec![];
-    for action in &policy.then {
-        match action {
-            NoPathAction::Suspend => match stopping(monitor, Outstanding::Held) {
-                Stopping::Possible => return Rung::Suspend,
-                Stopping::Moot => return Rung::Moot,
+pub fn stand(policy: &OnNoPath, plight: &Plight<'_>, on: On) -> (Stand, String) {
+    let mut passed = vec![];
+    let stand = first_possible(policy, plight, on, &mut passed);
+    let words = passed.join("; ");
+    match stand {
+        Some(stand) => (stand, words),
+        None if words.is_empty() => (Stand::Nothing("no further rung is configured".into()), words),
+        None => (Stand::Nothing(words.clone()), words),
+    }
+}
+
+fn first_possible(
+    policy: &OnNoPath,
+    plight: &Plight<'_>,
+    on: On,
+    impossible: &mut Vec<String>,
+) -> Option<Stand> {
+    for rung in from(policy, on) {
+        let (spent, waits) = match on {
+            On::Rung(action, spent) if action == rung.action => (spent, plight.gone == Gone::No),
+            On::Start | On::Rung(..) => (Duration::ZERO, plight.gone == Gone::No),
+            On::Past | On::AfterSuspend => (Duration::ZERO, false),
+        };
+        let lasts = rung.bound.is_some_and(|bound| spent < bound);
+        match rung.action {
+            NoPathAction::Hold if waits && lasts => return Some(Stand::Wait(NoPathAction::Hold)),
+            NoPathAction::Hold => {}
+            NoPathAction::Suspend if rung.bound.is_some() && !lasts => {
+                impossible.push("the time for which it would be suspended is over".into());
+            }
+            NoPathAction::Suspend => match stopping(plight.monitor, requests(plight.lack)) {
+                Stopping::Possible => return Some(Stand::Suspend),
+                Stopping::Moot => return Some(Stand::Moot),
+                Stopping::Impossible(_) if waits && lasts => return Some(Stand::Wait(NoPathAction::Suspend)),
                 Stopping::Impossible(why) => impossible.push(why),
             },
             NoPathAction::Migrate => impossible.push(NO_OTHER_HOST.into()),
-            NoPathAction::Fail => return Rung::Fail,
+            NoPathAction::Fail => match cannot_fail(plight, on) {
+                None => return Some(Stand::Fail),
+                Some(why) => impossible.push(why),
+            },
         }
     }
-    Rung::Nothing(impossible.join("; "))
+    None
 }
 
-/// The rungs as they are written in the configuration.
-#[must_use]
-pub fn rungs_words(policy: &OnNoPath) -> String {
-    let word = |action: &NoPathAction| match action {
-        NoPathAction::Suspend => "suspend",
-        NoPathAction::Migrate => "migrate",
-        NoPathAction::Fail => "fail",
+/// The rungs that are not behind it.
+fn from(policy: &OnNoPath, on: On) -> &[Rung] {
+    let place = |action| policy.rungs.iter().position(|rung| rung.action == action);
+    let at = match on {
+        On::Start | On::Past => 0,
+        On::Rung(action, _) => place(action).unwrap_or(0),
+        On::AfterSuspend => place(NoPathAction::Suspend).map_or(policy.rungs.len(), |at| at + 1),
     };
-    policy.then.iter().map(word).collect::<Vec<_>>().join(", then ")
+    &policy.rungs[at..]
 }
+
+/// What becomes of the requests of a VM that is suspended for this lack.
+#[must_use]
+pub fn requests(lack: Lack) -> Outstanding {
+    match lack {
+        Lack::NoPath => Outstanding::Held,
+        Lack::FewPaths => Outstanding::FailOver,
+    }
+}
+
+fn cannot_fail(plight: &Plight<'_>, on: On) -> Option<String> {
+    match (plight.lack, on) {
+        (Lack::FewPaths, _) => Some("no request fails while a path is up".into()),
+        // Continued for its errors, it would stop at the first: nothing but a suspend again.
+        (Lack::NoPath, On::AfterSuspend) if plight.monitor.stops_on_error() => Some(
+            "no error can reach its guest: its disks have werror=stop,rerror=stop, which only stops it again"
+                .into(),
+        ),
+        (Lack::NoPath, On::Start | On::Rung(..) | On::Past | On::AfterSuspend) => None,
+    }
+}
+
+/// What comes after a rung, as it is written in the configuration; from the beginning if it is not there.
+#[must_use]
+pub fn rungs_after(policy: &OnNoPath, action: NoPathAction) -> String {
+    let at = policy.rungs.iter().position(|rung| rung.action == action).map_or(0, |at| at + 1);
+    policy.rungs[at..].iter().map(ToString::to_string).collect::<Vec<_>>().join(", then ")
+}
+
+#[cfg(test)]
+mod tests;

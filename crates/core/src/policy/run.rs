@@ -16,6 +16,10 @@ use crate::time::{Duration, Instant};
 /// `stop` answers within this when nothing is wrong: requests on live paths finish in it.
 pub const STOP_CONFIRM_WITHIN: Duration = Duration::from_secs(10);
 pub const STOP_ATTEMPTS_MAX: u32 = 3;
+/// When the attempts are used up it is tried again after this, and after twice as long each time.
+const STOP_SLOWLY_AFTER: Duration = Duration::from_secs(60);
+/// A monitor that is deaf for so long is somebody's work already.
+const STOP_SLOWLY_MAX: Duration = Duration::from_secs(600);
 /// Pause after a refused `stop`.
 const STOP_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A `stop` that nobody wants any more may still sit in the monitor's queue for so long.
@@ -50,7 +54,7 @@ const RESUME_BACKOFF_MAX: Duration = Duration::from_secs(16);
 ///
 /// A Held VM whose former `stop` takes effect at last becomes Suspended, and Withdrawing when it is released before.
 /// A Suspended VM that runs again although its `stop` may still come becomes Withdrawing.
-/// `Adopt` (it stopped on our own EIO) turns Free and Held into Suspended; `Revoke` turns Resuming into Suspended.
+/// `Adopt` (it stopped on our own EIO) turns Free, Held and Proving into Suspended; `Revoke` turns Resuming into Suspended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Run {
     /// Not touched.
@@ -62,8 +66,8 @@ pub enum Run {
         /// A `stop` from before that may still take effect.
         late: Option<LateStop>,
     },
-    /// `stop` was sent. `deadline`: it is repeated then; none when the attempts are used up.
-    Suspending { cause: Cause, since: Instant, instance: u64, attempt: u32, deadline: Option<Instant> },
+    /// `stop` was sent. `deadline`: it is repeated then, after [`STOP_ATTEMPTS_MAX`] more and more slowly.
+    Suspending { cause: Cause, since: Instant, instance: u64, attempt: u32, deadline: Instant },
     /// `stop` was sent and is no longer wanted, but may still take effect.
     Withdrawing { cause: Cause, since: Instant, late: LateStop },
     /// Stopped by us.
@@ -131,7 +135,10 @@ pub enum Note {
     StopRepeated {
         attempt: u32,
     },
-    StopGaveUp,
+    /// The attempts are used up: it goes on being tried, slowly.
+    StopUnanswered {
+        next_in: Duration,
+    },
     Suspended {
         after: Duration,
     },
@@ -181,7 +188,7 @@ impl Run {
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         match self {
-            Self::Suspending { deadline, .. } => *deadline,
+            Self::Suspending { deadline, .. } => Some(*deadline),
             Self::Withdrawing { late, .. } | Self::Held { late: Some(late), .. } => Some(late.until),
             Self::Resuming { next_try, .. } => Some(*next_try),
             Self::Proving { since, .. } => Some(*since + PROVE_FOR),

@@ -43,7 +43,7 @@ impl Rank {
             (Health::Up, true) => 0,
             // A live connection on a path that the plan still calls down has just come back: as good as marginal.
             (Health::Up, false) | (Health::Marginal | Health::Down, _) => 2,
-            (Health::Disabled, _) => return None,
+            (Health::Draining | Health::Disabled, _) => return None,
         };
         Some(Self(match route.access {
             Access::Optimized => base,
@@ -71,7 +71,7 @@ impl Spill {
             (true, Health::Marginal, Access::Optimized | Access::NonOptimized)
             | (true, Health::Up, Access::NonOptimized) => Self::Allowed,
             (true, Health::Up, Access::Optimized)
-            | (true, Health::Down | Health::Disabled, _)
+            | (true, Health::Down | Health::Draining | Health::Disabled, _)
             | (false, ..) => Self::Refused,
         }
     }

@@ -11,9 +11,8 @@ use super::limits::{
 };
 use super::raw::{NamePair, RawConfig, RawDisk, RawGroup, RawHost, RawPath, RawTarget, RawVm};
 use super::types::{
-    Access, ByteRate, DiskSpec, Failback, GroupSpec, HostSpec, NoPathAction, OnNoPath, OnPathLoss,
-    PathSelector, PathSpec, Presence, ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec,
-    When, WriteCache,
+    Access, ByteRate, DiskSpec, Failback, GroupSpec, HostSpec, OnNoPath, OnPathLoss, PathSelector, PathSpec,
+    Presence, ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
 };
 use crate::ids::{PathId, TargetId, UnitId, VmId};
 use std::collections::BTreeSet;
@@ -104,7 +103,7 @@ fn window(capacity: Option<ByteRate>) -> u64 {
 }
 
 fn vm(raw: &RawVm, name: &str, spec: &Spec) -> VmSpec {
-    let hold_then_suspend = || OnNoPath { hold: HOLD_DEFAULT, then: vec![NoPathAction::Suspend] };
+    let hold_then_suspend = || OnNoPath::hold_then_suspend(HOLD_DEFAULT);
     VmSpec {
         name: name.to_owned(),
         priority: raw.priority.unwrap_or(PRIORITY_DEFAULT),
@@ -118,6 +117,7 @@ fn vm(raw: &RawVm, name: &str, spec: &Spec) -> VmSpec {
         on_path_loss: raw.on_path_loss.as_ref().map_or(OnPathLoss::Failover, |l| l.it),
         when: raw.when.as_ref().map_or(When::Always, |w| w.it),
         on_no_path: raw.on_no_path.as_ref().map_or_else(hold_then_suspend, |l| l.it.clone()),
+        min_paths: raw.min_paths.as_ref().map_or(1, |min| min.it),
         may_suspend: raw.may_suspend.as_ref().is_some_and(|m| m.it),
         may_migrate: raw.may_migrate.as_ref().is_none_or(|m| m.it),
         resume: raw.resume.unwrap_or(ResumeOn::Repair),

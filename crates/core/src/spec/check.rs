@@ -187,13 +187,13 @@ fn abilities(report: &mut Report<'_>, vm: &RawVm) {
         }
     }
     if let Some(ladder) = &vm.on_no_path {
-        if ladder.it.then.contains(&NoPathAction::Migrate) {
+        if ladder.it.has(NoPathAction::Migrate) {
             report.warn(
                 ladder.at,
                 Problem::new(format!("{NO_HOST}: vm {name} does not migrate, the next step comes")),
             );
         }
-        if ladder.it.then.contains(&NoPathAction::Suspend) && vm.qmp.is_none() {
+        if ladder.it.has(NoPathAction::Suspend) && vm.qmp.is_none() {
             report.warn(ladder.at, Problem::new(format!("vm {name}: {unmanaged}")));
         }
     }

@@ -57,7 +57,8 @@ pub(super) const QUIESCE_DEFAULT: Duration = Duration::from_secs(5);
 pub(super) const PING_BUDGET_DEFAULT: Duration = Duration::from_secs(5);
 pub(super) const REPAIR_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 pub(super) const SHED_AFTER_DEFAULT: Duration = Duration::from_secs(1);
-pub(super) const HOLD_DEFAULT: Duration = Duration::from_secs(60);
+/// Of `on_no_path`, and of what should be suspended and cannot be.
+pub const HOLD_DEFAULT: Duration = Duration::from_secs(60);
 /// Enough for a clock's and a thread's unevenness; a second's excess stays below one percent.
 pub(super) const LIMIT_BURST_DEFAULT: Duration = Duration::from_millis(5);
 /// A longer one is no limit any more, but a credit.

@@ -88,6 +88,7 @@ pub(super) struct RawVm {
     pub(super) on_path_loss: Option<At<OnPathLoss>>,
     pub(super) when: Option<At<When>>,
     pub(super) on_no_path: Option<At<OnNoPath>>,
+    pub(super) min_paths: Option<At<u32>>,
     pub(super) may_suspend: Option<At<bool>>,
     pub(super) may_migrate: Option<At<bool>>,
     pub(super) resume: Option<ResumeOn>,

@@ -6,9 +6,9 @@
 
 use super::fault::{At, Problem, Report, shown};
 use super::limits::{
-    CONNECTIONS_MAX, IOPS_MAX, LIMIT_BURST_MAX, LIMIT_MIN, PATHS_MAX, PATIENCE_MAX, PRIORITY_MAX, QUEUES_MAX,
-    RATE_MAX, REACTION_MAX, REACTION_MIN, SHARES_HIGH, SHARES_LOW, SHARES_MAX, SHARES_NORMAL, WINDOW_MAX,
-    WINDOW_MIN, WORKERS_MAX,
+    CONNECTIONS_MAX, IOPS_MAX, LIMIT_BURST_MAX, LIMIT_MIN, PATHS_MAX, PATHS_PER_TARGET_MAX, PATIENCE_MAX,
+    PRIORITY_MAX, QUEUES_MAX, RATE_MAX, REACTION_MAX, REACTION_MIN, SHARES_HIGH, SHARES_LOW, SHARES_MAX,
+    SHARES_NORMAL, WINDOW_MAX, WINDOW_MIN, WORKERS_MAX,
 };
 use super::quantity::{parse_rate, parse_size, rate_text, size_text};
 use super::raw::{
@@ -178,6 +178,7 @@ fn vm(report: &mut Report<'_>, found: &Found<'_>) -> RawVm {
         on_path_loss: t.word("on_path_loss", &LOSS),
         when: t.word("when", &[("always", When::Always), ("outranked", When::Outranked)]),
         on_no_path: t.parsed("on_no_path", words::on_no_path),
+        min_paths: min_paths(&mut t),
         may_suspend: t.flag("may_suspend"),
         may_migrate: t.flag("may_migrate"),
         resume: plain(t.word("resume", &[("repair", ResumeOn::Repair), ("failback", ResumeOn::Failback)])),
@@ -236,6 +237,11 @@ fn disk(report: &mut Report<'_>, found: &Found<'_>) -> RawDisk {
 fn queues(t: &mut Table<'_, '_, '_>) -> Option<At<u16>> {
     let At { at, it } = t.integer("queues", 1..=QUEUES_MAX)?;
     Some(At { at, it: u16::try_from(it).ok()? })
+}
+
+fn min_paths(t: &mut Table<'_, '_, '_>) -> Option<At<u32>> {
+    let At { at, it } = t.integer("min_paths", 1..=PATHS_PER_TARGET_MAX as u64)?;
+    Some(At { at, it: u32::try_from(it).ok()? })
 }
 
 fn plain<T>(found: Option<At<T>>) -> Option<T> {

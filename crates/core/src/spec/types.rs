@@ -129,6 +129,8 @@ pub struct VmSpec {
     pub on_path_loss: OnPathLoss,
     pub when: When,
     pub on_no_path: OnNoPath,
+    /// With fewer usable paths to one of its units than this, it follows `on_no_path` too. Default 1.
+    pub min_paths: u32,
     pub may_suspend: bool,
     pub may_migrate: bool,
     pub resume: ResumeOn,
@@ -229,19 +231,65 @@ pub enum When {
     Outranked,
 }
 
-/// What happens to a VM when no path is left: hold for a bounded time, then the rungs in order.
+/// What happens to a VM when no path is left: rungs in order, each when the one before it is over or impossible.
+///
+/// No action stands in it twice, nothing stands after `fail`, and a `hold` comes before `suspend` and is not the last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OnNoPath {
-    pub hold: Duration,
-    /// At least one; the next is tried when the one before is impossible.
-    pub then: Vec<NoPathAction>,
+    /// At least one.
+    pub rungs: Vec<Rung>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rung {
+    pub action: NoPathAction,
+    /// How long at most, before the next rung. Always there for `hold`; a `suspend` without one waits for the repair.
+    pub bound: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoPathAction {
+    /// Its requests wait.
+    Hold,
+    /// Its vCPUs are stopped.
     Suspend,
+    /// It leaves for another host.
     Migrate,
+    /// Its requests are answered with errors.
     Fail,
+}
+
+impl Rung {
+    #[must_use]
+    pub const fn hold(bound: Duration) -> Self {
+        Self { action: NoPathAction::Hold, bound: Some(bound) }
+    }
+
+    /// Until the repair.
+    #[must_use]
+    pub const fn suspend() -> Self {
+        Self { action: NoPathAction::Suspend, bound: None }
+    }
+}
+
+impl OnNoPath {
+    /// `hold BOUND, then suspend`: the default, with 60 s.
+    #[must_use]
+    pub fn hold_then_suspend(bound: Duration) -> Self {
+        Self { rungs: vec![Rung::hold(bound), Rung::suspend()] }
+    }
+
+    /// How long requests are held before the first rung that does something; zero without a `hold`.
+    #[must_use]
+    pub fn hold(&self) -> Duration {
+        let hold = self.rungs.iter().find(|rung| rung.action == NoPathAction::Hold);
+        hold.and_then(|rung| rung.bound).unwrap_or_default()
+    }
+
+    #[must_use]
+    pub fn has(&self, action: NoPathAction) -> bool {
+        self.rungs.iter().any(|rung| rung.action == action)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,17 +1,22 @@
 //! Settings that are little sentences: `after 30s`, `hold 60s, then suspend, then fail`.
 //!
-//! Invariant: a ladder for "no path" ends in an action, and nothing stands after an action that always works. Rejected:
+//! Invariant: a ladder for "no path" ends in something that is not a hold, and nothing stands after what always works. Rejected:
 //! one key per part of the sentence; half of their combinations would mean nothing.
 //! It does not know whether the VM can do what the ladder says.
 
 use super::fault::{Problem, did_you_mean, shown};
 use super::quantity::{duration_text, parse_duration};
-use super::types::{Failback, NoPathAction, OnNoPath, OnPathLoss, ResumeOn, WriteCache};
+use super::types::{Failback, NoPathAction, OnNoPath, OnPathLoss, ResumeOn, Rung, WriteCache};
 use crate::time::Duration;
 use std::fmt;
+use std::str::FromStr;
 
 /// A hold longer than this is a decision that a person should have made meanwhile.
 const HOLD_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Shorter, and a VM would be given up while its `stop` is still on the way.
+const SUSPEND_MIN: Duration = Duration::from_secs(10);
+/// A longer one is as good as none.
+const SUSPEND_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 const NAME_CHARS_MAX: usize = 64;
 
@@ -75,48 +80,77 @@ pub(super) fn failback(text: &str) -> Result<Failback, Problem> {
     }
 }
 
+const LADDER_HINT: &str = "write it like \"hold 60s, then suspend 10m, then fail\"";
+
 pub(super) fn on_no_path(text: &str) -> Result<OnNoPath, Problem> {
-    let mut steps = text.split(',').map(str::trim);
-    let first = steps.next().unwrap_or_default();
-    let mut ladder = OnNoPath { hold: Duration::ZERO, then: Vec::new() };
-    match first.split_once(' ').unwrap_or((first, "")) {
-        ("hold", "") => {
-            return Err(Problem::new("hold: for how long?").hint("write it like \"hold 60s, then suspend\""));
-        }
-        ("hold", time) => ladder.hold = duration_within(time, Duration::ZERO, HOLD_MAX)?,
-        _ => ladder.then.push(action(first)?),
+    let mut rungs: Vec<Rung> = Vec::new();
+    for (at, step) in text.split(',').map(str::trim).enumerate() {
+        let words = if at == 0 {
+            step
+        } else {
+            step.strip_prefix("then ").map(str::trim).ok_or_else(|| {
+                Problem::new(format!("{}: a step after the first begins with \"then\"", shown(step)))
+                    .hint(LADDER_HINT)
+            })?
+        };
+        let rung = rung(words)?;
+        may_follow(&rungs, rung)?;
+        rungs.push(rung);
     }
-    for step in steps {
-        let rung = step.strip_prefix("then ").ok_or_else(|| {
-            Problem::new(format!("{}: a step after the first begins with \"then\"", shown(step)))
-                .hint("write it like \"hold 60s, then suspend, then fail\"")
-        })?;
-        let rung = action(rung.trim())?;
-        if ladder.then.contains(&rung) {
-            return Err(Problem::new(format!("{rung} stands there twice")));
+    match rungs.last() {
+        Some(Rung { action: NoPathAction::Hold, .. }) => {
+            let more = format!("add \"{text}, then suspend\" or \"{text}, then fail\": a hold has an end");
+            Err(Problem::new(format!("{}: and what then?", shown(text))).hint(more))
         }
-        if ladder.then.last() == Some(&NoPathAction::Fail) {
-            return Err(Problem::new("nothing comes after fail: it is always possible"));
+        Some(_) | None => Ok(OnNoPath { rungs }),
+    }
+}
+
+/// One step: an action, and for `hold` and `suspend` its time.
+fn rung(words: &str) -> Result<Rung, Problem> {
+    let (word, time) = words.split_once(' ').map_or((words, ""), |(word, time)| (word, time.trim()));
+    let action = action(word)?;
+    let bound = match (action, time) {
+        (NoPathAction::Hold, "") => {
+            return Err(Problem::new("hold: for how long?").hint(LADDER_HINT));
         }
-        ladder.then.push(rung);
+        (NoPathAction::Hold, time) => Some(duration_within(time, Duration::ZERO, HOLD_MAX)?),
+        (NoPathAction::Suspend | NoPathAction::Migrate | NoPathAction::Fail, "") => None,
+        (NoPathAction::Suspend, time) => Some(duration_within(time, SUSPEND_MIN, SUSPEND_MAX)?),
+        (NoPathAction::Migrate | NoPathAction::Fail, _) => {
+            return Err(Problem::new(format!("{action} takes no time: only hold and suspend end by time"))
+                .hint(format!("write \"{action}\"")));
+        }
+    };
+    Ok(Rung { action, bound })
+}
+
+/// Whether a rung may stand after those before it.
+fn may_follow(before: &[Rung], rung: Rung) -> Result<(), Problem> {
+    let action = rung.action;
+    let has = |action| before.iter().any(|rung: &Rung| rung.action == action);
+    if has(action) {
+        return Err(Problem::new(format!("{action} stands there twice"))
+            .hint(format!("leave the second {action} out: what has not helped is not done again")));
     }
-    if ladder.then.is_empty() {
-        return Err(Problem::new(format!("{}: and what then?", shown(text)))
-            .hint("add \", then suspend\" or \", then fail\": a hold has an end"));
+    if has(NoPathAction::Fail) {
+        return Err(Problem::new("nothing comes after fail: it is always possible").hint("put fail last"));
     }
-    Ok(ladder)
+    if action == NoPathAction::Hold && has(NoPathAction::Suspend) {
+        return Err(Problem::new("hold stands after suspend: a stopped VM has nothing more to hold")
+            .hint("put hold before suspend, like \"hold 60s, then suspend\""));
+    }
+    Ok(())
 }
 
 fn action(word: &str) -> Result<NoPathAction, Problem> {
     match word {
+        "hold" => Ok(NoPathAction::Hold),
         "suspend" => Ok(NoPathAction::Suspend),
         "migrate" => Ok(NoPathAction::Migrate),
         "fail" => Ok(NoPathAction::Fail),
-        _ if word == "hold" || word.starts_with("hold ") => {
-            Err(Problem::new("hold can only come first").hint("write it like \"hold 60s, then suspend\""))
-        }
-        _ => Err(Problem::new(format!("{} is none of suspend, migrate, fail", shown(word)))
-            .maybe_hint(did_you_mean(word, ["suspend", "migrate", "fail"]))),
+        _ => Err(Problem::new(format!("{} is none of hold, suspend, migrate, fail", shown(word)))
+            .maybe_hint(did_you_mean(word, ["hold", "suspend", "migrate", "fail"]))),
     }
 }
 
@@ -124,6 +158,7 @@ fn action(word: &str) -> Result<NoPathAction, Problem> {
 impl fmt::Display for NoPathAction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Hold => "hold",
             Self::Suspend => "suspend",
             Self::Migrate => "migrate",
             Self::Fail => "fail",
@@ -132,14 +167,31 @@ impl fmt::Display for NoPathAction {
 }
 
 /// As the configuration writes it.
+impl fmt::Display for Rung {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.bound {
+            Some(bound) => write!(f, "{} {}", self.action, duration_text(bound)),
+            None => write!(f, "{}", self.action),
+        }
+    }
+}
+
+impl FromStr for OnNoPath {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        on_no_path(text)
+    }
+}
+
+/// As the configuration writes it.
 impl fmt::Display for OnNoPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rungs = self.then.iter().map(ToString::to_string).collect::<Vec<_>>().join(", then ");
-        if self.hold.is_zero() {
-            f.write_str(&rungs)
-        } else {
-            write!(f, "hold {}, then {rungs}", duration_text(self.hold))
+        for (at, rung) in self.rungs.iter().enumerate() {
+            let then = if at == 0 { "" } else { ", then " };
+            write!(f, "{then}{rung}")?;
         }
+        Ok(())
     }
 }
 
@@ -190,40 +242,55 @@ impl fmt::Display for ResumeOn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use NoPathAction::{Fail, Migrate, Suspend};
+    use NoPathAction::{Fail, Hold, Migrate, Suspend};
 
     #[test]
     fn ladders_are_read_and_written_back() {
-        let ladders: [(&str, u64, &[NoPathAction]); 5] = [
-            ("suspend", 0, &[Suspend]),
-            ("fail", 0, &[Fail]),
-            ("hold 60s, then suspend", 60, &[Suspend]),
-            ("hold 60s, then suspend, then fail", 60, &[Suspend, Fail]),
-            ("migrate, then suspend, then fail", 0, &[Migrate, Suspend, Fail]),
+        let ladders: [(&str, &[(NoPathAction, Option<u64>)]); 8] = [
+            ("suspend", &[(Suspend, None)]),
+            ("fail", &[(Fail, None)]),
+            ("hold 60s, then suspend", &[(Hold, Some(60)), (Suspend, None)]),
+            (
+                "hold 60s, then suspend 10m, then fail",
+                &[(Hold, Some(60)), (Suspend, Some(600)), (Fail, None)],
+            ),
+            ("migrate, then hold 60s, then suspend", &[(Migrate, None), (Hold, Some(60)), (Suspend, None)]),
+            ("migrate, then suspend, then fail", &[(Migrate, None), (Suspend, None), (Fail, None)]),
+            ("hold 60s, then migrate", &[(Hold, Some(60)), (Migrate, None)]),
+            ("suspend 30m, then migrate, then fail", &[(Suspend, Some(1800)), (Migrate, None), (Fail, None)]),
         ];
-        for (text, hold, then) in ladders {
-            let ladder = on_no_path(text).expect(text);
-            assert_eq!(ladder, OnNoPath { hold: Duration::from_secs(hold), then: then.to_vec() });
+        for (text, rungs) in ladders {
+            let rung =
+                |&(action, secs): &(_, Option<u64>)| Rung { action, bound: secs.map(Duration::from_secs) };
+            let ladder: OnNoPath = text.parse().expect(text);
+            assert_eq!(ladder, OnNoPath { rungs: rungs.iter().map(rung).collect() });
             assert_eq!(ladder.to_string(), text);
         }
-        let spaced = on_no_path("hold 120s,then  fail").map(|ladder| ladder.to_string());
+        let spaced = on_no_path("hold  120s,then  fail").map(|ladder| ladder.to_string());
         assert_eq!(spaced, Ok("hold 2m, then fail".to_owned()));
     }
 
     #[test]
     fn bad_ladders_are_explained() {
         let bad = [
-            ("", "is none of suspend"),
+            ("", "is none of hold"),
             ("hold", "for how long?"),
-            ("hold 60s", "and what then?"),
+            ("hold 60s", "\"hold 60s, then suspend\" or"),
+            ("suspend, then hold", "for how long?"),
+            ("migrate, then hold 5s", "and what then?"),
             ("hold 60", "has no unit"),
             ("hold 25h, then fail", "is not from 0ms to 24h"),
+            ("suspend 2s, then fail", "is not from 10s to"),
             ("hold 60s, suspend", "begins with \"then\""),
             ("hold 60s then suspend", "is not a unit of a duration"),
             ("suspnd", "did you mean \"suspend\"?"),
-            ("suspend, then hold 60s", "hold can only come first"),
+            ("suspend, then hold 60s", "put hold before suspend"),
             ("fail, then suspend", "nothing comes after fail"),
+            ("hold 5s, then fail, then hold 6s", "stands there twice"),
             ("suspend, then suspend", "twice"),
+            ("suspend 10m, then suspend 20m", "twice"),
+            ("fail 10s", "fail takes no time"),
+            ("migrate 10s, then fail", "migrate takes no time"),
             ("hold 60s,", "begins with \"then\""),
         ];
         for (text, expected) in bad {

@@ -167,7 +167,9 @@ impl Checker {
         must(seen.stopped == Some(instance), || format!("cont of {vm}, which we did not stop"))?;
         must(matches!(state, RunState::Paused | RunState::IoError), || format!("cont of {vm} in {state:?}"))?;
         let gate = &self.plan.vms[vm.index()].gate;
-        must(*gate == Gate::Open, || format!("cont of {vm} behind a shut gate: {gate:?}"))
+        must(matches!(gate, Gate::Open | Gate::Fail(_)), || {
+            format!("cont of {vm} behind a shut gate: {gate:?}")
+        })
     }
 
     fn gates(&self) -> Verdict {

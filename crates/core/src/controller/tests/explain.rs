@@ -3,7 +3,7 @@
 use super::world::{World, spec};
 use crate::event::{Fault, LinkChange};
 use crate::ids::UnitId;
-use crate::spec::{Failback, NoPathAction, OnPathLoss, ResumeOn, ShedWhen, Spec, When};
+use crate::spec::{Failback, OnPathLoss, ResumeOn, ShedWhen, Spec, When};
 use crate::time::Duration;
 use crate::view::LinkState;
 
@@ -91,14 +91,14 @@ fn a_vm_that_lost_a_path() {
          rule: san0/a is lost and on_path_loss = \"suspend\", when = \"outranked\": gold (priority 100) runs on the same paths and outranks it (10)
          unmanaged: no monitor (connection refused)
          san0/a is lost and on_path_loss = \"suspend\", when = \"outranked\": gold (priority 100) runs on the same paths and outranks it (10); it cannot be stopped: unmanaged, no monitor (connection refused); its requests are held meanwhile (INC-1)
-         waits for san0/a repaired (up, and good for 1.0 s)",
+         waits for san0/a repaired (up, and good for 1.0 s); for another 59.0 s at most",
     );
 }
 
 #[test]
 fn a_vm_without_a_path() {
     let mut spec = two();
-    spec.vms[0].on_no_path.then = vec![NoPathAction::Migrate, NoPathAction::Suspend];
+    spec.vms[0].on_no_path = "hold 60s, then migrate, then suspend".parse().expect("a ladder");
     explain(
         spec.clone(),
         "@1 obedient; down a; down b\n@11 pass",
@@ -116,7 +116,7 @@ fn a_vm_without_a_path() {
         "suspended hold
          path san0/a has been down for 70.4 s: connection reset by the target (INC-1)
          path san0/b has been up again for 400 ms; it must stay good for 1.0 s before it counts
-         rule: on_no_path = \"hold 60.0 s, then migrate, then suspend\": no path to san0/gold for 60.0 s
+         rule: on_no_path = \"hold 60s, then migrate, then suspend\": no path to san0/gold for 60.0 s; it cannot migrate: no other host is configured
          waits for san0/b good for another 600 ms (or another path)",
     );
 }

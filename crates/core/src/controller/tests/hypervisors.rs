@@ -1,7 +1,7 @@
 //! Monitors that come and go, processes that change, and what other people stop and continue.
 
 use super::world::{World, check, check_in, spec};
-use crate::spec::{NoPathAction, OnPathLoss, Spec};
+use crate::spec::{OnPathLoss, Spec};
 
 fn suspending() -> Spec {
     let mut spec = spec(&[("gold", 100, 0)]);
@@ -114,7 +114,7 @@ fn a_stop_without_an_answer_is_repeated_and_told() {
         > 1: gold bounce, stop gold, san0 incident-opened, a path-down, gold vm-suspending
         > 11: stop gold, gold vm-suspending
         > 21: stop gold, gold vm-suspending
-        > 31: gold policy-blocked
+        > 31: stop gold, gold policy-blocked
         @40 paused gold
         > 40: gold hold, gold vm-suspended
         @50 pass
@@ -229,7 +229,7 @@ fn states_that_are_not_ours_are_let_go() {
 #[test]
 fn an_unmanaged_vm_is_served_and_told() {
     let mut spec = spec(&[("gold", 100, 0)]);
-    spec.vms[0].on_no_path.then = vec![NoPathAction::Suspend, NoPathAction::Fail];
+    spec.vms[0].on_no_path = "hold 60s, then suspend, then fail".parse().expect("a ladder");
     let mut world = World::new(spec);
     check_in(
         &mut world,

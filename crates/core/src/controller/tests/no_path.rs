@@ -3,22 +3,23 @@
 use super::world::{World, check, check_in, spec};
 use crate::effect::{JournalEntry, JournalKind, Subject};
 use crate::ids::{PathId, VmId};
-use crate::spec::{NoPathAction, OnPathLoss, ResumeOn, Spec};
-use crate::time::Duration;
+use crate::spec::{OnNoPath, OnPathLoss, ResumeOn, Spec};
 
-fn with(then: &[NoPathAction]) -> Spec {
+/// Gold holds for 5 s, then this.
+fn with(then: &str) -> Spec {
     let mut spec = spec(&[("gold", 100, 0)]);
-    spec.vms[0].on_no_path.hold = Duration::from_secs(5);
-    spec.vms[0].on_no_path.then = then.to_vec();
+    spec.vms[0].on_no_path = ladder(then);
     spec
 }
 
-use NoPathAction::{Fail, Migrate, Suspend};
+fn ladder(then: &str) -> OnNoPath {
+    format!("hold 5s, then {then}").parse().expect("a ladder")
+}
 
 #[test]
 fn held_for_the_hold_then_suspended_then_resumed_after_repair() {
     check(
-        with(&[Suspend]),
+        with("suspend"),
         "
         @1 obedient; down a
         > 1: san0 incident-opened, a path-down
@@ -42,7 +43,7 @@ fn held_for_the_hold_then_suspended_then_resumed_after_repair() {
 #[test]
 fn its_own_eio_stop_counts_as_the_stop() {
     check(
-        with(&[Suspend]),
+        with("suspend"),
         "
         @1 down a; down b
         > 1: san0 incident-opened, a path-down
@@ -65,7 +66,7 @@ fn its_own_eio_stop_counts_as_the_stop() {
 #[test]
 fn a_path_within_the_hold_lets_it_go_on_and_the_next_loss_starts_anew() {
     check(
-        with(&[Suspend]),
+        with("suspend"),
         "
         @1 obedient; down a; down b
         > 1: san0 incident-opened, a path-down
@@ -85,7 +86,7 @@ fn a_path_within_the_hold_lets_it_go_on_and_the_next_loss_starts_anew() {
 #[test]
 fn a_resumed_vm_has_its_whole_hold_again() {
     check(
-        with(&[Suspend]),
+        with("suspend"),
         "
         @1 obedient; down a; down b
         > 1: san0 incident-opened, a path-down
@@ -107,7 +108,7 @@ fn a_resumed_vm_has_its_whole_hold_again() {
 
 #[test]
 fn resume_by_failback_waits_for_traffic_on_some_path() {
-    let mut spec = with(&[Suspend]);
+    let mut spec = with("suspend");
     spec.vms[0].resume = ResumeOn::Failback;
     spec.targets[0].failback = crate::spec::Failback::Manual;
     check(
@@ -132,7 +133,7 @@ fn resume_by_failback_waits_for_traffic_on_some_path() {
 #[test]
 fn impossible_rungs_are_passed_over() {
     check(
-        with(&[Migrate, Suspend]),
+        with("migrate, then suspend"),
         "
         @1 obedient; down a; down b; pass
         > 1: san0 incident-opened, a path-down
@@ -142,7 +143,7 @@ fn impossible_rungs_are_passed_over() {
         @10 pass
         ",
     );
-    let mut world = World::new(with(&[Suspend, Migrate, Fail]));
+    let mut world = World::new(with("suspend, then migrate, then fail"));
     world.run("@0.5 connect-no-werror gold 1");
     check_in(
         &mut world,
@@ -161,7 +162,7 @@ fn impossible_rungs_are_passed_over() {
 
 #[test]
 fn with_no_rung_left_it_stays_held_until_a_path_or_a_monitor_comes() {
-    let mut world = World::new(with(&[Suspend]));
+    let mut world = World::new(with("suspend"));
     world.run("@0.5 lost gold");
     check_in(
         &mut world,
@@ -185,7 +186,7 @@ fn with_no_rung_left_it_stays_held_until_a_path_or_a_monitor_comes() {
 #[test]
 fn a_guest_that_stops_on_our_errors_is_ours_to_resume() {
     check(
-        with(&[Fail]),
+        with("fail"),
         "
         @1 down a; down b
         > 1: san0 incident-opened, a path-down
@@ -206,7 +207,7 @@ fn a_guest_that_stops_on_our_errors_is_ours_to_resume() {
 #[test]
 fn a_unit_that_is_gone_is_not_waited_for() {
     check(
-        with(&[Suspend]),
+        with("suspend"),
         "
         @1 obedient; gone a
         > 1: san0 incident-opened, a path-down
@@ -221,7 +222,7 @@ fn a_unit_that_is_gone_is_not_waited_for() {
 #[test]
 fn a_vm_that_somebody_else_stopped_is_left_alone_until_it_runs() {
     check(
-        with(&[Suspend]),
+        with("suspend"),
         "
         @1 obedient; paused gold; down a; down b
         > 1: san0 incident-opened, a path-down
@@ -237,7 +238,7 @@ fn a_vm_that_somebody_else_stopped_is_left_alone_until_it_runs() {
 #[test]
 fn nothing_is_resumed_into_a_rule_that_would_suspend_it_again() {
     // b comes back first: the VM could run, but a is still lost and on_path_loss would stop it at once.
-    let mut spec = with(&[Suspend]);
+    let mut spec = with("suspend");
     spec.vms[0].on_path_loss = OnPathLoss::Suspend;
     let mut world = World::new(spec);
     world.run("@1 obedient\n@1 paused gold\n@2 down a; down b\n@3 running gold");
@@ -262,7 +263,7 @@ fn nothing_is_resumed_into_a_rule_that_would_suspend_it_again() {
 
 #[test]
 fn at_the_start_a_path_has_ten_seconds_to_connect() {
-    let mut world = World::dark(with(&[Suspend]));
+    let mut world = World::dark(with("suspend"));
     check_in(
         &mut world,
         "
@@ -275,7 +276,7 @@ fn at_the_start_a_path_has_ten_seconds_to_connect() {
         @20 pass
         ",
     );
-    let mut world = World::dark(with(&[Suspend]));
+    let mut world = World::dark(with("suspend"));
     check_in(
         &mut world,
         "
@@ -295,10 +296,9 @@ fn at_the_start_a_path_has_ten_seconds_to_connect() {
 }
 
 /// Gold may use a, bronze both.
-fn affine(then: &[NoPathAction]) -> World {
+fn affine(then: &str) -> World {
     let mut spec = spec(&[("gold", 100, 0), ("bronze", 10, 0)]);
-    spec.vms[0].on_no_path.hold = Duration::from_secs(5);
-    spec.vms[0].on_no_path.then = then.to_vec();
+    spec.vms[0].on_no_path = ladder(then);
     spec.vms[0].avoid_paths = vec![PathId(1)];
     World::new(spec)
 }
@@ -318,7 +318,7 @@ const BARRED: &str = "san0/b is up, but gold may not use it: its paths and avoid
 
 #[test]
 fn paths_that_it_may_not_use_do_not_help_it_and_are_named() {
-    let mut world = affine(&[Suspend]);
+    let mut world = affine("suspend");
     check_in(
         &mut world,
         "
@@ -346,14 +346,14 @@ fn they_are_named_on_each_rung_and_only_while_they_are_up() {
         world.run(script);
         world.explain("gold").contains(BARRED)
     };
-    for then in [Suspend, Migrate, Fail] {
-        let mut world = affine(&[then]);
+    for then in ["suspend", "migrate", "fail"] {
+        let mut world = affine(then);
         assert!(!says(&mut world, "@0.5 obedient; pass"), "nothing is lost");
         assert!(says(&mut world, "@1 down a\n@2 pass"), "held");
         assert!(says(&mut world, "@10 pass"), "{then:?}");
         assert!(!says(&mut world, "@11 down b\n@12 pass"), "it is down too");
     }
-    let mut both = affine(&[Suspend]);
+    let mut both = affine("suspend");
     assert!(!says(&mut both, "@1 obedient; down b; down a\n@2 pass"));
     assert_eq!(told(&both)[0], "");
 }

@@ -12,7 +12,7 @@ use crate::event::{
 use crate::ids::{IncidentId, PathId, TargetId, UnitId, VmId, WorkerId};
 use crate::plan::{Gate, GateReason, Health};
 use crate::saved::Before;
-use crate::spec::{Access, ByteRate, Failback, NoPathAction, OnPathLoss, ResumeOn, ShedWhen, Spec, When};
+use crate::spec::{Access, ByteRate, Failback, OnPathLoss, ResumeOn, ShedWhen, Spec, When};
 use crate::time::{Duration, Instant};
 use crate::view::{LinkState, VmState};
 use std::collections::BTreeMap;
@@ -141,12 +141,9 @@ fn mutate_spec(spec: &mut Spec, dice: &mut Dice) {
         vm.when = dice.pick(&[When::Always, When::Outranked]);
         vm.resume = dice.pick(&[ResumeOn::Repair, ResumeOn::Failback]);
         vm.may_suspend = dice.one_in(2);
-        vm.on_no_path.hold = Duration::from_secs(dice.roll(12));
-        vm.on_no_path.then = dice.pick(&[
-            vec![NoPathAction::Suspend],
-            vec![NoPathAction::Migrate, NoPathAction::Suspend, NoPathAction::Fail],
-            vec![NoPathAction::Fail],
-        ]);
+        let then = dice.pick(&["suspend", "migrate, then suspend, then fail", "fail"]);
+        let ladder = format!("hold {}s, then {then}", dice.roll(12));
+        vm.on_no_path = ladder.parse().expect("a ladder");
         vm.avoid_paths = if dice.one_in(4) { vec![PathId(dice.pick(&[0, 1, 2]))] } else { vec![] };
     }
 }

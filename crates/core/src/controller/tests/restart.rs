@@ -2,7 +2,7 @@
 
 use super::world::{World, check, spec};
 use crate::saved::Saved;
-use crate::spec::{Failback, NoPathAction, OnPathLoss, ResumeOn, Spec};
+use crate::spec::{Failback, OnPathLoss, ResumeOn, Spec};
 use crate::time::Duration;
 
 fn suspends() -> Spec {
@@ -338,8 +338,7 @@ fn a_path_that_flapped_must_still_prove_itself() {
 fn the_hold_goes_on_and_no_rung_is_taken_before_the_monitors_are_heard() {
     let mut spec = suspends();
     spec.vms[0].on_path_loss = OnPathLoss::Failover;
-    spec.vms[0].on_no_path.hold = Duration::from_secs(10);
-    spec.vms[0].on_no_path.then = vec![NoPathAction::Suspend, NoPathAction::Fail];
+    spec.vms[0].on_no_path = "hold 10s, then suspend, then fail".parse().expect("a ladder");
     check(
         spec.clone(),
         "

@@ -14,9 +14,8 @@ use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId, WorkerId};
 use crate::plan::{Gate, RoutePlan};
 use crate::saved::{Before, Saved};
 use crate::spec::{
-    Access, ByteRate, DiskSpec, Failback, HostSpec, NoPathAction, OnNoPath, OnPathLoss, PathSelector,
-    PathSpec, PathUrl, Presence, ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When,
-    WriteCache,
+    Access, ByteRate, DiskSpec, Failback, HostSpec, OnNoPath, OnPathLoss, PathSelector, PathSpec, PathUrl,
+    Presence, ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
 };
 use crate::time::{Duration, Instant};
 use std::collections::BTreeMap;
@@ -91,7 +90,8 @@ pub(super) fn add_vm(spec: &mut Spec, name: &str, priority: u32, reserved: u64) 
         qmp: Some(format!("/tmp/{name}.qmp").into()),
         on_path_loss: OnPathLoss::Failover,
         when: When::Always,
-        on_no_path: OnNoPath { hold: Duration::from_secs(60), then: vec![NoPathAction::Suspend] },
+        on_no_path: OnNoPath::hold_then_suspend(Duration::from_secs(60)),
+        min_paths: 1,
         may_suspend: true,
         may_migrate: true,
         resume: ResumeOn::Repair,

@@ -27,6 +27,8 @@ fn name(state: &PathState) -> &'static str {
         PathState::Down { .. } => "down",
         PathState::Probation { .. } => "probation",
         PathState::Repaired { .. } => "repaired",
+        PathState::Draining { stage: Drain::Shedding, .. } => "shedding",
+        PathState::Draining { stage: Drain::Finishing, .. } => "finishing",
         PathState::Disabled { .. } => "disabled",
     }
 }
@@ -54,6 +56,8 @@ fn the_transition_table_is_as_drawn() {
         PathState::Down { since: at(0), fault: Fault::Closed },
         PathState::Probation { since: at(0), required: Duration::from_secs(1) },
         PathState::Repaired { since: at(0) },
+        PathState::Draining { since: at(0), stage: Drain::Shedding },
+        PathState::Draining { since: at(0), stage: Drain::Finishing },
         PathState::Disabled { since: at(0) },
     ];
     let signals = [
@@ -63,6 +67,9 @@ fn the_transition_table_is_as_drawn() {
         Signal::Failback,
         Signal::Disable,
         Signal::Enable,
+        Signal::Drain,
+        Signal::Leave,
+        Signal::Emptied,
     ];
     let table: Vec<String> = starts
         .iter()
@@ -80,12 +87,14 @@ fn the_transition_table_is_as_drawn() {
     assert_eq!(
         table,
         [
-            "connecting: active down - - disabled -",
-            "active: - down - - disabled -",
-            "down: probation - - - disabled -",
-            "probation: - down repaired - disabled -",
-            "repaired: - down active active disabled -",
-            "disabled: - - - - - connecting",
+            "connecting: active down - - disabled - shedding - -",
+            "active: - down - - disabled - shedding - -",
+            "down: probation - - - disabled - shedding - -",
+            "probation: - down repaired - disabled - shedding - -",
+            "repaired: - down active active disabled - shedding - -",
+            "shedding: - - - - disabled connecting - finishing disabled",
+            "finishing: - - - - disabled connecting - - disabled",
+            "disabled: - - - - - connecting - - -",
         ]
     );
 }

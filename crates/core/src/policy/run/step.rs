@@ -2,7 +2,8 @@
 
 use super::{
     Input, LateStop, Note, RESUME_ATTEMPTS_MAX, RESUME_BACKOFF_MAX, Run, STOP_ATTEMPTS_MAX,
-    STOP_CONFIRM_WITHIN, STOP_MAY_BE_LATE, STOP_RETRY_AFTER, Step, StopOrder,
+    STOP_CONFIRM_WITHIN, STOP_MAY_BE_LATE, STOP_RETRY_AFTER, STOP_SLOWLY_AFTER, STOP_SLOWLY_MAX, Step,
+    StopOrder,
 };
 use crate::event::RunState;
 use crate::policy::{Cause, Monitor, Why};
@@ -44,7 +45,7 @@ impl Run {
         let Some(instance) = monitor.instance() else { return Step::default() };
         match self {
             Self::Free { .. } | Self::Held { .. } | Self::Withdrawing { .. } | Self::Proving { .. } => {
-                let deadline = Some(now + STOP_CONFIRM_WITHIN);
+                let deadline = now + STOP_CONFIRM_WITHIN;
                 *self = Self::Suspending { cause, since: now, instance, attempt: 1, deadline };
                 Step::stop(instance, Note::Suspending)
             }
@@ -55,15 +56,14 @@ impl Run {
     fn adopt(&mut self, now: Instant, monitor: &Monitor, cause: Cause) -> Step {
         let Some(instance) = monitor.continuable() else { return Step::default() };
         match self {
-            Self::Free { .. } | Self::Held { .. } => {
+            Self::Free { .. } | Self::Held { .. } | Self::Proving { .. } => {
                 *self = Self::Suspended { cause, since: now, instance, stop: StopOrder::Confirmed };
                 Step::note(Note::Suspended { after: Duration::ZERO })
             }
             Self::Suspending { .. }
             | Self::Withdrawing { .. }
             | Self::Suspended { .. }
-            | Self::Resuming { .. }
-            | Self::Proving { .. } => Step::default(),
+            | Self::Resuming { .. } => Step::default(),
         }
     }
 
@@ -220,12 +220,9 @@ impl Run {
     fn refused(&mut self, now: Instant) -> Step {
         match self {
             Self::Suspending { attempt, deadline, .. } => {
-                if *attempt < STOP_ATTEMPTS_MAX {
-                    *deadline = Some(now + STOP_RETRY_AFTER);
-                    return Step::default();
-                }
-                *deadline = None;
-                Step::note(Note::StopGaveUp)
+                let is_soon = *attempt < STOP_ATTEMPTS_MAX;
+                *deadline = now + if is_soon { STOP_RETRY_AFTER } else { patience(*attempt + 1) };
+                Step::default()
             }
             Self::Withdrawing { .. } => {
                 *self = Self::Free { since: now };
@@ -246,7 +243,7 @@ impl Run {
                     return Step::default();
                 }
                 *attempt = 1;
-                *deadline = Some(now + STOP_CONFIRM_WITHIN);
+                *deadline = now + STOP_CONFIRM_WITHIN;
                 Step::stop(*instance, Note::StopRepeated { attempt: 1 })
             }
             Self::Free { .. }
@@ -284,16 +281,18 @@ impl Run {
             Self::Suspending { instance, attempt, deadline, .. } => {
                 if monitor.instance().is_none() {
                     // Nobody to ask: the attempt does not count.
-                    *deadline = Some(now + STOP_CONFIRM_WITHIN);
+                    *deadline = now + STOP_CONFIRM_WITHIN;
                     return Step::default();
                 }
-                if *attempt >= STOP_ATTEMPTS_MAX {
-                    *deadline = None;
-                    return Step::note(Note::StopGaveUp);
-                }
                 *attempt += 1;
-                *deadline = Some(now + STOP_CONFIRM_WITHIN);
-                Step::stop(*instance, Note::StopRepeated { attempt: *attempt })
+                let next_in = patience(*attempt);
+                *deadline = now + next_in;
+                let note = if *attempt == STOP_ATTEMPTS_MAX + 1 {
+                    Note::StopUnanswered { next_in }
+                } else {
+                    Note::StopRepeated { attempt: *attempt }
+                };
+                Step::stop(*instance, note)
             }
             Self::Withdrawing { late, .. } | Self::Held { late: Some(late), .. }
                 if monitor.instance().is_none() =>
@@ -329,6 +328,14 @@ impl Run {
         *attempt += 1;
         *next_try = now + backoff(*attempt);
         Step::cont(*instance, Note::ContinueRepeated { attempt: *attempt })
+    }
+}
+
+/// How long this attempt of a `stop` is waited for before the next.
+fn patience(attempt: u32) -> Duration {
+    match attempt.checked_sub(STOP_ATTEMPTS_MAX + 1) {
+        None => STOP_CONFIRM_WITHIN,
+        Some(beyond) => (STOP_SLOWLY_AFTER * (1 << beyond.min(8))).min(STOP_SLOWLY_MAX),
     }
 }
 

@@ -34,7 +34,7 @@ fn starts() -> Vec<Run> {
     vec![
         Run::Free { since },
         Run::Held { cause: cause.clone(), since, late: None },
-        Run::Suspending { cause: cause.clone(), since, instance, attempt: 1, deadline: Some(at(1000)) },
+        Run::Suspending { cause: cause.clone(), since, instance, attempt: 1, deadline: at(1000) },
         Run::Withdrawing { cause: cause.clone(), since, late: LateStop { instance, until: at(60_000) } },
         Run::Suspended { cause: cause.clone(), since, instance, stop: StopOrder::Confirmed },
         Run::Resuming { cause: cause.clone(), since, instance, attempt: 1, next_try: at(1000) },
@@ -92,7 +92,7 @@ fn the_transition_table_is_as_drawn() {
             "withdrawing: suspending+stop held - - - resuming+cont resuming+cont - free free free - free",
             "suspended: - - - resuming+cont - - - free - - - - free",
             "resuming: - - - - suspended - - proving free - -+cont - free",
-            "proving: suspending+stop held - - - free resuming - free - free - free",
+            "proving: suspending+stop held suspended - - free resuming - free - free - free",
         ]
     );
 }
@@ -114,24 +114,33 @@ fn cont_goes_only_to_the_process_that_was_stopped_and_stands_still() {
 }
 
 #[test]
-fn an_unconfirmed_stop_is_sent_three_times_and_then_told() {
+fn an_unconfirmed_stop_is_sent_three_times_then_told_and_goes_on_being_tried_slowly() {
     let mut run = Run::Free { since: at(0) };
     run.step(at(0), &monitor(RunState::Running), Input::Suspend(cause()));
     let mut log = vec![];
-    while let Some(due) = run.deadline() {
+    for _ in 0..8 {
+        let due = run.deadline().expect("it is tried again");
         let step = run.step(due, &monitor(RunState::Running), Input::Elapsed);
-        log.push((due.as_nanos() / 1_000_000_000, step.act.is_some(), step.note));
+        assert_eq!(step.act, Some(Act::Stop { instance: 7 }));
+        log.push((due.as_nanos() / 1_000_000_000, step.note));
     }
+    let again = |attempt| Some(Note::StopRepeated { attempt });
+    let minute = Duration::from_secs(60);
     assert_eq!(
         log,
         [
-            (10, true, Some(Note::StopRepeated { attempt: 2 })),
-            (20, true, Some(Note::StopRepeated { attempt: 3 })),
-            (30, false, Some(Note::StopGaveUp)),
+            (10, again(2)),
+            (20, again(3)),
+            (30, Some(Note::StopUnanswered { next_in: minute })),
+            (90, again(5)),
+            (210, again(6)),
+            (450, again(7)),
+            (930, again(8)),
+            (1530, again(9)),
         ]
     );
     // It is still ours when it stops at last.
-    run.step(at(99_000), &monitor(RunState::Paused), Input::Report(RunState::Paused));
+    run.step(at(1_600_000), &monitor(RunState::Paused), Input::Report(RunState::Paused));
     assert_eq!(name(&run), "suspended");
 }
 

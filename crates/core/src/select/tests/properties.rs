@@ -87,7 +87,7 @@ impl Question {
 fn reference_rank(route: PathRoute) -> Option<u8> {
     let far = u8::from(route.access == Access::NonOptimized);
     match route.health {
-        Health::Disabled => None,
+        Health::Draining | Health::Disabled => None,
         Health::Up if route.preferred => Some(far),
         Health::Up | Health::Marginal | Health::Down => Some(2 + far),
     }

@@ -64,7 +64,7 @@ fn policies() {
             ),
             ("when = 'never'", &["12:8 when: \"never\" is none of \"always\", \"outranked\""]),
             ("on_no_path = 'hold 60s'", &["12:14 on_no_path: \"hold 60s\": and what then?"]),
-            ("on_no_path = 'wait'", &["12:14 on_no_path: \"wait\" is none of suspend, migrate, fail"]),
+            ("on_no_path = 'wait'", &["12:14 on_no_path: \"wait\" is none of hold, suspend, migrate, fail"]),
             (
                 "may_suspend = 1",
                 &["12:15 may_suspend: true or false is expected, and this is a whole number"],

@@ -1,6 +1,6 @@
 use super::super::{
-    Access, ByteRate, Failback, GroupSpec, NoPathAction, OnPathLoss, PathSelector, PathUrl, ResumeOn,
-    SchedulerKind, ShedWhen, Source, Spec, When, WriteCache, parse,
+    Access, ByteRate, Failback, GroupSpec, OnPathLoss, PathSelector, PathUrl, ResumeOn, SchedulerKind,
+    ShedWhen, Source, Spec, When, WriteCache, parse,
 };
 use super::{SMALL, good, lines, parsed, small_with};
 use crate::ids::{DiskId, GroupId, PathId, TargetId, UnitId, VmId};
@@ -88,8 +88,7 @@ fn every_key_is_read() {
         (vm.on_path_loss, vm.when, vm.resume),
         (OnPathLoss::FailoverSuspend, When::Outranked, ResumeOn::Failback)
     );
-    assert_eq!(vm.on_no_path.hold, Duration::from_secs(120));
-    assert_eq!(vm.on_no_path.then, [NoPathAction::Suspend, NoPathAction::Fail]);
+    assert_eq!(vm.on_no_path.to_string(), "hold 2m, then suspend, then fail");
     assert_eq!((vm.may_suspend, vm.may_migrate), (true, false));
     assert_eq!(vm.avoid_paths, [PathId(1), PathId(3)]);
     groups_are_read(&spec);
