@@ -119,7 +119,7 @@ impl PolicyChecks {
                 story.is_routed(now);
             }
         }
-        self.hold.settled(&self.facts, now)?;
+        self.hold.settled(&self.facts, &self.flapping, now)?;
         self.keep.settled(&self.facts, now)?;
         self.resume.settled(&self.facts, &self.flapping, now)?;
         self.incidents.settled(&self.facts, controller, now)
@@ -157,7 +157,7 @@ impl PolicyChecks {
     /// # Errors
     /// Who does not run, and what is still open.
     pub(super) fn end(&mut self, now: Instant, controller: &Controller) -> Verdict {
-        Resume::end(&self.facts)?;
+        Resume::end(&self.facts, now)?;
         Incidents::end(&self.facts, controller, now)
     }
 
@@ -167,6 +167,7 @@ impl PolicyChecks {
                 Command::Failback(target) => self.failed_back[target.index()] = Some(now),
                 Command::ResumeVm(vm) => self.keep.pardon(*vm),
                 Command::DisablePath(_)
+                | Command::DrainPath(..)
                 | Command::EnablePath(_)
                 | Command::SetAccess(..)
                 | Command::SuspendVm(_) => {}

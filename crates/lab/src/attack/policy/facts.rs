@@ -4,7 +4,7 @@
 //! from these facts.
 //! It does not know any rule.
 
-use super::network::Network;
+use super::network::{Network, Proof};
 use super::story::{Monitor, Story};
 use super::words::Cause;
 use std::collections::BTreeMap;
@@ -29,6 +29,8 @@ pub(super) struct Facts {
     pub(super) gates: Vec<Gate>,
     /// Of this process of ours or its configuration.
     pub(super) fresh_since: Instant,
+    /// On their way out, by the operator's word.
+    pub(super) draining: Vec<PathId>,
     commands: BTreeMap<u64, Command>,
     /// What operators were told has been done by this batch of effects.
     pub(super) done: Vec<Command>,
@@ -43,6 +45,7 @@ impl Facts {
             routes: vec![],
             gates: vec![],
             fresh_since: now,
+            draining: vec![],
             commands: BTreeMap::new(),
             done: vec![],
             spec,
@@ -69,8 +72,17 @@ impl Facts {
         self.gates.get(vm.index())
     }
 
-    pub(super) fn health(&self, path: PathId) -> Option<Health> {
-        self.routes.get(path.index()).map(|route| route.health)
+    /// It counts as up, though it may be sick; none if that cannot be told from outside.
+    pub(super) fn carries(&self, path: PathId, now: Instant) -> Option<bool> {
+        let route = self.routes.get(path.index())?;
+        let proven = |proof| self.network.proven_path(&self.spec, path, proof, now);
+        match route.health {
+            _ if self.draining.contains(&path) => Some(false),
+            Health::Up => Some(true),
+            Health::Marginal if route.preferred || proven(Proof::Most) => Some(true),
+            Health::Marginal if proven(Proof::Least) => None,
+            Health::Marginal | Health::Down | Health::Draining | Health::Disabled => Some(false),
+        }
     }
 
     /// Up, and its traffic is on it, as published.
@@ -141,6 +153,14 @@ impl Facts {
             if let Command::SuspendVm(vm) | Command::ResumeVm(vm) = command {
                 self.stories[vm.index()].operator = *command == Command::SuspendVm(*vm);
             }
+            if let Command::DrainPath(path, _) | Command::EnablePath(path) = command {
+                self.draining.retain(|p| p != path);
+                if *command == Command::EnablePath(*path) {
+                    self.network.enabled(now, *path);
+                } else {
+                    self.draining.push(*path);
+                }
+            }
         }
     }
 
@@ -162,6 +182,7 @@ impl Facts {
             self.stories[row.vm.index()].restarted(now, row.state);
         }
         self.gates.clear();
+        self.draining.clear();
         self.commands.clear();
         self.fresh_since = now;
     }

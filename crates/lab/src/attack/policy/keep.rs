@@ -36,6 +36,8 @@ pub(super) struct KeepSet {
     parties: Vec<VmId>,
     kept: Vec<VmId>,
     unmet: Vec<VmId>,
+    /// A path may count or not: nothing is said.
+    unsure: bool,
 }
 
 #[derive(Debug, Default)]
@@ -53,24 +55,25 @@ pub(super) struct Keep {
 impl KeepSet {
     pub(super) fn work_out(facts: &Facts, now: Instant) -> Self {
         let targets = (0..facts.spec.targets.len()).map(TargetId::at);
-        let short: Vec<_> = targets.filter_map(|t| Some((t, missing(facts, t)?))).collect();
-        let mut set = Self { short, parties: vec![], kept: vec![], unmet: vec![] };
+        let short: Vec<_> = targets.filter_map(|t| Some((t, missing(facts, t, now)?))).collect();
+        let unsure = facts.spec.path_ids().any(|path| facts.carries(path, now).is_none());
+        let mut set = Self { short, parties: vec![], kept: vec![], unmet: vec![], unsure };
         for vm in facts.by_priority() {
             if facts.spec.vm(vm).reservation.is_none() || !facts.runs(vm, now) {
                 continue;
             }
             set.parties.push(vm);
             set.kept.push(vm);
-            if !set.fits(facts, &set.kept) {
+            if !set.fits(facts, &set.kept, now) {
                 set.kept.pop();
             }
         }
         set
     }
 
-    fn fits(&self, facts: &Facts, vms: &[VmId]) -> bool {
+    fn fits(&self, facts: &Facts, vms: &[VmId], now: Instant) -> bool {
         self.short.iter().all(|(target, _)| {
-            let claims: Vec<_> = vms.iter().flat_map(|vm| claims(facts, *vm, *target)).collect();
+            let claims: Vec<_> = vms.iter().flat_map(|vm| claims(facts, *vm, *target, now)).collect();
             let paths: Vec<PathId> =
                 facts.spec.path_ids().filter(|p| facts.spec.path(*p).target == *target).collect();
             (0_u32..1 << paths.len()).all(|set| {
@@ -120,12 +123,12 @@ impl KeepSet {
 
 /// The paths that are missing of a target that carries less than it should; none if it is whole, still connecting, without
 /// a trusted path, or of unknown capacity.
-fn missing(facts: &Facts, target: TargetId) -> Option<Vec<PathId>> {
+fn missing(facts: &Facts, target: TargetId, now: Instant) -> Option<Vec<PathId>> {
     let paths: Vec<PathId> = facts.spec.path_ids().filter(|p| facts.spec.path(*p).target == target).collect();
     let is_connecting =
         |p: &PathId| facts.routes.get(p.index()).is_some_and(|r| r.health == Health::Down && r.preferred);
     let (up, rest): (Vec<PathId>, Vec<PathId>) =
-        paths.iter().partition(|p| facts.health(**p) == Some(Health::Up));
+        paths.iter().partition(|p| facts.carries(**p, now) == Some(true));
     let is_unknown = |p: &PathId| facts.spec.path(*p).capacity.is_none();
     if up.is_empty() || rest.iter().any(is_connecting) || up.iter().any(is_unknown) {
         return None;
@@ -140,12 +143,12 @@ fn capacity(spec: &Spec, path: PathId) -> u64 {
 }
 
 /// What a VM asks of one target: bytes per second, and the paths that may carry them. One for each disk.
-fn claims(facts: &Facts, vm: VmId, target: TargetId) -> Vec<(u64, Vec<PathId>)> {
+fn claims(facts: &Facts, vm: VmId, target: TargetId, now: Instant) -> Vec<(u64, Vec<PathId>)> {
     let spec = &facts.spec;
     let disks = spec.units_of_vm(vm).count() as u64;
     let each = spec.vm(vm).reservation.map_or(0, |rate| rate.0) / disks.max(1);
     let carries =
-        |p: &PathId, unit: UnitId| facts.network.usable(*p, unit) && facts.health(*p) == Some(Health::Up);
+        |p: &PathId, unit: UnitId| facts.network.usable(*p, unit) && facts.carries(*p, now) == Some(true);
     let units = spec.units_of_vm(vm).filter(|unit| spec.unit(*unit).target == target);
     units.map(|unit| (each, allowed(spec, vm, unit).filter(|p| carries(p, unit)).collect())).collect()
 }
@@ -224,14 +227,18 @@ impl Keep {
         }
         let set = self.keep_set(facts, now).clone();
         let name = facts.vm_name(vm);
+        if set.unsure {
+            return Ok(());
+        }
         if !set.leaves(vm) || !set.concerns(facts, vm) {
             return broken("keep-set", format!("{name} is shed, but it should stay; {}", set.words(facts)));
         }
         let is_unmet = |other: &VmId| {
             set.parties.contains(other) && set.meet(facts, vm, *other) && set.unmet.contains(other)
         };
-        if facts.spec.host.shed_when == ShedWhen::Unmet && !facts.spec.vm_ids().any(|other| is_unmet(&other))
-        {
+        let drains = set.missing(facts, vm).iter().any(|path| facts.draining.contains(path));
+        let needs_unmet = facts.spec.host.shed_when == ShedWhen::Unmet && !drains;
+        if needs_unmet && !facts.spec.vm_ids().any(|other| is_unmet(&other)) {
             return broken("keep-set", format!("{name} is shed, but every reservation is met"));
         }
         Ok(())
@@ -256,7 +263,11 @@ impl Keep {
                     set.unmet.iter().any(|o| set.parties.contains(o) && set.meet(facts, vm, *o))
                 }
             };
-            let leaves = is_due && set.leaves(vm) && set.concerns(facts, vm) && self.can_leave(facts, vm);
+            let leaves = !set.unsure
+                && is_due
+                && set.leaves(vm)
+                && set.concerns(facts, vm)
+                && self.can_leave(facts, vm);
             let overdue = &mut self.overdue[vm.index()];
             *overdue = if leaves { overdue.or(Some(now)) } else { None };
             if overdue.is_some_and(|since| now.since(since) > DECIDED_WITHIN) {

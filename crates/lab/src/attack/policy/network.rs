@@ -196,22 +196,26 @@ impl Network {
     pub(super) fn planned(&mut self, now: Instant, routes: &[PathRoute]) {
         for (index, route) in routes.iter().enumerate().take(self.paths.len()) {
             let path = PathId::at(index);
-            match (self.paths[index].0 == Path::Disabled, route.health == Health::Disabled) {
+            let is_out = matches!(route.health, Health::Disabled | Health::Draining);
+            match (self.paths[index].0 == Path::Disabled, is_out) {
                 (false, true) => self.paths[index].0 = Path::Disabled,
-                (true, false) => {
-                    self.paths[index] = (Path::Fresh, self.paths[index].1.trusted());
-                    let range = (path, UnitId(0))..=(path, UnitId(u16::MAX));
-                    for (_, (link, past)) in self.links.range_mut(range) {
-                        *past = past.trusted();
-                        if !matches!(link, Link::Up { .. }) {
-                            *link = Link::Waiting { until: now + GRACE };
-                        }
-                    }
-                    self.settle(path, now);
-                }
+                (true, false) => self.enabled(now, path),
                 (true, true) | (false, false) => {}
             }
         }
+    }
+
+    /// The operator vouches for a path.
+    pub(super) fn enabled(&mut self, now: Instant, path: PathId) {
+        self.paths[path.index()] = (Path::Fresh, self.paths[path.index()].1.trusted());
+        let range = (path, UnitId(0))..=(path, UnitId(u16::MAX));
+        for (_, (link, past)) in self.links.range_mut(range) {
+            *past = past.trusted();
+            if !matches!(link, Link::Up { .. }) {
+                *link = Link::Waiting { until: now + GRACE };
+            }
+        }
+        self.settle(path, now);
     }
 
     /// Another process of ours goes on: what was up must connect again, and what its memory holds of former failures may
@@ -235,7 +239,7 @@ impl Network {
             let (state, past) = &mut self.paths[row.path.index()];
             let mut fresh = past.trusted();
             *state = match (row.health, row.preferred) {
-                (Health::Disabled, _) => Path::Disabled,
+                (Health::Disabled | Health::Draining, _) => Path::Disabled,
                 (Health::Down, false) => {
                     fresh.must_prove = true;
                     Path::Failed

@@ -6,6 +6,7 @@
 
 use super::facts::Facts;
 use super::flapping::Flapping;
+use super::hold;
 use super::network::{Proof, allowed};
 use super::story::Ours;
 use super::words::Cause;
@@ -42,6 +43,9 @@ impl Resume {
                 "operator",
                 format!("{} is continued, which the operator suspended", facts.vm_name(vm)),
             );
+        }
+        if matches!(facts.gate(vm), Some(Gate::Fail(_))) && !facts.network.serves(&facts.spec, vm) {
+            return Self::to_fail(facts, vm, now);
         }
         if !matches!(facts.gate(vm), Some(Gate::Open)) {
             return broken("gate", format!("{} is continued behind a shut gate", facts.vm_name(vm)));
@@ -81,6 +85,18 @@ impl Resume {
         }
     }
 
+    /// Its time on the rung `suspend` is over, and the next one is `fail`: it goes on to meet its errors.
+    fn to_fail(facts: &Facts, vm: VmId, now: Instant) -> Verdict {
+        let (story, name) = (facts.story(vm), facts.vm_name(vm));
+        let bound = hold::fails_after(&facts.spec.vm(vm).on_no_path);
+        let stood = now.since(story.suspended_at);
+        if story.is_first_cont() && bound.is_none_or(|bound| stood < bound) {
+            let text = format!("{name} is continued into errors after {stood:?}, and may be after {bound:?}");
+            return broken("fail-rung", text);
+        }
+        Ok(())
+    }
+
     fn conditions(&self, facts: &Facts, vm: VmId, now: Instant) -> Verdict {
         let (spec, story) = (&facts.spec, facts.story(vm));
         let name = facts.vm_name(vm);
@@ -103,7 +119,11 @@ impl Resume {
                 // It waits for what it was suspended for; elsewhere a path that is usable is enough.
                 Some(Cause::PathLoss | Cause::Shed | Cause::Operator) | None => facts.network.usable(p, unit),
             };
-            if !allowed(spec, vm, unit).any(good) {
+            let needed = match story.cause {
+                Some(Cause::NoPath | Cause::Other) => spec.vm(vm).min_paths.max(1) as usize,
+                Some(Cause::PathLoss | Cause::Shed | Cause::Operator) | None => 1,
+            };
+            if allowed(spec, vm, unit).filter(|p| good(*p)).count() < needed {
                 let paths: Vec<_> =
                     allowed(spec, vm, unit).map(|p| facts.network.proof_words(spec, p, now)).collect();
                 let text = format!(
@@ -160,7 +180,7 @@ impl Resume {
     }
 
     /// Once all is healed and quiet.
-    pub(super) fn end(facts: &Facts) -> Verdict {
+    pub(super) fn end(facts: &Facts, now: Instant) -> Verdict {
         for vm in facts.spec.vm_ids() {
             let story = facts.story(vm);
             let is_given_up = story.gave_up && story.attempts >= ATTEMPTS;
@@ -169,7 +189,7 @@ impl Resume {
                 Ours::Nothing | Ours::Withdrawn { .. } | Ours::Proving { .. } => false,
             };
             let is_there = facts.spec.vm(vm).presence == Presence::Present;
-            if is_still && is_there && !story.operator && !is_given_up {
+            if is_still && is_there && is_healed(facts, vm, now) && !story.operator && !is_given_up {
                 let text = format!(
                     "{} is {:?} in the end, for {:?}; its hypervisor is {:?}",
                     facts.vm_name(vm),
@@ -204,6 +224,12 @@ fn is_ready(facts: &Facts, flapping: &Flapping, vm: VmId, now: Instant) -> bool 
     if spec.vm(vm).presence != Presence::Present || flapping.is_restless(vm, now) {
         return false;
     }
+    is_healed(facts, vm, now)
+}
+
+/// Every path of every target that it uses is at work, and proven beyond doubt.
+fn is_healed(facts: &Facts, vm: VmId, now: Instant) -> bool {
+    let spec = &facts.spec;
     spec.units_of_vm(vm).all(|unit| {
         spec.paths_of_unit(unit).all(|path| {
             facts.at_work(path)

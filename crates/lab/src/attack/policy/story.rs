@@ -195,6 +195,7 @@ impl Story {
         let (before, kind) = (self.ours, entry.kind);
         if kind == JournalKind::VmHeld {
             (self.ours, self.cause) = (Ours::Held, Some(Cause::of(&entry.reason)));
+            self.ours_since = now;
         } else if kind == JournalKind::VmSuspending {
             self.suspending(now, entry, order);
         } else if kind == JournalKind::VmSuspended {

@@ -50,5 +50,5 @@ pub(super) fn is_taken_back(reason: &str) -> bool {
 
 /// A release of the requests that waited for a path, not of what a rule has done.
 pub(super) fn is_path_back(reason: &str) -> bool {
-    reason.starts_with("a path to ")
+    reason.starts_with("a path to ") || reason.starts_with("it has its min_paths to ")
 }

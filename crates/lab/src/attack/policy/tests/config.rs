@@ -67,7 +67,9 @@ fn random_vm(text: &mut String, dice: &mut Dice, vm: u64, targets: u64) {
     let when = dice.pick(&["always", "outranked"]);
     let resume = dice.pick(&["repair", "repair", "failback"]);
     let hold = dice.roll(12);
-    let ladder = match dice.roll(5) {
+    let ladder = match dice.roll(7) {
+        5 => format!("hold {hold}s, then suspend 20s, then fail"),
+        6 => format!("migrate, then hold {hold}s, then suspend 30s"),
         0 | 1 => format!("hold {hold}s, then suspend"),
         2 => "suspend".into(),
         3 => format!("hold {hold}s, then fail"),
@@ -82,6 +84,8 @@ fn random_vm(text: &mut String, dice: &mut Dice, vm: u64, targets: u64) {
         _ = writeln!(text, "reservation = \"{} MiB/s\"", dice.pick(&[20, 40, 80, 100]));
     }
     if dice.one_in(5) {
+        _ = writeln!(text, "min_paths = 2");
+    } else if dice.one_in(5) {
         _ = writeln!(text, "avoid = [\"san0/p0\"]");
     }
     let front = dice.pick(&["nbd", "nbd", "vhost_user"]);

@@ -22,9 +22,6 @@ fn tail(trace: &str) -> String {
 fn the_rules_hold_in_every_world() {
     for seed in 0..200 {
         if let Err((violation, trace)) = live(seed, Tamper::Nothing, 60) {
-            if violation.rule == "flapping" {
-                continue; // core does not bound it yet
-            }
             panic!("seed {seed}: {violation:?}\n{}", tail(&trace));
         }
     }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use vmpath_core::controller::Controller;
 use vmpath_core::effect::Effect;
 use vmpath_core::event::{
-    Command, Event, Fault, HypervisorReport, LinkChange, LinkReport, LoadReport, RunState, StopsOnError,
-    VmLoad,
+    Command, Event, Fault, Force, HypervisorReport, LinkChange, LinkReport, LoadReport, RunState,
+    StopsOnError, VmLoad,
 };
 use vmpath_core::ids::{PathId, TargetId, UnitId, VmId, WorkerId};
 use vmpath_core::plan::Gate;
@@ -298,6 +298,7 @@ impl World {
                 let target = TargetId::at(self.dice.roll(self.spec.targets.len() as u64) as usize);
                 let command = self.dice.pick(&[
                     Command::DisablePath(path),
+                    Command::DrainPath(path, Force::No),
                     Command::EnablePath(path),
                     Command::EnablePath(path),
                     Command::SuspendVm(vm),
