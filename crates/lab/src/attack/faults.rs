@@ -2,7 +2,7 @@
 
 use super::tally::Fault as Kind;
 use super::world::{Event, Weather, World};
-use vmpath_core::event::{Command, Event as Told, Fault, RunState};
+use vmpath_core::event::{Command, Event as Told, Fault, Force, RunState};
 use vmpath_core::ids::{PathId, TargetId, VmId};
 use vmpath_core::spec::Access;
 use vmpath_core::time::{Duration, Instant};
@@ -237,8 +237,10 @@ impl World {
         let target = TargetId::at(self.rng.index(self.scene.spec.targets.len()));
         let (path, vm) = (PathId::at(path), VmId::at(vm));
         let access = self.rng.pick(&[Access::Optimized, Access::NonOptimized]);
-        let command = match self.rng.below(8) {
-            0 | 1 => Command::DisablePath(path),
+        let force = self.rng.pick(&[Force::No, Force::Yes]);
+        let command = match self.rng.below(9) {
+            0 => Command::DrainPath(path, force),
+            1 => Command::DisablePath(path),
             2 | 3 => Command::EnablePath(path),
             4 => Command::SetAccess(path, access),
             5 => Command::SuspendVm(vm),

@@ -206,6 +206,7 @@ fn config_vm(text: &mut String, rng: &mut Rng, vm: usize, (paths, groups): (&[us
         "hold 2s, then fail",
         "suspend",
         "hold 5s, then migrate, then suspend, then fail",
+        "hold 2s, then suspend 20s, then fail",
     ];
     word(text, "on_no_path", rng.pick(&ladders));
     line(text, "may_suspend", rng.percent(60));

@@ -118,6 +118,11 @@ Examples:
   vmpath simulate --at 5s --repair-at 12s    the paths come back
   vmpath simulate --seed 7 -o json           another run of the same kind, for programs
 
+With --seeds it is the other simulator (docs/simulate.md): small worlds in which connections are lost, targets execute late, the process
+is killed, hypervisors do not obey; a model checks every read, every answer and every decision.
+  vmpath simulate --seeds 2000               the worlds 1 to 2000
+  vmpath simulate --trace --seed 42          all that happens in world 42
+
 Exit status: 0 if every rule held, 1 if not, 2 wrong usage.";
 
     /// # Errors
