@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod array;
+mod attack;
 mod child;
 pub mod clock;
 mod demo;

@@ -18,6 +18,12 @@ const BUILD_TIME: Duration = Duration::from_secs(900);
 const DEMO_TIME: Duration = Duration::from_secs(150);
 const DEMO_QEMU_TIME: Duration = Duration::from_secs(240);
 const E2E_TIME: Duration = Duration::from_secs(2400);
+const SIMULATE_TIME: Duration = Duration::from_secs(300);
+/// A build of its own and some seeds of each mutant.
+const MUTANTS_TIME: Duration = Duration::from_secs(1500);
+/// Of each run. All mutants are seen within fewer.
+const SIMULATE_SEEDS: &str = "2000";
+const MUTANT_SEEDS: &str = "400";
 /// Of all fuzz targets together.
 const FUZZ_SECONDS: &str = "10";
 
@@ -37,7 +43,7 @@ pub(crate) fn run(root: &Path, extent: Extent) -> Result<bool> {
     let mut run = Run {
         root: root.to_owned(),
         target: target_dir(root)?,
-        steps: if extent == Extent::Everything { 12 } else { 6 },
+        steps: if extent == Extent::Everything { 14 } else { 6 },
         begun: 0,
         rows: Vec::new(),
         began: Instant::now(),
@@ -49,6 +55,7 @@ pub(crate) fn run(root: &Path, extent: Extent) -> Result<bool> {
     run.tests()?;
     if extent == Extent::Everything {
         run.demo_and_e2e()?;
+        run.mutants()?;
         run.fuzz()?;
     }
     Ok(run.finish())
@@ -158,13 +165,16 @@ impl Run {
         if self.command("release build", build.args(["build", "--release", "-p", "vmpath"]))?
             == Outcome::Failed
         {
-            for name in ["demo", "demo, guests"] {
+            for name in ["simulate", "demo", "demo, guests"] {
                 self.not_run(name, [format!("{name}: there is no binary")]);
             }
             self.not_run("e2e", e2e::names().map(|name| format!("e2e: {name}: there is no binary")));
             return Ok(());
         }
         let binary = self.target.join("release/vmpath");
+        let mut simulate = Command::new(&binary);
+        simulate.args(["simulate", "--seeds", SIMULATE_SEEDS]);
+        self.reported("simulate", &mut simulate, SIMULATE_TIME)?;
         self.reported("demo", Command::new(&binary).arg("demo"), DEMO_TIME)?;
         if let Some(why) = e2e::obstacle() {
             self.not_run("demo, guests", [format!("demo with guests: {why}")]);
@@ -177,6 +187,13 @@ impl Run {
         self.reported("demo, guests", &mut guests, DEMO_QEMU_TIME)?;
         let mut e2e = Command::new(std::env::current_exe()?);
         self.reported("e2e", e2e.arg("e2e").arg("--binary").arg(&binary), E2E_TIME)
+    }
+
+    /// Every deliberate fault is seen.
+    fn mutants(&mut self) -> Result<()> {
+        let mut mutants = Command::new(std::env::current_exe()?);
+        mutants.args(["mutants", "--seeds", MUTANT_SEEDS]);
+        self.reported("mutants", &mut mutants, MUTANTS_TIME)
     }
 
     /// A short look of the fuzzer at everything that it has found before, and a little further.

@@ -1,9 +1,10 @@
-//! How we work on vmpath: `cargo xtask tidy|prepush|test|e2e|soak|bench|fuzz`.
+//! How we work on vmpath: `cargo xtask tidy|prepush|test|e2e|soak|bench|fuzz|mutants`.
 
 mod bench;
 mod check;
 mod e2e;
 mod fuzz;
+mod mutants;
 mod packages;
 mod soak;
 mod step;
@@ -41,6 +42,8 @@ enum Task {
     Bench(bench::Arguments),
     /// What strangers may send, made up by a fuzzer that sees which code it reaches
     Fuzz(fuzz::Arguments),
+    /// Faults put into core on purpose, one after the other: the simulator must see each
+    Mutants(mutants::Arguments),
 }
 
 fn main() -> Result<ExitCode> {
@@ -54,6 +57,7 @@ fn main() -> Result<ExitCode> {
         Task::Soak(arguments) => soak::run(&root, &arguments)?,
         Task::Bench(arguments) => bench::run(&root, &arguments)?,
         Task::Fuzz(arguments) => fuzz::run(&root, &arguments)?,
+        Task::Mutants(arguments) => mutants::run(&root, &arguments)?,
     };
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

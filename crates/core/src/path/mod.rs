@@ -8,6 +8,7 @@
 
 pub mod class;
 mod damping;
+pub mod identity;
 mod links;
 mod machine;
 mod network;

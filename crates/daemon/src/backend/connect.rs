@@ -13,6 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use vmpath_core::event::Fault;
 use vmpath_core::path::class::{self, Class};
+use vmpath_core::path::identity::same_size;
 use vmpath_core::router::{CloseMode, close_mode};
 use vmpath_core::spec::PathUrl;
 use vmpath_core::time::{Duration, Instant};
@@ -258,7 +259,7 @@ fn handshake_fault(error: &HandshakeError) -> Fault {
 
 /// What is announced must be what the guests were told; in words where it is not.
 fn difference(known: &ExportInfo, new: &ExportInfo) -> Option<String> {
-    if new.size != known.size {
+    if !same_size(known.size, new.size) {
         return Some(format!("it announces {} bytes, the unit has {}", new.size, known.size));
     }
     if new.flags.read_only() != known.flags.read_only() {

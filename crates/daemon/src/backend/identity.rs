@@ -9,6 +9,7 @@ use super::{Phase, Purpose, sampled};
 use crate::dataplane::Worker;
 use vmpath_core::event::{Fault, LinkChange};
 use vmpath_core::ids::UnitId;
+use vmpath_core::path::identity::{self, Blank, Verdict};
 use vmpath_core::router::{ConnectionKey, Extent, Sharing, Support, Traits};
 use vmpath_core::time::{Duration, Instant};
 use vmpath_protocol::nbd::{ExportInfo, NbdError};
@@ -135,8 +136,9 @@ impl Worker {
         } else {
             let same_path = self.backs.links[self.backs.backs[new].link].path
                 == self.backs.links[self.backs.backs[known].link].path;
-            let blank_is_fine = same_path || self.plan.spec.unit(unit).assume_same;
-            match judge(&comparison, blank_is_fine) {
+            let is_fine = same_path || self.plan.spec.unit(unit).assume_same;
+            let blank = if is_fine { Blank::IsFine } else { Blank::ProvesNothing };
+            match judge(&comparison, blank) {
                 Ok(()) => self.activate(new),
                 Err(why) => self.cut(new, Fault::Identity(why)),
             }
@@ -197,35 +199,32 @@ impl Worker {
     }
 }
 
-/// Blocks that one of the two could not read prove nothing: a medium error behind one path must not lock out another.
-fn judge(comparison: &Comparison, blank_is_fine: bool) -> Result<(), String> {
+/// The verdict on what was read, in words for people.
+fn judge(comparison: &Comparison, blank: Blank) -> Result<(), String> {
     let [new, known] = &comparison.data;
-    let mut readable = 0;
-    let mut blank = true;
-    for ((range, new), known) in comparison.ranges.iter().zip(new).zip(known) {
-        let (Some(Ok(new)), Some(Ok(known))) = (new, known) else { continue };
-        if new != known {
+    let samples = || new.iter().zip(known).map(|(new, known)| (readable(new), readable(known)));
+    match identity::judge(samples(), blank) {
+        Verdict::Same => Ok(()),
+        Verdict::Differs { at } => {
+            let range = &comparison.ranges[at];
             let bytes = range.end - range.start;
-            return Err(format!("the {bytes} bytes at {} differ from those over another path", range.start));
+            Err(format!("the {bytes} bytes at {} differ from those over another path", range.start))
         }
-        readable += 1;
-        blank &= new.iter().all(|byte| *byte == 0);
-    }
-    if readable == 0 {
-        return match new.iter().flatten().find_map(|sample| sample.as_ref().err()) {
-            Some(error) => Err(format!("none of its sampled blocks could be read and compared: {error}")),
-            // It is the known one that reads nothing: there is nothing to compare with.
-            None => Ok(()),
-        };
-    }
-    if blank && !blank_is_fine {
-        return Err(
+        Verdict::Unreadable => {
+            let error = new.iter().flatten().find_map(|sample| sample.as_ref().err());
+            let error = error.map_or_else(String::new, |error| format!(": {error}"));
+            Err(format!("none of its sampled blocks could be read and compared{error}"))
+        }
+        Verdict::Blank => Err(
             "it is blank and cannot be told apart from any other blank unit; write a label to it, or set \
                     assume_same = true in a [[target.unit]] for it"
                 .into(),
-        );
+        ),
     }
-    Ok(())
+}
+
+fn readable(sample: &Option<Sample>) -> Option<&[u8]> {
+    sample.as_ref()?.as_deref().ok()
 }
 
 fn traits(export: &ExportInfo) -> Traits {
@@ -264,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_difference_or_nothing_readable_is_another_unit_and_a_sick_reference_is_none() {
-        let is_same = |new, known| judge(&comparison(new, known), false).is_ok();
+        let is_same = |new, known| judge(&comparison(new, known), Blank::ProvesNothing).is_ok();
         assert!(is_same([read(1), read(2)], [read(1), read(2)]));
         assert!(!is_same([read(1), read(2)], [read(1), read(3)]));
         assert!(is_same([read(1), BROKEN], [read(1), read(3)]), "one bad block proves nothing");
@@ -278,8 +277,8 @@ mod tests {
     #[test]
     fn blank_units_prove_nothing() {
         let blank = comparison([read(0), read(0)], [read(0), read(0)]);
-        assert!(judge(&blank, false).is_err());
-        assert!(judge(&blank, true).is_ok());
-        assert!(judge(&comparison([read(0), read(7)], [read(0), read(7)]), false).is_ok());
+        assert!(judge(&blank, Blank::ProvesNothing).is_err());
+        assert!(judge(&blank, Blank::IsFine).is_ok());
+        assert!(judge(&comparison([read(0), read(7)], [read(0), read(7)]), Blank::ProvesNothing).is_ok());
     }
 }

@@ -16,6 +16,7 @@ mod table;
 mod tests;
 mod world;
 
+use crate::attack::{self, Attack};
 use crate::report::Report;
 use crate::units::{parse_duration, parse_rate, parse_size};
 use scene::{Scene, VMS_MIN};
@@ -66,6 +67,24 @@ pub struct SimulateArgs {
     /// The same seed gives the same run
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Play so many worlds in which everything goes wrong, from --seed on, and check every rule; the options above are for
+    /// the other simulation
+    #[arg(long, value_name = "N")]
+    pub seeds: Option<u64>,
+    /// Print all that happens in the one world of --seed
+    #[arg(long)]
+    pub trace: bool,
+    /// Worlds played side by side; left out: one on each processor
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub jobs: Option<u16>,
+    /// A deliberate fault, to see it caught
+    #[cfg(feature = "mutants")]
+    #[arg(long, hide = true, value_name = "NAME")]
+    pub mutant: Option<String>,
+    /// Rules that are not checked, to see that others catch the same fault
+    #[cfg(feature = "mutants")]
+    #[arg(long, hide = true, value_name = "RULE")]
+    pub blind: Vec<String>,
     /// Write checks and numbers to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
@@ -99,11 +118,19 @@ Examples:
   vmpath simulate --at 5s --repair-at 12s    the paths come back
   vmpath simulate --seed 7 -o json           another run of the same kind, for programs
 
+With --seeds it is the other simulator (docs/simulate.md): small worlds in which connections are lost, targets execute late, the process
+is killed, hypervisors do not obey; a model checks every read, every answer and every decision.
+  vmpath simulate --seeds 2000               the worlds 1 to 2000
+  vmpath simulate --trace --seed 42          all that happens in world 42
+
 Exit status: 0 if every rule held, 1 if not, 2 wrong usage.";
 
     /// # Errors
     /// If the numbers make no scene, or the report cannot be written; findings are in the report, not here.
     pub fn run(self) -> anyhow::Result<ExitCode> {
+        if self.seeds.is_some() || self.trace {
+            return self.attack();
+        }
         let scene = self.scene()?;
         let outcome = World::new(&scene, Tamper::NONE)?.run(progress());
         let mut report = checks::judge(&outcome);
@@ -117,6 +144,69 @@ Exit status: 0 if every rule held, 1 if not, 2 wrong usage.";
             report.write(path)?;
         }
         Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// Worlds in which everything goes wrong.
+    fn attack(&self) -> anyhow::Result<ExitCode> {
+        let has_mutant = self.set_mutant()?;
+        if self.trace {
+            anyhow::ensure!(self.seeds.is_none(), "--trace prints one world: give --seed, not --seeds");
+            return Ok(match attack::print(self.seed, &self.blind()) {
+                None => ExitCode::SUCCESS,
+                Some(broken) => {
+                    println!("FAILED {broken}");
+                    ExitCode::FAILURE
+                }
+            });
+        }
+        let jobs = self.jobs.map_or_else(
+            || std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get),
+            usize::from,
+        );
+        let seeds = self.seeds.unwrap_or(1);
+        let report =
+            Attack { first: self.seed, seeds, jobs, stop_at_first: has_mutant, blind: self.blind() }.run();
+        match self.output {
+            Output::Table => print!("{}", attack::table(&report)),
+            Output::Json => println!("{}", serde_json::to_string_pretty(&report.to_json())?),
+        }
+        if let Some(seed) = report.to_json()["violations"][0]["seed"].as_u64().filter(|_| !has_mutant) {
+            eprintln!("the end of seed {seed}:");
+            attack::tail(seed).iter().for_each(|line| eprintln!("  {line}"));
+        }
+        if let Some(path) = &self.report {
+            report.write(path)?;
+        }
+        Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// Switches on the fault asked for. True if there is one.
+    #[cfg(feature = "mutants")]
+    fn set_mutant(&self) -> anyhow::Result<bool> {
+        use vmpath_core::mutant::{self, Mutant};
+        let Some(name) = &self.mutant else { return Ok(false) };
+        let known = || Mutant::ALL.iter().map(|m| m.word()).collect::<Vec<_>>().join(", ");
+        let mutant =
+            Mutant::parse(name).ok_or_else(|| anyhow::anyhow!("no mutant {name}; there are: {}", known()))?;
+        mutant::set(Some(mutant));
+        Ok(true)
+    }
+
+    #[cfg(feature = "mutants")]
+    fn blind(&self) -> Vec<&'static str> {
+        self.blind.iter().map(|rule| &*rule.clone().leak()).collect()
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    #[expect(clippy::unused_self, reason = "with the feature it looks for some")]
+    fn blind(&self) -> Vec<&'static str> {
+        Vec::new()
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "with the feature it looks for one")]
+    fn set_mutant(&self) -> anyhow::Result<bool> {
+        Ok(false)
     }
 
     fn scene(&self) -> anyhow::Result<Scene> {

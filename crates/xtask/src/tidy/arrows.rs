@@ -30,7 +30,7 @@ const CRATES: &[Crate] = &[
         ours: &["vmpath-core", "vmpath-protocol", "vmpath-lab"],
         others: None,
     },
-    Crate { folder: "xtask", package: "xtask", ours: &["vmpath-lab"], others: None },
+    Crate { folder: "xtask", package: "xtask", ours: &["vmpath-core", "vmpath-lab"], others: None },
 ];
 
 /// What the pure crates may use in their tests.

@@ -1,0 +1,227 @@
+//! The rungs of `on_no_path`: each is taken when its time has come, and none before.
+//!
+//! Invariant: a VM without a path, of which nothing keeps the next rung from being taken, is on that rung at the latest when the
+//! bounds before it have passed. A rung that cannot be taken is passed over, and told.
+//! It does not know what ends a loss: see `resume` and `gates`.
+
+use super::facts::Facts;
+use super::flapping::Flapping;
+use super::story::Ours;
+use super::words::Cause;
+use super::{Verdict, broken};
+use vmpath_core::effect::{JournalEntry, JournalKind, Subject};
+use vmpath_core::event::{RunState, StopsOnError};
+use vmpath_core::ids::VmId;
+use vmpath_core::plan::Gate;
+use vmpath_core::spec::{NoPathAction, OnNoPath, Presence, Rung};
+use vmpath_core::time::{Duration, Instant};
+
+/// Timers are not late in a simulation; decisions that take turns may be.
+const SLACK: Duration = Duration::from_secs(1);
+/// Of a ladder without a `hold`, where a VM that cannot be stopped has to be held.
+const HOLD_DEFAULT: Duration = Duration::from_secs(60);
+/// Nothing is done so soon after a start because something is missing.
+const SETTLE: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Hold(Duration),
+    /// For so long; without a bound until the repair.
+    Suspend(Option<Duration>),
+    Migrate,
+    Fail,
+}
+
+/// The one place here that reads the ladder of a configuration.
+fn steps(policy: &OnNoPath) -> Vec<Step> {
+    let step = |rung: &Rung| match rung.action {
+        NoPathAction::Hold => Step::Hold(rung.bound.unwrap_or_default()),
+        NoPathAction::Suspend => Step::Suspend(rung.bound),
+        NoPathAction::Migrate => Step::Migrate,
+        NoPathAction::Fail => Step::Fail,
+    };
+    policy.rungs.iter().map(step).collect()
+}
+
+/// How long a VM is suspended before its requests fail; none if they never do after that.
+pub(super) fn fails_after(policy: &OnNoPath) -> Option<Duration> {
+    let steps = steps(policy);
+    let bound = steps.iter().find_map(|step| match step {
+        Step::Suspend(bound) => *bound,
+        Step::Hold(_) | Step::Migrate | Step::Fail => None,
+    });
+    bound.filter(|_| steps.contains(&Step::Fail))
+}
+
+/// What has to be seen when the holds are over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    Suspended,
+    Failing,
+    /// No rung can be taken, which is told.
+    Told,
+    Nothing,
+}
+
+/// One VM's loss of all paths.
+#[derive(Clone, Copy, Debug)]
+struct Loss {
+    since: Instant,
+    told: bool,
+    failing: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Hold {
+    /// By `VmId`.
+    losses: Vec<Option<Loss>>,
+}
+
+impl Hold {
+    /// How long it is held, and what comes then, as things are now.
+    fn expected(facts: &Facts, vm: VmId) -> (Duration, Expected) {
+        let mut hold = Duration::ZERO;
+        let monitor = facts.story(vm).monitor;
+        for step in steps(&facts.spec.vm(vm).on_no_path) {
+            match step {
+                Step::Hold(bound) => hold += bound,
+                Step::Migrate => {}
+                Step::Fail => return (hold, Expected::Failing),
+                Step::Suspend(bound) => match monitor {
+                    Some(m) if m.state != RunState::Running => return (hold, Expected::Nothing),
+                    Some(m) if m.stops != StopsOnError::No => return (hold, Expected::Suspended),
+                    // It is held for as long as it would have been suspended.
+                    Some(_) | None => hold += bound.unwrap_or_default(),
+                },
+            }
+        }
+        (hold, Expected::Told)
+    }
+
+    pub(super) fn record(&mut self, entry: &JournalEntry) {
+        let Subject::Vm(vm) = entry.subject else { return };
+        if let Some(Some(loss)) = self.losses.get_mut(vm.index()) {
+            loss.told |= entry.kind == JournalKind::PolicyBlocked;
+        }
+    }
+
+    /// At the beginning of a batch: who is cut off.
+    pub(super) fn begin(&mut self, facts: &Facts, now: Instant) {
+        self.losses.resize(facts.spec.vms.len(), None);
+        for vm in facts.spec.vm_ids() {
+            let loss = &mut self.losses[vm.index()];
+            let is_cut = facts.network.cut_off(&facts.spec, vm, now).is_some();
+            let still = loss.filter(|_| !facts.network.serves(&facts.spec, vm));
+            *loss = still.or(is_cut.then_some(Loss { since: now, told: false, failing: false }));
+        }
+    }
+
+    /// At the end of a batch: whoever is due has gone on.
+    pub(super) fn settled(&mut self, facts: &Facts, flapping: &Flapping, now: Instant) -> Verdict {
+        for vm in facts.spec.vm_ids().filter(|vm| facts.spec.vm(*vm).presence == Presence::Present) {
+            self.never_early(facts, vm, now)?;
+            self.never_late(facts, vm, now)?;
+            held_bounded(facts, vm, now)?;
+            suspend_bounded(facts, flapping, vm, now)?;
+        }
+        Ok(())
+    }
+
+    fn never_early(&mut self, facts: &Facts, vm: VmId, now: Instant) -> Verdict {
+        let is_failing = matches!(facts.gate(vm), Some(Gate::Fail(_)));
+        let name = facts.vm_name(vm);
+        let Some(loss) = &mut self.losses[vm.index()] else {
+            if is_failing {
+                return broken("fail-rung", format!("{name}'s requests fail though it has paths"));
+            }
+            return Ok(());
+        };
+        let was_failing = std::mem::replace(&mut loss.failing, is_failing);
+        if !is_failing || was_failing {
+            return Ok(());
+        }
+        let steps = steps(&facts.spec.vm(vm).on_no_path);
+        if !steps.contains(&Step::Fail) {
+            return broken("fail-rung", format!("{name}'s requests fail, and it has no such rung"));
+        }
+        let holds = steps.iter().map(|step| match step {
+            Step::Hold(bound) => *bound,
+            Step::Suspend(_) | Step::Migrate | Step::Fail => Duration::ZERO,
+        });
+        let hold: Duration = holds.sum();
+        // Over a restart the loss is older than this process.
+        let is_known = loss.since > facts.fresh_since;
+        if is_known && now.since(loss.since) < hold && !facts.network.says_gone(&facts.spec, vm) {
+            let text =
+                format!("{name}'s requests fail after {:?}, not after {hold:?}", now.since(loss.since));
+            return broken("fail-rung", text);
+        }
+        Ok(())
+    }
+
+    fn never_late(&self, facts: &Facts, vm: VmId, now: Instant) -> Verdict {
+        let Some(loss) = self.losses[vm.index()] else { return Ok(()) };
+        let story = facts.story(vm);
+        if !story.is_free() || facts.network.cut_off(&facts.spec, vm, now).is_none() {
+            return Ok(());
+        }
+        let (hold, expected) = Self::expected(facts, vm);
+        let since = loss.since.max(story.free_since).max(facts.fresh_since);
+        let changed = story.monitor_since.max(facts.fresh_since + SETTLE);
+        let due = (since + hold).max(changed) + SLACK;
+        let is_seen = match expected {
+            // It would not be free.
+            Expected::Suspended => false,
+            Expected::Failing => matches!(facts.gate(vm), Some(Gate::Fail(_))),
+            Expected::Told => loss.told,
+            Expected::Nothing => true,
+        };
+        if now > due && !is_seen {
+            let text = format!(
+                "{} has had no path for {:?}, its holds are over after {hold:?}, and it is not: {expected:?}",
+                facts.vm_name(vm),
+                now.since(loss.since)
+            );
+            return broken("hold-bound", text);
+        }
+        Ok(())
+    }
+}
+
+/// A VM that a rule would suspend and that cannot be is held for as long as it would be without a path, and no longer.
+fn held_bounded(facts: &Facts, vm: VmId, now: Instant) -> Verdict {
+    let story = facts.story(vm);
+    let holds = steps(&facts.spec.vm(vm).on_no_path).into_iter().map(|step| match step {
+        Step::Hold(bound) => bound,
+        Step::Suspend(_) | Step::Migrate | Step::Fail => Duration::ZERO,
+    });
+    let hold: Duration = holds.sum();
+    let hold = if hold.is_zero() { HOLD_DEFAULT } else { hold };
+    let since = story.ours_since.max(facts.fresh_since);
+    if story.ours == Ours::Held && now > since + hold + SLACK {
+        let text = format!("{} is held for {:?}, longer than {hold:?}", facts.vm_name(vm), now.since(since));
+        return broken("hold-bound", text);
+    }
+    Ok(())
+}
+
+/// A suspend for want of a path that has a bound and a `fail` after it ends with that.
+fn suspend_bounded(facts: &Facts, flapping: &Flapping, vm: VmId, now: Instant) -> Verdict {
+    let story = facts.story(vm);
+    let Some(bound) = fails_after(&facts.spec.vm(vm).on_no_path) else { return Ok(()) };
+    let is_its = matches!(story.ours, Ours::Stopped { .. }) && story.cause == Some(Cause::NoPath);
+    // An error would only stop such a VM again.
+    let can = story.is_continuable() && story.monitor.is_some_and(|m| m.stops != StopsOnError::Yes);
+    let cut = facts.network.cut_off(&facts.spec, vm, now).is_some();
+    if !is_its || !can || !cut || story.operator || story.gave_up || flapping.is_restless(vm, now) {
+        return Ok(());
+    }
+    let since = story.suspended_at.max(story.monitor_since).max(facts.fresh_since + SETTLE);
+    if now > since + bound + SLACK {
+        let stood = now.since(story.suspended_at);
+        let text =
+            format!("{} is suspended without a path for {stood:?}, longer than {bound:?}", facts.vm_name(vm));
+        return broken("hold-bound", text);
+    }
+    Ok(())
+}

@@ -1,0 +1,301 @@
+//! One VM's story: what its hypervisor says and does, and what we have done to it, read from the journal and the orders.
+//!
+//! Invariant: a VM that really stands still because of us stays ours in here, whatever the controller remembers.
+//! It does not know paths or rules.
+
+use super::words::{Cause, is_giving_up, is_path_back, is_taken_back};
+use vmpath_core::effect::{JournalEntry, JournalKind};
+use vmpath_core::event::{RunState, StopsOnError};
+use vmpath_core::ids::PathId;
+use vmpath_core::time::{Duration, Instant};
+use vmpath_core::view::VmState;
+
+/// A VM without a monitor counts as running for so long after its last request.
+const ACTIVE_FOR: Duration = Duration::from_secs(60);
+/// A `stop` that nobody wants any more may take effect within this.
+const LATE: Duration = Duration::from_secs(75);
+
+/// What we have done to its vCPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Ours {
+    #[default]
+    Nothing,
+    /// Not routed, and it cannot be stopped.
+    Held,
+    Stopping,
+    Stopped {
+        since: Instant,
+    },
+    /// `stop` was sent, and is no longer wanted.
+    Withdrawn {
+        at: Instant,
+    },
+    Continuing,
+    /// It runs after a `cont`, and may stop again at once.
+    Proving {
+        since: Instant,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Monitor {
+    pub(super) instance: u64,
+    pub(super) state: RunState,
+    pub(super) stops: StopsOnError,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Story {
+    pub(super) monitor: Option<Monitor>,
+    /// When the monitor came, went, or said something new.
+    pub(super) monitor_since: Instant,
+    /// What its hypervisor really does; none until it is known.
+    pub(super) truth: Option<RunState>,
+    pub(super) ours: Ours,
+    /// Of that, as far as this process of ours is concerned.
+    pub(super) ours_since: Instant,
+    pub(super) cause: Option<Cause>,
+    /// The paths for which the suspension waits, where it is for paths.
+    pub(super) lost: Vec<PathId>,
+    /// Suspended by the operator's word.
+    pub(super) operator: bool,
+    /// The process that was told to stop, or stopped on our EIO.
+    pub(super) stopped: Option<u64>,
+    /// The process that ran when it was last heard of, before a restart of ours.
+    ran: Option<u64>,
+    pub(super) attempts: u32,
+    pub(super) gave_up: bool,
+    /// Its resume counts against the rule of bounded flapping.
+    pub(super) is_counted: bool,
+    /// Since when nothing of ours concerns its vCPUs.
+    pub(super) free_since: Instant,
+    pub(super) suspended_at: Instant,
+    pub(super) last_io: Option<Instant>,
+}
+
+impl Story {
+    pub(super) fn connected(&mut self, now: Instant, monitor: Monitor) {
+        let is_other = self.stopped.is_some_and(|known| known != monitor.instance);
+        if is_other || self.monitor.is_some_and(|known| known.instance != monitor.instance) {
+            (self.stopped, self.operator, self.free_since) = (None, false, now);
+            if self.ours != Ours::Held {
+                self.ours = Ours::Nothing;
+            }
+        }
+        if self.ran.take() == Some(monitor.instance) && monitor.state == RunState::IoError {
+            self.stopped = Some(monitor.instance);
+        }
+        if self.monitor != Some(monitor) {
+            self.monitor_since = now;
+        }
+        self.monitor = Some(monitor);
+    }
+
+    pub(super) fn monitor_lost(&mut self, now: Instant) {
+        (self.monitor, self.monitor_since) = (None, now);
+    }
+
+    /// `adopts`: it stopped on an EIO that we answer.
+    pub(super) fn reported(&mut self, now: Instant, state: RunState, adopts: bool) {
+        let Some(monitor) = &mut self.monitor else { return };
+        if monitor.state != state {
+            self.monitor_since = now;
+        }
+        monitor.state = state;
+        if adopts {
+            self.stopped = Some(monitor.instance);
+        }
+    }
+
+    pub(super) fn restarted(&mut self, now: Instant, remembered: VmState) {
+        if let Some(monitor) = self.monitor.take() {
+            self.ran = (monitor.state == RunState::Running).then_some(monitor.instance);
+        }
+        self.monitor_since = now;
+        let remembers = match remembered {
+            VmState::Suspending | VmState::Suspended | VmState::Resuming => true,
+            VmState::Running | VmState::StoppedByOther | VmState::Unmanaged => false,
+        };
+        if remembered == VmState::Suspended && self.ours == Ours::Continuing {
+            (self.ours, self.ours_since) = (Ours::Stopped { since: now }, now);
+        }
+        if remembers {
+            return;
+        }
+        if self.stands_still_by_us() {
+            // Nobody remembers it: the rule that none is forgotten goes on from here.
+            self.ours = Ours::Stopped { since: now };
+        } else if self.ours != Ours::Held {
+            (self.ours, self.operator, self.free_since) = (Ours::Nothing, false, now);
+        }
+    }
+
+    /// A `cont` was decided, and has not taken effect.
+    pub(super) fn awaits_cont(&self) -> bool {
+        self.ours == Ours::Continuing && self.truth != Some(RunState::Running)
+    }
+
+    /// Our `stop` or EIO has really stopped it, and no `cont` has ended that.
+    fn stands_still_by_us(&self) -> bool {
+        let is_still = matches!(self.truth, Some(RunState::Paused | RunState::IoError));
+        let is_ours = match self.ours {
+            Ours::Stopping | Ours::Stopped { .. } | Ours::Continuing => true,
+            Ours::Nothing | Ours::Held | Ours::Withdrawn { .. } | Ours::Proving { .. } => false,
+        };
+        is_still && is_ours
+    }
+
+    pub(super) fn runs(&self, now: Instant) -> bool {
+        match (self.ours, self.monitor) {
+            (Ours::Stopping | Ours::Stopped { .. }, _) => false,
+            (Ours::Continuing, _) => true,
+            (Ours::Nothing | Ours::Held | Ours::Withdrawn { .. } | Ours::Proving { .. }, Some(monitor)) => {
+                monitor.state == RunState::Running
+            }
+            (Ours::Nothing | Ours::Held | Ours::Withdrawn { .. } | Ours::Proving { .. }, None) => {
+                self.last_io.is_some_and(|at| now.since(at) < ACTIVE_FOR)
+            }
+        }
+    }
+
+    /// Its gate is open: what held it is over, or was lost with a process of ours.
+    pub(super) fn is_routed(&mut self, now: Instant) {
+        if self.ours == Ours::Held {
+            (self.ours, self.free_since) = (Ours::Nothing, now);
+        }
+    }
+
+    /// Nothing of ours concerns its vCPUs, nor is about to.
+    pub(super) fn is_free(&self) -> bool {
+        match self.ours {
+            Ours::Nothing | Ours::Withdrawn { .. } | Ours::Proving { .. } => true,
+            Ours::Held | Ours::Stopping | Ours::Stopped { .. } | Ours::Continuing => false,
+        }
+    }
+
+    /// Its process stands still in a way that a `cont` of ours may end.
+    pub(super) fn is_continuable(&self) -> bool {
+        self.monitor.is_some_and(|m| {
+            self.stopped == Some(m.instance) && matches!(m.state, RunState::Paused | RunState::IoError)
+        })
+    }
+
+    /// Whether this `cont` of it is the first of a resume, and not one for a `stop` that came too late.
+    pub(super) fn is_first_cont(&self) -> bool {
+        match self.ours {
+            Ours::Stopping | Ours::Stopped { .. } => true,
+            Ours::Withdrawn { .. } | Ours::Continuing | Ours::Proving { .. } | Ours::Nothing | Ours::Held => {
+                false
+            }
+        }
+    }
+
+    /// Takes in what the journal says of it, in order. `order`: the process that this batch stops or continues.
+    pub(super) fn told(&mut self, now: Instant, entry: &JournalEntry, order: Option<u64>) {
+        let (before, kind) = (self.ours, entry.kind);
+        if kind == JournalKind::VmHeld {
+            (self.ours, self.cause) = (Ours::Held, Some(Cause::of(&entry.reason)));
+            self.ours_since = now;
+        } else if kind == JournalKind::VmSuspending {
+            self.suspending(now, entry, order);
+        } else if kind == JournalKind::VmSuspended {
+            self.suspended(now, entry);
+        } else if kind == JournalKind::VmResuming {
+            self.resuming(now, order);
+        } else if kind == JournalKind::VmResumed {
+            self.resumed(now);
+        } else if kind == JournalKind::VmReleased && !is_path_back(&entry.reason) {
+            self.released();
+        } else if kind == JournalKind::PolicyBlocked && is_giving_up(&entry.reason) {
+            (self.ours, self.gave_up) = (Ours::Stopped { since: now }, true);
+        }
+        if before != self.ours {
+            self.ours_since = now;
+        }
+        if before != self.ours && self.is_free() {
+            self.free_since = now;
+        }
+    }
+
+    fn resumed(&mut self, now: Instant) {
+        match self.ours {
+            Ours::Continuing => self.ours = Ours::Proving { since: now },
+            // Somebody else continued it.
+            Ours::Nothing
+            | Ours::Held
+            | Ours::Stopping
+            | Ours::Stopped { .. }
+            | Ours::Withdrawn { .. }
+            | Ours::Proving { .. } => (self.ours, self.operator) = (Ours::Withdrawn { at: now }, false),
+        }
+    }
+
+    fn released(&mut self) {
+        match self.ours {
+            Ours::Held => self.ours = Ours::Nothing,
+            Ours::Stopping | Ours::Stopped { .. } | Ours::Continuing => {
+                (self.ours, self.operator) = (Ours::Nothing, false);
+            }
+            Ours::Nothing | Ours::Withdrawn { .. } | Ours::Proving { .. } => {}
+        }
+    }
+
+    fn suspending(&mut self, now: Instant, entry: &JournalEntry, order: Option<u64>) {
+        self.stopped = order.or(self.stopped);
+        if self.ours != Ours::Stopping {
+            self.cause = Some(Cause::of(&entry.reason));
+            (self.suspended_at, self.attempts) = (now, 0);
+            (self.gave_up, self.is_counted) = (false, false);
+            self.lost.clear();
+        }
+        self.ours = Ours::Stopping;
+    }
+
+    fn suspended(&mut self, now: Instant, entry: &JournalEntry) {
+        let is_adopted = match self.ours {
+            Ours::Nothing | Ours::Held | Ours::Withdrawn { .. } | Ours::Proving { .. } => true,
+            Ours::Stopping | Ours::Stopped { .. } | Ours::Continuing => false,
+        };
+        if is_adopted && !is_taken_back(&entry.reason) {
+            self.cause = Some(Cause::of(&entry.reason));
+            (self.suspended_at, self.attempts) = (now, 0);
+            (self.gave_up, self.is_counted) = (false, false);
+            self.lost.clear();
+        }
+        self.ours = Ours::Stopped { since: now };
+    }
+
+    fn resuming(&mut self, now: Instant, order: Option<u64>) {
+        match (order, self.ours) {
+            (Some(_), _) => {
+                self.attempts += 1;
+                self.ours = Ours::Continuing;
+            }
+            // It stopped again by itself; `cont` follows.
+            (None, Ours::Proving { .. } | Ours::Continuing) => self.ours = Ours::Continuing,
+            (
+                None,
+                Ours::Nothing | Ours::Held | Ours::Stopping | Ours::Stopped { .. } | Ours::Withdrawn { .. },
+            ) => {
+                (self.ours, self.operator) = (Ours::Withdrawn { at: now }, false);
+            }
+        }
+    }
+
+    /// What time alone ends.
+    pub(super) fn elapsed(&mut self, now: Instant) {
+        match self.ours {
+            Ours::Withdrawn { at } if now.since(at) > LATE && self.monitor.is_some() => {
+                self.ours = Ours::Nothing;
+            }
+            Ours::Proving { since } if now.since(since) > Duration::from_secs(5) => self.ours = Ours::Nothing,
+            Ours::Nothing
+            | Ours::Held
+            | Ours::Stopping
+            | Ours::Stopped { .. }
+            | Ours::Withdrawn { .. }
+            | Ours::Continuing
+            | Ours::Proving { .. } => {}
+        }
+    }
+}

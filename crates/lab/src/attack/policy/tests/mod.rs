@@ -1,0 +1,70 @@
+//! The checkers over the real controller in seeded worlds, and over ones in which something is wrong on purpose.
+
+mod config;
+mod tamper;
+mod world;
+
+use super::super::violation::Violation;
+use tamper::Tamper;
+use world::World;
+
+fn live(seed: u64, tamper: Tamper, steps: u32) -> Result<(), (Violation, String)> {
+    let mut world = World::new(seed, tamper);
+    world.live(steps).map_err(|violation| (violation, world.trace))
+}
+
+fn tail(trace: &str) -> String {
+    let lines: Vec<_> = trace.lines().rev().take(300).collect();
+    lines.into_iter().rev().collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_rules_hold_in_every_world() {
+    for seed in 0..200 {
+        if let Err((violation, trace)) = live(seed, Tamper::Nothing, 60) {
+            panic!("seed {seed}: {violation:?}\n{}", tail(&trace));
+        }
+    }
+}
+
+/// The rule that a fault breaks must be among those that are seen to break, within so many worlds.
+fn caught(tamper: Tamper, rule: &str) {
+    let mut seen = vec![];
+    for seed in 0..60 {
+        let Err((violation, _)) = live(seed, tamper, 60) else { continue };
+        if violation.rule == rule {
+            return;
+        }
+        seen.push(violation.rule);
+    }
+    panic!("{tamper:?} breaks {rule:?}, and only these were seen: {seen:?}");
+}
+
+#[test]
+fn each_deliberate_fault_is_seen_by_its_rule() {
+    let faults = [
+        (Tamper::PublishTwice, "plan"),
+        (Tamper::ContinueUnasked, "process"),
+        (Tamper::ContinueAnyProcess, "process"),
+        (Tamper::StopUntold, "process"),
+        (Tamper::ForgetTheEnd, "explained"),
+        (Tamper::OpenEveryGate, "gate"),
+        (Tamper::ShutEveryGate, "gate"),
+        (Tamper::FailEverybody, "fail-rung"),
+        (Tamper::BounceEverybody, "gate"),
+        (Tamper::SameIncident, "incident"),
+        (Tamper::NoIncident, "incident"),
+        (Tamper::CloseAtOnce, "incident"),
+        (Tamper::NeverContinue, "forgotten"),
+        (Tamper::NeverStop, "hold-bound"),
+        (Tamper::ForgetVmsOverRestart, "forgotten"),
+        (Tamper::ForgetNumbersOverRestart, "incident"),
+        (Tamper::ShedAnother, "keep-set"),
+        (Tamper::ShedNobody, "keep-set"),
+        (Tamper::TrustAtOnce, "proof"),
+        (Tamper::FailBackAtOnce, "failback"),
+    ];
+    for (tamper, rule) in faults {
+        caught(tamper, rule);
+    }
+}

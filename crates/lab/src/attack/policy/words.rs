@@ -1,0 +1,54 @@
+//! The causes of suspensions, read from the journal's sentences: the one place here that knows words.
+
+/// Why a VM is held or suspended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    Operator,
+    /// `on_path_loss`.
+    PathLoss,
+    /// `on_no_path`.
+    NoPath,
+    Shed,
+    /// It stopped while vmpath was away, or its front end had to be woken.
+    Other,
+}
+
+impl Cause {
+    pub(super) fn of(reason: &str) -> Self {
+        let says = |words: &str| reason.contains(words);
+        if says("the operator asked for it") {
+            Self::Operator
+        } else if says("shedding, ") {
+            Self::Shed
+        } else if says("on_path_loss = ") {
+            Self::PathLoss
+        } else if says("on_no_path") {
+            Self::NoPath
+        } else {
+            Self::Other
+        }
+    }
+
+    /// Failures alone lead to it, however often they come.
+    pub(super) fn is_by_failure(self) -> bool {
+        match self {
+            Self::PathLoss | Self::NoPath | Self::Shed => true,
+            Self::Operator | Self::Other => false,
+        }
+    }
+}
+
+/// The attempts to resume it are used up; the operator is asked.
+pub(super) fn is_giving_up(reason: &str) -> bool {
+    reason.contains("attempts to resume it")
+}
+
+/// A `cont` that did not take effect is taken back: the paths are gone again.
+pub(super) fn is_taken_back(reason: &str) -> bool {
+    reason.starts_with("not resumed after all")
+}
+
+/// A release of the requests that waited for a path, not of what a rule has done.
+pub(super) fn is_path_back(reason: &str) -> bool {
+    reason.starts_with("a path to ") || reason.starts_with("it has its min_paths to ")
+}

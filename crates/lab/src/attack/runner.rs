@@ -1,0 +1,210 @@
+//! Seeds after seeds, on all processors; what was found, for people and programs.
+//!
+//! Invariant: what a seed finds does not depend on the others. It goes on after a violation, so that a run tells all rules that
+//! are broken, each with its first seed. It does not know what a world is.
+
+use super::tally::Tally;
+use super::trace::Trace;
+use super::violation::Violation;
+use super::world::World;
+use crate::report::{Bound, Report};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Seeds that found something, since mended: played before all others.
+pub(super) const REGRESSIONS: &[u64] = &[];
+/// A line of progress this often.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+/// After this many broken seeds nothing more is learned.
+const BROKEN_MAX: usize = 200;
+
+/// What is to be played.
+#[derive(Clone, Debug)]
+pub(crate) struct Attack {
+    pub(crate) first: u64,
+    pub(crate) seeds: u64,
+    pub(crate) jobs: usize,
+    /// To stop at the first violation.
+    pub(crate) stop_at_first: bool,
+    /// Rules that are not checked, to show that others see the same fault.
+    pub(crate) blind: Vec<&'static str>,
+}
+
+#[derive(Clone, Debug)]
+struct Found {
+    seed: u64,
+    text: String,
+    times: u64,
+}
+
+#[derive(Debug, Default)]
+struct Sum {
+    tally: Tally,
+    found: BTreeMap<&'static str, Found>,
+    broken: usize,
+    most_events: (u64, u64),
+}
+
+/// One seed, to its end.
+pub(super) fn play(seed: u64, trace: Trace, blind: &[&'static str]) -> (Tally, Trace, Option<Violation>) {
+    let played = catch_unwind(AssertUnwindSafe(|| World::new(seed, trace, blind).run()));
+    played.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default();
+        (Tally::default(), Trace::silent(), Some(Violation { rule: "panic", text }))
+    })
+}
+
+impl Attack {
+    /// Plays them, and reports. Progress goes to stderr.
+    pub(crate) fn run(&self) -> Report {
+        let began = Instant::now();
+        let (next, sum) = (AtomicU64::new(0), Mutex::new(Sum::default()));
+        let extra = REGRESSIONS.len() as u64;
+        let quiet = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        std::thread::scope(|scope| {
+            for _ in 0..self.jobs {
+                scope.spawn(|| self.work(&next, &sum, extra));
+            }
+            self.watch(&sum, began, extra);
+        });
+        std::panic::set_hook(quiet);
+        let sum = sum.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.report(&sum, began.elapsed())
+    }
+
+    fn work(&self, next: &AtomicU64, sum: &Mutex<Sum>, extra: u64) {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            if at >= self.seeds + extra {
+                return;
+            }
+            let seed = REGRESSIONS
+                .get(at as usize)
+                .copied()
+                .unwrap_or_else(|| self.first + at.saturating_sub(extra));
+            let (mut tally, _, violation) = play(seed, Trace::silent(), &self.blind);
+            tally.seeds = 1;
+            let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            if tally.events > sum.most_events.0 {
+                sum.most_events = (tally.events, seed);
+            }
+            sum.tally.add(&tally);
+            if let Some(Violation { rule, text }) = violation {
+                sum.broken += 1;
+                let found = sum.found.entry(rule).or_insert(Found { seed, text: text.clone(), times: 0 });
+                found.times += 1;
+                if seed < found.seed {
+                    (found.seed, found.text) = (seed, text);
+                }
+                if self.stop_at_first || sum.broken >= BROKEN_MAX {
+                    next.store(u64::MAX / 2, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Until all are played, a line now and then.
+    fn watch(&self, sum: &Mutex<Sum>, began: Instant, extra: u64) {
+        let mut told = began;
+        loop {
+            std::thread::sleep(Duration::from_millis(20));
+            let (seeds, broken) = {
+                let sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                (sum.tally.seeds, sum.broken)
+            };
+            let over =
+                seeds >= self.seeds + extra || (self.stop_at_first && broken > 0) || broken >= BROKEN_MAX;
+            if over {
+                return;
+            }
+            if told.elapsed() >= PROGRESS_EVERY {
+                told = Instant::now();
+                let rate = seeds as f64 / began.elapsed().as_secs_f64();
+                eprintln!("  {seeds} of {} seeds, {rate:.0} a second, {broken} with a violation", self.seeds);
+            }
+        }
+    }
+
+    fn report(&self, sum: &Sum, took: Duration) -> Report {
+        let mut report = Report::new();
+        let check = report.check("seeds that break a rule", sum.broken as f64, Bound::Equal(0.0), "seeds");
+        check.note = sum.found.iter().fold(String::new(), |mut note, (rule, found)| {
+            let _ = write!(note, "{rule}: seed {} ({}); ", found.seed, found.text);
+            note
+        });
+        let played = sum.tally.seeds as f64;
+        report.check("seeds played", played, Bound::AtLeast(self.seeds as f64), "seeds");
+        let broken: Vec<_> = sum
+            .found
+            .iter()
+            .map(|(rule, found)| json!({ "rule": rule, "seed": found.seed, "seeds": found.times, "text": found.text }))
+            .collect();
+        report.attach("violations", &broken);
+        report.attach("counts", &sum.tally.to_json());
+        let rate = played / took.as_secs_f64().max(1e-9);
+        report.attach(
+            "speed",
+            &json!({
+                "seconds": took.as_secs_f64(), "seeds_per_second": rate,
+                "virtual_seconds_per_second": sum.tally.virtual_ms as f64 / 1000.0 / took.as_secs_f64().max(1e-9),
+                "most_events": { "seed": sum.most_events.1, "events": sum.most_events.0 },
+            }),
+        );
+        report
+    }
+}
+
+/// The table for people, below which stand the broken rules with the end of the first one's trace.
+pub(crate) fn table(report: &Report) -> String {
+    let json = report.to_json();
+    let mut out = String::new();
+    if let Some(counts) = json["counts"].as_object() {
+        for (name, count) in counts {
+            if let Some(kinds) = count.as_object() {
+                let kinds: Vec<_> = kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+                let _ = writeln!(out, "  {:28} {}", name.replace('_', " "), kinds.join(", "));
+            } else {
+                let _ = writeln!(out, "  {:28} {count}", name.replace('_', " "));
+            }
+        }
+    }
+    let _ = writeln!(
+        out,
+        "  {:28} {:.0}",
+        "seeds a second",
+        json["speed"]["seeds_per_second"].as_f64().unwrap_or(0.0)
+    );
+    out.push_str(&report.table());
+    for row in json["violations"].as_array().into_iter().flatten() {
+        let _ = writeln!(
+            out,
+            "FAILED {} (seed {}, {} seeds): {}\n       again: vmpath simulate --trace --seed {}",
+            row["rule"].as_str().unwrap_or_default(),
+            row["seed"],
+            row["seeds"],
+            row["text"].as_str().unwrap_or_default(),
+            row["seed"]
+        );
+    }
+    out
+}
+
+/// The last lines of what a seed did.
+pub(crate) fn tail(seed: u64) -> Vec<String> {
+    // A world that panics takes its trace with it; the rest is repeated to the same end.
+    play(seed, Trace::tail(), &[]).1.lines()
+}
+
+/// Prints a seed's whole trace; the broken rule, if one is.
+pub(crate) fn print(seed: u64, blind: &[&'static str]) -> Option<String> {
+    let (tally, trace, violation) = play(seed, Trace::printed(), blind);
+    println!("{} requests, {} faults, hash {:016x}", tally.requests, tally.faults(), trace.hash());
+    violation.map(|Violation { rule, text }| format!("{rule}: {text}"))
+}
