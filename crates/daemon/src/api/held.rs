@@ -44,6 +44,11 @@ fn sentence(facts: &Facts<'_>, reason: &str, requests: u32) -> Option<String> {
         "identity-check" => {
             format!("{wait} while two paths are compared, to prove that they lead to one unit.")
         }
+        "acknowledgement" => {
+            format!(
+                "{wait} with the end known: on a disk with several writers it is told after the fence of the lost path."
+            )
+        }
         // The gate's own sentence says why; of a newer daemon's reason there is no more to say than its name.
         _ => return None,
     };

@@ -5,9 +5,11 @@
 use super::ledger::{Rule, require};
 use super::rng::Rng;
 use super::world::{Event, World};
+use crate::plan::Gate;
 use crate::router::FenceKey;
 use crate::spec::Writers;
 use crate::time::Duration;
+use crate::volume::verdict::TargetError;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -67,9 +69,14 @@ impl World {
     }
 
     /// Nobody hears of a write that may yet take effect, where others write too.
-    pub(super) fn check_told_after_fence(&mut self, token: u32, is_kept_by_hypervisor: bool) {
-        let abandoned = self.ledger.tokens[token as usize].abandoned;
-        if self.is_shared(token) && !abandoned && !is_kept_by_hypervisor {
+    pub(super) fn check_told_after_fence(&mut self, token: u32, result: Result<(), TargetError>) {
+        let (vm, abandoned) = {
+            let token = &self.ledger.tokens[token as usize];
+            (token.vm, token.abandoned)
+        };
+        // Its hypervisor keeps what a bounce answers.
+        let is_kept = result.is_err() && matches!(self.plan.vms[vm].gate, Gate::Bounce(_));
+        if self.is_shared(token) && !abandoned && !is_kept {
             let haunted = self.ledger.is_haunted(token, self.now);
             let now = self.now;
             require!(self.ledger, !haunted, Rule::Unfenced, || format!(

@@ -373,8 +373,7 @@ impl World {
 
     fn complete(&mut self, token: u32, result: Result<(), TargetError>) {
         let (vm, unit) = (self.ledger.tokens[token as usize].vm, self.ledger.tokens[token as usize].unit);
-        let is_kept = result.is_err() && matches!(self.plan.vms[vm].gate, Gate::Bounce(_));
-        self.check_told_after_fence(token, is_kept);
+        self.check_told_after_fence(token, result);
         self.ledger.completed(token, result, &self.plan.vms[vm].gate);
         let promised =
             self.scene.traits[unit].flush == Support::Yes || self.scene.traits[unit].fua == Support::Yes;

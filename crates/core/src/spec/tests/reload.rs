@@ -137,6 +137,7 @@ fn what_is_connected_is_fixed() {
         ),
         ("queues = 4", "queues = 2", "disk db1/vda: queues changes from 4 to 2"),
         ("read_only = true", "", "disk db1/vda: read_only changes from true to false"),
+        ("queues = 4", "queues = 4\nwriters = \"many\"", "disk db1/vda: writers changes from one to many"),
         ("/dev/sdb", "/dev/sdc", "path fc0/a: url changes from block:///dev/sdb to block:///dev/sdc"),
         ("\"storage\"", "\"wheel\"", "host: admin_group changes from storage to wheel"),
     ];
