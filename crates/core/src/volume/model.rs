@@ -195,14 +195,13 @@ impl Pair {
 
     fn apply_to(&mut self, at: usize, op: &Op) {
         let Known { key, range, fate } = self.model[at].clone();
+        let may_go = self.expected(Some(at), &range) == Clearance::Go;
         let (volume, record) = (&mut self.volume, &mut self.record);
         match (op, fate) {
-            (Op::Resend(_), Fate::Ghost { fences, stage: Stage::Lost | Stage::Due }) => {
-                if self.expected(Some(at), &range) == Clearance::Go {
-                    let same = self.volume.dispatched(Some(key), range, &mut self.record);
-                    assert_eq!(same, key);
-                    self.model[at].fate = Fate::Ghost { fences, stage: Stage::Again { client: true } };
-                }
+            (Op::Resend(_), Fate::Ghost { fences, stage: Stage::Lost | Stage::Due }) if may_go => {
+                let same = volume.dispatched(Some(key), range, record);
+                assert_eq!(same, key);
+                self.model[at].fate = Fate::Ghost { fences, stage: Stage::Again { client: true } };
             }
             (Op::Written(_) | Op::Refused(_), Fate::Flying { .. }) => {
                 volume.answered(key, Answered::Written, record);
