@@ -49,7 +49,7 @@ impl Storage {
         script.push_str(&format!(
             // Slow enough that there is always something on each path.
             "exec nbdkit --foreground --exit-with-parent --filter=noparallel --filter=delay -p {PORT} file dir={} \
-             rdelay=15ms wdelay=15ms",
+             rdelay=10ms wdelay=10ms",
             folder.display()
         ));
         let mut there = Command::new("unshare");

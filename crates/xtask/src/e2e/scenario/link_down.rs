@@ -10,7 +10,7 @@ use std::time::Duration;
 use vmpath_lab::report::{Bound, Truth};
 
 const BOUND_MS: f64 = 200.0;
-/// Most of it is the identity check, by a storage that takes 15 ms for each request and has others to do.
+/// Most of it is the identity check, by a storage that takes 10 ms for each request and has others to do.
 const RETURNED_MS: f64 = 2000.0;
 const PULLED_FOR: Duration = Duration::from_millis(2500);
 const RETURN_MAX: Duration = Duration::from_secs(10);
