@@ -139,10 +139,10 @@ fn a_file_of_the_first_schema_is_taken_over_also_when_that_is_cut_short() {
     put(dir.path(), "state", "controller", &bytes);
     put(dir.path(), "meta", "schema", &1u64.to_le_bytes());
     for _ in 0..2 {
-        // Nothing is written between: as if it was killed.
+        // Nothing of the state is handed over to be written: as if it was killed.
         let (store, left) = open(dir.path());
         assert_eq!((left.unreadable, left.saved), (None, known.clone()));
-        drop(store);
+        assert!(store.close(WAIT));
     }
 }
 
