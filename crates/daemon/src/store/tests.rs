@@ -124,7 +124,7 @@ fn a_newer_schema_is_refused_and_not_touched() {
     put(dir.path(), "meta", "schema", &(SCHEMA + 1).to_le_bytes());
     match Store::open(dir.path(), &BOOT) {
         Err(OpenError::Refused(why)) => {
-            assert!(why.contains(&format!("newer vmpath (schema {}", SCHEMA + 1)), "{why}")
+            assert!(why.contains(&format!("newer vmpath (schema {}", SCHEMA + 1)), "{why}");
         }
         other => panic!("{other:?}"),
     }
