@@ -74,7 +74,7 @@ impl Controller {
         self.vms[vm.index()].ladder = Ladder::Waiting { loss, rung, since: self.now };
         let (_, passed) = rules::stand(&self.spec.vm(vm).on_no_path, &self.plight(vm, loss), On::Start);
         let barred = self.barred_words(vm, unit).unwrap_or_default();
-        let barred = and(&barred) + &self.passed_at_once(vm, passed);
+        let barred = and(&barred) + &self.passed_at_once(vm, &passed);
         let (kind, reason) = match lack {
             Lack::NoPath if self.network.gone_for_good(vm, unit) => {
                 let gone = "the target says that it does not exist, so nothing is waited for";
@@ -92,9 +92,9 @@ impl Controller {
     }
 
     /// Of the rungs before the first hold.
-    fn passed_at_once(&self, vm: VmId, passed: String) -> String {
+    fn passed_at_once(&self, vm: VmId, passed: &str) -> String {
         let first = self.spec.vm(vm).on_no_path.rungs.first().map(|rung| rung.action);
-        if first == Some(NoPathAction::Migrate) { and(&passed) } else { String::new() }
+        if first == Some(NoPathAction::Migrate) { and(passed) } else { String::new() }
     }
 
     fn step_off_ladder(&mut self, vm: VmId) {

@@ -69,13 +69,13 @@ mod tests {
         fn three_resumes_span_five_minutes(asks in prop::collection::vec((0..200u64, any::<bool>(), 0..90u64), 0..200)) {
             let (mut now, mut dwell, mut done) = (Instant::ZERO, Dwell::default(), vec![]);
             for (pause, is_late, by) in asks {
-                now = now + Duration::from_secs(pause);
+                now += Duration::from_secs(pause);
                 if dwell.ready_at() > now {
                     continue;
                 }
                 dwell.resumed(now);
                 if is_late {
-                    now = now + Duration::from_secs(by);
+                    now += Duration::from_secs(by);
                     dwell.late(now);
                 }
                 done.push(now);

@@ -273,9 +273,12 @@ mod tests {
     use super::*;
     use NoPathAction::{Fail, Hold, Migrate, Suspend};
 
+    /// Actions, each with its seconds.
+    type Rungs = &'static [(NoPathAction, Option<u64>)];
+
     #[test]
     fn ladders_are_read_and_written_back() {
-        let ladders: [(&str, &[(NoPathAction, Option<u64>)]); 8] = [
+        let ladders: [(&str, Rungs); 8] = [
             ("suspend", &[(Suspend, None)]),
             ("fail", &[(Fail, None)]),
             ("hold 60s, then suspend", &[(Hold, Some(60)), (Suspend, None)]),

@@ -127,7 +127,7 @@ fn a_newer_schema_is_refused_and_not_touched() {
     put(dir.path(), "meta", "schema", &(SCHEMA + 1).to_le_bytes());
     match Store::open(dir.path(), &BOOT) {
         Err(OpenError::Refused(why)) => {
-            assert!(why.contains(&format!("newer vmpath (schema {}", SCHEMA + 1)), "{why}")
+            assert!(why.contains(&format!("newer vmpath (schema {}", SCHEMA + 1)), "{why}");
         }
         other => panic!("{other:?}"),
     }
@@ -142,10 +142,10 @@ fn a_file_of_the_first_schema_is_taken_over_also_when_that_is_cut_short() {
     put(dir.path(), "state", "controller", &bytes);
     put(dir.path(), "meta", "schema", &1u64.to_le_bytes());
     for _ in 0..2 {
-        // Nothing is written between: as if it was killed.
+        // Nothing of the state is handed over to be written: as if it was killed.
         let (store, left) = open(dir.path());
         assert_eq!((left.unreadable, left.saved), (None, known.clone()));
-        drop(store);
+        assert!(store.close(WAIT));
     }
 }
 

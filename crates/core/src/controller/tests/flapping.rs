@@ -25,12 +25,12 @@ fn troubled(bits: u16) -> Spec {
         vm.min_paths = if bits & (0x1000 << at) == 0 { 1 } else { 2 };
         vm.resume = if bits & 0x8000 == 0 { ResumeOn::Repair } else { ResumeOn::Failback };
     }
-    if bits % 2 == 0 {
+    if bits.is_multiple_of(2) {
         spec.host.shed_when = ShedWhen::Reserved;
     }
     // The gentlest proof of health: nothing but the dwell is in the adversary's way.
     spec.targets[0].repair_after = Duration::from_millis(100);
-    if bits % 3 == 0 {
+    if bits.is_multiple_of(3) {
         spec.disks[0].vhost_user = Some("/tmp/gold.sock".into());
     }
     spec
@@ -60,7 +60,7 @@ fn harm(world: &mut World, (wait, what): (u64, u8)) {
         0 => world.links(paths[0], &LinkChange::Up),
         1 => world.links(paths[1], &lost()),
         2 => world.reload((*world.spec).clone()),
-        3 => world.restart(if what % 2 == 0 { Before::Died } else { Before::Stopped }),
+        3 => world.restart(if what.is_multiple_of(2) { Before::Died } else { Before::Stopped }),
         4 => {
             for path in paths {
                 world.links(path, &down(Fault::UnitGone("no such export".into())));

@@ -193,6 +193,8 @@ impl Queue {
             ring.resume(self.base);
             self.ring = Some(ring);
             self.reattach(world)?;
+            // What was parked: the driver may wait for just that, and then nothing else would ever show it.
+            self.notify(world);
         } else {
             self.abandon(changes);
             self.inflight_id = inflight_id;

@@ -8,6 +8,18 @@ use vhost::vhost_user::message::VhostUserInflight;
 use vmpath_protocol::virtio_blk::request::{Operation, Status};
 
 #[test]
+fn a_parked_result_is_shown_as_soon_as_the_ring_runs_again() {
+    let (mut link, mut guest) = Link::started();
+    guest.ask(0, READ, 0, 4096);
+    link.fetch();
+    let (base, _) = link.stop();
+    link.session.complete(0, 0, Status::IoErr);
+    assert_eq!(guest.used_index(), 0, "its ring is stopped");
+    link.start(&mut guest, base);
+    assert_eq!(guest.used_index(), 1, "though no other result comes");
+}
+
+#[test]
 fn a_stop_is_answered_at_once_and_the_start_finds_everything() {
     let (mut link, mut guest) = Link::started();
     guest.ask(0, READ, 0, 4096);
