@@ -44,11 +44,13 @@ pub(super) struct Verdict {
 pub(super) struct Outlook {
     pub(super) now: Instant,
     pub(super) verdict: OnceCell<Verdict>,
+    /// What is the matter with each path, by `PathId`: told of every VM that uses it, and found by a look at all its links.
+    pub(super) troubles: OnceCell<Vec<Option<String>>>,
 }
 
 impl Outlook {
     pub(super) fn at(now: Instant) -> Self {
-        Self { now, verdict: OnceCell::new() }
+        Self { now, verdict: OnceCell::new(), troubles: OnceCell::new() }
     }
 }
 

@@ -23,7 +23,7 @@ impl Controller {
             at: now,
             spec: self.spec.clone(),
             generation: self.plan.generation,
-            paths: self.spec.path_ids().map(|p| self.path_view(p, now)).collect(),
+            paths: self.spec.path_ids().map(|p| self.path_view(p, &look)).collect(),
             units: self.spec.unit_ids().map(|u| self.unit_view(u)).collect(),
             vms: self.spec.vm_ids().map(|vm| self.vm_view(vm, &look)).collect(),
             disks: self.spec.disk_ids().map(|disk| self.disk_standing(disk)).collect(),
@@ -32,7 +32,13 @@ impl Controller {
         }
     }
 
-    fn path_view(&self, path: PathId, now: Instant) -> PathView {
+    fn trouble<'a>(&self, path: PathId, look: &'a Outlook) -> Option<&'a String> {
+        let all = || self.spec.path_ids().map(|p| self.path_trouble(p, look.now)).collect();
+        look.troubles.get_or_init(all)[path.index()].as_ref()
+    }
+
+    fn path_view(&self, path: PathId, look: &Outlook) -> PathView {
+        let now = look.now;
         let machine = self.network.machine(path);
         let target = self.spec.path(path).target;
         let base = self.spec.target(target).repair_after;
@@ -44,7 +50,7 @@ impl Controller {
             access: self.network.access(path),
             preferred: machine.state().preferred(),
             since: machine.state().since(),
-            reason: self.path_trouble(path, now),
+            reason: self.trouble(path, look).cloned(),
             relapses: machine.damping().relapses(now, base),
             repair_after: machine.damping().required_at(now, base),
             incident: self.incidents.open().iter().find(in_incident).map(|i| i.id),
@@ -92,7 +98,7 @@ impl Controller {
             run_state: guest.monitor.run_state(),
             gate: self.gate(vm),
             since: guest.since(),
-            because: self.because(vm, look.now),
+            because: self.because(vm, look),
             waits_for: self.waits_for(vm, look).or_else(|| match guest.state() {
                 VmState::StoppedByOther => Some("whoever stopped it".into()),
                 VmState::Running
@@ -105,13 +111,13 @@ impl Controller {
         }
     }
 
-    fn because(&self, vm: VmId, now: Instant) -> Vec<String> {
+    fn because(&self, vm: VmId, look: &Outlook) -> Vec<String> {
         if self.vm_standing(vm) == Standing::Gone {
             return vec!["it is no longer in the configuration, and none of its disks is served".into()];
         }
         let leaving = self.spec.disks_of_vm(vm).filter(|d| self.disk_standing(*d) == Standing::Leaving);
         let mut because: Vec<_> = leaving.map(|disk| self.leaving_words(disk)).collect();
-        because.extend(self.troubled_paths(vm, now));
+        because.extend(self.troubled_paths(vm, look));
         self.because_run(vm, &mut because);
         let state = &self.vms[vm.index()];
         match &state.ladder {
@@ -183,7 +189,7 @@ impl Controller {
     }
 
     /// What is the matter with the paths of this VM, its lost links included.
-    fn troubled_paths(&self, vm: VmId, now: Instant) -> Vec<String> {
+    fn troubled_paths(&self, vm: VmId, look: &Outlook) -> Vec<String> {
         let state = &self.vms[vm.index()];
         let reach = self.network.reach(vm);
         let held = state.guest.run.cause();
@@ -208,6 +214,6 @@ impl Controller {
             };
             waited_for || not_good || links.any(|link| !matches!(link, Some(Link::Up { .. })))
         };
-        self.spec.path_ids().filter(concerned).filter_map(|p| self.path_trouble(p, now)).collect()
+        self.spec.path_ids().filter(concerned).filter_map(|p| self.trouble(p, look).cloned()).collect()
     }
 }

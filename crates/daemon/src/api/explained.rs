@@ -12,6 +12,7 @@ use super::{names, whatif, wire};
 use crate::control::handle::{Snapshot, Unanswered};
 use crate::control::journal::{Filter, Query};
 use crate::sys::clock;
+use std::collections::BTreeSet;
 use vmpath_core::ids::{IncidentId, PathId, VmId};
 use vmpath_core::plan::{Gate, Health};
 use vmpath_core::whatif::{Forecast, Question, ask};
@@ -143,8 +144,10 @@ pub(super) async fn path(
         newest(shared, Filter { path: Some(name.clone()), ..Filter::default() }, EVENTS_EXPLAINED).await?;
     let capacity = snapshot.host.capacity.iter().find(|view| view.target == spec.path(id).target);
     let capacity = capacity.map(|view| whatif::capacity(spec, view));
-    let uses = |vm: &VmId| spec.paths_of_vm(*vm).any(|path| path == id);
-    let vms: Vec<_> = spec.vm_ids().filter(uses).map(|vm| spec.vm(vm).name.clone()).collect();
+    let target = spec.path(id).target;
+    let there = spec.disks.iter().filter(|disk| spec.unit(disk.unit).target == target).map(|disk| disk.vm);
+    let users: BTreeSet<VmId> = there.filter(|vm| !spec.vm(*vm).avoid_paths.contains(&id)).collect();
+    let vms: Vec<_> = users.into_iter().map(|vm| spec.vm(vm).name.clone()).collect();
     let mut text = path_text(&name, &row, &shown);
     text.extend(
         numbers::listed(vms.iter().cloned(), vms.len()).map(|names| format!("It may be used by {names}.")),

@@ -212,9 +212,7 @@ fn sum(answer: &wire::WhatIf) -> String {
         .iter()
         .map(|fate| fate.as_str())
         .filter(|fate| *fate != "running")
-        .filter_map(|fate| {
-            Some((fate, answer.vms.iter().filter(|vm| vm.fate == fate && vm.before != fate).count()))
-        })
+        .map(|fate| (fate, answer.vms.iter().filter(|vm| vm.fate == fate && vm.before != fate).count()))
         .filter(|(_, count)| *count > 0)
         .map(|(fate, count)| format!("{count} {fate}"))
         .collect();

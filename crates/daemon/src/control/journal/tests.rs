@@ -182,7 +182,7 @@ fn the_index_agrees_with_a_walk_also_after_lines_have_left() {
     }
 }
 
-/// A full journal, asked for what is rare: said, not asserted, because machines differ.
+/// The newest of what is rare are found among all that a journal can hold.
 #[test]
 fn a_full_journal_is_asked() {
     let spec = testing::spec();
@@ -204,18 +204,6 @@ fn a_full_journal_is_asked() {
         journal.push(line.into());
     }
     journal.forget(0);
-    let rare = Filter { kinds: vec![JournalKind::PathUp], ..Filter::default() };
-    for (what, filter) in
-        [("one VM", of_vm("gold", None)), ("all of one", of_vm("bronze", None)), ("a kind", rare)]
-    {
-        let began = std::time::Instant::now();
-        let page = journal.read(&Query { after: None, limit: 1000, filter });
-        println!(
-            "{} lines, {what}: {} found in {:?}",
-            journal.lines.len(),
-            page.lines.len(),
-            began.elapsed()
-        );
-    }
+    assert_eq!(journal.lines.len(), LINES_MAX);
     assert_eq!(found(&journal, &Query { after: None, limit: 3, filter: of_vm("gold", None) }).len(), 3);
 }
