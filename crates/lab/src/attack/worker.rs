@@ -20,8 +20,9 @@ use vmpath_core::spec::WriteCache;
 use vmpath_core::time::{Duration, Instant};
 use vmpath_core::volume::verdict::TargetError;
 
-/// How often loads are reported, in the chaos and when nothing happens any more.
-const REPORT_EVERY: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
+/// How often loads are reported, by [`World::pace`].
+const REPORT_EVERY: [Duration; 3] =
+    [Duration::from_millis(200), Duration::from_secs(2), Duration::from_secs(8)];
 
 /// What is written down, by slot.
 pub(super) type Record = BTreeMap<Slot, (UnitId, Extent, Option<Instant>)>;
@@ -322,13 +323,13 @@ impl World {
     }
 
     pub(super) fn report_load(&mut self, at: usize) {
-        let calm = usize::from(self.is_calm());
-        self.at(REPORT_EVERY[calm], Event::Load(at));
+        let pace = self.pace();
+        self.at(REPORT_EVERY[pace], Event::Load(at));
         let now = self.now;
         let worker = &mut self.workers[at];
         let mut load = worker.router.load_report(now);
         load.generation = worker.plan.generation;
-        if calm == 0 {
+        if pace == 0 {
             let view = worker.router.view(now);
             let quarantine = vmpath_core::view::HoldReason::Quarantine;
             let held =
