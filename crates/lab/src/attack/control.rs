@@ -91,7 +91,7 @@ impl World {
                 Effect::Publish(plan) => self.publish(Arc::new(plan.clone())),
                 Effect::Stop { vm, instance } => self.order_later(vm.index(), *instance, RunState::Paused),
                 Effect::Continue { vm, instance } => {
-                    self.order_later(vm.index(), *instance, RunState::Running)
+                    self.order_later(vm.index(), *instance, RunState::Running);
                 }
                 Effect::Monitor { vm, wanted } => self.processes[vm.index()].wanted = *wanted == Wanted::Yes,
                 Effect::Record(entry) => self.trace.mix(entry.kind as u64),
