@@ -173,7 +173,8 @@ impl World {
         if before == Some(vmpath_core::saved::Before::Booted) {
             // No hypervisor of then is left: what its VMs went through is over.
             self.policy = super::policy::PolicyChecks::new(spec.clone());
-        } else if before.is_some() {
+        }
+        if before.is_some() {
             self.policy.restarted(now, &controller);
         }
         self.controller = Some(controller);
