@@ -91,7 +91,7 @@ impl World {
                 Effect::Publish(plan) => self.publish(Arc::new(plan.clone())),
                 Effect::Stop { vm, instance } => self.order_later(vm.index(), *instance, RunState::Paused),
                 Effect::Continue { vm, instance } => {
-                    self.order_later(vm.index(), *instance, RunState::Running)
+                    self.order_later(vm.index(), *instance, RunState::Running);
                 }
                 Effect::Monitor { vm, wanted } => self.processes[vm.index()].wanted = *wanted == Wanted::Yes,
                 Effect::Record(entry) => self.trace.mix(entry.kind as u64),
@@ -170,6 +170,10 @@ impl World {
             self.violated("plan", "a controller starts without a plan".into());
             return;
         };
+        if before == Some(vmpath_core::saved::Before::Booted) {
+            // No hypervisor of then is left: what its VMs went through is over.
+            self.policy = super::policy::PolicyChecks::new(spec.clone());
+        }
         if before.is_some() {
             self.policy.restarted(now, &controller);
         }

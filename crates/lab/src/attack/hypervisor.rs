@@ -31,11 +31,11 @@ pub(super) struct Process {
 }
 
 impl Process {
-    pub(super) fn new(stops: bool) -> Self {
+    pub(super) fn new(stops: StopsOnError) -> Self {
         Self {
             instance: 1,
             state: RunState::Running,
-            stops: if stops { StopsOnError::Yes } else { StopsOnError::No },
+            stops,
             monitored: true,
             wanted: true,
             deaf_until: Instant::ZERO,

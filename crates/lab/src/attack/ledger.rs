@@ -11,7 +11,8 @@ use super::scene::BLOCKS_PER_REQUEST_MAX;
 use super::storage::Storage;
 use super::violation::Violation;
 use std::ops::Range;
-use vmpath_core::router::{Operation, RequestKey};
+use vmpath_core::plan::Gate;
+use vmpath_core::router::{Operation, Origin, RequestKey};
 use vmpath_core::time::Instant;
 use vmpath_core::volume::verdict::TargetError;
 
@@ -204,13 +205,13 @@ impl Ledger {
     }
 
     /// A router is about to get it.
-    pub(super) fn token(&mut self, op: u32, replayed: bool) -> u32 {
+    pub(super) fn token(&mut self, op: u32, origin: Origin) -> u32 {
         let number = self.tokens.len() as u32;
         self.tokens.push(Token {
             op,
             key: 0,
             attempt: None,
-            replayed,
+            replayed: origin == Origin::Replayed,
             answered: false,
             completed: false,
             abandoned: false,
@@ -222,14 +223,13 @@ impl Ledger {
         number
     }
 
-    /// An attempt is handed to a connection; `alive`: it may still carry requests.
-    pub(super) fn dispatched(&mut self, attempt: Attempt, alive: bool, now: Instant) -> u32 {
+    /// An attempt is handed to a connection.
+    pub(super) fn dispatched(&mut self, attempt: Attempt, now: Instant) -> u32 {
         let (token, op) = (&self.tokens[attempt.token as usize], &self.ops[attempt.op as usize]);
         let (flying, ended) = (token.attempt, token.completed || token.abandoned);
         let whole = attempt.operation == op.operation;
         let legal = whole || (attempt.operation == Operation::Flush && token.answered);
         let number = attempt.op;
-        require!(self, alive, "dead-first", "op {number} goes over connection {} that is cut", attempt.conn);
         require!(
             self,
             flying.is_none(),
@@ -370,8 +370,9 @@ impl Ledger {
         }
     }
 
-    /// A router's word on a token. `answers`: its VM's gate lets errors through. None for an unknown one.
-    pub(super) fn completed(&mut self, number: u32, result: Result<(), TargetError>, answers: bool) {
+    /// A router's word on a token, behind that gate.
+    pub(super) fn completed(&mut self, number: u32, result: Result<(), TargetError>, gate: &Gate) {
+        let answers = matches!(gate, Gate::Bounce(_) | Gate::Fail(_));
         let token = self.tokens[number as usize].clone();
         let op = token.op;
         require!(self, !token.completed, "exactly-once", "op {op} is completed again");

@@ -12,8 +12,9 @@ use vmpath_core::plan::Health;
 use vmpath_core::router::{Fence, Loss, Sharing};
 use vmpath_core::time::{Duration, Instant};
 
-/// How often connections are looked at, in the chaos and when nothing happens any more.
-const INSPECT_EVERY: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(500)];
+/// How often connections are looked at, by [`World::pace`].
+const INSPECT_EVERY: [Duration; 3] =
+    [Duration::from_millis(50), Duration::from_millis(500), Duration::from_secs(4)];
 const USED_FOR: Duration = Duration::from_secs(1);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
@@ -25,8 +26,8 @@ const SLACK: Duration = Duration::from_millis(60);
 
 impl World {
     pub(super) fn inspect(&mut self, at: usize) {
-        let calm = usize::from(self.is_calm());
-        self.at(INSPECT_EVERY[calm], Event::Inspect(at));
+        let pace = self.pace();
+        self.at(INSPECT_EVERY[pace], Event::Inspect(at));
         let mut next = 0;
         while let Some(index) = self.workers[at].live.get(next).copied() {
             next += 1;

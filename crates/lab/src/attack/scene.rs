@@ -5,6 +5,7 @@
 use super::rng::Rng;
 use std::fmt::Write as _;
 use std::sync::Arc;
+use vmpath_core::event::StopsOnError;
 use vmpath_core::ids::UnitId;
 use vmpath_core::router::{Sharing, Support, Traits};
 use vmpath_core::spec::{Source, Spec, WriteCache, Writers, parse};
@@ -31,7 +32,7 @@ pub(super) struct Scene {
     /// By disk.
     pub(super) habits: Vec<Habit>,
     /// By VM: every disk stops it on an error.
-    pub(super) stops: Vec<bool>,
+    pub(super) stops: Vec<StopsOnError>,
     /// How many faults, how near to each other.
     pub(super) calm_between: std::ops::Range<u64>,
     pub(super) crashes: u32,
@@ -93,7 +94,7 @@ impl Scene {
                 orderly: rng.percent(60),
             })
             .collect();
-        let stops = spec.vms.iter().map(|_| rng.percent(80)).collect();
+        let stops = spec.vms.iter().map(|_| stops_on_error(rng)).collect();
         let many = |unit: UnitId| spec.disks.iter().any(|d| d.unit == unit && d.writers == Writers::Many);
         let shared = spec.unit_ids().map(many).collect();
         let calm_between = rng.pick(&[(300, 2500), (500, 6000), (2000, 12_000)]);
@@ -110,6 +111,10 @@ impl Scene {
             spec,
         }
     }
+}
+
+fn stops_on_error(rng: &mut Rng) -> StopsOnError {
+    if rng.percent(80) { StopsOnError::Yes } else { StopsOnError::No }
 }
 
 fn traits(rng: &mut Rng, volatile: bool) -> Traits {

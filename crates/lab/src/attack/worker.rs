@@ -20,8 +20,9 @@ use vmpath_core::spec::WriteCache;
 use vmpath_core::time::{Duration, Instant};
 use vmpath_core::volume::verdict::TargetError;
 
-/// How often loads are reported, in the chaos and when nothing happens any more.
-const REPORT_EVERY: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(2)];
+/// How often loads are reported, by [`World::pace`].
+const REPORT_EVERY: [Duration; 3] =
+    [Duration::from_millis(200), Duration::from_secs(2), Duration::from_secs(8)];
 
 /// What is written down, by slot.
 pub(super) type Record = BTreeMap<Slot, (UnitId, Extent, Option<Instant>)>;
@@ -160,7 +161,7 @@ impl World {
     fn perform(&mut self, at: usize, action: Action) {
         match action {
             Action::Dispatch { connection, cookie, request } => {
-                self.dispatch(at, connection, cookie, request)
+                self.dispatch(at, connection, cookie, request);
             }
             Action::Complete { token, result } => self.complete(at, token, result),
             Action::Remember { slot, unit, range, until } => {
@@ -193,8 +194,7 @@ impl World {
             progress: Progress::Unsent,
             values: [0; super::scene::BLOCKS_PER_REQUEST_MAX],
         };
-        let alive = matches!(self.conns[conn as usize].state, ConnState::Active { .. });
-        let index = self.ledger.dispatched(attempt, alive, self.now);
+        let index = self.ledger.dispatched(attempt, self.now);
         let (now, unit) = (self.now, self.conns[conn as usize].unit);
         self.trace.say(now, || {
             format!("op {op} {:?} {:?} over connection {conn}", request.operation, request.extent())
@@ -217,6 +217,8 @@ impl World {
             Gate::Bounce(_) | Gate::Fail(_) => token.answered,
         };
         require!(self.ledger, open, "gate", "op {} of a VM that is held goes", token.op);
+        let alive = matches!(self.conns[conn as usize].state, ConnState::Active { .. });
+        require!(self.ledger, alive, "dead-first", "op {} goes over connection {conn} that is cut", token.op);
         let conn_unit = self.conns[conn as usize].unit;
         require!(
             self.ledger,
@@ -262,8 +264,7 @@ impl World {
         let op = self.ledger.tokens[token as usize].op;
         let row = &self.ledger.ops[op as usize];
         let (vm, unit, stable, operation) = (row.vm, row.unit, row.stable, row.operation);
-        let answers = matches!(self.workers[at].plan.vms[vm].gate, Gate::Bounce(_) | Gate::Fail(_));
-        self.ledger.completed(token, result, answers);
+        self.ledger.completed(token, result, &self.workers[at].plan.vms[vm].gate);
         self.trace.mix(u64::from(op) << 1 | u64::from(result.is_ok()));
         self.trace.say(self.now, || format!("op {op} is answered: {result:?}"));
         if self.ledger.tokens[token as usize].abandoned {
@@ -285,7 +286,7 @@ impl World {
         let (vm, worker) = (row.vm, self.worker_of[row.vm]);
         let (disk, operation, stable) = (row.disk, row.operation, row.stable);
         let (offset, length) = (row.first as u64 * BLOCK, row.count as u64 * BLOCK);
-        let token = self.ledger.token(op, origin == Origin::Replayed);
+        let token = self.ledger.token(op, origin);
         let request = Request {
             disk: DiskId::at(disk),
             token,
@@ -322,13 +323,13 @@ impl World {
     }
 
     pub(super) fn report_load(&mut self, at: usize) {
-        let calm = usize::from(self.is_calm());
-        self.at(REPORT_EVERY[calm], Event::Load(at));
+        let pace = self.pace();
+        self.at(REPORT_EVERY[pace], Event::Load(at));
         let now = self.now;
         let worker = &mut self.workers[at];
         let mut load = worker.router.load_report(now);
         load.generation = worker.plan.generation;
-        if calm == 0 {
+        if pace == 0 {
             let view = worker.router.view(now);
             let quarantine = vmpath_core::view::HoldReason::Quarantine;
             let held =

@@ -262,6 +262,17 @@ impl World {
         self.weather != Weather::Chaos
     }
 
+    /// 0 in the chaos, 1 after it, 2 when nothing late can come any more and only long waits are left.
+    pub(super) fn pace(&self) -> usize {
+        match self.weather {
+            Weather::Chaos => 0,
+            Weather::Calm { since } => {
+                let late = since + self.longest_late() + Duration::from_secs(4);
+                if self.now > late && self.ledger.open.is_empty() { 2 } else { 1 }
+            }
+        }
+    }
+
     /// Plays to the end, or to the first broken rule.
     pub(super) fn run(mut self) -> (Tally, Trace, Option<Violation>) {
         let mut events = 0u64;
