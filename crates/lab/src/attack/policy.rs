@@ -206,7 +206,7 @@ impl PolicyChecks {
         let waited = match spec.target(target).failback {
             Failback::Immediate => true,
             Failback::After(wait) => network.proven_for(spec, path, wait, now),
-            Failback::Manual => self.failed_back[target.index()] == Some(now),
+            Failback::Manual => network.is_trusted(path),
         };
         let by_hand = self.failed_back[target.index()] == Some(now);
         if waited || by_hand {
@@ -234,7 +234,10 @@ impl PolicyChecks {
                     let known = self.facts.story(*vm).monitor;
                     let is_there =
                         known.is_some_and(|m| m.instance == *instance && m.state != RunState::Other);
-                    if !is_there || !is_told(*vm, JournalKind::VmSuspending) {
+                    if !is_there
+                        || !(is_told(*vm, JournalKind::VmSuspending)
+                            || is_told(*vm, JournalKind::PolicyBlocked))
+                    {
                         let text =
                             format!("`stop` for {}, process {instance}: {known:?}", self.facts.vm_name(*vm));
                         return broken("process", text);
