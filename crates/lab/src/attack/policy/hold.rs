@@ -131,7 +131,7 @@ impl Hold {
         let is_failing = matches!(facts.gate(vm), Some(Gate::Fail(_)));
         let name = facts.vm_name(vm);
         let Some(loss) = &mut self.losses[vm.index()] else {
-            if is_failing {
+            if is_failing && facts.network.serves(&facts.spec, vm) {
                 return broken("fail-rung", format!("{name}'s requests fail though it has paths"));
             }
             return Ok(());
@@ -193,7 +193,8 @@ impl Hold {
         let (hold, expected) = Self::expected(facts, vm);
         let since = loss.since.max(story.free_since).max(facts.fresh_since);
         let changed = story.monitor_since.max(facts.fresh_since + SETTLE);
-        let due = (since + hold).max(changed) + SLACK;
+        // A rung that its monitor makes possible or impossible may begin with that.
+        let due = since.max(changed) + hold + SLACK;
         let is_seen = match expected {
             // It would not be free; or it has been, and goes on with errors.
             Expected::Suspended => matches!(facts.gate(vm), Some(Gate::Fail(_))),
