@@ -113,13 +113,13 @@ impl PolicyChecks {
                 self.record(now, controller, entry, effects)?;
             }
         }
+        self.hold.settled(&self.facts, &self.flapping, now)?;
         gates::settled(&self.facts, now)?;
         for (story, gate) in self.facts.stories.iter_mut().zip(&self.facts.gates) {
             if *gate == Gate::Open {
                 story.is_routed(now);
             }
         }
-        self.hold.settled(&self.facts, &self.flapping, now)?;
         self.keep.settled(&self.facts, now)?;
         self.resume.settled(&self.facts, &self.flapping, now)?;
         self.incidents.settled(&self.facts, controller, now)
@@ -305,8 +305,9 @@ impl PolicyChecks {
     /// After a VM's story has gone on.
     fn changed(&mut self, vm: VmId, now: Instant, was: Ours, (is_new, cause): (bool, Cause)) {
         let ours = self.facts.story(vm).ours;
-        if self.facts.story(vm).suspended_at == now && ours != was {
-            self.flapping.suspended(vm, now);
+        let stood = matches!(was, Ours::Stopping | Ours::Stopped { .. } | Ours::Withdrawn { .. });
+        if stood && ours != was && matches!(ours, Ours::Continuing | Ours::Withdrawn { .. }) {
+            self.flapping.went_on(vm, now);
         }
         if ours != was && !(is_new && cause == Cause::Shed) {
             self.keep.stir();
