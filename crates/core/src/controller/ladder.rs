@@ -235,7 +235,19 @@ impl Controller {
             (Some(_), None) => true,
             (None, _) => false,
         };
-        let Some((_, lack)) = self.lack(vm).filter(|_| !lasts) else { return };
+        let Some((unit, lack)) = self.lack(vm) else {
+            if self.network.unserved_unit(vm).is_none() {
+                self.rest_on_suspend(vm, loss);
+            }
+            return;
+        };
+        if lack != loss.lack {
+            self.rest_on_suspend(vm, Loss { unit, lack, ..loss });
+            return;
+        }
+        if lasts {
+            return;
+        }
         let plight = Plight { lack, ..self.plight(vm, loss) };
         let (stand, passed) = rules::stand(&self.spec.vm(vm).on_no_path, &plight, On::AfterSuspend);
         match stand {
@@ -244,6 +256,13 @@ impl Controller {
             // Neither stands after a suspend.
             Stand::Wait(_) | Stand::Suspend | Stand::Moot => {}
         }
+    }
+
+    /// What it lacked is there again while something else keeps it suspended, or it lacks something else: that has the whole
+    /// rung before it.
+    fn rest_on_suspend(&mut self, vm: VmId, loss: Loss) {
+        let loss = Loss { since: self.now, ..loss };
+        self.vms[vm.index()].ladder = Ladder::Suspended { loss, since: self.now };
     }
 
     pub(super) fn suspend_bound(&self, vm: VmId) -> Option<Duration> {

@@ -113,13 +113,13 @@ impl PolicyChecks {
                 self.record(now, controller, entry, effects)?;
             }
         }
+        self.hold.settled(&self.facts, &self.flapping, now)?;
         gates::settled(&self.facts, now)?;
         for (story, gate) in self.facts.stories.iter_mut().zip(&self.facts.gates) {
             if *gate == Gate::Open {
                 story.is_routed(now);
             }
         }
-        self.hold.settled(&self.facts, &self.flapping, now)?;
         self.keep.settled(&self.facts, now)?;
         self.resume.settled(&self.facts, &self.flapping, now)?;
         self.incidents.settled(&self.facts, controller, now)
@@ -206,7 +206,7 @@ impl PolicyChecks {
         let waited = match spec.target(target).failback {
             Failback::Immediate => true,
             Failback::After(wait) => network.proven_for(spec, path, wait, now),
-            Failback::Manual => self.failed_back[target.index()] == Some(now),
+            Failback::Manual => network.is_trusted(path),
         };
         let by_hand = self.failed_back[target.index()] == Some(now);
         if waited || by_hand {
@@ -234,7 +234,10 @@ impl PolicyChecks {
                     let known = self.facts.story(*vm).monitor;
                     let is_there =
                         known.is_some_and(|m| m.instance == *instance && m.state != RunState::Other);
-                    if !is_there || !is_told(*vm, JournalKind::VmSuspending) {
+                    if !is_there
+                        || !(is_told(*vm, JournalKind::VmSuspending)
+                            || is_told(*vm, JournalKind::PolicyBlocked))
+                    {
                         let text =
                             format!("`stop` for {}, process {instance}: {known:?}", self.facts.vm_name(*vm));
                         return broken("process", text);
@@ -302,8 +305,9 @@ impl PolicyChecks {
     /// After a VM's story has gone on.
     fn changed(&mut self, vm: VmId, now: Instant, was: Ours, (is_new, cause): (bool, Cause)) {
         let ours = self.facts.story(vm).ours;
-        if self.facts.story(vm).suspended_at == now && ours != was {
-            self.flapping.suspended(vm, now);
+        let stood = matches!(was, Ours::Stopping | Ours::Stopped { .. } | Ours::Withdrawn { .. });
+        if stood && ours != was && matches!(ours, Ours::Continuing | Ours::Withdrawn { .. }) {
+            self.flapping.went_on(vm, now);
         }
         if ours != was && !(is_new && cause == Cause::Shed) {
             self.keep.stir();

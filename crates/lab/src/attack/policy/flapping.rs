@@ -16,23 +16,24 @@ const ROUNDS: usize = 2;
 pub(super) struct Flapping {
     /// By `VmId`: the last rounds, as (suspended, resumed).
     rounds: Vec<VecDeque<(Instant, Instant)>>,
-    /// By `VmId`: the last times that it was suspended, for whatever reason.
-    suspended: Vec<VecDeque<Instant>>,
+    /// By `VmId`: the last times that it went on, for whatever reason.
+    went_on: Vec<VecDeque<Instant>>,
 }
 
 impl Flapping {
     fn fill(&mut self, vm: VmId) {
         if self.rounds.len() <= vm.index() {
             self.rounds.resize(vm.index() + 1, VecDeque::new());
-            self.suspended.resize(vm.index() + 1, VecDeque::new());
+            self.went_on.resize(vm.index() + 1, VecDeque::new());
         }
     }
 
-    pub(super) fn suspended(&mut self, vm: VmId, now: Instant) {
+    /// It is continued, or its `stop` is no longer wanted, whether or not that takes effect.
+    pub(super) fn went_on(&mut self, vm: VmId, now: Instant) {
         self.fill(vm);
-        let times = &mut self.suspended[vm.index()];
+        let times = &mut self.went_on[vm.index()];
         times.push_back(now);
-        if times.len() > ROUNDS + 1 {
+        if times.len() > ROUNDS {
             times.pop_front();
         }
     }
@@ -63,8 +64,8 @@ impl Flapping {
 
     /// It may have to wait for the sake of this rule.
     pub(super) fn is_restless(&self, vm: VmId, now: Instant) -> bool {
-        let Some(times) = self.suspended.get(vm.index()) else { return false };
-        let lately = |at: &Instant| now.since(*at) < 2 * WINDOW;
-        times.iter().filter(|at| lately(at)).count() > ROUNDS
+        let Some(times) = self.went_on.get(vm.index()) else { return false };
+        let lately = |at: &&Instant| now.since(**at) < WINDOW + WINDOW / 10;
+        times.iter().filter(lately).count() >= ROUNDS
     }
 }

@@ -122,7 +122,7 @@ impl Hold {
             self.never_early(facts, vm, now)?;
             self.never_late(facts, vm, now)?;
             held_bounded(facts, vm, now)?;
-            suspend_bounded(facts, flapping, vm, now)?;
+            self.suspend_bounded(facts, flapping, vm, now)?;
         }
         Ok(())
     }
@@ -131,7 +131,7 @@ impl Hold {
         let is_failing = matches!(facts.gate(vm), Some(Gate::Fail(_)));
         let name = facts.vm_name(vm);
         let Some(loss) = &mut self.losses[vm.index()] else {
-            if is_failing {
+            if is_failing && facts.network.serves(&facts.spec, vm) {
                 return broken("fail-rung", format!("{name}'s requests fail though it has paths"));
             }
             return Ok(());
@@ -159,6 +159,31 @@ impl Hold {
         Ok(())
     }
 
+    /// A suspend for want of a path that has a bound and a `fail` after it ends with that.
+    fn suspend_bounded(&self, facts: &Facts, flapping: &Flapping, vm: VmId, now: Instant) -> Verdict {
+        let story = facts.story(vm);
+        let Some(bound) = fails_after(&facts.spec.vm(vm).on_no_path) else { return Ok(()) };
+        let is_its = matches!(story.ours, Ours::Stopped { .. }) && story.cause == Some(Cause::NoPath);
+        // An error would only stop such a VM again.
+        let can = story.is_continuable() && story.monitor.is_some_and(|m| m.stops != StopsOnError::Yes);
+        let cut = facts.network.cut_off(&facts.spec, vm, now).is_some();
+        if !is_its || !can || !cut || story.operator || story.gave_up || flapping.is_restless(vm, now) {
+            return Ok(());
+        }
+        let Some(loss) = self.losses[vm.index()] else { return Ok(()) };
+        let since =
+            story.suspended_at.max(story.monitor_since).max(facts.fresh_since + SETTLE).max(loss.since);
+        if now > since + bound + SLACK {
+            let stood = now.since(story.suspended_at);
+            let text = format!(
+                "{} is suspended without a path for {stood:?}, longer than {bound:?}",
+                facts.vm_name(vm)
+            );
+            return broken("hold-bound", text);
+        }
+        Ok(())
+    }
+
     fn never_late(&self, facts: &Facts, vm: VmId, now: Instant) -> Verdict {
         let Some(loss) = self.losses[vm.index()] else { return Ok(()) };
         let story = facts.story(vm);
@@ -168,10 +193,11 @@ impl Hold {
         let (hold, expected) = Self::expected(facts, vm);
         let since = loss.since.max(story.free_since).max(facts.fresh_since);
         let changed = story.monitor_since.max(facts.fresh_since + SETTLE);
-        let due = (since + hold).max(changed) + SLACK;
+        // A rung that its monitor makes possible or impossible may begin with that.
+        let due = since.max(changed) + hold + SLACK;
         let is_seen = match expected {
-            // It would not be free.
-            Expected::Suspended => false,
+            // It would not be free; or it has been, and goes on with errors.
+            Expected::Suspended => matches!(facts.gate(vm), Some(Gate::Fail(_))),
             Expected::Failing => matches!(facts.gate(vm), Some(Gate::Fail(_))),
             Expected::Told => loss.told,
             Expected::Nothing => true,
@@ -200,27 +226,6 @@ fn held_bounded(facts: &Facts, vm: VmId, now: Instant) -> Verdict {
     let since = story.ours_since.max(facts.fresh_since);
     if story.ours == Ours::Held && now > since + hold + SLACK {
         let text = format!("{} is held for {:?}, longer than {hold:?}", facts.vm_name(vm), now.since(since));
-        return broken("hold-bound", text);
-    }
-    Ok(())
-}
-
-/// A suspend for want of a path that has a bound and a `fail` after it ends with that.
-fn suspend_bounded(facts: &Facts, flapping: &Flapping, vm: VmId, now: Instant) -> Verdict {
-    let story = facts.story(vm);
-    let Some(bound) = fails_after(&facts.spec.vm(vm).on_no_path) else { return Ok(()) };
-    let is_its = matches!(story.ours, Ours::Stopped { .. }) && story.cause == Some(Cause::NoPath);
-    // An error would only stop such a VM again.
-    let can = story.is_continuable() && story.monitor.is_some_and(|m| m.stops != StopsOnError::Yes);
-    let cut = facts.network.cut_off(&facts.spec, vm, now).is_some();
-    if !is_its || !can || !cut || story.operator || story.gave_up || flapping.is_restless(vm, now) {
-        return Ok(());
-    }
-    let since = story.suspended_at.max(story.monitor_since).max(facts.fresh_since + SETTLE);
-    if now > since + bound + SLACK {
-        let stood = now.since(story.suspended_at);
-        let text =
-            format!("{} is suspended without a path for {stood:?}, longer than {bound:?}", facts.vm_name(vm));
         return broken("hold-bound", text);
     }
     Ok(())

@@ -268,6 +268,11 @@ impl Network {
         }
     }
 
+    /// It has not failed since it was last taken at its word.
+    pub(super) fn is_trusted(&self, path: PathId) -> bool {
+        !self.paths[path.index()].1.must_prove
+    }
+
     /// The path has proven itself, and for so much longer.
     pub(super) fn proven_for(&self, spec: &Spec, path: PathId, wait: Duration, now: Instant) -> bool {
         let base = spec.target(spec.path(path).target).repair_after;
