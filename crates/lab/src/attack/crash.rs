@@ -99,6 +99,10 @@ impl World {
         let fence = |unit| now + self.scene.spec.target(self.scene.spec.unit(unit).target).quiesce;
         let fences: Vec<_> = self.scene.spec.unit_ids().map(fence).collect();
         self.ledger.restored(&fences);
+        if before == Some(Before::Booted) {
+            // No process of this boot may forget it, however often one dies meanwhile.
+            self.boot_fences = fences;
+        }
         for (at, record) in records.into_iter().enumerate() {
             for (unit, range, until) in record.into_values() {
                 self.tally.restored += 1;
@@ -106,9 +110,9 @@ impl World {
             }
         }
         for at in 0..count {
-            if before == Some(Before::Booted) {
-                for unit in self.scene.spec.unit_ids() {
-                    self.workers[at].router.hold_unit_until(unit, fences[unit.index()]);
+            for (unit, until) in self.scene.spec.unit_ids().zip(&self.boot_fences) {
+                if *until > now {
+                    self.workers[at].router.hold_unit_until(unit, *until);
                 }
             }
             self.poke(at);

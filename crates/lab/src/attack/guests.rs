@@ -20,11 +20,26 @@ pub(super) struct Guests {
     pub(super) kept: Vec<Vec<u32>>,
     /// Final reads asked for.
     pub(super) looked: Vec<u32>,
+    /// Writes whose guest went, and when: they may take effect as long as their connections live, and late.
+    pub(super) left: Vec<(u32, Instant)>,
+}
+
+/// The longest that a connection lives on with what a guest has left on it: the longest ping budget, and more.
+const NOTICED_WITHIN: Duration = Duration::from_secs(20);
+
+fn meets(op: &Op, other: &Op) -> bool {
+    let overlap = other.first < op.first + op.count && op.first < other.first + other.count;
+    other.is_write() && other.unit == op.unit && overlap
 }
 
 impl Guests {
     pub(super) fn new(disks: usize) -> Self {
-        Self { attached: vec![false; disks], kept: vec![Vec::new(); disks], looked: vec![0; disks] }
+        Self {
+            attached: vec![false; disks],
+            kept: vec![Vec::new(); disks],
+            looked: vec![0; disks],
+            left: vec![],
+        }
     }
 }
 
@@ -110,10 +125,7 @@ impl World {
     }
 
     fn meets_open_write(&self, op: &Op) -> bool {
-        self.ledger.open.iter().map(|o| &self.ledger.ops[*o as usize]).any(|other| {
-            let meet = other.first < op.first + op.count && op.first < other.first + other.count;
-            other.is_write() && other.unit == op.unit && meet
-        })
+        self.ledger.open.iter().map(|o| &self.ledger.ops[*o as usize]).any(|other| meets(op, other))
     }
 
     pub(super) fn submit(&mut self, op: Op) {
@@ -132,7 +144,18 @@ impl World {
         self.ledger.ended(op, result);
     }
 
-    /// Another host, with a lock on what it writes: it waits until nothing of ours is open there, and is served at once.
+    fn meets_left_write(&mut self, op: &Op) -> bool {
+        let (now, late) = (self.now, self.longest_late() + NOTICED_WITHIN);
+        self.guests.left.retain(|(_, at)| now.since(*at) < late);
+        self.guests
+            .left
+            .iter()
+            .map(|(left, _)| &self.ledger.ops[*left as usize])
+            .any(|other| meets(op, other))
+    }
+
+    /// Another host, with a lock on what it writes: it waits until nothing of ours is open there, or could still come from
+    /// a guest that died with it open, and is served at once.
     pub(super) fn outsider(&mut self, unit: usize) {
         if self.weather != Weather::Chaos {
             return;
@@ -145,7 +168,10 @@ impl World {
         let Some(vm) = self.scene.spec.disks.iter().find(|d| d.unit.index() == unit).map(|d| d.vm) else {
             return;
         };
-        if self.meets_open_write(&op) || self.processes[vm.index()].state == RunState::Other {
+        if self.meets_open_write(&op)
+            || self.meets_left_write(&op)
+            || self.processes[vm.index()].state == RunState::Other
+        {
             return;
         }
         self.storage.enroll(first);

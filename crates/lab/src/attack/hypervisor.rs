@@ -288,6 +288,7 @@ impl World {
         for op in open {
             let token = self.ledger.ops[op as usize].token;
             self.ledger.abandoned(op);
+            self.guests.left.push((op, self.now));
             if let Some(token) = token.filter(|_| self.controller.is_some()) {
                 let key = self.ledger.tokens[token as usize].key;
                 self.workers[worker].router.abandon(key, token);

@@ -171,6 +171,8 @@ pub(super) struct World {
     pub(super) workers: Vec<Worker>,
     /// By VM.
     pub(super) worker_of: Vec<usize>,
+    /// By unit: until when nothing is sent to it after the last boot.
+    pub(super) boot_fences: Vec<Instant>,
     /// Workers that have been told something.
     pub(super) poked: Vec<usize>,
     pub(super) conns: Vec<Conn>,
@@ -207,6 +209,7 @@ impl World {
             controller: None,
             control: Control::default(),
             workers: Vec::new(),
+            boot_fences: vec![Instant::ZERO; spec.units.len()],
             worker_of: spread(&spec).into_iter().map(vmpath_core::ids::WorkerId::index).collect(),
             poked: Vec::new(),
             conns: Vec::new(),
