@@ -350,8 +350,10 @@ impl Router {
             && self.write_cache(entry.unit) == WriteCache::Volatile
         {
             let path = self.connections.get(on.0 as usize).map(|c| c.path).ok_or(Obstacle::NoPath)?;
-            let may = self.may_take(entry, on);
-            return if may { Ok(Some(Bound { path, connection: Some(on) })) } else { Err(Obstacle::NoPath) };
+            if !self.may_take(entry, on) {
+                return Err(Obstacle::NoPath);
+            }
+            return self.go_home(entry.unit, on).map(|()| Some(Bound { path, connection: Some(on) }));
         }
         let lost = self.bound_to(entry);
         let unit = entry.unit;
@@ -369,6 +371,23 @@ impl Router {
         let waits = self.plan.spec.vm(entry.vm).on_path_loss == OnPathLoss::Suspend;
         let mut open = self.units[entry.unit.index()].connections.iter();
         (waits && open.any(|k| self.connections[k.0 as usize].path == path)).then_some(path)
+    }
+
+    /// The unit's data go over this connection now, if that had to be agreed on and another one is done.
+    ///
+    /// # Errors
+    /// Another one is not: a request that failed here went there, between a write and the flush that belongs to it.
+    fn go_home(&mut self, unit: UnitId, home: ConnectionKey) -> Result<(), Obstacle> {
+        let unit = &mut self.units[unit.index()];
+        if !unit.is_single {
+            return Ok(());
+        }
+        let busy = |key: &ConnectionKey| *key != home && self.connections[key.0 as usize].in_flight > 0;
+        if unit.connections.iter().any(busy) {
+            return Err(Obstacle::OfItsOwn);
+        }
+        unit.data_connection = Some(home);
+        Ok(())
     }
 
     /// Where the export allows one connection for data at a time: keeps to it, and leaves it for a better path only

@@ -529,6 +529,25 @@ fn an_io_error_moves_the_one_connection_even_to_a_worse_path() {
 }
 
 #[test]
+fn a_flush_for_the_cache_of_the_one_connection_waits_for_what_has_moved_on() {
+    let mut b = Bench::with(2, vec![vm("a")], |spec| spec.targets[0].write_cache = WriteCache::Volatile);
+    let alone = Traits { sharing: Sharing::OneConnection, fua: Support::No, ..bench::TRAITS };
+    b.up_with(A, alone);
+    b.up_with(B, alone);
+    b.write(1, 0);
+    b.write(2, 4);
+    assert_eq!(b.sent(), "1w@a 2w@a");
+    b.answer_all(&[(2, Ok(())), (1, IO)]);
+    assert_eq!(b.sent(), "1w@b", "and not the flush of 2 on a, beside it");
+    b.answer(1, Ok(()));
+    assert_eq!(b.sent(), "1f@b");
+    b.answer(1, Ok(()));
+    assert_eq!((b.sent(), b.done()), ("2f@a".into(), "1".into()));
+    b.answer(2, Ok(()));
+    assert_eq!(b.done(), "2");
+}
+
+#[test]
 fn a_durable_write_without_fua_is_a_write_and_a_flush() {
     let mut b = Bench::new(2, vec![vm("a")]);
     b.up_with(A, Traits { fua: Support::No, ..bench::TRAITS });

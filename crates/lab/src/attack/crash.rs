@@ -82,6 +82,8 @@ impl World {
                 .filter(|op| self.ledger.ops[*op as usize].vm == vm)
                 .collect();
             for op in open {
+                // It may still take effect: who was told is the guest, not another host.
+                self.guests.left.push((op, self.now));
                 self.deliver(op, Err(vmpath_core::volume::verdict::TargetError::Io));
             }
         }

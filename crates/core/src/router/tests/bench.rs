@@ -200,8 +200,15 @@ impl Bench {
     }
 
     pub(super) fn answer(&mut self, token: u32, result: Result<(), TargetError>) {
-        let sent = self.in_flight.remove(&token).expect("in flight");
-        self.router.reply(sent.connection, sent.cookie, result, self.now).expect("in flight");
+        self.answer_all(&[(token, result)]);
+    }
+
+    /// Answers that the worker takes in before it polls.
+    pub(super) fn answer_all(&mut self, answers: &[(u32, Result<(), TargetError>)]) {
+        for (token, result) in answers {
+            let sent = self.in_flight.remove(token).expect("in flight");
+            self.router.reply(sent.connection, sent.cookie, *result, self.now).expect("in flight");
+        }
         self.act();
     }
 
