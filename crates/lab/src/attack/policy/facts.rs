@@ -127,7 +127,10 @@ impl Facts {
             HypervisorReport::Lost { .. } => story.monitor_lost(now),
             HypervisorReport::State(state) => {
                 let adopts = *state == RunState::IoError && answers_eio;
-                story.reported(now, *state, adopts);
+                story.reported(now, *state);
+                if adopts {
+                    story.adopted();
+                }
             }
             HypervisorReport::Refused { .. } => {}
         }

@@ -95,16 +95,17 @@ impl Story {
         (self.monitor, self.monitor_since) = (None, now);
     }
 
-    /// `adopts`: it stopped on an EIO that we answer.
-    pub(super) fn reported(&mut self, now: Instant, state: RunState, adopts: bool) {
+    pub(super) fn reported(&mut self, now: Instant, state: RunState) {
         let Some(monitor) = &mut self.monitor else { return };
         if monitor.state != state {
             self.monitor_since = now;
         }
         monitor.state = state;
-        if adopts {
-            self.stopped = Some(monitor.instance);
-        }
+    }
+
+    /// It stopped on an EIO that we answer.
+    pub(super) fn adopted(&mut self) {
+        self.stopped = self.monitor.map(|monitor| monitor.instance).or(self.stopped);
     }
 
     pub(super) fn restarted(&mut self, now: Instant, remembered: VmState) {
