@@ -18,7 +18,7 @@ const FOLLOWING: usize = 8;
 /// How often one of those moves.
 const FOLLOW_EVERY: Duration = Duration::from_secs(10);
 /// A place is read when it has not been written for that long: one that is written all the time is not worth reading.
-const QUIET: Duration = Duration::from_secs(1);
+const QUIET: Duration = Duration::from_millis(500);
 /// A read that has not been answered for that long was lost with its connection.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// Places that are read when a path comes back: after a repair all units of a target are read at once.
