@@ -118,11 +118,12 @@ impl Samples {
     /// The place that has followed the writes the longest moves to this one.
     fn follow(&mut self, range: &Extent, now: Instant) {
         let Some(at) = range.start.checked_div(self.length).map(|n| n * self.length) else { return };
+        // Whatever comes of it: looking costs, too.
+        self.followed_at = now;
         let is_taken = self.places().any(|p| p.range.start < at + self.length && at < p.range.end);
         if is_taken || at + self.length > self.size {
             return;
         }
-        self.followed_at = now;
         let place = Place { range: at..at + self.length, written_at: now, held: Held::Nothing };
         if self.following.len() < FOLLOWING {
             self.following.push(place);
@@ -173,9 +174,6 @@ impl Samples {
     /// some from everywhere.
     #[must_use]
     pub fn remembered(&self) -> Vec<Extent> {
-        if mutant::active(Mutant::SamplesForgotten) {
-            return Vec::new();
-        }
         fn known(places: &[Place]) -> impl Iterator<Item = &Place> {
             places.iter().filter(|p| matches!(p.held, Held::Content { .. }))
         }
@@ -194,6 +192,9 @@ impl Samples {
     pub fn judge<'a>(&self, read: impl IntoIterator<Item = (&'a Extent, Option<&'a [u8]>)>) -> Verdict {
         if mutant::active(Mutant::IdentityUnchecked) {
             return Verdict::Same;
+        }
+        if mutant::active(Mutant::SamplesForgotten) {
+            return Verdict::Blank;
         }
         let (mut compared, mut has_content, mut fails) = (false, false, false);
         for (at, (range, content)) in read.into_iter().enumerate() {

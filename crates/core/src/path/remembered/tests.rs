@@ -100,7 +100,7 @@ impl Bench {
                     self.samples.read(ticket, Some(slice(&self.disk, &range)), self.now);
                 }
             }
-            Step::Pass(millis) => self.now = self.now + Duration::from_millis(millis),
+            Step::Pass(millis) => self.now += Duration::from_millis(millis),
             Step::Compare => self.compare(),
         }
     }
@@ -170,7 +170,7 @@ fn clones_are_told_apart_by_what_was_written_lately() {
     let mut bench = Bench::new();
     let clone = bench.disk.clone();
     // Between the places that are spread over the unit.
-    bench.now = bench.now + FOLLOW_EVERY;
+    bench.now += FOLLOW_EVERY;
     bench.samples.changed(&(2 * LENGTH..3 * LENGTH), Change::Written, bench.now);
     bench.apply(&(2 * LENGTH..3 * LENGTH), 0xee);
     fill(&mut bench);
