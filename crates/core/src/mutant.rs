@@ -50,6 +50,8 @@ mutants! {
     FlushElsewhere = "flush-elsewhere",
     /// Units are taken for the same without a look.
     IdentityUnchecked = "identity-unchecked",
+    /// What a unit held is forgotten when its last path is lost.
+    SamplesForgotten = "samples-forgotten",
     /// Those of the highest priority are shed first.
     ShedHighest = "shed-highest",
     /// A VM is resumed as soon as a path comes up, though it has not stayed good.

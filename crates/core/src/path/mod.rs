@@ -13,6 +13,7 @@ mod links;
 mod machine;
 mod network;
 mod reach;
+pub mod remembered;
 mod restore;
 mod sickness;
 pub mod vital;

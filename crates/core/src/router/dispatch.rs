@@ -6,6 +6,7 @@
 
 use super::classes::{ClassAt, Reach};
 use super::lanes::{Queue, cost_of};
+use super::samples::change_by;
 use super::{Action, Charge, ConnectionKey, ConnectionStatus, Durability, Entry, Place, Router};
 use super::{RequestKey, Sharing, Stage, Support};
 use crate::ids::{PathId, UnitId, VmId};
@@ -457,6 +458,7 @@ impl Router {
             let write =
                 self.on_volume(unit, |volume, record| volume.dispatched(write, attempt.extent(), record));
             self.requests[key as usize].write = Some(write);
+            self.note_change(unit, &attempt, change_by(attempt.operation), now);
         }
         self.lanes[vm.index()].in_flight += 1;
         self.in_flight += 1;

@@ -18,6 +18,7 @@ mod lanes;
 mod load;
 mod record;
 mod report;
+mod samples;
 mod show;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ mod tests;
 
 use crate::ids::{DiskId, PathId, UnitId, VmId, WorkerId};
 use crate::mutant::{self, Mutant};
+use crate::path::remembered::{Change, Samples};
 use crate::plan::{Gate, RoutePlan};
 use crate::schedule::{Cost, Receipt, Scheduler};
 use crate::select::{Heard, Level, PathState};
@@ -295,6 +297,8 @@ struct UnitState {
     is_single: bool,
     /// That it is the unit of.
     disks: Vec<DiskId>,
+    /// What it held, to be known again by.
+    samples: Samples,
 }
 
 /// See the module.
@@ -583,6 +587,7 @@ impl Router {
         let entry = self.requests.remove(key as usize);
         if let Some(write) = entry.write.filter(|_| result.is_err()) {
             self.on_volume(entry.unit, |volume, record| volume.given_up(write, record));
+            self.note_change(entry.unit, &entry.request, Change::Undefined, self.now);
         }
         if let Charge::Paid(receipt) = entry.charge
             && result.is_err()

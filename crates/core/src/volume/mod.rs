@@ -353,6 +353,12 @@ impl Volume {
         self.candidates.overlaps(range) || self.blockers.overlaps(range)
     }
 
+    /// No write to the range is open, nor may a ghost of one come. Looks at every write: not for the I/O path.
+    #[must_use]
+    pub fn is_settled(&self, range: &Extent) -> bool {
+        !self.writes.iter().any(|(_, write)| interval::overlap(&write.range, range))
+    }
+
     fn get(&self, key: WriteKey) -> Option<&Write> {
         self.writes.get(key.at as usize).filter(|write| write.serial == key.serial)
     }

@@ -301,6 +301,11 @@ impl Worker {
                 self.router.pinged(path, self.now.since(own.asked));
             }
             Purpose::FirstRead => self.answered_first_read(index),
+            Purpose::Remember(ticket) => {
+                let unit = self.backs.links[back.link].unit;
+                let content = result.is_ok().then_some(&own.data[..]);
+                self.router.sample_read(unit, ticket, content, self.now);
+            }
             Purpose::Compare(range) => self.compared(index, range, result.map(|()| own.data)),
         }
     }

@@ -51,6 +51,7 @@ impl Worker {
             }),
             phase: Phase::Connecting { deadline },
             export: None,
+            differed: 0,
             own: Vec::new(),
             in_flight: 0,
             heard: self.now,

@@ -74,6 +74,7 @@ impl Worker {
             wire: Wire::Nbd(nbd),
             phase: Phase::Connecting { deadline },
             export: None,
+            differed: 0,
             own: Vec::new(),
             in_flight: 0,
             heard: self.now,

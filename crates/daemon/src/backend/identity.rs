@@ -2,8 +2,9 @@
 //! connection and over one that is up, while writes to them are held.
 //!
 //! One comparison at a time for each unit, and never for longer than [`HOLD_MAX`]: a connection is asked for a block first,
-//! so that one that answers nothing holds up no writes. A unit without a path up, or none that can read, has nothing to
-//! compare with: its announced size and abilities must do. A blank unit proves nothing and needs `assume_same = true`.
+//! so that one that answers nothing holds up no writes. Without a path up it is compared with what is remembered of the
+//! unit; if that is nothing, or no path that is up can read, its announced size and abilities must do. A blank unit proves
+//! nothing and needs `assume_same = true`. Where other hosts write too, only a difference that stays is one.
 
 use super::{Phase, Purpose, sampled};
 use crate::dataplane::Worker;
@@ -17,6 +18,9 @@ use vmpath_protocol::nbd::{ExportInfo, NbdError};
 /// How long writes to the sampled blocks are held for one comparison.
 const HOLD_MAX: Duration = Duration::from_secs(1);
 
+/// Comparisons in a row that must show a difference where other hosts write between the two reads.
+const DIFFERENCES: u32 = 5;
+
 /// A sampled block as one connection gave it.
 type Sample = Result<Vec<u8>, NbdError>;
 
@@ -24,9 +28,10 @@ type Sample = Result<Vec<u8>, NbdError>;
 #[derive(Debug)]
 pub(super) struct Comparison {
     new: usize,
-    known: usize,
+    /// None: what is remembered of the unit.
+    known: Option<usize>,
     ranges: Vec<Extent>,
-    /// What has been read over the new and over the known connection.
+    /// What has been read over the new and over the known connection, if there is one.
     data: [Vec<Option<Sample>>; 2],
     stage: Stage,
     deadline: Instant,
@@ -44,26 +49,53 @@ impl Worker {
     pub(super) fn next_comparison(&mut self, unit: UnitId) {
         while self.backs.units[unit.index()].comparison.is_none() {
             let Some(new) = self.backs.units[unit.index()].waiting.pop_front() else { return };
-            let Some(known) = self.reference(new, unit) else {
-                self.activate(new);
-                continue;
+            let known = self.reference(new, unit);
+            let (ranges, deadline) = match known {
+                Some(known) => (self.begin_sampling(unit, new, known), self.now + HOLD_MAX),
+                // Nothing is held: no write can go.
+                None => {
+                    let target = self.plan.spec.unit(unit).target;
+                    let budget = self.plan.spec.target(target).ping_budget;
+                    (self.router.remembered_samples(unit), self.now + budget)
+                }
             };
-            let min = |back: usize| self.backs.backs[back].export.map_or(1, |e| u64::from(e.block.min()));
-            let (size, block) =
-                (self.backs.backs[new].export.map_or(0, |e| e.size), min(new).max(min(known)));
-            let ranges = self.router.begin_sampling(unit, &sampled(size, block));
+            if known.is_none() && ranges.is_empty() {
+                self.take_unproven(new);
+                continue;
+            }
             let blank = vec![None; ranges.len()];
+            let of_known = if known.is_some() { blank.clone() } else { Vec::new() };
             self.backs.backs[new].phase = Phase::Comparing;
             self.backs.units[unit.index()].comparison = Some(Comparison {
                 new,
                 known,
                 ranges,
-                data: [blank.clone(), blank],
+                data: [blank, of_known],
                 stage: Stage::Quieting,
-                deadline: self.now + HOLD_MAX,
+                deadline,
             });
             self.advance_comparison(unit);
         }
+    }
+
+    /// Holds writes to the blocks that are compared.
+    fn begin_sampling(&mut self, unit: UnitId, new: usize, known: usize) -> Vec<Extent> {
+        let min = |back: usize| self.backs.backs[back].export.map_or(1, |e| u64::from(e.block.min()));
+        let (size, block) = (self.backs.backs[new].export.map_or(0, |e| e.size), min(new).max(min(known)));
+        self.router.begin_sampling(unit, &sampled(size, block))
+    }
+
+    /// Nothing tells whether it is the unit: it fits what was announced, and that must do.
+    fn take_unproven(&mut self, new: usize) {
+        let link = &self.backs.links[self.backs.backs[new].link];
+        if self.backs.units[link.unit.index()].export.is_some() {
+            tracing::info!(
+                path = self.plan.spec.path_name(link.path),
+                unit = self.plan.spec.unit_name(link.unit),
+                "no path is up and no content is remembered to know the unit by: taken for what it announces"
+            );
+        }
+        self.activate(new);
     }
 
     /// A connection of the unit that is up; on another path, if there is one.
@@ -93,7 +125,7 @@ impl Worker {
             comparison.stage = Stage::Reading;
             let ranges = comparison.ranges.clone();
             for (at, range) in ranges.iter().enumerate() {
-                for connection in [new, known] {
+                for connection in std::iter::once(new).chain(known) {
                     let length = (range.end - range.start) as usize;
                     self.read_own(connection, Purpose::Compare(at), range.start, length);
                 }
@@ -114,7 +146,7 @@ impl Worker {
         let Some(comparison) = &mut self.backs.units[unit.index()].comparison else { return };
         let side = match index {
             i if i == comparison.new => 0,
-            i if i == comparison.known => 1,
+            i if Some(i) == comparison.known => 1,
             _ => return,
         };
         comparison.data[side][range] = Some(sample);
@@ -125,25 +157,59 @@ impl Worker {
 
     fn conclude(&mut self, unit: UnitId) {
         let Some(comparison) = self.backs.units[unit.index()].comparison.take() else { return };
+        let new = comparison.new;
+        let Some(known) = comparison.known else {
+            match self.recall(unit, &comparison) {
+                Verdict::Same => self.activate(new),
+                Verdict::Blank => self.take_unproven(new),
+                verdict @ (Verdict::Differs { .. } | Verdict::Unreadable) => {
+                    let why = in_words(verdict, &comparison).unwrap_or_default();
+                    self.cut(new, Fault::Identity(why));
+                }
+            }
+            self.next_comparison(unit);
+            return;
+        };
         let spoilt = self.router.sampling_is_spoilt(unit);
         self.router.end_sampling(unit, self.now);
-        let (new, known) = (comparison.new, comparison.known);
+        let same_path = self.backs.links[self.backs.backs[new].link].path
+            == self.backs.links[self.backs.backs[known].link].path;
+        let is_fine = same_path || self.plan.spec.unit(unit).assume_same;
+        let verdict = judge(&comparison, if is_fine { Blank::IsFine } else { Blank::ProvesNothing });
         if spoilt {
             // A write was lost on the way: what was read proves nothing. Again, behind the others.
-            let deadline = comparison.deadline;
-            self.backs.backs[new].phase = Phase::Waiting { deadline };
-            self.backs.units[unit.index()].waiting.push_back(new);
+            self.compare_again(new, comparison.deadline);
+        } else if self.may_be_passing(new, unit, verdict) {
+            self.compare_again(new, self.now + HOLD_MAX);
         } else {
-            let same_path = self.backs.links[self.backs.backs[new].link].path
-                == self.backs.links[self.backs.backs[known].link].path;
-            let is_fine = same_path || self.plan.spec.unit(unit).assume_same;
-            let blank = if is_fine { Blank::IsFine } else { Blank::ProvesNothing };
-            match judge(&comparison, blank) {
-                Ok(()) => self.activate(new),
-                Err(why) => self.cut(new, Fault::Identity(why)),
+            match in_words(verdict, &comparison) {
+                None => self.activate(new),
+                Some(why) => self.cut(new, Fault::Identity(why)),
             }
         }
         self.next_comparison(unit);
+    }
+
+    fn compare_again(&mut self, new: usize, deadline: Instant) {
+        let back = &mut self.backs.backs[new];
+        back.phase = Phase::Waiting { deadline };
+        self.backs.units[self.backs.links[back.link].unit.index()].waiting.push_back(new);
+    }
+
+    /// Another host may have written between the two reads.
+    fn may_be_passing(&mut self, new: usize, unit: UnitId, verdict: Verdict) -> bool {
+        if !matches!(verdict, Verdict::Differs { .. }) || !self.router.has_many_writers(unit) {
+            return false;
+        }
+        let back = &mut self.backs.backs[new];
+        back.differed += 1;
+        back.differed < DIFFERENCES
+    }
+
+    /// The verdict on what was read, by what is remembered.
+    fn recall(&self, unit: UnitId, comparison: &Comparison) -> Verdict {
+        let read = comparison.ranges.iter().zip(comparison.data[0].iter().map(readable));
+        self.router.judge_samples(unit, read)
     }
 
     /// A connection is cut: if it was being compared, the comparison ends; what was compared with it waits again.
@@ -151,10 +217,12 @@ impl Worker {
         let unit = self.backs.links[self.backs.backs[index].link].unit;
         let state = &mut self.backs.units[unit.index()];
         state.waiting.retain(|i| *i != index);
-        let Some(comparison) = state.comparison.take_if(|c| c.new == index || c.known == index) else {
+        let Some(comparison) = state.comparison.take_if(|c| c.new == index || c.known == Some(index)) else {
             return;
         };
-        self.router.end_sampling(unit, self.now);
+        if comparison.known.is_some() {
+            self.router.end_sampling(unit, self.now);
+        }
         if comparison.new != index && !self.backs.backs[comparison.new].is_closing() {
             let back = &mut self.backs.backs[comparison.new];
             back.phase = Phase::Waiting { deadline: comparison.deadline };
@@ -163,7 +231,7 @@ impl Worker {
                 own.purpose = Purpose::Ping;
             }
             self.backs.units[unit.index()].waiting.push_back(comparison.new);
-        } else if let Some(back) = self.backs.backs.get_mut(comparison.known) {
+        } else if let Some(back) = comparison.known.and_then(|known| self.backs.backs.get_mut(known)) {
             for own in &mut back.own {
                 own.purpose = Purpose::Ping;
             }
@@ -199,25 +267,35 @@ impl Worker {
     }
 }
 
-/// The verdict on what was read, in words for people.
-fn judge(comparison: &Comparison, blank: Blank) -> Result<(), String> {
+/// The verdict on what was read over both connections.
+fn judge(comparison: &Comparison, blank: Blank) -> Verdict {
     let [new, known] = &comparison.data;
-    let samples = || new.iter().zip(known).map(|(new, known)| (readable(new), readable(known)));
-    match identity::judge(samples(), blank) {
-        Verdict::Same => Ok(()),
+    identity::judge(new.iter().map(readable).zip(known.iter().map(readable)), blank)
+}
+
+/// Why it is refused, in words for people; none if it is not.
+fn in_words(verdict: Verdict, comparison: &Comparison) -> Option<String> {
+    match verdict {
+        Verdict::Same => None,
         Verdict::Differs { at } => {
             let range = &comparison.ranges[at];
-            let bytes = range.end - range.start;
-            Err(format!("the {bytes} bytes at {} differ from those over another path", range.start))
+            let (bytes, start) = (range.end - range.start, range.start);
+            Some(match comparison.known {
+                Some(_) => format!("the {bytes} bytes at {start} differ from those over another path"),
+                None => format!(
+                    "the {bytes} bytes at {start} are not those that were last read there, and nothing has been written \
+                     since; if they were changed on purpose, shut the VM down and start it again"
+                ),
+            })
         }
         Verdict::Unreadable => {
-            let error = new.iter().flatten().find_map(|sample| sample.as_ref().err());
+            let error = comparison.data[0].iter().flatten().find_map(|sample| sample.as_ref().err());
             let error = error.map_or_else(String::new, |error| format!(": {error}"));
-            Err(format!("none of its sampled blocks could be read and compared{error}"))
+            Some(format!("none of its sampled blocks could be read and compared{error}"))
         }
-        Verdict::Blank => Err(
+        Verdict::Blank => Some(
             "it is blank and cannot be told apart from any other blank unit; write a label to it, or set \
-                    assume_same = true in a [[target.unit]] for it"
+             assume_same = true in a [[target.unit]] for it"
                 .into(),
         ),
     }
@@ -253,7 +331,7 @@ mod tests {
     fn comparison(new: [Option<Sample>; 2], known: [Option<Sample>; 2]) -> Comparison {
         Comparison {
             new: 0,
-            known: 1,
+            known: Some(1),
             ranges: vec![0..4, 4..8],
             data: [new.into(), known.into()],
             stage: Stage::Reading,
@@ -263,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_difference_or_nothing_readable_is_another_unit_and_a_sick_reference_is_none() {
-        let is_same = |new, known| judge(&comparison(new, known), Blank::ProvesNothing).is_ok();
+        let is_same = |new, known| judge(&comparison(new, known), Blank::ProvesNothing) == Verdict::Same;
         assert!(is_same([read(1), read(2)], [read(1), read(2)]));
         assert!(!is_same([read(1), read(2)], [read(1), read(3)]));
         assert!(is_same([read(1), BROKEN], [read(1), read(3)]), "one bad block proves nothing");
@@ -277,8 +355,9 @@ mod tests {
     #[test]
     fn blank_units_prove_nothing() {
         let blank = comparison([read(0), read(0)], [read(0), read(0)]);
-        assert!(judge(&blank, Blank::ProvesNothing).is_err());
-        assert!(judge(&blank, Blank::IsFine).is_ok());
-        assert!(judge(&comparison([read(0), read(7)], [read(0), read(7)]), Blank::ProvesNothing).is_ok());
+        assert_eq!(judge(&blank, Blank::ProvesNothing), Verdict::Blank);
+        assert_eq!(judge(&blank, Blank::IsFine), Verdict::Same);
+        let labelled = comparison([read(0), read(7)], [read(0), read(7)]);
+        assert_eq!(judge(&labelled, Blank::ProvesNothing), Verdict::Same);
     }
 }

@@ -13,6 +13,7 @@ mod close;
 mod connect;
 mod egress;
 mod identity;
+mod remember;
 mod watch;
 
 use crate::dataplane::Stream;
@@ -23,6 +24,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use vmpath_core::event::Fault;
 use vmpath_core::ids::{PathId, UnitId};
+use vmpath_core::path::remembered::Ticket;
 use vmpath_core::router::{ConnectionKey, Extent};
 use vmpath_core::spec::Spec;
 use vmpath_core::time::{Duration, Instant};
@@ -33,6 +35,8 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// The longest pause after what answered was not (or could not be shown to be) the unit: each attempt holds writes.
 const BACKOFF_IDENTITY_MAX: Duration = Duration::from_secs(30);
+/// Bytes of a sampled block, unless the export's blocks are larger.
+const SAMPLE: u64 = 2048;
 /// Cookies of requests of our own (pings, comparisons) have this bit; the router's never do.
 const OWN_COOKIE: u64 = 1 << 63;
 
@@ -99,6 +103,8 @@ enum Purpose {
     FirstRead,
     /// The comparison's range with this index.
     Compare(usize),
+    /// What is to be remembered of the unit.
+    Remember(Ticket),
 }
 
 /// A connection to storage.
@@ -108,6 +114,8 @@ struct Back {
     wire: Wire,
     phase: Phase,
     export: Option<ExportInfo>,
+    /// Comparisons in which it differed from another path, on a unit that other hosts write to.
+    differed: u32,
     own: Vec<Own>,
     /// Requests of the router on it.
     in_flight: u32,
@@ -231,6 +239,8 @@ pub(crate) struct Backends {
     /// Those with something left to receive.
     unread: Vec<usize>,
     next_own: u64,
+    /// Whose turn it is to be sampled.
+    next_sampled: usize,
 }
 
 impl Backends {
@@ -262,6 +272,7 @@ impl Backends {
             dirty: Vec::new(),
             unread: Vec::new(),
             next_own: 0,
+            next_sampled: 0,
         }
     }
 
@@ -333,7 +344,6 @@ fn sampled(size: u64, block: u64) -> Vec<Extent> {
     /// Places are aligned for any minimum block size that the protocol knows.
     const ALIGNMENT: u64 = 64 * 1024;
     const PLACES: u64 = 8;
-    const SAMPLE: u64 = 2048;
     let length = SAMPLE.max(block);
     let blocks = size / ALIGNMENT;
     let places: Vec<u64> = match blocks {

@@ -275,6 +275,7 @@ impl Worker {
         if self.now >= self.next_report {
             self.next_report = self.now + REPORT_EVERY;
             self.report();
+            self.refresh_samples();
         }
         Ok(())
     }

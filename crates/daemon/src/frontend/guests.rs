@@ -88,6 +88,11 @@ impl Guests {
         served.is_some_and(|s| s.session.read_data(slot.queue, slot.head, 0, into))
     }
 
+    /// Disks that have a front end.
+    pub(super) fn open_disks(&self) -> impl Iterator<Item = DiskId> {
+        self.sessions.iter().filter(|(_, s)| s.stage == Stage::Open).map(|(_, s)| s.disk)
+    }
+
     /// How many front ends a disk has: one or none.
     pub(crate) fn of_disk(&self, disk: DiskId) -> u32 {
         self.sessions.iter().filter(|(_, s)| s.disk == disk && s.stage == Stage::Open).count() as u32

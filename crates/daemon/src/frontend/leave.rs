@@ -23,6 +23,12 @@ impl Worker {
         clients as u32 + self.requests.guests.of_disk(disk)
     }
 
+    /// Disks that somebody is attached to, some of them more than once.
+    pub(crate) fn attached_disks(&self) -> impl Iterator<Item = DiskId> {
+        let clients = self.fronts.fronts.iter().map(|(_, front)| front.disk);
+        clients.chain(self.requests.guests.open_disks())
+    }
+
     /// It is leaving and nobody is attached: nobody may attach any more.
     pub(super) fn is_closed(&self, disk: DiskId) -> bool {
         match self.plan.spec.disk(disk).presence {

@@ -181,13 +181,21 @@ impl World {
             return;
         }
         self.say(Kind::Lie, path);
-        let net = &mut self.net.paths[path];
-        net.lies += 1;
-        net.lie = Some((unit, shown));
-        let number = net.lies;
-        self.cut_all(path, &Fault::Reset);
         let after = self.rng.millis(200..6000);
-        self.at(after, Event::Truth { path, number });
+        let target = self.scene.spec.paths[path].target;
+        // No draw of its own: what follows in a seed stays what it was.
+        let everywhere = after.as_millis().is_multiple_of(3);
+        for other in 0..self.scene.spec.paths.len() {
+            if other != path && !(everywhere && self.scene.spec.paths[other].target == target) {
+                continue;
+            }
+            let net = &mut self.net.paths[other];
+            net.lies += 1;
+            net.lie = Some((unit, shown));
+            let number = net.lies;
+            self.cut_all(other, &Fault::Reset);
+            self.at(after, Event::Truth { path: other, number });
+        }
     }
 
     fn unit_gone(&mut self) {

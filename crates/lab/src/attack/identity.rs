@@ -1,4 +1,4 @@
-//! The check of a new connection against one that is up, as the daemon's `backend::identity` does it; the verdict is core's.
+//! The check of a new connection against one that is up, or against what is remembered, as the daemon's `backend::identity` does it; the verdict is core's.
 //!
 //! It does not know why a path shows what it shows.
 
@@ -8,6 +8,7 @@ use super::world::{Event, World};
 use vmpath_core::event::{Fault, LinkChange};
 use vmpath_core::ids::{PathId, UnitId};
 use vmpath_core::path::identity::{Blank, Verdict, judge};
+use vmpath_core::path::remembered::Ticket;
 use vmpath_core::router::Extent;
 use vmpath_core::time::{Duration, Instant};
 
@@ -19,7 +20,8 @@ const SAMPLE_EVERY: usize = 5;
 #[derive(Debug)]
 pub(super) struct Comparison {
     pub(super) new: u32,
-    known: u32,
+    /// None: what is remembered of the unit.
+    known: Option<u32>,
     pub(super) ranges: Vec<Extent>,
     /// Read over the new and over the known connection.
     data: [Option<Vec<[u8; 4]>>; 2],
@@ -27,12 +29,25 @@ pub(super) struct Comparison {
     deadline: Instant,
 }
 
+/// A place that is read to be remembered; its content from when the target has served it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sample {
+    ticket: Ticket,
+    offset: u64,
+    content: Option<[u8; 4]>,
+}
+
 impl World {
     /// Takes the next connection that waits to be checked, if none is being checked.
     pub(super) fn next_comparison(&mut self, at: usize, unit: usize) {
         while self.workers[at].comparisons[unit].is_none() {
             let Some(new) = self.workers[at].waiting[unit].pop_front() else { return };
-            let Some(known) = self.reference(at, new, unit) else {
+            let known = self.reference(at, new, unit);
+            let ranges = match known {
+                Some(_) => self.workers[at].router.begin_sampling(UnitId::at(unit), &compared_blocks()),
+                None => self.workers[at].router.remembered_samples(UnitId::at(unit)),
+            };
+            if known.is_none() && ranges.is_empty() {
                 if self.conns[new as usize].shows != unit {
                     // Nobody could tell: the world's lies end where nothing is left to compare with.
                     self.cut(new, &Fault::Reset);
@@ -40,12 +55,7 @@ impl World {
                 }
                 self.activate(new);
                 continue;
-            };
-            let wanted: Vec<Extent> = (0..BLOCKS)
-                .step_by(SAMPLE_EVERY)
-                .map(|block| block as u64 * BLOCK..(block as u64 + 1) * BLOCK)
-                .collect();
-            let ranges = self.workers[at].router.begin_sampling(UnitId::at(unit), &wanted);
+            }
             self.conns[new as usize].state = ConnState::Comparing;
             self.tally.comparisons += 1;
             self.workers[at].comparisons[unit] = Some(Comparison {
@@ -93,7 +103,7 @@ impl World {
         if let Some(comparison) = &mut self.workers[at].comparisons[unit] {
             comparison.reading = true;
         }
-        for (side, index) in [new, known].into_iter().enumerate() {
+        for (side, index) in std::iter::once(new).chain(known).enumerate() {
             let path = self.conns[index as usize].path;
             let after =
                 self.rng.micros(50..2 * self.scene.routes[path].latency + self.scene.routes[path].service);
@@ -111,7 +121,8 @@ impl World {
         else {
             return;
         };
-        let index = [comparison.new, comparison.known][side] as usize;
+        let Some(index) = [Some(comparison.new), comparison.known][side] else { return };
+        let index = index as usize;
         let net = &self.net.paths[self.conns[index].path];
         if net.swallows || net.hangs {
             // Its answer comes when the path works again, if the deadline has not.
@@ -124,7 +135,8 @@ impl World {
         (conn.heard, conn.own) = (self.now, conn.own.saturating_sub(1));
         let Some(comparison) = &mut self.workers[at].comparisons[unit] else { return };
         comparison.data[side] = Some(data);
-        if comparison.data.iter().all(Option::is_some) {
+        let sides = if comparison.known.is_some() { 2 } else { 1 };
+        if comparison.data[..sides].iter().all(Option::is_some) {
             self.conclude(at, unit);
         }
     }
@@ -132,12 +144,18 @@ impl World {
     fn conclude(&mut self, at: usize, unit: usize) {
         let Some(comparison) = self.workers[at].comparisons[unit].take() else { return };
         let (id, now) = (UnitId::at(unit), self.now);
+        let Comparison { new, known, ranges, data: [Some(read), reference], deadline, .. } = comparison
+        else {
+            return;
+        };
+        let (Some(known), Some(reference)) = (known, reference) else {
+            self.recall(at, new, ranges.iter().zip(&read));
+            self.next_comparison(at, unit);
+            return;
+        };
         let spoilt = self.workers[at].router.sampling_is_spoilt(id);
         self.workers[at].router.end_sampling(id, now);
         self.poke(at);
-        let Comparison { new, known, data: [Some(read), Some(reference)], deadline, .. } = comparison else {
-            return;
-        };
         if spoilt {
             self.conns[new as usize].state = ConnState::Waiting { deadline };
             self.workers[at].waiting[unit].push_back(new);
@@ -156,19 +174,73 @@ impl World {
         self.next_comparison(at, unit);
     }
 
+    /// No path is up: the verdict by what is remembered of the unit.
+    fn recall<'a>(&mut self, at: usize, new: u32, read: impl Iterator<Item = (&'a Extent, &'a [u8; 4])>) {
+        let unit = UnitId::at(self.conns[new as usize].unit);
+        let read = read.map(|(range, content)| (range, Some(&content[..])));
+        let verdict = self.workers[at].router.judge_samples(unit, read);
+        self.tally.recalls += 1;
+        match verdict {
+            Verdict::Same | Verdict::Blank => self.activate(new),
+            Verdict::Differs { .. } | Verdict::Unreadable => {
+                self.tally.recalls_refused += 1;
+                self.cut(new, &Fault::Identity(format!("{verdict:?}, by what is remembered")));
+            }
+        }
+    }
+
+    /// Reads a place of each unit that has been written since it was last read.
+    pub(super) fn refresh_samples(&mut self, at: usize) {
+        for unit in 0..self.scene.spec.units.len() {
+            let is_up = |c: &&u32| {
+                let conn = &self.conns[**c as usize];
+                conn.unit == unit && matches!(conn.state, ConnState::Active { .. })
+            };
+            let Some(conn) = self.workers[at].live.iter().find(is_up).copied() else { continue };
+            let router = &mut self.workers[at].router;
+            router.lay_out_samples(UnitId::at(unit), BLOCKS as u64 * BLOCK, BLOCK);
+            let Some((ticket, range)) = router.sample_due(UnitId::at(unit), self.now) else { continue };
+            let route = &self.scene.routes[self.conns[conn as usize].path];
+            let after = Duration::from_micros(route.latency + route.service / 2);
+            let sample = Sample { ticket, offset: range.start, content: None };
+            self.at(after, Event::Sampled { conn, sample });
+        }
+    }
+
+    /// The target serves the read, or its answer has come. A path that does not work loses it.
+    pub(super) fn sampled(&mut self, index: u32, sample: Sample) {
+        let conn = &self.conns[index as usize];
+        let net = &self.net.paths[conn.path];
+        if !matches!(conn.state, ConnState::Active { .. }) || net.swallows || net.hangs {
+            return;
+        }
+        let (at, unit) = (conn.worker, UnitId::at(conn.unit));
+        if let Some(content) = sample.content {
+            self.workers[at].router.sample_read(unit, sample.ticket, Some(&content), self.now);
+            return;
+        }
+        let content = Some(self.sample(conn.shows, sample.offset));
+        let after = Duration::from_micros(self.scene.routes[conn.path].latency);
+        self.at(after, Event::Sampled { conn: index, sample: Sample { content, ..sample } });
+    }
+
     /// A connection is cut: if it was being compared, the comparison ends; what was compared with it waits again.
     pub(super) fn comparison_lost(&mut self, index: u32) {
         let (at, unit) = (self.conns[index as usize].worker, self.conns[index as usize].unit);
         self.workers[at].waiting[unit].retain(|c| *c != index);
         let Some(comparison) =
-            self.workers[at].comparisons[unit].take_if(|c| c.new == index || c.known == index)
+            self.workers[at].comparisons[unit].take_if(|c| c.new == index || c.known == Some(index))
         else {
             return;
         };
         let now = self.now;
+        let Some(known) = comparison.known else {
+            self.next_comparison(at, unit);
+            return;
+        };
         self.workers[at].router.end_sampling(UnitId::at(unit), now);
         self.poke(at);
-        let other = if comparison.new == index { comparison.known } else { comparison.new };
+        let other = if comparison.new == index { known } else { comparison.new };
         let conn = &mut self.conns[other as usize];
         conn.own = conn.own.saturating_sub(1);
         if comparison.new != index && !conn.is_closing() {
@@ -200,4 +272,10 @@ impl World {
         }
         self.poke(at);
     }
+}
+
+/// Blocks that two paths are compared by.
+fn compared_blocks() -> Vec<Extent> {
+    let block = |block: usize| block as u64 * BLOCK..(block as u64 + 1) * BLOCK;
+    (0..BLOCKS).step_by(SAMPLE_EVERY).map(block).collect()
 }

@@ -40,6 +40,7 @@ impl World {
                 self.advance_comparison(at, unit);
             }
         }
+        self.refresh_samples(at);
         self.connect_missing(at);
     }
 

@@ -59,6 +59,9 @@ pub(super) struct Tally {
     pub(super) stops: u64,
     pub(super) continues: u64,
     pub(super) refused_units: u64,
+    /// Connections judged by what was remembered of their unit, and of those the refused ones.
+    pub(super) recalls: u64,
+    pub(super) recalls_refused: u64,
     pub(super) comparisons: u64,
     pub(super) outsiders: u64,
     /// Units judged as atomic registers.
@@ -97,6 +100,8 @@ impl Tally {
             (&mut self.stops, other.stops),
             (&mut self.continues, other.continues),
             (&mut self.refused_units, other.refused_units),
+            (&mut self.recalls, other.recalls),
+            (&mut self.recalls_refused, other.recalls_refused),
             (&mut self.comparisons, other.comparisons),
             (&mut self.outsiders, other.outsiders),
             (&mut self.registers, other.registers),
@@ -130,6 +135,8 @@ impl Tally {
             ("resumes", self.continues),
             ("units_compared", self.comparisons),
             ("units_refused", self.refused_units),
+            ("units_recalled", self.recalls),
+            ("units_refused_by_memory", self.recalls_refused),
             ("writes_of_another_host", self.outsiders),
             ("units_judged_as_registers", self.registers),
             ("faults", self.faults()),

@@ -7,6 +7,7 @@
 
 use super::control::Control;
 use super::hypervisor::Process;
+use super::identity::Sample;
 use super::ledger::Ledger;
 use super::policy::PolicyChecks;
 use super::rng::Rng;
@@ -52,6 +53,7 @@ pub(super) enum Event {
     Answers(u32),
     Refused(u32),
     Compared { new: u32, side: usize },
+    Sampled { conn: u32, sample: Sample },
     Told(Box<Told>),
     Tick(u64),
     Committed,
@@ -91,6 +93,7 @@ impl Event {
             | Self::Answers(_)
             | Self::Refused(_)
             | Self::Compared { .. }
+            | Self::Sampled { .. }
             | Self::Told(_)
             | Self::Tick(_)
             | Self::Committed => true,
@@ -332,6 +335,7 @@ impl World {
             Event::Answers(conn) => self.answers(conn),
             Event::Refused(conn) => self.refused(conn),
             Event::Compared { new, side } => self.compared(new, side),
+            Event::Sampled { conn, sample } => self.sampled(conn, sample),
             Event::Told(told) => self.tell_control(*told),
             Event::Tick(number) => self.tick(number),
             Event::Committed => self.committed(),

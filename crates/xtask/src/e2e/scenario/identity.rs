@@ -1,7 +1,8 @@
 //! What comes back is not what went: another unit under the same name, another size, a controller without its cache.
 //!
-//! A wrong unit is refused while a path that is up says what is right, and a VM without any path is not resumed onto a unit of
-//! another size. What NBD cannot tell is not asked of it: with no path up, another unit of the same size.
+//! A wrong unit is refused while a path that is up says what is right, and a VM without any path is not resumed onto a unit
+//! of another size, nor onto one with other content where the guest has not written since. It does not look at a daemon that
+//! has only just started: that one remembers nothing.
 
 use crate::e2e::host::{Host, Wanted};
 use crate::e2e::stage::Stage;
@@ -17,6 +18,8 @@ const SEEN_MAX: Duration = Duration::from_secs(10);
 const UP_MAX: Duration = Duration::from_secs(30);
 /// Longer than any repair takes to be acted on.
 const STAYS: Duration = Duration::from_secs(4);
+/// Places of the unit have been read.
+const REMEMBERED: Duration = Duration::from_secs(3);
 /// As in the configurations.
 const QUIESCE: Duration = Duration::from_millis(500);
 const REFUSED: &str = "not this unit";
@@ -32,8 +35,12 @@ pub(super) fn identity(stage: &mut Stage) -> Result<()> {
         one_path(stage, &mut host, &mut array, fault)?;
         gold.wait_progress()?;
     }
-    all_paths(stage, &mut host, &mut array)?;
-    gold.wait_progress()?;
+    for fault in ["reset announce-size 32MiB", "reset other-unit"] {
+        // What is remembered was read since the last write.
+        stage.watch(REMEMBERED, |_| Ok(()))?;
+        all_paths(stage, &mut host, &mut array, fault)?;
+        gold.wait_progress()?;
+    }
     gold.end(QUIESCE)?.check(stage);
     host.finish(stage)
 }
@@ -67,30 +74,30 @@ fn refused(stage: &mut Stage, host: &mut Host, path: &str, fault: &str) -> Resul
     Ok(())
 }
 
-/// The unit comes back over all paths, with another size.
-fn all_paths(stage: &mut Stage, host: &mut Host, array: &mut ArrayControl) -> Result<()> {
-    let fault = "reset announce-size 32MiB";
+/// All paths come back with something else: nothing is up to compare with.
+fn all_paths(stage: &mut Stage, host: &mut Host, array: &mut ArrayControl, fault: &str) -> Result<()> {
     let since_unix_us = array.fault("all", fault)?;
     stage.say(format!("both portals: {fault}"));
     host.wait_vm(stage, "gold", "suspended", SEEN_MAX)?;
     for path in ["san0/a", "san0/b"] {
-        refused(stage, host, path, "both paths")?;
+        refused(stage, host, path, &format!("both paths, {fault}"))?;
     }
     let mut stayed = true;
     stage.watch(STAYS, |_| {
         stayed &= host.vm_state("gold")? == "suspended";
         Ok(())
     })?;
-    stage.report.check_that("the VM is not resumed onto a unit of another size", Truth::from(stayed), "");
+    let name = |what: &str| format!("both paths, {fault}: {what}");
+    stage.report.check_that(&name("the VM is not resumed onto it"), Truth::from(stayed), "");
     let said =
         host.events()?.into_iter().find(|e| e.at_unix_us >= since_unix_us && e.reason.contains(REFUSED));
     let told = said.as_ref().is_some_and(|e| e.incident.is_some());
     let words = said.map_or_else(String::new, |e| e.reason);
-    stage.report.check_that("the incident says why", Truth::from(told), words);
+    stage.report.check_that(&name("the incident says why"), Truth::from(told), words);
     let explained = host.operator(&["explain", "vm", "gold"])?;
     let words = String::from_utf8_lossy(&explained.stdout).into_owned();
     stage.say(words.trim());
-    stage.report.check_that("so does the explanation", Truth::from(words.contains(REFUSED)), words);
+    stage.report.check_that(&name("so does the explanation"), Truth::from(words.contains(REFUSED)), words);
 
     array.clear("all")?;
     stage.say("both portals show the unit again");
