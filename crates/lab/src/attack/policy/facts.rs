@@ -33,7 +33,7 @@ pub(super) struct Facts {
     pub(super) draining: Vec<PathId>,
     commands: BTreeMap<u64, Command>,
     /// When this process of ours was last told anything.
-    heard: Instant,
+    pub(super) heard: Instant,
     /// What operators were told has been done by this batch of effects.
     pub(super) done: Vec<Command>,
 }

@@ -143,8 +143,9 @@ impl Story {
             return;
         }
         if self.stands_still_by_us() {
-            // Nobody remembers it: the rule that none is forgotten goes on from here.
-            self.ours = Ours::Stopped { since: now };
+            // Nobody remembers it: the rule that none is forgotten goes on from here, but what it waited for is not known.
+            (self.ours, self.cause) = (Ours::Stopped { since: now }, Some(Cause::Other));
+            self.lost.clear();
         } else if self.ours != Ours::Held {
             (self.ours, self.operator, self.free_since) = (Ours::Nothing, false, now);
         }
