@@ -99,7 +99,12 @@ struct Vm {
 #[derive(Clone, Debug, PartialEq)]
 enum Reserve {
     Kept,
-    Lost { since: Instant, why: String },
+    /// `told`: when `why` was put into words.
+    Lost {
+        since: Instant,
+        told: Instant,
+        why: String,
+    },
 }
 
 /// Effects of the event in hand.

@@ -16,11 +16,15 @@ use crate::policy::fit::{Claim, Kept, Room};
 use crate::policy::rules::{Stopping, stopping};
 use crate::policy::{Cause, Floor, Input, Outstanding, Why};
 use crate::spec::{ByteRate, ShedWhen};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use std::cell::OnceCell;
 
 /// So many kept VMs are named in a reason; a thousand names help nobody.
 const KEPT_NAMED_MAX: usize = 5;
+
+/// The numbers name every party, so the words for all who have lost their reservations cost the square of how many they are:
+/// more than one event may take. Those that explain are so old at most.
+const WORDS_KEEP_FOR: Duration = Duration::from_secs(1);
 
 /// A target that carries less than it was configured for.
 pub(super) struct Short {
@@ -38,6 +42,22 @@ pub(super) struct Verdict {
     kept: Vec<Kept>,
     /// What those who stay leave over.
     pub(super) room: Room,
+}
+
+/// A VM that does not get what it reserved.
+#[derive(Clone, Copy, Debug)]
+struct Shortage {
+    vm: VmId,
+    since: Instant,
+    got: ByteRate,
+}
+
+/// Why somebody is shed now.
+#[derive(Clone, Copy, Debug)]
+enum Trigger {
+    Reserved,
+    Drain(PathId),
+    Unmet(Shortage),
 }
 
 /// What a round of decisions or a view looks at: one time, and one verdict, worked out when somebody asks for it.
@@ -66,13 +86,14 @@ impl Controller {
         let verdict = self.verdict();
         let reserved: Vec<_> =
             self.order.iter().copied().filter(|vm| self.spec.vm(*vm).reservation.is_some()).collect();
+        let unmet: Vec<_> = verdict.parties.iter().copied().filter_map(|vm| self.shortage(vm)).collect();
         let leave: Vec<_> = reserved
             .iter()
             .filter(|vm| verdict.of(**vm) == Kept::Leaves)
-            .filter_map(|vm| Some((*vm, self.trigger(*vm, &verdict)?)))
+            .filter_map(|vm| Some((*vm, self.trigger(*vm, &verdict, &unmet)?)))
             .collect();
         for (vm, trigger) in &leave {
-            self.shed_one(*vm, &verdict, trigger);
+            self.shed_one(*vm, &verdict, *trigger);
         }
         // They come in the same order.
         let mut leaving = leave.iter().map(|(vm, _)| *vm).peekable();
@@ -150,26 +171,32 @@ impl Controller {
         (!missing.is_empty()).then_some(Short { target, missing })
     }
 
-    /// Why shedding happens now, in words.
-    fn trigger(&self, vm: VmId, verdict: &Verdict) -> Option<String> {
+    fn shortage(&self, vm: VmId) -> Option<Shortage> {
+        let (since, got) = self.vms[vm.index()].floor.unmet()?;
+        Some(Shortage { vm, since, got })
+    }
+
+    /// Why shedding happens now. In a host with many VMs this is asked for each, so it says no words.
+    fn trigger(&self, vm: VmId, verdict: &Verdict, unmet: &[Shortage]) -> Option<Trigger> {
         match self.spec.host.shed_when {
-            ShedWhen::Reserved => Some("shed_when = \"reserved\"".into()),
-            ShedWhen::Unmet => {
-                if let Some(path) = self.drains_for(vm, verdict) {
-                    return Some(format!("{} is being drained", self.spec.path_name(path)));
-                }
-                let victim = verdict.parties.iter().find_map(|other| {
-                    let (since, got) = self.vms[other.index()].floor.unmet()?;
-                    self.meets(vm, *other, verdict).then_some((*other, since, got))
-                });
-                let (victim, since, got) = victim?;
-                Some(format!(
-                    "shed_when = \"unmet\": {} gets {got} of its {} for {}",
-                    self.spec.vm(victim).name,
-                    rate(self.spec.vm(victim).reservation),
-                    seconds(self.now.since(since))
-                ))
-            }
+            ShedWhen::Reserved => Some(Trigger::Reserved),
+            ShedWhen::Unmet => match self.drains_for(vm, verdict) {
+                Some(path) => Some(Trigger::Drain(path)),
+                None => unmet.iter().find(|o| self.meets(vm, o.vm, verdict)).copied().map(Trigger::Unmet),
+            },
+        }
+    }
+
+    fn trigger_words(&self, trigger: Trigger) -> String {
+        match trigger {
+            Trigger::Reserved => "shed_when = \"reserved\"".into(),
+            Trigger::Drain(path) => format!("{} is being drained", self.spec.path_name(path)),
+            Trigger::Unmet(Shortage { vm, since, got }) => format!(
+                "shed_when = \"unmet\": {} gets {got} of its {} for {}",
+                self.spec.vm(vm).name,
+                rate(self.spec.vm(vm).reservation),
+                seconds(self.now.since(since))
+            ),
         }
     }
 
@@ -186,17 +213,23 @@ impl Controller {
         verdict.short.iter().any(|s| on(a, s.target) && on(b, s.target))
     }
 
-    fn shed_one(&mut self, vm: VmId, verdict: &Verdict, trigger: &str) {
+    fn shed_one(&mut self, vm: VmId, verdict: &Verdict, trigger: Trigger) {
         let Some(short) = verdict.short.iter().find(|s| self.meets_target(vm, s.target)) else { return };
-        let numbers = self.numbers(vm, verdict, short.target);
-        let missing: Vec<_> = self.missing(vm, verdict);
-        let rule = format!("shedding, {trigger}; {numbers}");
         let open = self.incidents.of(short.target);
-        if let Some(why) = self.cannot_shed(vm, open) {
+        let cannot = self.cannot_shed(vm, open);
+        let is_fresh = |told: Instant| self.now.since(told) < WORDS_KEEP_FOR;
+        let reserve = &self.vms[vm.index()].reserve;
+        if cannot.is_some() && matches!(reserve, Reserve::Lost { told, .. } if is_fresh(*told)) {
+            return;
+        }
+        let numbers = self.numbers(vm, verdict, short.target);
+        let rule = format!("shedding, {}; {numbers}", self.trigger_words(trigger));
+        if let Some(why) = cannot {
             let text = format!("{rule}; {why}, so only its reservation is lost");
             self.lose_reservation(vm, open, text);
             return;
         }
+        let missing: Vec<_> = self.missing(vm, verdict);
         let what = format!("{} cannot carry its reservations", self.spec.target(short.target).name);
         let incident = self.enter_incident(short.target, None, &what);
         self.vms[vm.index()].reserve = Reserve::Kept;
@@ -305,10 +338,10 @@ impl Controller {
         let state = &mut self.vms[vm.index()];
         match &mut state.reserve {
             Reserve::Kept => {
-                state.reserve = Reserve::Lost { since: self.now, why: why.clone() };
+                state.reserve = Reserve::Lost { since: self.now, told: self.now, why: why.clone() };
                 self.record(JournalKind::ReservationLost, Subject::Vm(vm), incident, why);
             }
-            Reserve::Lost { why: last, .. } => *last = why,
+            Reserve::Lost { told, why: last, .. } => (*told, *last) = (self.now, why),
         }
     }
 

@@ -55,8 +55,15 @@ impl World {
     pub(super) fn tell_control(&mut self, told: Told) {
         let Some(controller) = &mut self.controller else { return };
         self.policy.event(self.now, &told);
+        // As in the daemon: what was heard is worth remembering even if nothing follows from it; a measurement is not.
+        let is_measure = matches!(told, Told::Load(_) | Told::Tick);
         let effects = controller.handle(self.now, told);
+        let is_quiet = effects.is_empty();
         self.perform_effects(&effects);
+        if is_quiet && !is_measure {
+            self.control.changes += 1;
+            self.save();
+        }
         self.arm_tick();
     }
 

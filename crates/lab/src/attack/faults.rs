@@ -4,6 +4,7 @@ use super::tally::Fault as Kind;
 use super::world::{Event, Weather, World};
 use vmpath_core::event::{Command, Event as Told, Fault, Force, RunState};
 use vmpath_core::ids::{PathId, TargetId, VmId};
+use vmpath_core::plan::{Health, PathRoute};
 use vmpath_core::spec::Access;
 use vmpath_core::time::{Duration, Instant};
 use vmpath_core::view::VmState;
@@ -11,6 +12,8 @@ use vmpath_core::volume::verdict::TargetError;
 
 /// If by then too little was asked for, faults become rare.
 const LULL_AFTER: Instant = Instant::from_millis(100_000);
+/// And by then they end, until enough was: proofs of health and pauses between resumes may ask for five minutes each.
+const PEACE_AFTER: Instant = Instant::from_millis(200_000);
 
 impl World {
     pub(super) fn trouble(&mut self) {
@@ -19,11 +22,14 @@ impl World {
         }
         let (soonest, latest) = (self.scene.calm_between.start, self.scene.calm_between.end);
         // Guests that are never served ask for nothing: let them.
-        let lull =
-            if self.now > LULL_AFTER && self.tally.requests < super::world::REQUESTS_MIN { 20 } else { 1 };
+        let is_short = self.tally.requests < super::world::REQUESTS_MIN;
+        let lull = if self.now > LULL_AFTER && is_short { 20 } else { 1 };
         let (soonest, latest) = (soonest * lull, latest * lull);
         let after = self.rng.millis(soonest..latest);
         self.at(after, Event::Trouble);
+        if self.now > PEACE_AFTER && is_short && self.tally.faults() >= super::world::FAULTS_MIN {
+            return;
+        }
         let vm = self.rng.index(self.processes.len());
         if self.rng.percent(70) {
             self.ambush = Some(vm);
@@ -298,6 +304,13 @@ impl World {
             } else if row.waits_for.as_deref().is_some_and(|wait| wait.contains("vmpath vm resume")) {
                 self.command(Command::ResumeVm(VmId::at(vm)));
             }
+        }
+        // The order may have met no process.
+        let is_out = |route: &PathRoute| matches!(route.health, Health::Disabled | Health::Draining);
+        let routes = self.control.spec_plan.as_ref().map_or(&[][..], |plan| &plan.paths);
+        let out: Vec<_> = self.scene.spec.path_ids().filter(|p| is_out(&routes[p.index()])).collect();
+        for path in out {
+            self.command(Command::EnablePath(path));
         }
         let standby =
             self.control.spec_plan.as_ref().is_some_and(|plan| plan.paths.iter().any(|p| !p.preferred));

@@ -148,7 +148,7 @@ impl PolicyChecks {
         self.facts.restarted(now, controller);
         self.keep.configured(&self.facts.spec);
         self.hold = Hold::default();
-        self.incidents.restarted(now, controller);
+        self.incidents.restarted(now, self.facts.heard, controller);
         self.generation = None;
     }
 
@@ -266,10 +266,11 @@ impl PolicyChecks {
         self.hold.record(entry);
         self.incidents.record(&self.facts, entry)?;
         let Some((vm, kind, cause)) = Facts::told(entry) else { return Ok(()) };
+        // One batch may take a `stop` back and send another for a new cause: that is no `cont`.
+        let resumes = kind == JournalKind::VmResuming;
         let order = effects.iter().find_map(|effect| match effect {
-            Effect::Stop { vm: v, instance } | Effect::Continue { vm: v, instance } => {
-                (*v == vm).then_some(*instance)
-            }
+            Effect::Stop { vm: v, instance } => (*v == vm && !resumes).then_some(*instance),
+            Effect::Continue { vm: v, instance } => (*v == vm && resumes).then_some(*instance),
             Effect::Publish(_) | Effect::Monitor { .. } | Effect::Record(_) | Effect::Answer { .. } => None,
         });
         let was = self.facts.story(vm).ours;

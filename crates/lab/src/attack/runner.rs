@@ -17,7 +17,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Seeds that found something, since mended: played before all others.
-pub(super) const REGRESSIONS: &[u64] = &[];
+pub(super) const REGRESSIONS: &[u64] = &[
+    // A VM that met an I/O error just before a crash is continued by the next process, which cannot know better.
+    532,  // The order that would have enabled a path found no process, and a VM waited for it.
+    1080, // A restart counts a relapse of a path that was proving itself.
+    1563, // Guests were held for most of ten minutes.
+    627,  // An operator's resume and a new cause to suspend in one batch: no `cont`.
+    3299, // The world ended between a `cont` and the word of it.
+    3300, // An incident's number died with the process that had opened it.
+    3527, // What a VM waited for was forgotten in a crash.
+    3044,
+];
 /// A line of progress this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// After this many broken seeds nothing more is learned.

@@ -36,7 +36,7 @@ pub(super) const FAULTS_MIN: u64 = 5;
 /// The chaos lasts at least so long, and until enough has been asked for; guests that are held ask for nothing.
 const CHAOS_MIN: Duration = Duration::from_secs(45);
 const CHAOS_LULL: Duration = Duration::from_secs(100);
-const CHAOS_MAX: Duration = Duration::from_secs(600);
+const CHAOS_MAX: Duration = Duration::from_secs(3600);
 /// How long everything that is still open may take after the last fault.
 const CALM_MAX: Duration = Duration::from_secs(1800);
 /// More events than this, and something turns in a circle.

@@ -9,6 +9,7 @@ mod hypervisors;
 mod ladder;
 mod leave;
 mod loss;
+mod many;
 mod no_path;
 mod random;
 mod restart;

@@ -180,6 +180,22 @@ impl World {
         world
     }
 
+    /// Every link comes up and every VM's monitor says that it runs, as one event's worth of decisions: for large hosts.
+    pub(super) fn all_at_once(&mut self) {
+        let (spec, at) = (self.spec.clone(), self.now);
+        let links = spec.path_ids().flat_map(|path| {
+            let units = spec.unit_ids().filter(|u| spec.unit(*u).target == spec.path(path).target);
+            units.map(|unit| (path, unit)).collect::<Vec<_>>()
+        });
+        let up = |(path, unit)| {
+            Event::Link(LinkReport { worker: WorkerId(0), path, unit, at, change: LinkChange::Up })
+        };
+        let runs = |vm| Event::Hypervisor { vm, report: connected(1, RunState::Running, StopsOnError::Yes) };
+        let events: Vec<_> = links.map(up).chain(spec.vm_ids().map(runs)).collect();
+        let effects = self.controller.handle_all(self.now, events);
+        self.take(&effects);
+    }
+
     pub(super) fn handle(&mut self, event: Event) {
         let effects = self.controller.handle(self.now, event);
         self.take(&effects);

@@ -32,6 +32,8 @@ pub(super) struct Facts {
     /// On their way out, by the operator's word.
     pub(super) draining: Vec<PathId>,
     commands: BTreeMap<u64, Command>,
+    /// When this process of ours was last told anything.
+    pub(super) heard: Instant,
     /// What operators were told has been done by this batch of effects.
     pub(super) done: Vec<Command>,
 }
@@ -47,6 +49,7 @@ impl Facts {
             fresh_since: now,
             draining: vec![],
             commands: BTreeMap::new(),
+            heard: now,
             done: vec![],
             spec,
         }
@@ -91,6 +94,7 @@ impl Facts {
     }
 
     pub(super) fn event(&mut self, now: Instant, event: &Event) {
+        self.heard = now;
         match event {
             Event::Link(report) => self.network.report(now, report),
             Event::Hypervisor { vm, report } => self.hypervisor(now, *vm, report),
@@ -182,7 +186,7 @@ impl Facts {
         self.network.restarted(now, controller);
         self.stories.resize_with(view.vms.len(), Story::default);
         for row in &view.vms {
-            self.stories[row.vm.index()].restarted(now, row.state);
+            self.stories[row.vm.index()].restarted(now, self.heard, row.state);
         }
         self.gates.clear();
         self.draining.clear();

@@ -33,11 +33,12 @@ pub(super) struct Incidents {
 }
 
 impl Incidents {
-    pub(super) fn restarted(&mut self, now: Instant, controller: &Controller) {
+    /// `heard`: when the process before was told something last.
+    pub(super) fn restarted(&mut self, now: Instant, heard: Instant, controller: &Controller) {
         self.open =
             controller.view(now).incidents.iter().map(|i| (i.incident, (i.paths.clone(), None))).collect();
         self.due = true;
-        if now.since(self.opened_at) < LOST_WITHIN {
+        if heard.since(self.opened_at) < LOST_WITHIN {
             self.newest = self.kept;
         }
     }

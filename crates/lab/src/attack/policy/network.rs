@@ -219,7 +219,7 @@ impl Network {
     }
 
     /// Another process of ours goes on: what was up must connect again, and what its memory holds of former failures may
-    /// be older than what happened.
+    /// be older than what happened. What it finds down has failed once more than was seen from here.
     pub(super) fn restarted(&mut self, now: Instant, controller: &Controller) {
         let view = controller.view(now);
         for unit in &view.units {
@@ -228,7 +228,7 @@ impl Network {
                 *past = past.trusted();
                 *link = match &shown.state {
                     LinkState::Down(fault) => {
-                        past.must_prove = true;
+                        (past.must_prove, past.failures) = (true, past.failures + 1);
                         Link::Down { gone: matches!(fault, Fault::UnitGone(_)) }
                     }
                     LinkState::Connecting | LinkState::Up => Link::Waiting { until: now + GRACE },
@@ -241,7 +241,7 @@ impl Network {
             *state = match (row.health, row.preferred) {
                 (Health::Disabled | Health::Draining, _) => Path::Disabled,
                 (Health::Down, false) => {
-                    fresh.must_prove = true;
+                    (fresh.must_prove, fresh.failures) = (true, fresh.failures + 1);
                     Path::Failed
                 }
                 (Health::Up | Health::Marginal, _) => Path::Up { since: Instant::ZERO },

@@ -185,7 +185,9 @@ impl Resume {
             let story = facts.story(vm);
             let is_given_up = story.gave_up && story.attempts >= ATTEMPTS;
             let is_still = match story.ours {
-                Ours::Stopping | Ours::Stopped { .. } | Ours::Continuing | Ours::Held => true,
+                // The `cont` has taken effect, and the word of it is on its way.
+                Ours::Continuing => story.truth != Some(RunState::Running),
+                Ours::Stopping | Ours::Stopped { .. } | Ours::Held => true,
                 Ours::Nothing | Ours::Withdrawn { .. } | Ours::Proving { .. } => false,
             };
             let is_there = facts.spec.vm(vm).presence == Presence::Present;

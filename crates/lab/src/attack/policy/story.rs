@@ -12,6 +12,8 @@ use vmpath_core::view::VmState;
 
 /// A VM without a monitor counts as running for so long after its last request.
 const ACTIVE_FOR: Duration = Duration::from_secs(60);
+/// What was heard may not be on disk for so long; a process that dies meanwhile has not heard it.
+const SAVED_WITHIN: Duration = Duration::from_secs(2);
 /// A `stop` that nobody wants any more may take effect within this.
 const LATE: Duration = Duration::from_secs(75);
 
@@ -61,6 +63,8 @@ pub(super) struct Story {
     pub(super) operator: bool,
     /// The process that was told to stop, or stopped on our EIO.
     pub(super) stopped: Option<u64>,
+    /// The process that was last heard to run, and when that was no longer so.
+    running: Option<(u64, Option<Instant>)>,
     /// The process that ran when it was last heard of, before a restart of ours.
     ran: Option<u64>,
     pub(super) attempts: u32,
@@ -89,10 +93,22 @@ impl Story {
             self.monitor_since = now;
         }
         self.monitor = Some(monitor);
+        self.heard(now);
     }
 
     pub(super) fn monitor_lost(&mut self, now: Instant) {
         (self.monitor, self.monitor_since) = (None, now);
+        self.heard(now);
+    }
+
+    fn heard(&mut self, now: Instant) {
+        match (self.monitor, &mut self.running) {
+            (Some(monitor), running) if monitor.state == RunState::Running => {
+                *running = Some((monitor.instance, None));
+            }
+            (Some(_) | None, Some((_, until))) => *until = until.or(Some(now)),
+            (Some(_) | None, None) => {}
+        }
     }
 
     pub(super) fn reported(&mut self, now: Instant, state: RunState) {
@@ -101,6 +117,7 @@ impl Story {
             self.monitor_since = now;
         }
         monitor.state = state;
+        self.heard(now);
     }
 
     /// It stopped on an EIO that we answer.
@@ -108,9 +125,12 @@ impl Story {
         self.stopped = self.monitor.map(|monitor| monitor.instance).or(self.stopped);
     }
 
-    pub(super) fn restarted(&mut self, now: Instant, remembered: VmState) {
-        if let Some(monitor) = self.monitor.take() {
-            self.ran = (monitor.state == RunState::Running).then_some(monitor.instance);
+    /// `heard`: when the process before heard something last.
+    pub(super) fn restarted(&mut self, now: Instant, heard: Instant, remembered: VmState) {
+        self.monitor = None;
+        if let Some((instance, until)) = self.running.take() {
+            let is_fresh = until.is_none_or(|until| heard.since(until) < SAVED_WITHIN);
+            self.ran = is_fresh.then_some(instance);
         }
         self.monitor_since = now;
         let remembers = match remembered {
@@ -124,8 +144,9 @@ impl Story {
             return;
         }
         if self.stands_still_by_us() {
-            // Nobody remembers it: the rule that none is forgotten goes on from here.
-            self.ours = Ours::Stopped { since: now };
+            // Nobody remembers it: the rule that none is forgotten goes on from here, but what it waited for is not known.
+            (self.ours, self.cause) = (Ours::Stopped { since: now }, Some(Cause::Other));
+            self.lost.clear();
         } else if self.ours != Ours::Held {
             (self.ours, self.operator, self.free_since) = (Ours::Nothing, false, now);
         }
