@@ -9,7 +9,7 @@ use vmpath_core::controller::Controller;
 use vmpath_core::effect::{Effect, Wanted};
 use vmpath_core::event::{Event as Told, RunState};
 use vmpath_core::plan::RoutePlan;
-use vmpath_core::saved::Saved;
+use vmpath_core::saved::{Before, Saved};
 use vmpath_core::time::{Duration, Instant};
 
 /// The owner wakes at least this often.
@@ -28,6 +28,9 @@ pub(super) struct Control {
     pub(super) spec_plan: Option<Arc<RoutePlan>>,
     /// On disk.
     pub(super) saved: Saved,
+    /// By how many boots it was preceded, and how many there have been.
+    saved_in: u64,
+    boots: u64,
     /// On its way there, with its number.
     saving: Option<(u64, Saved)>,
     on_disk: u64,
@@ -141,6 +144,7 @@ impl World {
     pub(super) fn committed(&mut self) {
         let Some((number, saved)) = self.control.saving.take() else { return };
         (self.control.on_disk, self.control.saved) = (number, saved);
+        self.control.saved_in = self.control.boots;
         let (ready, later) =
             std::mem::take(&mut self.control.orders).into_iter().partition(|o: &Order| o.needs <= number);
         self.control.orders = later;
@@ -155,9 +159,13 @@ impl World {
     }
 
     /// The process starts, or starts again from what the one before has left.
-    pub(super) fn start(&mut self, before: Option<vmpath_core::saved::Before>) {
+    pub(super) fn start(&mut self, before: Option<Before>) {
         let (spec, now) = (self.scene.spec.clone(), self.now);
-        let (controller, effects) = match before {
+        self.control.boots += u64::from(before == Some(Before::Booted));
+        // A process that died before it had saved anything of this boot has left the state of another one.
+        let is_of_this_boot = self.control.saved_in == self.control.boots;
+        let left = before.map(|before| if is_of_this_boot { before } else { Before::Booted });
+        let (controller, effects) = match left {
             None => Controller::new(spec.clone(), now),
             Some(before) => {
                 let saved = std::mem::take(&mut self.control.saved);
@@ -177,7 +185,7 @@ impl World {
             self.violated("plan", "a controller starts without a plan".into());
             return;
         };
-        if before == Some(vmpath_core::saved::Before::Booted) {
+        if left == Some(Before::Booted) {
             // No hypervisor of then is left: what its VMs went through is over.
             self.policy = super::policy::PolicyChecks::new(spec.clone());
         }

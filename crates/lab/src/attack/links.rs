@@ -111,10 +111,10 @@ impl World {
         conn.expects(now);
         let net = &self.net.paths[conn.path];
         if net.swallows {
-            conn.own += 1;
+            (conn.own, conn.pings) = (conn.own + 1, conn.pings + 1);
             conn.unacked.get_or_insert(now);
         } else if net.hangs {
-            conn.own += 1;
+            (conn.own, conn.pings) = (conn.own + 1, conn.pings + 1);
         } else {
             let route = &self.scene.routes[conn.path];
             conn.heard = now + Duration::from_micros(route.latency + route.service / 2);

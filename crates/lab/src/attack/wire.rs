@@ -56,6 +56,8 @@ pub(super) struct Conn {
     pub(super) heard: Instant,
     /// A ping that was not answered, or a comparison's reads.
     pub(super) own: u32,
+    /// Of those, pings that a path does not answer before it is well.
+    pub(super) pings: u32,
     /// Since when what was sent has not been acknowledged.
     pub(super) unacked: Option<Instant>,
     pub(super) in_flight: Vec<u32>,
@@ -116,6 +118,7 @@ impl Conn {
             state: ConnState::Setup { deadline },
             heard: now,
             own: 0,
+            pings: 0,
             unacked: None,
             in_flight: Vec::new(),
             stuck: Vec::new(),
@@ -336,9 +339,16 @@ impl World {
         let (stuck, replies) = (std::mem::take(&mut conn.stuck), std::mem::take(&mut conn.replies));
         let in_flight = conn.in_flight.clone();
         conn.heard = now;
-        if matches!(conn.state, ConnState::Active { .. }) {
-            conn.own = 0;
-        }
+        conn.own = match conn.state {
+            ConnState::Active { .. } => 0,
+            // What is read to compare has an answer of its own.
+            ConnState::Setup { .. }
+            | ConnState::Waiting { .. }
+            | ConnState::Comparing
+            | ConnState::Closing { .. }
+            | ConnState::Dead => conn.own.saturating_sub(conn.pings),
+        };
+        conn.pings = 0;
         for attempt in in_flight {
             match self.ledger.attempts[attempt as usize].progress {
                 Progress::Unsent | Progress::Buffered => self.leave(attempt),

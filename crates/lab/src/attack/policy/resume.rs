@@ -185,9 +185,12 @@ impl Resume {
             let story = facts.story(vm);
             let is_given_up = story.gave_up && story.attempts >= ATTEMPTS;
             let is_still = match story.ours {
-                // The `cont` has taken effect, and the word of it is on its way.
-                Ours::Continuing => story.truth != Some(RunState::Running),
-                Ours::Stopping | Ours::Stopped { .. } | Ours::Held => true,
+                // The `cont` has taken effect, and the word of it is on its way; or somebody let it run when a crash had
+                // forgotten that it was stopped.
+                Ours::Continuing | Ours::Stopping | Ours::Stopped { .. } => {
+                    story.truth != Some(RunState::Running)
+                }
+                Ours::Held => true,
                 Ours::Nothing | Ours::Withdrawn { .. } | Ours::Proving { .. } => false,
             };
             let is_there = facts.spec.vm(vm).presence == Presence::Present;
