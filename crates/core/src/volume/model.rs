@@ -1,7 +1,7 @@
 //! The volume against a list of writes that is scanned for every question: the rules as the design words them.
 
 use super::*;
-use proptest::prelude::{Strategy, any, prop, prop_assert_eq, prop_oneof, proptest};
+use proptest::prelude::{ProptestConfig, Strategy, any, prop, prop_assert_eq, prop_oneof, proptest};
 use std::collections::BTreeSet;
 
 const UNTIL: Instant = Instant::from_millis(5000);
@@ -257,6 +257,8 @@ impl Pair {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
     #[test]
     fn it_clears_what_a_list_would(
         ops in prop::collection::vec(op(), 0..120),

@@ -186,7 +186,7 @@ fn what_is_taken_out_sheds_too_and_the_last_path_is_refused() {
     let spec = spec("", &TWO);
     let (controller, now) = healthy(&spec);
     let forecast = ask(controller.clone(), now, &question(&spec, &[], &["san0/a"]));
-    assert_eq!(fates(&forecast), "gold running 60/60; bronze suspended@1.0s 0/50");
+    assert_eq!(fates(&forecast), "gold running 60/60; bronze suspended@0.0s 0/50", "before the path goes");
     let forecast = ask(controller, now, &question(&spec, &["san0/a"], &["san0/b"]));
     assert_eq!(forecast.refused.len(), 1);
     assert!(forecast.refused[0].1.contains("last usable path"), "{:?}", forecast.refused);

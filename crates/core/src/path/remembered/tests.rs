@@ -125,6 +125,8 @@ impl Bench {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
     #[test]
     fn the_unit_is_known_again_and_no_other_is_taken_for_it(steps in steps()) {
         let mut bench = Bench::new();

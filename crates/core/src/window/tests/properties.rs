@@ -30,7 +30,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn the_window_is_between_floor_and_cap(steps in prop::collection::vec(step(), 1..600)) {
+    fn the_window_is_between_floor_and_cap(steps in prop::collection::vec(step(), 1..150)) {
         let mut max = 64 * MIB;
         let mut now = Instant::from_millis(1_000);
         let mut window = Window::new(4 * MIB, max);

@@ -40,11 +40,11 @@ fn queue_meant(device: &Device, largest: u64) -> Duration {
 #[test]
 fn the_path_stays_busy_and_the_queue_in_it_short() {
     let mixed = [4 * KIB, 64 * KIB, 4 * KIB, MIB];
-    let sizes: [&[u64]; 4] = [&[4 * KIB], &[64 * KIB], &[MIB], &mixed];
+    let sizes: [&[u64]; 3] = [&[4 * KIB], &[MIB], &mixed];
     let mut bad = String::new();
     for servers in [1, 8] {
         for rate in [20, 100, 1000] {
-            for delay in [100, 500, 2000, 20_000] {
+            for delay in [100, 2000, 20_000] {
                 for sizes in sizes {
                     let device = Device { servers, ..Device::new(rate, delay) };
                     let (part, wait) = utilisation(device, &[flood(sizes)]);
