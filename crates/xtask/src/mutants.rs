@@ -45,6 +45,8 @@ struct Row {
     mutant: Mutant,
     /// None: it survived.
     caught: Option<Caught>,
+    /// Seeds played until then, those under way on other processors included.
+    played: u64,
     took: Duration,
 }
 
@@ -134,7 +136,8 @@ fn one(binary: &Path, folder: &Path, seeds: u64, mutant: Mutant) -> Result<Row> 
     let (found, took) = simulate(binary, folder, seeds, Some(mutant))?;
     // It stops at the first seed that sees it; seeds that were under way on other processors may have seen it too.
     let caught = violations(&found).into_iter().filter(|c| c.rule != "panic").min_by_key(|c| c.seed);
-    Ok(Row { mutant, caught, took })
+    let played = found["counts"]["seeds"].as_u64().unwrap_or(u64::MAX);
+    Ok(Row { mutant, caught, played, took })
 }
 
 /// Its report, and how long it took. The exit status says no more than the report.
@@ -166,8 +169,9 @@ fn violations(report: &Value) -> Vec<Caught> {
 }
 
 fn judge(report: &mut Report, row: &Row, seeds: u64) {
-    let seed = row.caught.as_ref().map(|caught| caught.seed as f64);
-    let check = report.check(row.mutant.word(), seed, Bound::AtMost(seeds as f64), "seed");
+    // The seeds that once found a fault are played first, so the number of the seed says nothing of how many there were.
+    let played = row.caught.as_ref().map(|_| row.played as f64);
+    let check = report.check(row.mutant.word(), played, Bound::AtMost(seeds as f64), "seeds");
     check.note = match &row.caught {
         Some(caught) => format!("{}: {}", caught.rule, caught.text),
         None => format!("nobody noticed: {}", what(row.mutant)),
@@ -180,6 +184,7 @@ fn row_json(row: &Row) -> Value {
         "what": what(row.mutant),
         "rule": row.caught.as_ref().map(|c| &c.rule),
         "seed": row.caught.as_ref().map(|c| c.seed),
+        "seeds_played": row.played,
         "text": row.caught.as_ref().map(|c| &c.text),
         "seconds": row.took.as_secs_f64(),
     })
@@ -223,7 +228,7 @@ mod tests {
         let report = json!({ "violations": violations });
         let caught =
             super::violations(&report).into_iter().filter(|c| c.rule != "panic").min_by_key(|c| c.seed);
-        Row { mutant: Mutant::NoQuarantine, caught, took: Duration::from_millis(1500) }
+        Row { mutant: Mutant::NoQuarantine, caught, played: 7, took: Duration::from_millis(1500) }
     }
 
     #[test]
