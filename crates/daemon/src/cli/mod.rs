@@ -97,7 +97,7 @@ enum Command {
     /// Needs nothing but this machine and less than a minute: a storage array with two portals, three stand-in guests,
     /// and the daemon as it is. Exit status 0 only if every check passed.
     Demo(vmpath_lab::DemoArgs),
-    /// Run the router of a large host in virtual time, lose half of its paths, and check what each VM got
+    /// Play vmpath in virtual time: a large host that loses half of its paths, or (--seeds) small ones in which everything goes wrong
     #[command(after_help = vmpath_lab::SimulateArgs::EXAMPLES)]
     Simulate(vmpath_lab::SimulateArgs),
     /// The laboratory: a storage array that fails on command, stand-in guests

@@ -65,16 +65,20 @@ impl Recovered {
                 continue;
             }
             match record::read(&path) {
-                Ok(remains) => found.add(remains.unwrap_or_default(), spec),
+                Ok(remains) => {
+                    found.add(remains.unwrap_or_default(), spec);
+                    found.files.push(path);
+                }
+                // It stays: a process that dies while it holds must not be followed by one that knows of nothing.
                 Err(error) => {
                     tracing::warn!(
                         "it is not known what the former vmpath had in flight, so every unit is held for its target's \
-                         `quiesce`: {error}"
+                         `quiesce`, at each start until {} is gone (remove it when that time has passed): {error}",
+                        path.display()
                     );
                     found.knowledge = Knowledge::Incomplete;
                 }
             }
-            found.files.push(path);
         }
         Ok(found)
     }
@@ -247,6 +251,13 @@ nbd = "/run/d.sock"
             fs::write(&path, bytes).unwrap();
             let found = scene.read();
             assert_eq!((found.knowledge, found.writes.len()), (Knowledge::Incomplete, 2));
+            found.remove_files();
+            let next = scene.read();
+            assert_eq!(
+                (next.knowledge, next.writes.len()),
+                (Knowledge::Incomplete, 0),
+                "the next one holds, too"
+            );
         }
     }
 
