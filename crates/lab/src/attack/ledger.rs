@@ -119,6 +119,8 @@ struct LostWrite {
     fence: Instant,
     /// A process that was started meanwhile knows only that it was lost before, and takes it for one that still may come.
     believed: Instant,
+    /// It was lost before the present process was started, which knows its range and not whose it is.
+    is_recorded: bool,
     /// It has been sent again, or has ended: nothing else may be chosen for its range.
     decided: bool,
 }
@@ -290,10 +292,10 @@ impl Ledger {
     }
 
     /// The record tells ranges and no more: of two open writes of the same range either may be taken for the lost one. The
-    /// other is not acknowledged before the fence, so its ghost does no harm.
+    /// other is not acknowledged before the fence, so its ghost does no harm. What a process has lost itself it knows by name.
     fn stands_in(&self, place: (usize, &Range<usize>), lost: &LostWrite) -> bool {
         let is_open = self.ops[lost.op as usize].outcome == Outcome::Open;
-        is_open && place == (lost.unit, &lost.blocks) && !lost.decided
+        is_open && lost.is_recorded && place == (lost.unit, &lost.blocks) && !lost.decided
     }
 
     fn decide(&mut self, op: u32, decided: bool) {
@@ -305,6 +307,7 @@ impl Ledger {
     /// A process starts: by unit, until when it takes for lost what the record calls open.
     pub(super) fn restored(&mut self, until: &[Instant]) {
         for lost in &mut self.lost {
+            lost.is_recorded = true;
             if self.ops[lost.op as usize].outcome == Outcome::Open {
                 lost.believed = lost.fence.max(until[lost.unit]);
             }
@@ -365,6 +368,7 @@ impl Ledger {
                 blocks,
                 fence,
                 believed,
+                is_recorded: false,
                 decided,
             });
         }

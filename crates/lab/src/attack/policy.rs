@@ -282,7 +282,7 @@ impl PolicyChecks {
             self.keep.shed(&self.facts, vm, now)?;
         }
         let shed_for = if is_new && cause == Cause::Shed {
-            self.keep.keep_set(&self.facts, now).missing(&self.facts, vm)
+            self.keep.keep_set(&self.facts, now).missing(&self.facts, vm, now)
         } else {
             vec![]
         };

@@ -137,8 +137,13 @@ impl Story {
             VmState::Suspending | VmState::Suspended | VmState::Resuming => true,
             VmState::Running | VmState::StoppedByOther | VmState::Unmanaged => false,
         };
-        if remembered == VmState::Suspended && self.ours == Ours::Continuing {
+        // What is on disk is behind what was known: until its monitor is heard, a VM that was let go meanwhile is once more what
+        // it was.
+        let was_let_go = self.is_free() || self.ours == Ours::Continuing;
+        if remembered == VmState::Suspended && was_let_go {
             (self.ours, self.ours_since) = (Ours::Stopped { since: now }, now);
+        } else if remembered == VmState::Suspending && was_let_go {
+            (self.ours, self.ours_since) = (Ours::Stopping, now);
         }
         if remembers {
             return;
