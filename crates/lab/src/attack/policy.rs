@@ -204,7 +204,7 @@ impl PolicyChecks {
         }
         let target = spec.path(path).target;
         let waited = match spec.target(target).failback {
-            Failback::Immediate => true,
+            Failback::Immediate | Failback::Followover => true,
             Failback::After(wait) => network.proven_for(spec, path, wait, now),
             Failback::Manual => network.is_trusted(path),
         };
