@@ -27,6 +27,11 @@ pub(super) const REGRESSIONS: &[u64] = &[
     3300, // An incident's number died with the process that had opened it.
     3527, // What a VM waited for was forgotten in a crash.
     3044,
+    // A VM was suspended for want of room on a path of which its own link was told lost before the others.
+    2828,  // A first connection that never came is a failure of its path.
+    12077, // What a target says of a unit while a first connection is awaited.
+    13342, // That a `cont` was taken back died with the process.
+    13419,
 ];
 /// A line of progress this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
