@@ -10,7 +10,7 @@ use super::{Controller, Reserve};
 use crate::effect::{JournalKind, Subject};
 use crate::ids::{IncidentId, PathId, TargetId, VmId};
 use crate::mutant::{self, Mutant};
-use crate::path::{Link, PathState};
+use crate::path::{Link, PathState, UnitReach};
 use crate::plan::Health;
 use crate::policy::fit::{Claim, Kept, Room};
 use crate::policy::rules::{Stopping, stopping};
@@ -131,25 +131,31 @@ impl Controller {
         verdict
     }
 
+    /// What it asks of the paths of short targets. A unit to which no trusted path leads asks for nothing: whoever left for that
+    /// would make no room for anybody, and `on_no_path` governs as it does when a whole target has none.
     pub(super) fn claims(&self, vm: VmId, short: &[Short]) -> Vec<Claim> {
+        let mut claims = self.wishes(vm, short);
+        claims.retain(|claim| !claim.paths.is_empty());
+        claims
+    }
+
+    /// Bytes per second of its reservation that no trusted path leads to.
+    pub(super) fn uncarried(&self, vm: VmId, short: &[Short]) -> u64 {
+        let wishes = self.wishes(vm, short);
+        wishes.iter().filter(|wish| wish.paths.is_empty()).map(|wish| wish.bytes).sum()
+    }
+
+    fn wishes(&self, vm: VmId, short: &[Short]) -> Vec<Claim> {
         let reach = self.network.reach(vm);
         let disks: u32 = reach.units.iter().map(|u| u.disks).sum();
         let reservation = self.spec.vm(vm).reservation.map_or(0, |rate| rate.0);
         let each = reservation / u64::from(disks.max(1));
-        reach
-            .units
-            .iter()
-            .filter(|u| short.iter().any(|s| s.target == u.target))
-            .map(|u| Claim {
-                bytes: each * u64::from(u.disks),
-                paths: u
-                    .paths
-                    .iter()
-                    .filter(|p| self.network.carries(**p, u.unit))
-                    .map(|p| p.index())
-                    .collect(),
-            })
-            .collect()
+        let wish = |u: &UnitReach| {
+            let carry = u.paths.iter().filter(|p| self.network.carries(**p, u.unit));
+            Claim { bytes: each * u64::from(u.disks), paths: carry.map(|p| p.index()).collect() }
+        };
+        let units = reach.units.iter().filter(|u| short.iter().any(|s| s.target == u.target));
+        units.map(wish).collect()
     }
 
     /// None if the target is whole, still connecting, without any trusted path (`on_no_path` governs), or of unknown

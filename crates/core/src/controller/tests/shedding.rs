@@ -1,7 +1,7 @@
 //! Which VMs leave when what remains cannot carry the reservations, when, and when they come back.
 
 use super::world::{MIB, World, add_disk, add_vm, check, check_in, path, spec, target};
-use crate::ids::{PathId, TargetId, VmId};
+use crate::ids::{PathId, TargetId, UnitId, VmId};
 use crate::spec::{ByteRate, Failback, ResumeOn, ShedWhen, Spec};
 
 const THREE: [(&str, u32, u64); 3] = [("gold", 60, 60), ("silver", 30, 30), ("bronze", 10, 30)];
@@ -175,6 +175,23 @@ fn fit_respects_the_paths_that_a_vm_avoids() {
     let mut both = spec(&[2]);
     both.vms[0].avoid_paths = vec![PathId(2)];
     assert_eq!(shed_by(both), ["bronze"]);
+}
+
+/// A path that fails is told of link by link. Whoever's is told first has no trusted path, and its leaving would help nobody.
+#[test]
+fn who_asks_nothing_of_the_paths_that_carry_is_not_shed() {
+    let mut world = World::new(reserved(&[("gold", 60, 60), ("bronze", 10, 30)]));
+    let (a, b, bronze) = (world.path("a"), world.path("b"), world.vm("bronze"));
+    let is_up =
+        |world: &World| world.controller.view(world.now).vms[bronze.index()].state.as_str() == "running";
+    let gets = |world: &World| world.controller.capacity(world.now)[0].parties[1].gets;
+    world.links(b, &super::world::down(crate::event::Fault::Reset));
+    assert_eq!((is_up(&world), gets(&world)), (true, 30 * MIB));
+    world.links(b, &crate::event::LinkChange::Up);
+    world.link(a, UnitId(1), super::world::down(crate::event::Fault::Reset));
+    assert_eq!((is_up(&world), gets(&world)), (true, 0));
+    world.link(a, UnitId(0), super::world::down(crate::event::Fault::Reset));
+    assert!(is_up(&world));
 }
 
 #[test]
