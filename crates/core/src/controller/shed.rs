@@ -26,11 +26,17 @@ const KEPT_NAMED_MAX: usize = 5;
 /// more than one event may take. Those that explain are so old at most.
 const WORDS_KEEP_FOR: Duration = Duration::from_secs(1);
 
+/// A path that dies loses its links one after the other, each when its own connection is seen dead: so soon the next may follow.
+/// Who fits beside whom is not known before, and whoever is shed stays suspended until the repair.
+const LINKS_FOLLOW_WITHIN: Duration = Duration::from_secs(1);
+
 /// A target that carries less than it was configured for.
 pub(super) struct Short {
     pub(super) target: TargetId,
     /// Down, on probation, disabled, or without the link of some unit.
     missing: Vec<PathId>,
+    /// Until then a path that has lost some of its links may be about to lose them all.
+    unfolds_until: Option<Instant>,
 }
 
 /// Who of the running VMs stays and who leaves.
@@ -84,6 +90,7 @@ impl Controller {
     /// Sheds whoever does not fit, and tells whose reservation is lost without a remedy.
     pub(super) fn shed(&mut self) {
         let verdict = self.verdict();
+        self.unfolded_at = verdict.short.iter().filter_map(|s| s.unfolds_until).min();
         let reserved: Vec<_> =
             self.order.iter().copied().filter(|vm| self.spec.vm(*vm).reservation.is_some()).collect();
         let unmet: Vec<_> = verdict.parties.iter().copied().filter_map(|vm| self.shortage(vm)).collect();
@@ -174,7 +181,17 @@ impl Controller {
             return None;
         }
         let missing: Vec<_> = paths.iter().filter(|p| !whole(p)).copied().collect();
-        (!missing.is_empty()).then_some(Short { target, missing })
+        let unfolds_until = paths.iter().filter(up).filter_map(|p| self.unfolds_until(*p)).max();
+        (!missing.is_empty()).then_some(Short { target, missing, unfolds_until })
+    }
+
+    /// Of a path that is up: it has just lost a link, and the others may follow.
+    fn unfolds_until(&self, path: PathId) -> Option<Instant> {
+        let lost = self.network.links_of(path).filter_map(|(_, link)| match link {
+            Link::Down { since, .. } => Some(*since + LINKS_FOLLOW_WITHIN),
+            Link::Connecting { .. } | Link::Up { .. } => None,
+        });
+        lost.max().filter(|until| *until > self.now)
     }
 
     fn shortage(&self, vm: VmId) -> Option<Shortage> {
@@ -184,12 +201,17 @@ impl Controller {
 
     /// Why shedding happens now. In a host with many VMs this is asked for each, so it says no words.
     fn trigger(&self, vm: VmId, verdict: &Verdict, unmet: &[Shortage]) -> Option<Trigger> {
-        match self.spec.host.shed_when {
-            ShedWhen::Reserved => Some(Trigger::Reserved),
-            ShedWhen::Unmet => match self.drains_for(vm, verdict) {
-                Some(path) => Some(Trigger::Drain(path)),
-                None => unmet.iter().find(|o| self.meets(vm, o.vm, verdict)).copied().map(Trigger::Unmet),
-            },
+        let mut short = verdict.short.iter().filter(|s| self.meets_target(vm, s.target));
+        let by_sums = match self.spec.host.shed_when {
+            ShedWhen::Reserved => short.all(|s| s.unfolds_until.is_none()),
+            ShedWhen::Unmet => false,
+        };
+        if by_sums {
+            return Some(Trigger::Reserved);
+        }
+        match self.drains_for(vm, verdict) {
+            Some(path) => Some(Trigger::Drain(path)),
+            None => unmet.iter().find(|o| self.meets(vm, o.vm, verdict)).copied().map(Trigger::Unmet),
         }
     }
 

@@ -329,8 +329,8 @@ fn a_shed_vm_comes_back_only_where_it_fits() {
         > 1: a path-down
         @2 down b
         > 2: b link-down
-        > 2: stop silver, b link-down, silver vm-suspending
-        > 2: stop bronze, b path-down, bronze vm-suspending
+        > 2: b link-down
+        > 2: stop silver, stop bronze, b path-down, silver vm-suspending, bronze vm-suspending
         > 2.005: silver hold, silver vm-suspended
         > 2.005: bronze hold, bronze vm-suspended
         @10 up b
@@ -368,6 +368,27 @@ fn a_shed_vm_comes_back_only_where_it_fits() {
         > 20: a link-up
         > 21: a path-repaired, a failback, bronze reservation-met, san0 incident-closed
         @30 pass
+        ",
+    );
+}
+
+/// Silver fits or not, depending on which links it and gold are left with.
+#[test]
+fn a_path_that_loses_its_links_one_by_one_is_judged_when_no_more_follow() {
+    check(
+        reserved(&[("gold", 60, 80), ("silver", 30, 80), ("bronze", 10, 50)]),
+        "
+        @1 obedient; down a bronze
+        > 1: san0 incident-opened, a link-down
+        @1.5 up a bronze
+        > 1.5: a link-up, san0 incident-closed
+        @3 down a gold
+        > 3: san0 incident-opened, a link-down
+        @3.9 down a silver
+        > 3.9: a link-down
+        > 4.9: stop silver, silver vm-suspending
+        > 4.905: silver hold, silver vm-suspended
+        @6 pass
         ",
     );
 }
