@@ -36,7 +36,8 @@ pub(super) const REGRESSIONS: &[u64] = &[
     2828,  // A first connection that never came is a failure of its path.
     12077, // What a target says of a unit while a first connection is awaited.
     13342, // That a `cont` was taken back died with the process.
-    13419,
+    13419, // A crash brings back a hold that had ended, as it does with a suspend.
+    39565,
 ];
 /// A line of progress this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);

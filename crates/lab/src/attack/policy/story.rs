@@ -7,6 +7,7 @@ use super::words::{Cause, is_giving_up, is_path_back, is_taken_back};
 use vmpath_core::effect::{JournalEntry, JournalKind};
 use vmpath_core::event::{RunState, StopsOnError};
 use vmpath_core::ids::PathId;
+use vmpath_core::plan::Gate;
 use vmpath_core::time::{Duration, Instant};
 use vmpath_core::view::VmState;
 
@@ -128,7 +129,7 @@ impl Story {
     }
 
     /// `heard`: when the process before heard something last.
-    pub(super) fn restarted(&mut self, now: Instant, heard: Instant, remembered: VmState) {
+    pub(super) fn restarted(&mut self, now: Instant, heard: Instant, (remembered, gate): (VmState, &Gate)) {
         self.monitor = None;
         if let Some((instance, until)) = self.running.take() {
             let is_fresh = until.is_none_or(|until| heard.since(until) < SAVED_WITHIN);
@@ -139,8 +140,8 @@ impl Story {
             VmState::Suspending | VmState::Suspended | VmState::Resuming => true,
             VmState::Running | VmState::StoppedByOther | VmState::Unmanaged => false,
         };
-        // What is on disk is behind what was known: until its monitor is heard, a VM that was let go meanwhile is once more what
-        // it was.
+        // What is on disk is behind what was known: until it is decided anew, or its monitor is heard, a VM that was let go
+        // meanwhile is once more what it was.
         let was_let_go = self.is_free() || self.ours == Ours::Continuing;
         if remembered == VmState::Suspended && was_let_go {
             (self.ours, self.ours_since) = (Ours::Stopped { since: now }, now);
@@ -154,6 +155,11 @@ impl Story {
             (self.ours, self.ours_since) = (Ours::Continuing, now);
         }
         if remembers {
+            return;
+        }
+        if let (Gate::Hold(reason), true) = (gate, self.is_free()) {
+            (self.ours, self.ours_since, self.cause) = (Ours::Held, now, Some(Cause::of(&reason.text)));
+            self.operator = false;
             return;
         }
         if self.stands_still_by_us() {
