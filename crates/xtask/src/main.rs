@@ -72,6 +72,7 @@ fn root() -> Result<PathBuf> {
 /// Cargo in the workspace.
 fn cargo(root: &Path) -> Command {
     let mut command = Command::new("cargo");
-    command.current_dir(root).env("CARGO_TERM_COLOR", "never");
+    // Tests that need a program which is not there fail then, instead of saying so and passing.
+    command.current_dir(root).env("CARGO_TERM_COLOR", "never").env("VMPATH_TESTS", "all");
     command
 }

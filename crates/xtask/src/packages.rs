@@ -18,6 +18,9 @@ pub(crate) const NEEDED: &[&str] = &[
     "qemu-utils",
     "busybox-static",
     "g++",
+    // The cluster, and what its client is built with.
+    "etcd-server",
+    "protobuf-compiler",
 ];
 
 const INSTALL_TIME: Duration = Duration::from_secs(600);
