@@ -136,7 +136,11 @@ impl Facts {
                     story.adopted();
                 }
             }
-            HypervisorReport::Refused { .. } => {}
+            HypervisorReport::Refused { .. }
+            | HypervisorReport::Machine(_)
+            | HypervisorReport::Migration(_)
+            | HypervisorReport::MigrationRefused { .. }
+            | HypervisorReport::Deaf { .. } => {}
         }
     }
 
