@@ -74,6 +74,9 @@ const ROOMS: &[Room] = &[
         names: &[
             &["Order", ":", ":", "Stop"],
             &["Order", ":", ":", "Continue"],
+            &["Order", ":", ":", "Migrate"],
+            &["Order", ":", ":", "MigrateContinue"],
+            &["Order", ":", ":", "MigrateCancel"],
             &["hypervisors", ".", "send"],
         ],
         within: &["crates/daemon/src/"],

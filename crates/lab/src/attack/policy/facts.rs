@@ -135,7 +135,11 @@ impl Facts {
                     story.adopted();
                 }
             }
-            HypervisorReport::Refused { .. } => {}
+            HypervisorReport::Refused { .. }
+            | HypervisorReport::Machine(_)
+            | HypervisorReport::Migration(_)
+            | HypervisorReport::MigrationRefused { .. }
+            | HypervisorReport::Deaf { .. } => {}
         }
     }
 
