@@ -67,16 +67,16 @@ pub struct PeerReport {
 }
 
 impl PeerRequest {
-    /// How long a caller waits for the answer. The host that is asked gives up a moment earlier, so that its words arrive.
+    /// How long a caller waits for the answer: a little less than the machine that asks, so that words come before its own
+    /// deadline. The host that is asked gives up a moment earlier still.
     #[must_use]
     pub const fn within(&self) -> Duration {
         match self {
-            Self::Probe { .. } => Duration::from_secs(5),
-            // A hypervisor's start, and its bound in the agent.
-            Self::Prepare(_) => Duration::from_secs(35),
-            Self::HandOver(_) => Duration::from_secs(5),
+            Self::Probe { .. } => Duration::from_millis(3_800),
+            Self::Prepare(_) => Duration::from_millis(29_700),
+            Self::HandOver(_) => Duration::from_millis(4_800),
             // A hypervisor's end: TERM, a pause, KILL.
-            Self::Discard { .. } => Duration::from_secs(15),
+            Self::Discard { .. } => Duration::from_secs(12),
             Self::Ask { .. } => Duration::from_secs(2),
         }
     }

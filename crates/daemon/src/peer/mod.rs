@@ -5,6 +5,7 @@
 //! Rejected: a way over etcd, which is for small keys and may be the one thing that is away; and HTTP/1, in which one slow
 //! answer holds up all others. It decides nothing and knows neither moves nor guests: control does, behind [`PeerCall`].
 
+pub mod agent;
 mod call;
 mod client;
 mod dial;
@@ -30,6 +31,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
+use vmpath_core::migration::HandOver;
 
 /// Calls that may wait for control; one that finds no room is refused.
 pub const CALLS_MAX: usize = 64;
@@ -66,8 +68,8 @@ impl Drop for Channel {
 }
 
 impl Channel {
-    /// Starts both ends; calls of other hosts come by `calls`, outcomes of [`Channel::order`] by `reports`. Never fails and
-    /// never waits: a missing certificate or address is tried again, and each order is refused with the reason meanwhile.
+    /// Reads the certificate and starts both ends; calls of other hosts come by `calls`, outcomes of [`Channel::order`] by `reports`. Never
+    /// fails: a missing certificate or address is tried again, and each order is refused with the reason meanwhile.
     #[must_use]
     pub fn start(
         settings: Settings,
@@ -85,7 +87,7 @@ impl Channel {
     ) -> Self {
         let Settings { files, listen, version } = settings;
         let own = Own { host: files.host.clone(), version };
-        let (keeper, watch) = Keeper::start(files, time);
+        let keeper = Keeper::new(files, time);
         let (state, listening) = watch::channel(Err(format!("not yet listening at {listen}")));
         let server = tokio::spawn(server::run(listen, own.clone(), keeper.clone(), calls, state));
         Self {
@@ -93,9 +95,9 @@ impl Channel {
             reports,
             under_way: Arc::new(Semaphore::new(ORDERS_MAX)),
             listening,
+            _watch: keeper.watch(),
             keeper,
             server,
-            _watch: watch,
         }
     }
 
@@ -134,4 +136,20 @@ impl Channel {
             Err(why) => Some(why.clone()),
         }
     }
+}
+
+/// A hand-over as it is kept in a file.
+///
+/// # Errors
+/// It is too large, in words.
+pub fn encode_hand_over(given: &HandOver) -> Result<Vec<u8>, String> {
+    wire::write(&wire::HandOver::of(given))
+}
+
+/// Reads what [`encode_hand_over`] has written.
+///
+/// # Errors
+/// It is not whole, or not by a daemon of this version; in words.
+pub fn decode_hand_over(file: &[u8]) -> Result<HandOver, String> {
+    wire::read::<wire::HandOver>(file).and_then(wire::HandOver::into_core)
 }

@@ -13,14 +13,14 @@ use rustls::time_provider::TimeProvider;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
 /// How long a renewed certificate may lie there unread.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// An end that is nearer than this is told at each look that finds new files, and once a day.
+/// An end that is nearer than this is told as a warning.
 const WARN_BEFORE_S: u64 = 14 * 86_400;
 
 /// The identity, or why there is none, in words.
@@ -38,9 +38,15 @@ impl TimeProvider for WallClock {
 
 /// What the files say. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Keeper {
-    present: Arc<ArcSwap<Present>>,
+pub struct Keeper(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    files: Files,
     time: Arc<dyn TimeProvider>,
+    present: ArcSwap<Present>,
+    /// What was last read, and on which day: an end that comes nearer is told once a day.
+    read: Mutex<Option<(Stamp, u64)>>,
 }
 
 /// What tells one state of the files from another: of each the inode, the times of change, the length.
@@ -58,24 +64,52 @@ impl Drop for Watch {
 }
 
 impl Keeper {
-    /// Begins to read the files; until that is done there is no identity.
+    /// Reads the files, which blocks, as the start of a daemon may.
     #[must_use]
-    pub fn start(files: Files, time: Arc<dyn TimeProvider>) -> (Self, Watch) {
-        let nothing = Err("the certificate is still being read".to_owned());
-        let keeper = Self { present: Arc::new(ArcSwap::from_pointee(nothing)), time };
-        let watch = Watch(tokio::spawn(watch(keeper.clone(), files)));
-        (keeper, watch)
+    pub fn new(files: Files, time: Arc<dyn TimeProvider>) -> Self {
+        let nothing = Err("the certificate was not read".to_owned());
+        let (present, read) = (ArcSwap::from_pointee(nothing), Mutex::default());
+        let keeper = Self(Arc::new(Inner { files, time, present, read }));
+        keeper.look();
+        keeper
+    }
+
+    /// Looks again and again.
+    #[must_use]
+    pub fn watch(&self) -> Watch {
+        let keeper = self.clone();
+        Watch(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(LOOK_EVERY).await;
+                let looking = keeper.clone();
+                // It fails only when the daemon ends.
+                let _ = tokio::task::spawn_blocking(move || looking.look()).await;
+            }
+        }))
+    }
+
+    /// Reads the files if they are others than before. Blocks on them.
+    pub(super) fn look(&self) {
+        let Inner { files, time, read, .. } = &*self.0;
+        // Taken first: what changes meanwhile is seen the next time.
+        let stamp = Stamp([&files.ca, &files.cert, &files.key].map(|file| stamp(file)));
+        let now = (stamp, self.unix_now() / 86_400);
+        let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
+        if read.as_ref() != Some(&now) {
+            *read = Some(now);
+            self.take(Identity::load(files, time));
+        }
     }
 
     #[must_use]
     pub fn present(&self) -> Arc<Present> {
-        self.present.load_full()
+        self.0.present.load_full()
     }
 
     /// Seconds since 1970, by the clock that certificates are held against.
     #[must_use]
     pub fn unix_now(&self) -> u64 {
-        self.time.current_time().map_or(0, |now| now.as_secs())
+        self.0.time.current_time().map_or(0, |now| now.as_secs())
     }
 
     /// Takes what was read, unless it is worse than what is there.
@@ -90,41 +124,17 @@ impl Keeper {
                 } else {
                     tracing::info!("this host's certificate is good until {}", super::words::date(end));
                 }
-                self.present.store(Arc::new(Ok(identity)));
+                self.0.present.store(Arc::new(Ok(identity)));
             }
             Err(why) if self.present().is_ok() => {
                 tracing::error!("the new certificate is not taken, the one before stays in force: {why}");
             }
             Err(why) => {
                 tracing::error!("no other host can be spoken to: {why}");
-                self.present.store(Arc::new(Err(why)));
+                self.0.present.store(Arc::new(Err(why)));
             }
         }
     }
-}
-
-async fn watch(keeper: Keeper, files: Files) {
-    let mut known: Option<Stamp> = None;
-    let mut told = 0;
-    loop {
-        let (looked, time) = (files.clone(), Arc::clone(&keeper.time));
-        let today = keeper.unix_now() / 86_400;
-        let again = today != told;
-        let before = known.clone().filter(|_| !again);
-        let read = tokio::task::spawn_blocking(move || look(&looked, before.as_ref(), &time)).await;
-        if let Ok(Some((stamp, read))) = read {
-            told = today;
-            known = Some(stamp);
-            keeper.take(read);
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-}
-
-/// Reads the files if they are others than before. The stamp is taken first: what changes meanwhile is seen next time.
-fn look(files: &Files, before: Option<&Stamp>, time: &Arc<dyn TimeProvider>) -> Option<(Stamp, Present)> {
-    let stamp = Stamp([&files.ca, &files.cert, &files.key].map(|file| stamp(file)));
-    (Some(&stamp) != before).then(|| (stamp, Identity::load(files, time)))
 }
 
 fn stamp(file: &Path) -> Option<(u64, i64, i64, u64)> {
