@@ -30,7 +30,13 @@ pub(super) const REGRESSIONS: &[u64] = &[
     15643, // Two writes of the same blocks, both lost by the process that knew them apart.
     12588, // A crash brings back a suspend that was let go, and whose end was still on its way to the disk.
     16972, // A path that perhaps counted was taken for one that the shed VM waited for.
-    10684,
+    10684, // A write that had not left was in the record at a crash: to the next process it was lost.
+    30072,
+    // A VM was suspended for want of room on a path of which its own link was told lost before the others.
+    2828,  // A first connection that never came is a failure of its path.
+    12077, // What a target says of a unit while a first connection is awaited.
+    13342, // That a `cont` was taken back died with the process.
+    13419,
 ];
 /// A line of progress this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);

@@ -39,8 +39,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub(super) fn new(spec: Arc<Spec>) -> Self {
-        let now = Instant::ZERO;
+    pub(super) fn new(spec: Arc<Spec>, now: Instant) -> Self {
         Self {
             network: Network::new(&spec, now),
             stories: spec.vms.iter().map(|_| Story::default()).collect(),
@@ -143,6 +142,7 @@ impl Facts {
     /// Takes in the plan and the answers of a batch, before its records are looked at.
     pub(super) fn begin(&mut self, now: Instant, effects: &[Effect]) {
         self.done.clear();
+        self.network.expire(now);
         for effect in effects {
             match effect {
                 Effect::Publish(plan) => self.publish(now, plan),

@@ -69,6 +69,8 @@ pub(super) struct Story {
     ran: Option<u64>,
     pub(super) attempts: u32,
     pub(super) gave_up: bool,
+    /// Its `cont` did not take effect in time and is no longer wanted.
+    is_taken_back: bool,
     /// Its resume counts against the rule of bounded flapping.
     pub(super) is_counted: bool,
     /// Since when nothing of ours concerns its vCPUs.
@@ -144,6 +146,12 @@ impl Story {
             (self.ours, self.ours_since) = (Ours::Stopped { since: now }, now);
         } else if remembered == VmState::Suspending && was_let_go {
             (self.ours, self.ours_since) = (Ours::Stopping, now);
+        }
+        // That a `cont` was taken back may be lost, not that it was sent: the attempts of that resume go on.
+        let is_fresh = heard.since(self.ours_since) < SAVED_WITHIN;
+        let is_stopped = matches!(self.ours, Ours::Stopped { .. });
+        if remembered == VmState::Resuming && is_stopped && self.is_taken_back && is_fresh {
+            (self.ours, self.ours_since) = (Ours::Continuing, now);
         }
         if remembers {
             return;
@@ -279,11 +287,12 @@ impl Story {
     }
 
     fn suspended(&mut self, now: Instant, entry: &JournalEntry) {
+        self.is_taken_back = is_taken_back(&entry.reason);
         let is_adopted = match self.ours {
             Ours::Nothing | Ours::Held | Ours::Withdrawn { .. } | Ours::Proving { .. } => true,
             Ours::Stopping | Ours::Stopped { .. } | Ours::Continuing => false,
         };
-        if is_adopted && !is_taken_back(&entry.reason) {
+        if is_adopted && !self.is_taken_back {
             self.cause = Some(Cause::of(&entry.reason));
             (self.suspended_at, self.attempts) = (now, 0);
             (self.gave_up, self.is_counted) = (false, false);
@@ -293,6 +302,7 @@ impl Story {
     }
 
     fn resuming(&mut self, now: Instant, order: Option<u64>) {
+        self.is_taken_back = false;
         match (order, self.ours) {
             (Some(_), _) => {
                 self.attempts += 1;
