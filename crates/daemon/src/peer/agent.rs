@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use vmpath_core::migration::MoveId;
+use vmpath_core::spec::Spec;
 
 /// A hypervisor is ready in about a second; a host that swaps needs more. Less than what the source waits.
 const READY_WAIT: Duration = Duration::from_secs(27);
@@ -53,6 +54,16 @@ pub struct Places {
     pub address: IpAddr,
     /// `migrate_ports`.
     pub ports: RangeInclusive<u16>,
+}
+
+impl Places {
+    /// None without `[cluster]`.
+    #[must_use]
+    pub fn of(spec: &Spec) -> Option<Self> {
+        let migration = &spec.cluster.as_ref()?.migration;
+        let ports = migration.ports.clone();
+        Some(Self { run_dir: spec.host.run_dir.clone(), address: migration.address, ports })
+    }
 }
 
 /// One hypervisor to be started.

@@ -32,6 +32,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use vmpath_core::migration::HandOver;
+use vmpath_core::spec::{PeerSpec, Spec};
 
 /// Calls that may wait for control; one that finds no room is refused.
 pub const CALLS_MAX: usize = 64;
@@ -47,6 +48,21 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Hosts of another version are refused.
     pub version: String,
+}
+
+impl Settings {
+    /// None without `[cluster]`.
+    #[must_use]
+    pub fn of(spec: &Spec) -> Option<Self> {
+        let PeerSpec { listen, ca, identity, .. } = &spec.cluster.as_ref()?.peer;
+        let files = Files {
+            host: spec.host.name.clone(),
+            ca: ca.clone(),
+            cert: identity.cert.clone(),
+            key: identity.key.clone(),
+        };
+        Some(Self { files, listen: *listen, version: env!("CARGO_PKG_VERSION").to_owned() })
+    }
 }
 
 /// Both ends of this host's channel. They end when this is dropped.
