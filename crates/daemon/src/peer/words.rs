@@ -80,7 +80,8 @@ pub fn refused_by_tls(error: &Error, other: Other<'_>, own: Dates, now: u64) -> 
     match error {
         Error::InvalidCertificate(why) => format!("{address}: {}", refused_certificate(why, host)),
         Error::AlertReceived(AlertDescription::CertificateExpired) => refused_dates(other, own, now),
-        Error::AlertReceived(AlertDescription::UnknownCA) => format!(
+        // An authority of the same name and another key is found out by the signature.
+        Error::AlertReceived(AlertDescription::UnknownCA | AlertDescription::DecryptError) => format!(
             "{host} does not take this host's certificate: the two were made by different authorities; compare peer_ca \
              on both"
         ),
