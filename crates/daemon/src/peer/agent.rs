@@ -174,8 +174,11 @@ impl Agent {
         Ok(())
     }
 
-    /// The VM runs in it: from now on it is left alone.
+    /// The VM runs in it: from now on it is left alone, also by the daemon that comes next, which finds no note of it.
     pub fn keep(&self, move_id: &MoveId) {
+        if let Some(one) = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).get(move_id) {
+            self.notes.remove(&one.vm);
+        }
         self.tell(move_id, Word::Keep);
     }
 
@@ -308,7 +311,6 @@ impl Task {
         if let Some(how) = end {
             return self.over(&vm, Event::Ended(how));
         }
-        self.notes.remove(&vm);
         self.forget();
         process.reap().await;
     }

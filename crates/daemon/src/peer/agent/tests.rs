@@ -124,12 +124,12 @@ async fn a_launched_hypervisor_is_told_what_it_needs_and_kept_when_the_vm_runs_i
     }
     assert!(scene.launch("true").unwrap_err().contains("already waits here"));
     scene.agent().keep(&scene.move_id);
+    assert!(!scene.path("launch/db.note").exists());
     while !scene.agent().waiting().is_empty() {
         tokio::task::yield_now().await;
     }
     assert!(!scene.agent().end(&scene.move_id), "what is kept is nobody's to end");
     assert_eq!(scene.processes().len(), 1);
-    assert!(!scene.path("launch/db.note").exists());
 }
 
 #[tokio::test]
