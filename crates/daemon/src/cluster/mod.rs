@@ -67,8 +67,9 @@ pub enum ClusterOrder {
     Commit { ticket: Ticket, id: MoveId, to: String, units: Vec<UnitEpoch> },
     /// Ours from now on, and `from`'s until now. Only for who has fenced that host.
     TakeOver { ticket: Ticket, from: String, units: Vec<UnitEpoch> },
-    /// Keeps room on another host for a VM, if nobody else has claimed any there since `seen`.
-    ClaimRoom { ticket: Ticket, room: Room, seen: Revision, ttl: Duration },
+    /// Keeps room on another host for a VM, if nobody else has claimed any there that `seen`, the view that was decided upon,
+    /// does not hold.
+    ClaimRoom { ticket: Ticket, room: Room, seen: Arc<ClusterView>, ttl: Duration },
     /// Gives up room that this process has claimed under that name.
     DropRoom { id: String },
 }
@@ -108,11 +109,21 @@ pub enum ClusterReport {
 
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClusterView {
-    pub revision: Revision,
     /// By name. A host whose lease has run out is missing.
     pub hosts: Vec<Arc<HostSummary>>,
-    /// One for each target of a claim.
-    pub rooms: Vec<Room>,
+    pub rooms: Vec<Claimed>,
+}
+
+/// Room that somebody's decision counts on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    pub id: String,
+    pub host: String,
+    pub target: String,
+    /// Bytes a second.
+    pub rate: u64,
+    /// Since when.
+    pub revision: Revision,
 }
 
 /// What became of an order.
@@ -131,8 +142,8 @@ pub enum Outcome {
 pub enum Refusal {
     /// Something else is there; all units of the order.
     There(Vec<Found>),
-    /// Somebody has claimed room there later than the view that was decided upon. Wait for a view of this revision.
-    Crowded { revision: Revision },
+    /// Somebody has claimed room there of which the view that was decided upon does not know. Decide again, on the next one.
+    Crowded,
     /// It was not even asked, or etcd has declined to look at it; in words.
     NotAsked(String),
 }

@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn views_are_paced() {
         let (mut outbox, mut view) = (Outbox::default(), View::new(Keys::new("/v"), std::iter::empty()));
-        let mut change = |view: &mut View| {
+        let change = |view: &mut View| {
             view.learn(Fact { key: b"/v/room/a/b/c", value: None, revision: 1 });
         };
         change(&mut view);

@@ -31,7 +31,6 @@ async fn a_commit_whose_reply_is_lost_is_unknown_and_the_owner_tells() {
     assert!(text(&outcome).starts_with("unknown: "), "never refused: {}", text(&outcome));
     two.owner("san0/a", "kvm2 (epoch 2)").await;
     proxy.pass();
-    one.forget();
     // Its session ended with the silence; the next one reads everything.
     one.owner("san0/a", "kvm2 (epoch 2)").await;
     let bumped = one.ask(|ticket| ClusterOrder::Bump { ticket, units: at(&[("a", 1)]) }).await;

@@ -152,17 +152,21 @@ impl Host {
         self.hear(&format!("owner {expected:?} of {unit}"), told).await;
     }
 
-    /// A view that is so.
-    async fn view(&mut self, what: &str, mut is: impl FnMut(&ClusterView) -> bool) -> Arc<ClusterView> {
+    /// A view that is so. Those before it are forgotten: what was so then is no news.
+    async fn view(&mut self, what: &str, is: impl Fn(&ClusterView) -> bool) -> Arc<ClusterView> {
         let view = |report: &ClusterReport| match report {
-            ClusterReport::View(view) if is(view) => Some(Arc::clone(view)),
-            ClusterReport::View(_)
-            | ClusterReport::Owner(_)
+            ClusterReport::View(view) => Some(Arc::clone(view)),
+            ClusterReport::Owner(_)
             | ClusterReport::Answer { .. }
             | ClusterReport::Up
             | ClusterReport::Down { .. } => None,
         };
-        self.hear(what, view).await
+        loop {
+            let view = self.hear(what, view).await;
+            if is(&view) {
+                return view;
+            }
+        }
     }
 
     fn publish(&mut self) {
@@ -181,7 +185,7 @@ fn text(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Done { owners: found, .. } => format!("done: {}", owners(found)),
         Outcome::Refused(Refusal::There(found)) => format!("there: {}", owners(found)),
-        Outcome::Refused(Refusal::Crowded { .. }) => "crowded".into(),
+        Outcome::Refused(Refusal::Crowded) => "crowded".into(),
         Outcome::Refused(Refusal::NotAsked(why)) => format!("not asked: {why}"),
         Outcome::Unknown { why } => format!("unknown: {why}"),
     }
