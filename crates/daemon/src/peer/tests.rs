@@ -444,3 +444,50 @@ fn files_that_do_not_fit_this_host_are_told_with_their_names() {
     let wild = files("kvm1.example.com", &ca.authority.issue("*.example.com", Validity::Now).unwrap());
     check(wild, "must list this host");
 }
+
+/// A network between two hosts, which can be cut: what was sent is then swallowed, and nobody is told.
+struct Network {
+    address: SocketAddr,
+    cut: watch::Sender<Option<()>>,
+}
+
+async fn network(to: SocketAddr) -> Network {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (cut, is_cut) = watch::channel(None);
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut is_cut = is_cut.clone();
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(to).await.unwrap();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                    // Held open, and silent for ever.
+                    () = async { drop(is_cut.wait_for(Option::is_some).await) } => std::future::pending().await,
+                }
+            });
+        }
+    });
+    Network { address, cut }
+}
+
+#[tokio::test]
+async fn a_cut_network_leaves_what_was_asked_unknown_in_time_and_heals() {
+    let ca = ca();
+    let (mut one, mut two) = (Host::start(ca.files("kvm1")), Host::start(ca.files("kvm2")));
+    let network = network(two.address().await).await;
+    one.order_to("kvm2", network.address, PeerRequest::HandOver(hand_over()));
+    let call = two.calls.recv().await.unwrap();
+    network.cut.send_replace(Some(()));
+    // It is stored over there, and nobody here hears of it.
+    call.reply.send(Answer::Done(PeerAnswer::Done)).unwrap();
+    let asked = timeout(PeerRequest::HandOver(hand_over()).within() + Duration::from_secs(1), one.outcome());
+    assert!(matches!(asked.await, Ok(Answer::Unknown(_))));
+    // A new connection does not come as far as a greeting: nothing can have happened.
+    one.order_to("kvm2", network.address, probe());
+    assert!(matches!(one.outcome().await, Answer::Refused(why) if why.contains("no answer from kvm2")));
+    network.cut.send_replace(None);
+    one.order_to("kvm2", network.address, probe());
+    two.calls.recv().await.unwrap().reply.send(Answer::Done(PeerAnswer::Done)).unwrap();
+    assert_eq!(one.outcome().await, Answer::Done(PeerAnswer::Done));
+}

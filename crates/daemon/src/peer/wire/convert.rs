@@ -7,6 +7,7 @@
 use super::bounded::fit;
 use super::{Disk, DiskHandOver, HandOver, Open, OpenRequest, Prepare, Quarantine, Queue, Room, VmState};
 use std::collections::HashSet;
+use std::fmt;
 use std::hash::Hash;
 use std::time::Duration;
 use vmpath_core::migration::{self as core, MoveId};
@@ -180,10 +181,10 @@ pub fn move_id(text: &str) -> Result<MoveId, String> {
     MoveId::parse(text).ok_or_else(|| format!("{text:?} names no move"))
 }
 
-fn once<T: Hash + Eq + std::fmt::Display>(what: &str, mut all: impl Iterator<Item = T>) -> Result<(), String>
-where
-    T: Copy,
-{
+fn once<T: Copy + Hash + Eq + fmt::Display>(
+    what: &str,
+    mut all: impl Iterator<Item = T>,
+) -> Result<(), String> {
     let mut seen = HashSet::new();
     match all.find(|one| !seen.insert(*one)) {
         Some(again) => Err(format!("{what} {again} is there twice")),
