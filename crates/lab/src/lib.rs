@@ -18,7 +18,9 @@ pub mod fleet;
 pub mod guest;
 pub mod hop;
 pub mod net;
+pub mod placement;
 pub mod report;
+mod rng;
 mod simulate;
 pub mod units;
 pub mod vhost;
@@ -42,6 +44,8 @@ pub enum LabCommand {
     Verify(workload::device::VerifyArgs),
     /// A lean benchmark client over vhost-user-blk.
     Hop(hop::HopArgs),
+    /// Where VMs go in a large cluster: how long that takes to decide, and whether it holds.
+    Placement(placement::PlacementArgs),
 }
 
 impl LabCommand {
@@ -54,6 +58,7 @@ impl LabCommand {
             Self::Vm(args) => args.run(),
             Self::Verify(args) => args.run(),
             Self::Hop(args) => args.run(),
+            Self::Placement(args) => args.run(),
         }
     }
 }
