@@ -120,6 +120,16 @@ impl Host {
         self.answer(ticket).await
     }
 
+    /// Asked again while it was not even asked: sessions may change just then.
+    async fn settled(&mut self, order: impl Fn(Ticket) -> ClusterOrder) -> Outcome {
+        loop {
+            let outcome = self.ask(&order).await;
+            if !matches!(outcome, Outcome::Refused(Refusal::NotAsked(_))) {
+                return outcome;
+            }
+        }
+    }
+
     /// Without waiting for the answer.
     fn tell(&mut self, order: impl FnOnce(Ticket) -> ClusterOrder) -> Ticket {
         self.ticket += 1;
