@@ -110,10 +110,23 @@ pub enum JournalKind {
     DiskReturned,
     /// vmpath runs again after a stop, a crash or a boot.
     Restarted,
+    /// A step of a move to another host, at the host that the VM leaves.
+    VmMigrating,
+    /// It is at another host now.
+    VmMigrated,
+    /// The move is over, and the VM stays.
+    MigrationCancelled,
+    /// Neither end may go on before something is known or done; the reason says what.
+    MigrationHeld,
+    /// A step of a move, at the host that the VM comes to.
+    VmArriving,
+    VmArrived,
+    /// It does not come after all.
+    ArrivalCancelled,
 }
 
 impl JournalKind {
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 43] = [
         Self::PathDown,
         Self::PathUp,
         Self::PathRepaired,
@@ -150,6 +163,13 @@ impl JournalKind {
         Self::DiskGone,
         Self::DiskReturned,
         Self::Restarted,
+        Self::VmMigrating,
+        Self::VmMigrated,
+        Self::MigrationCancelled,
+        Self::MigrationHeld,
+        Self::VmArriving,
+        Self::VmArrived,
+        Self::ArrivalCancelled,
     ];
 
     /// The kind that a word stands for.
@@ -198,6 +218,13 @@ impl JournalKind {
             Self::DiskGone => "disk-gone",
             Self::DiskReturned => "disk-returned",
             Self::Restarted => "restarted",
+            Self::VmMigrating => "vm-migrating",
+            Self::VmMigrated => "vm-migrated",
+            Self::MigrationCancelled => "migration-cancelled",
+            Self::MigrationHeld => "migration-held",
+            Self::VmArriving => "vm-arriving",
+            Self::VmArrived => "vm-arrived",
+            Self::ArrivalCancelled => "arrival-cancelled",
         }
     }
 }

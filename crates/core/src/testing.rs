@@ -6,7 +6,15 @@ use crate::spec::{
     ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
 };
 use crate::time::Duration;
+use proptest::prelude::ProptestConfig;
 use std::path::PathBuf;
+
+/// A property is tried so often, or as `PROPTEST_CASES` says: whoever explores wants more.
+pub(crate) fn cases(usual: u32) -> ProptestConfig {
+    let config = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { config.cases } else { usual };
+    ProptestConfig { cases, ..config }
+}
 
 pub(crate) fn vm(name: &str) -> VmSpec {
     VmSpec {

@@ -10,7 +10,7 @@ use super::{Controller, Reserve};
 use crate::effect::{JournalKind, Subject};
 use crate::ids::{IncidentId, PathId, TargetId, VmId};
 use crate::mutant::{self, Mutant};
-use crate::path::{Link, PathState};
+use crate::path::{Link, PathState, UnitReach};
 use crate::plan::Health;
 use crate::policy::fit::{Claim, Kept, Room};
 use crate::policy::rules::{Stopping, stopping};
@@ -26,11 +26,17 @@ const KEPT_NAMED_MAX: usize = 5;
 /// more than one event may take. Those that explain are so old at most.
 const WORDS_KEEP_FOR: Duration = Duration::from_secs(1);
 
+/// A path that dies loses its links one after the other, each when its own connection is seen dead: so soon the next may follow.
+/// Who fits beside whom is not known before, and whoever is shed stays suspended until the repair.
+const LINKS_FOLLOW_WITHIN: Duration = Duration::from_secs(1);
+
 /// A target that carries less than it was configured for.
 pub(super) struct Short {
     pub(super) target: TargetId,
     /// Down, on probation, disabled, or without the link of some unit.
     missing: Vec<PathId>,
+    /// Until then a path that has lost some of its links may be about to lose them all.
+    unfolds_until: Option<Instant>,
 }
 
 /// Who of the running VMs stays and who leaves.
@@ -84,6 +90,7 @@ impl Controller {
     /// Sheds whoever does not fit, and tells whose reservation is lost without a remedy.
     pub(super) fn shed(&mut self) {
         let verdict = self.verdict();
+        self.unfolded_at = verdict.short.iter().filter_map(|s| s.unfolds_until).min();
         let reserved: Vec<_> =
             self.order.iter().copied().filter(|vm| self.spec.vm(*vm).reservation.is_some()).collect();
         let unmet: Vec<_> = verdict.parties.iter().copied().filter_map(|vm| self.shortage(vm)).collect();
@@ -131,44 +138,64 @@ impl Controller {
         verdict
     }
 
+    /// What it asks of the paths of short targets. A unit to which no trusted path leads asks for nothing: whoever left for that
+    /// would make no room for anybody, and `on_no_path` governs as it does when a whole target has none.
     pub(super) fn claims(&self, vm: VmId, short: &[Short]) -> Vec<Claim> {
+        let mut claims = self.wishes(vm, short);
+        claims.retain(|claim| !claim.paths.is_empty());
+        claims
+    }
+
+    /// Bytes per second of its reservation that no trusted path leads to.
+    pub(super) fn uncarried(&self, vm: VmId, short: &[Short]) -> u64 {
+        let wishes = self.wishes(vm, short);
+        wishes.iter().filter(|wish| wish.paths.is_empty()).map(|wish| wish.bytes).sum()
+    }
+
+    fn wishes(&self, vm: VmId, short: &[Short]) -> Vec<Claim> {
         let reach = self.network.reach(vm);
         let disks: u32 = reach.units.iter().map(|u| u.disks).sum();
         let reservation = self.spec.vm(vm).reservation.map_or(0, |rate| rate.0);
         let each = reservation / u64::from(disks.max(1));
-        reach
-            .units
-            .iter()
-            .filter(|u| short.iter().any(|s| s.target == u.target))
-            .map(|u| Claim {
-                bytes: each * u64::from(u.disks),
-                paths: u
-                    .paths
-                    .iter()
-                    .filter(|p| self.network.carries(**p, u.unit))
-                    .map(|p| p.index())
-                    .collect(),
-            })
-            .collect()
+        let wish = |u: &UnitReach| {
+            let carry = u.paths.iter().filter(|p| self.network.carries(**p, u.unit));
+            Claim { bytes: each * u64::from(u.disks), paths: carry.map(|p| p.index()).collect() }
+        };
+        let units = reach.units.iter().filter(|u| short.iter().any(|s| s.target == u.target));
+        units.map(wish).collect()
     }
 
     /// None if the target is whole, still connecting, without any trusted path (`on_no_path` governs), or of unknown
     /// capacity.
     pub(super) fn short(&self, target: TargetId) -> Option<Short> {
         let paths: Vec<_> = self.spec.path_ids().filter(|p| self.spec.path(*p).target == target).collect();
-        let connecting = |p: &&PathId| matches!(self.network.state(**p), PathState::Connecting { .. });
-        let up = |p: &&PathId| self.network.state(**p).health() == Health::Up;
-        let whole = |p: &&PathId| {
-            up(p) && self.network.links_of(**p).all(|(_, link)| !matches!(link, Link::Down { .. }))
-        };
-        if paths.iter().any(|p| connecting(&p)) || !paths.iter().any(|p| up(&p)) {
+        let connecting = |p: &PathId| matches!(self.network.state(*p), PathState::Connecting { .. });
+        let up = |p: &PathId| self.network.state(*p).health() == Health::Up;
+        if paths.iter().any(connecting) || !paths.iter().any(up) {
             return None;
         }
-        if paths.iter().filter(up).any(|p| self.spec.path(*p).capacity.is_none()) {
+        if paths.iter().any(|p| up(p) && self.spec.path(*p).capacity.is_none()) {
             return None;
         }
-        let missing: Vec<_> = paths.iter().filter(|p| !whole(p)).copied().collect();
-        (!missing.is_empty()).then_some(Short { target, missing })
+        let (mut missing, mut lost_at) = (vec![], None);
+        for path in paths {
+            let last_lost = if up(&path) { self.last_lost(path) } else { None };
+            if !up(&path) || last_lost.is_some() {
+                missing.push(path);
+            }
+            lost_at = lost_at.max(last_lost);
+        }
+        let unfolds_until = lost_at.map(|at| at + LINKS_FOLLOW_WITHIN).filter(|until| *until > self.now);
+        (!missing.is_empty()).then_some(Short { target, missing, unfolds_until })
+    }
+
+    /// When it lost the latest of the links that it is without.
+    fn last_lost(&self, path: PathId) -> Option<Instant> {
+        let lost = self.network.links_of(path).filter_map(|(_, link)| match link {
+            Link::Down { since, .. } => Some(*since),
+            Link::Connecting { .. } | Link::Up { .. } => None,
+        });
+        lost.max()
     }
 
     fn shortage(&self, vm: VmId) -> Option<Shortage> {
@@ -178,12 +205,17 @@ impl Controller {
 
     /// Why shedding happens now. In a host with many VMs this is asked for each, so it says no words.
     fn trigger(&self, vm: VmId, verdict: &Verdict, unmet: &[Shortage]) -> Option<Trigger> {
-        match self.spec.host.shed_when {
-            ShedWhen::Reserved => Some(Trigger::Reserved),
-            ShedWhen::Unmet => match self.drains_for(vm, verdict) {
-                Some(path) => Some(Trigger::Drain(path)),
-                None => unmet.iter().find(|o| self.meets(vm, o.vm, verdict)).copied().map(Trigger::Unmet),
-            },
+        let mut short = verdict.short.iter().filter(|s| self.meets_target(vm, s.target));
+        let by_sums = match self.spec.host.shed_when {
+            ShedWhen::Reserved => short.all(|s| s.unfolds_until.is_none()),
+            ShedWhen::Unmet => false,
+        };
+        if by_sums {
+            return Some(Trigger::Reserved);
+        }
+        match self.drains_for(vm, verdict) {
+            Some(path) => Some(Trigger::Drain(path)),
+            None => unmet.iter().find(|o| self.meets(vm, o.vm, verdict)).copied().map(Trigger::Unmet),
         }
     }
 
@@ -345,21 +377,24 @@ impl Controller {
         }
     }
 
-    /// Why the VM would be shed again if it ran now, or would displace another; none if it fits beside the others.
-    pub(super) fn fit_wait(&self, vm: VmId, look: &Outlook) -> Option<String> {
+    /// Where the VM would be shed again if it ran now, or would displace another; none if it fits beside the others.
+    pub(super) fn lacks_room(&self, vm: VmId, look: &Outlook) -> Option<TargetId> {
         let verdict = look.verdict.get_or_init(|| self.verdict());
+        let short = verdict.short.iter().find(|s| self.meets_target(vm, s.target))?;
         let fits = if verdict.parties.contains(&vm) {
             verdict.of(vm)
         } else {
             verdict.room.would_admit(&self.claims(vm, &verdict.short))
         };
-        let short = verdict.short.iter().find(|s| self.meets_target(vm, s.target))?;
         match fits {
             Kept::Stays => None,
-            Kept::Leaves => {
-                Some(format!("room for its reservation ({})", self.numbers(vm, verdict, short.target)))
-            }
+            Kept::Leaves => Some(short.target),
         }
+    }
+
+    pub(super) fn room_words(&self, vm: VmId, target: TargetId, look: &Outlook) -> String {
+        let verdict = look.verdict.get_or_init(|| self.verdict());
+        format!("room for its reservation ({})", self.numbers(vm, verdict, target))
     }
 }
 

@@ -8,10 +8,15 @@
 pub mod destination;
 mod hand_over;
 mod id;
+mod note;
+mod pace;
 pub mod source;
 mod status;
 
+pub use destination::Destination;
 pub use hand_over::{DiskHandOver, HandOver, Open, OpenRequest, QuarantineHandOver, QueueHandOver, VmCarry};
 pub use id::MoveId;
-pub use source::{DiskEpoch, Move, RoomNeed};
+pub use note::{Note, Step};
+pub use pace::Pace;
+pub use source::{DiskEpoch, Move, RoomNeed, Source};
 pub use status::{Answer, MigrationState, MigrationStatus};

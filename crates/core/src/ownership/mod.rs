@@ -5,8 +5,12 @@
 //! Rejected: a lease. A host that is cut off from the store goes on writing when its lease is over.
 //! It does not know the store, nor what is done with requests of a unit that belongs to somebody else.
 
+mod judge;
+
 use crate::migration::MoveId;
 use std::fmt;
+
+pub use judge::{Change, Judged, judge};
 
 /// What the store says of one unit.
 #[derive(Clone, Debug, PartialEq, Eq)]

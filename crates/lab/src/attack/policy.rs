@@ -61,7 +61,8 @@ pub(super) struct PolicyChecks {
 }
 
 impl PolicyChecks {
-    pub(super) fn new(spec: Arc<Spec>) -> Self {
+    /// `now`: when the controller is made.
+    pub(super) fn new(spec: Arc<Spec>, now: Instant) -> Self {
         Self {
             keep: Keep::new(&spec),
             resume: Resume::default(),
@@ -70,8 +71,8 @@ impl PolicyChecks {
             incidents: Incidents::default(),
             generation: None,
             failed_back: vec![None; spec.targets.len()],
-            now: Instant::ZERO,
-            facts: Facts::new(spec),
+            now,
+            facts: Facts::new(spec, now),
         }
     }
 

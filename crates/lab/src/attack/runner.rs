@@ -32,6 +32,12 @@ pub(super) const REGRESSIONS: &[u64] = &[
     16972, // A path that perhaps counted was taken for one that the shed VM waited for.
     10684, // A write that had not left was in the record at a crash: to the next process it was lost.
     30072,
+    // A VM was suspended for want of room on a path of which its own link was told lost before the others.
+    2828,  // A first connection that never came is a failure of its path.
+    12077, // What a target says of a unit while a first connection is awaited.
+    13342, // That a `cont` was taken back died with the process.
+    13419, // A crash brings back a hold that had ended, as it does with a suspend.
+    39565,
 ];
 /// A line of progress this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);

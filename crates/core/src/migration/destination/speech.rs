@@ -10,13 +10,15 @@ pub enum Input {
     Launched(Result<String, String>),
     /// The hypervisor that was launched has ended; in words how.
     Ended(String),
-    /// The guest's vCPUs run here.
-    Running,
+    /// The hypervisor has all of the VM: it runs, or stands as it stood at the source.
+    Landed,
+    /// The answer to [`Act::Query`] if it has not landed.
+    Waiting,
     /// The source hands over.
     HandOver(HandOver),
     /// The hand-over is in a file, or why not.
     Stored(Result<(), String>),
-    /// The source does not move it after all.
+    /// The source does not move it after all, or cannot go on after the commit; in words.
     Discard(String),
     /// A linearizable read of the owners that began after [`Act::ReadOwners`], or a change that was watched; none: nothing
     /// could be read, in words why.
@@ -27,6 +29,10 @@ pub enum Input {
     Withdrawn(Withdrawn),
     /// The answer to [`Act::GiveBack`].
     GaveBack(Answer),
+    /// The answer to [`Act::Bar`].
+    Barred(Answer),
+    /// The answer to [`Act::Bump`].
+    Bumped(Answer),
     /// The source asks again what it has asked before: an answer was lost.
     PrepareAgain,
     /// The deadline has passed.
@@ -51,7 +57,7 @@ pub enum Act {
     AnswerPrepare(Result<String, String>),
     /// Answer the source: it is stored, or why not.
     AnswerHandOver(Result<(), String>),
-    /// Answer the source: nothing of the move is left, or why it cannot be discarded.
+    /// Answer the source: nothing of the move is left here, or that the VM has landed.
     AnswerDiscard(Result<(), String>),
     /// Keep it in a file, bound to its move, and give it to the data plane for when it is owned.
     Store(Box<HandOver>),
@@ -74,6 +80,19 @@ pub enum Act {
         to: String,
         units: Vec<UnitEpoch>,
     },
+    /// One transaction: if every unit belongs to `owner` under its epoch, they all do under the next. So a commit that is
+    /// still on its way has no effect, and the source learns of it.
+    Bar {
+        owner: String,
+        units: Vec<UnitEpoch>,
+    },
+    /// One transaction: if every unit belongs to this host under its epoch, they all do under the next, by the same move: so
+    /// whatever a process before this one has sent has no effect.
+    Bump {
+        units: Vec<UnitEpoch>,
+    },
+    /// Ask the hypervisor whether it has landed.
+    Query,
     /// End the hypervisor that was launched, with its process group.
     End,
     /// Remove what is kept of the move: the hand-over's file.

@@ -1,6 +1,6 @@
 //! What the machine at the source is told, and what it asks for.
 
-use crate::migration::{Answer, DiskHandOver, HandOver, MigrationStatus, MoveId};
+use crate::migration::{Answer, DiskHandOver, HandOver, MigrationStatus, MoveId, VmCarry};
 use crate::ownership::{Found, UnitEpoch};
 use crate::time::Duration;
 
@@ -24,6 +24,8 @@ pub struct Move {
     pub settle: Duration,
     /// `INC-7`; none for a move that the operator asked for.
     pub incident: Option<String>,
+    /// How the VM stands when the move begins, and is to stand when it has arrived.
+    pub vm_state: VmCarry,
     /// The rule that applied, in words.
     pub rule: String,
 }
@@ -52,7 +54,7 @@ pub enum Input {
     Claimed(Answer),
     /// The destination is ready to receive; where QEMU is to send to, as `migrate` takes it: `tcp:ADDRESS:PORT`.
     Prepared(Answer<String>),
-    /// From the process that the move is about.
+    /// From the process that the move is about, asked after the last order to it was answered.
     Hypervisor(MigrationStatus),
     /// That process's monitor is gone or deaf; in words. It may come back.
     MonitorLost(String),
@@ -69,13 +71,16 @@ pub enum Input {
     Owners(Result<Vec<Found>, String>),
     /// The answer to [`Act::Bump`].
     Bumped(Answer),
+    /// The answer to [`Act::Discard`]; refused: the VM has landed there.
+    Discarded(Answer),
     /// The operator, or the policy, wants it ended; in words. Ignored once it may be committed.
     Cancel(String),
     /// The deadline has passed.
     Elapsed,
 }
 
-/// To be performed in this order. None of them waits: the answer is an [`Input`].
+/// To be performed in this order. None of them waits: the answer is an [`Input`]. An order to a hypervisor process that is
+/// not there any more is answered with [`Input::Replaced`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Act {
     /// Ask the destination to read each unit.
@@ -134,7 +139,7 @@ pub enum Act {
     Cancel {
         instance: u64,
     },
-    /// QMP `query-migrate`.
+    /// QMP `query-migrate`, answered with [`Input::Hypervisor`].
     Query {
         instance: u64,
     },
@@ -146,7 +151,7 @@ pub enum Act {
     Resume {
         instance: u64,
     },
-    /// The destination is to end what it has begun. It does so only if it does not own the VM's units.
+    /// The destination is to end what it has begun, if the VM has not landed there; what it owns of it by then it gives back.
     Discard {
         to: String,
         why: String,

@@ -143,7 +143,8 @@ fn capacity(spec: &Spec, path: PathId) -> u64 {
     spec.path(path).capacity.map_or(0, |rate| rate.0)
 }
 
-/// What a VM asks of one target: bytes per second, and the paths that may carry them. One for each disk.
+/// What a VM asks of one target: bytes per second, and the paths that may carry them. One for each disk, but for those that
+/// nothing may carry: whoever leaves for them makes no room, and frees nobody.
 fn claims(facts: &Facts, vm: VmId, target: TargetId, now: Instant) -> Vec<(u64, Vec<PathId>)> {
     let spec = &facts.spec;
     let disks = spec.units_of_vm(vm).count() as u64;
@@ -151,7 +152,8 @@ fn claims(facts: &Facts, vm: VmId, target: TargetId, now: Instant) -> Vec<(u64, 
     let carries =
         |p: &PathId, unit: UnitId| facts.network.usable(*p, unit) && facts.carries(*p, now) == Some(true);
     let units = spec.units_of_vm(vm).filter(|unit| spec.unit(*unit).target == target);
-    units.map(|unit| (each, allowed(spec, vm, unit).filter(|p| carries(p, unit)).collect())).collect()
+    let claims = units.map(|unit| (each, allowed(spec, vm, unit).filter(|p| carries(p, unit)).collect()));
+    claims.filter(|(_, paths): &(u64, Vec<PathId>)| !paths.is_empty()).collect()
 }
 
 impl Keep {
