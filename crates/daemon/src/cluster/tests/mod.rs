@@ -103,7 +103,7 @@ impl Host {
             ClusterReport::Down { why } => Some(why.clone()),
             ClusterReport::Up
             | ClusterReport::Owner(_)
-            | ClusterReport::View(_)
+            | ClusterReport::Others(_)
             | ClusterReport::Answer { .. } => None,
         };
         self.hear("Down", why).await
@@ -144,7 +144,7 @@ impl Host {
             | ClusterReport::Up
             | ClusterReport::Down { .. }
             | ClusterReport::Owner(_)
-            | ClusterReport::View(_) => None,
+            | ClusterReport::Others(_) => None,
         };
         self.hear("answer", answer).await
     }
@@ -157,15 +157,15 @@ impl Host {
             | ClusterReport::Answer { .. }
             | ClusterReport::Up
             | ClusterReport::Down { .. }
-            | ClusterReport::View(_) => None,
+            | ClusterReport::Others(_) => None,
         };
         self.hear(&format!("owner {expected:?} of {unit}"), told).await;
     }
 
     /// A view that is so. Those before it are forgotten: what was so then is no news.
-    async fn view(&mut self, what: &str, is: impl Fn(&ClusterView) -> bool) -> Arc<ClusterView> {
+    async fn view(&mut self, what: &str, is: impl Fn(&Others) -> bool) -> Arc<Others> {
         let view = |report: &ClusterReport| match report {
-            ClusterReport::View(view) => Some(Arc::clone(view)),
+            ClusterReport::Others(view) => Some(Arc::clone(view)),
             ClusterReport::Owner(_)
             | ClusterReport::Answer { .. }
             | ClusterReport::Up
@@ -201,7 +201,7 @@ fn text(outcome: &Outcome) -> String {
     }
 }
 
-fn names(view: &ClusterView) -> Vec<&str> {
+fn names(view: &Others) -> Vec<&str> {
     view.hosts.iter().map(|host| host.host.as_str()).collect()
 }
 
