@@ -10,7 +10,7 @@ use super::connect::words;
 use super::keys::Keys;
 use super::record::{Record, write_room};
 use super::slice::Slice;
-use super::{ClusterView, Outcome, Refusal, Revision, Room, UNITS_MAX};
+use super::{Others, Outcome, Refusal, Revision, Room, UNITS_MAX};
 use etcd_client::{
     Client, Compare, CompareOp, Error, GetOptions, GetResponse, PutOptions, Txn, TxnOp, TxnOpResponse,
     TxnResponse,
@@ -181,7 +181,7 @@ pub(super) async fn claim_room(
     mut client: Client,
     keys: Keys,
     room: Room,
-    seen: Arc<ClusterView>,
+    seen: Arc<Others>,
     ttl: Duration,
 ) -> (Outcome, Option<i64>) {
     if room.targets.is_empty() || room.targets.len() > UNITS_MAX {
@@ -194,13 +194,14 @@ pub(super) async fn claim_room(
     };
     let unchanged = |(target, _): &(String, u64)| {
         // Each claim is put once, so whatever is there and is not later than the last one known is known.
-        let there = seen.rooms.iter().filter(|claim| claim.host == room.host && claim.target == *target);
-        let last = there.map(|claim| claim.revision).max().unwrap_or_default();
+        let there =
+            seen.rooms.iter().filter(|there| there.claim.host == room.host && there.claim.target == *target);
+        let last = there.map(|there| there.revision).max().unwrap_or_default();
         Compare::mod_revision(keys.rooms_on(target, &room.host), CompareOp::Less, last + 1).with_prefix()
     };
     let put = |(target, rate): &(String, u64)| {
         let options = PutOptions::new().with_lease(lease);
-        TxnOp::put(keys.room(target, &room.host, &room.id), write_room(*rate), Some(options))
+        TxnOp::put(keys.room(target, &room.host, &room.id), write_room(&room.vm, *rate), Some(options))
     };
     let txn = Txn::new()
         .when(room.targets.iter().map(unchanged).collect::<Vec<_>>())

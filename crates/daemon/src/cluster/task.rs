@@ -270,7 +270,7 @@ impl Task {
         match change {
             Some(view::Change::Owner(found)) => self.outbox.owner(found),
             Some(view::Change::HostGone { target, host }) if host == self.ground.host => {
-                self.pace.forget(Some(&target))
+                self.pace.forget(Some(&target));
             }
             Some(view::Change::HostGone { .. }) | None => {}
         }

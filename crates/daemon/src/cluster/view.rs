@@ -8,11 +8,11 @@
 use super::keys::{Key, Keys};
 use super::record::{Record, read_room};
 use super::slice::{self, Slice};
-use super::summary::HostSummary;
-use super::{Claimed, ClusterView, Revision};
+use super::{Claimed, Others, Revision};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vmpath_core::ownership::Found;
+use vmpath_core::placement::{Claim, HostSummary};
 
 #[derive(Debug)]
 pub(super) struct View {
@@ -22,8 +22,8 @@ pub(super) struct View {
     owners: BTreeMap<String, (Record, Revision)>,
     slices: BTreeMap<String, BTreeMap<String, Slice>>,
     hosts: BTreeMap<String, Arc<HostSummary>>,
-    /// By (target, host, id): the rate, and since when.
-    rooms: BTreeMap<(String, String, String), (u64, Revision)>,
+    /// By target, host and id.
+    rooms: BTreeMap<(String, String, String), Claimed>,
     dirty: bool,
 }
 
@@ -90,9 +90,13 @@ impl View {
             }
             Key::Room { target, host, id } => {
                 self.dirty = true;
-                let key = (target.to_owned(), host.to_owned(), id.to_owned());
+                let [target, host, id] = [target, host, id].map(str::to_owned);
+                let key = (target.clone(), host.clone(), id.clone());
                 match fact.value.and_then(read_room) {
-                    Some(rate) => self.rooms.insert(key, (rate, fact.revision)),
+                    Some((vm, rate)) => {
+                        let claim = Claim { vm, host, target, rate };
+                        self.rooms.insert(key, Claimed { id, claim, revision: fact.revision })
+                    }
                     None => self.rooms.remove(&key),
                 };
                 None
@@ -144,15 +148,11 @@ impl View {
     }
 
     /// All of it, for whoever decides.
-    pub(super) fn told(&mut self) -> Arc<ClusterView> {
+    pub(super) fn told(&mut self) -> Arc<Others> {
         self.dirty = false;
-        let room = |((target, host, id), (rate, revision)): (&(String, String, String), &(u64, Revision))| {
-            let (id, host, target) = (id.clone(), host.clone(), target.clone());
-            Claimed { id, host, target, rate: *rate, revision: *revision }
-        };
-        Arc::new(ClusterView {
+        Arc::new(Others {
             hosts: self.hosts.values().cloned().collect(),
-            rooms: self.rooms.iter().map(room).collect(),
+            rooms: self.rooms.values().cloned().collect(),
         })
     }
 }
@@ -212,13 +212,13 @@ mod tests {
     #[test]
     fn rooms_are_kept_until_they_are_gone() {
         let (mut view, key) = (view(), Keys::new("/v").room("san0", "kvm2", "kvm1.7.1"));
-        view.learn(Fact { key: key.as_bytes(), value: Some(&write_room(7)), revision: 1 });
-        let (id, host, target) = ("kvm1.7.1".into(), "kvm2".into(), "san0".into());
-        let room = Claimed { id, host, target, rate: 7, revision: 1 };
+        view.learn(Fact { key: key.as_bytes(), value: Some(&write_room("db1", 7)), revision: 1 });
+        let claim = Claim { vm: "db1".into(), host: "kvm2".into(), target: "san0".into(), rate: 7 };
+        let room = Claimed { id: "kvm1.7.1".into(), claim, revision: 1 };
         assert_eq!(view.told().rooms, [room]);
         view.learn(Fact { key: key.as_bytes(), value: None, revision: 2 });
         assert!(view.told().rooms.is_empty());
-        view.learn(Fact { key: key.as_bytes(), value: Some(&write_room(7)), revision: 3 });
+        view.learn(Fact { key: key.as_bytes(), value: Some(&write_room("db1", 7)), revision: 3 });
         view.forget_others();
         assert!(view.told().rooms.is_empty());
     }
