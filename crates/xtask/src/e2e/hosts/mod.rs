@@ -21,8 +21,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use vmpath_lab::array::control::ArrayControl;
 use vmpath_lab::array::writers::{Owned, judge};
+use vmpath_lab::certs::{Authority, HostFiles, Validity};
 use vmpath_lab::guest::{Arrival, FrontEnd, GuestConfig, GuestDisk, MEMORY_MIB, launch_script};
 use vmpath_lab::report::Bound;
+
+/// On which daemons listen for each other.
+const PEER_PORT: u16 = 7780;
 
 /// What is to be built.
 #[derive(Debug, Clone, Copy)]
@@ -30,8 +34,10 @@ pub(crate) struct Plan<'a> {
     pub(crate) hosts: usize,
     pub(crate) members: usize,
     pub(crate) units: &'a [&'a str],
-    /// Of the folder `e2e`, for all hosts: `{host}`, `{address}`, `{path_a}`, `{path_b}`, `{etcd}` and `{dir}` become each host's own.
+    /// Of the folder `e2e`, for all hosts: `{host}`, `{path_a}`, `{path_b}`, `{cluster}` and `{dir}` become each host's own.
     pub(crate) config: &'a str,
+    /// Whether the hosts know of each other: `{cluster}` becomes the table of that name, or nothing.
+    pub(crate) cluster: bool,
     /// Of each portal, such as `,latency=2ms`.
     pub(crate) portals: &'a str,
 }
@@ -61,12 +67,13 @@ impl Hosts {
     pub(crate) fn start(stage: &mut Stage, plan: &Plan<'_>) -> Result<Self> {
         network::build(plan.hosts, plan.members)?;
         let (storage, array) = array(stage, plan)?;
-        let memory = stage.memory_folder()?;
-        let etcd = Etcd::start(stage, plan.members, &memory)?;
+        let etcd = Etcd::start(plan.members)?;
         stage.say(format!("an array of {} portals, etcd of {} members", 2 * plan.hosts, plan.members));
         let mut daemons = Vec::new();
+        let authority = authority(stage)?;
         for host in 1..=plan.hosts {
-            daemons.push(Host::begin(stage, place(stage, plan, &etcd, host)?)?);
+            let cluster = if plan.cluster { cluster(&etcd, &authority, host)? } else { String::new() };
+            daemons.push(Host::begin(stage, place(stage, plan, host, cluster)?)?);
         }
         for daemon in &mut daemons {
             daemon.wait_ready(stage)?;
@@ -174,19 +181,62 @@ fn array(stage: &mut Stage, plan: &Plan<'_>) -> Result<(Server, ArrayControl)> {
     array_at(stage, &ways.map(portal).collect::<Vec<_>>(), plan.units)
 }
 
+/// Who signs the hosts' certificates.
+fn authority(stage: &Stage) -> Result<Authority> {
+    let dir = stage.dir.join("certificates");
+    fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    Authority::make(&dir)
+}
+
+/// The `[cluster]` of a host's configuration.
+fn cluster(etcd: &Etcd, authority: &Authority, host: usize) -> Result<String> {
+    let endpoints: Vec<String> = etcd.endpoints().iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
+    let files = authority.issue(&host_name(host), Validity::Now)?;
+    Ok(cluster_table(&endpoints.join(", "), &network::host_address(host), &files))
+}
+
+fn cluster_table(endpoints: &str, address: &str, files: &HostFiles) -> String {
+    let [ca, cert, key] = [&files.ca, &files.cert, &files.key].map(|file| file.display().to_string());
+    format!(
+        "[cluster]\netcd = [{endpoints}]\npeer_listen = \"{address}:{PEER_PORT}\"\npeer_ca = \"{ca}\"\npeer_cert = \
+         \"{cert}\"\npeer_key = \"{key}\"\nmigrate_address = \"{address}\"\n"
+    )
+}
+
 /// A host's folder, configuration and namespace.
-fn place(stage: &Stage, plan: &Plan<'_>, etcd: &Etcd, host: usize) -> Result<Place> {
+fn place(stage: &Stage, plan: &Plan<'_>, host: usize, cluster: String) -> Result<Place> {
     let name = host_name(host);
     let dir = stage.dir.join(&name);
     fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let endpoints: Vec<String> = etcd.endpoints().iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
     let own = [
         ("{host}", name.clone()),
-        ("{address}", network::host_address(host)),
         ("{path_a}", portal_address(host, Side::A)),
         ("{path_b}", portal_address(host, Side::B)),
-        ("{etcd}", endpoints.join(", ")),
+        ("{cluster}", cluster),
     ];
     let config = stage.config_at(plan.config, &dir, &own)?;
     Ok(Place { name: name.clone(), dir, config, within: network::within(&name) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmpath_core::spec::{Source, parse};
+
+    #[test]
+    fn the_hosts_configuration_is_one_with_and_without_others() {
+        let files = HostFiles { ca: "/c/ca.pem".into(), cert: "/c/h1.pem".into(), key: "/c/h1.key".into() };
+        let table = cluster_table("\"http://10.99.0.21:2379\"", "10.99.0.11", &files);
+        for (cluster, known) in [(table.as_str(), true), ("", false)] {
+            let mut text = include_str!("../../../../../e2e/hosts.toml").to_owned();
+            let paths = [("{path_a}", "10.88.11.2"), ("{path_b}", "10.88.12.2")];
+            for (place, word) in
+                [("{host}", "h1"), ("{dir}", "/d"), ("{cluster}", cluster)].into_iter().chain(paths)
+            {
+                text = text.replace(place, word);
+            }
+            let parsed = parse(&[Source { name: "hosts.toml", text: &text }]).expect("a configuration");
+            assert_eq!(parsed.spec.cluster.is_some(), known);
+        }
+    }
 }

@@ -13,7 +13,6 @@ use crate::e2e::isolate::command;
 use crate::e2e::network::now_unix_us;
 use anyhow::Result;
 use std::fs;
-use std::path::Path;
 
 /// Where `ip netns` keeps names.
 const NAMES: &str = "/run/netns";
@@ -123,17 +122,22 @@ pub(crate) fn build(hosts: usize, members: usize) -> Result<()> {
     Ok(())
 }
 
-/// Takes all of it away, so that another scenario can build its own. Whoever runs there has ended.
+/// Takes all of it away, so that another scenario can build its own.
 ///
 /// # Errors
 /// `ip` may not.
 pub(crate) fn remove() -> Result<()> {
-    if fs::metadata(Path::new("/sys/class/net").join(BRIDGE)).is_ok() {
-        ip(&format!("link delete {BRIDGE}"))?;
-    }
     let names = command("ip", &["netns", "list"])?;
     for name in names.lines().filter_map(|line| line.split(' ').next()).filter(|name| !name.is_empty()) {
-        ip(&format!("netns delete {name}"))?; // its veth pairs go with it, when the last process there has ended
+        ip(&format!("netns delete {name}"))?; // it lives on while a process there does, without a name and a cable
+    }
+    for kind in ["veth", "bridge"] {
+        // One end takes the other with it.
+        for line in command("ip", &["-o", "link", "show", "type", kind])?.lines() {
+            if let Some(name) = line.split([' ', '@', ':']).filter(|word| !word.is_empty()).nth(1) {
+                _ = ip(&format!("link delete {name}"));
+            }
+        }
     }
     Ok(())
 }

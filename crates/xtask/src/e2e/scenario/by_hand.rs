@@ -11,14 +11,22 @@ use crate::e2e::stage::Stage;
 use crate::e2e::vm::{LOAD, Vm};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use vmpath_lab::array::writers::Owned;
 use vmpath_lab::guest::FrontEnd;
 use vmpath_lab::report::{Bound, Truth};
 
-const PLAN: Plan<'_> =
-    Plan { hosts: 2, members: 1, units: &["gold", "silver", "bronze"], config: "hosts.toml", portals: "" };
+const PLAN: Plan<'_> = Plan {
+    hosts: 2,
+    members: 1,
+    units: &["gold", "silver", "bronze"],
+    config: "hosts.toml",
+    cluster: false,
+    portals: "",
+};
 const HERE: Seat<'_> = Seat { host: 1, vm: "gold", front_end: FrontEnd::VhostUser };
 const THERE: Seat<'_> = Seat { host: 2, ..HERE };
 const PORT: u16 = 49152;
@@ -105,11 +113,23 @@ fn incoming(stage: &mut Stage) -> Result<Server> {
     command.env("VMPATH_VM", THERE.vm).env("VMPATH_INCOMING", address(PORT)).env("VMPATH_QMP", &qmp);
     _ = std::fs::remove_file(&qmp); // of one before
     let mut server = Server::start("incoming", &mut command, &stage.dir)?;
+    let monitor = stage.dir.join(host_name(THERE.host)).join("gold/monitor.qmp");
     stage.wait("QEMU to wait for the guest", READY_MAX, |_| {
         server.check_alive()?;
-        Ok(qmp.exists().then_some(()))
+        Ok(UnixStream::connect(&monitor).is_ok_and(|stream| listens(stream).unwrap_or(false)).then_some(()))
     })?;
     Ok(server)
+}
+
+/// Whether a QEMU says that it listens for a guest. Its monitor is there before it does, and the port itself must not be
+/// tried: it takes whoever comes first for the guest.
+fn listens(mut monitor: UnixStream) -> Result<bool> {
+    monitor.set_read_timeout(Some(READY_MAX))?;
+    monitor.write_all(b"{\"execute\": \"qmp_capabilities\"}\n{\"execute\": \"query-migrate\"}\n")?;
+    let mut lines = BufReader::new(monitor).lines();
+    // The greeting, and two answers.
+    let last = lines.nth(2).context("the monitor closes")??;
+    Ok(last.contains("socket-address"))
 }
 
 fn address(port: u16) -> String {

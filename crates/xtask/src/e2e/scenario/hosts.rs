@@ -22,7 +22,9 @@ const PLAN: Plan<'_> = Plan {
     members: 3,
     units: &["gold", "silver", "bronze"],
     config: "hosts.toml",
-    portals: ",latency=500us",
+    cluster: false,
+    // Slow enough that there is always something on each path.
+    portals: ",latency=20ms",
 };
 /// An emulated guest's own time is in it.
 const FAILED_OVER_MS: f64 = 500.0;
@@ -60,31 +62,23 @@ pub(super) fn hosts(stage: &mut Stage) -> Result<()> {
     hosts.finish(stage)
 }
 
-/// Every host reaches it; a member that has died is missed by nobody; without a majority it takes nothing.
+/// Every host reaches it; a member that has died is missed by nobody for long; without a majority it takes nothing.
 fn etcd(stage: &mut Stage, hosts: &mut Hosts) -> Result<()> {
-    let put = |hosts: &Hosts, host: usize, value: &str| {
-        hosts.etcd.ask(Some(&host_name(host)), &["put", "/vmpath/try", value]).is_ok()
+    let put = |hosts: &Hosts, host: usize| {
+        let answer = hosts.etcd.ask(&host_name(host), &["put", "/try", "1"]);
+        Ok(answer.is_ok().then_some(()))
     };
     for host in 1..=HOSTS {
-        ensure!(put(hosts, host, "all"), "host {host} does not reach etcd");
+        ensure!(put(hosts, host)?.is_some(), "host {host} does not reach etcd");
     }
     hosts.etcd.kill(1);
-    let survived = put(hosts, 1, "two");
+    stage.wait("etcd to go on with two of three", RETURN_MAX, |_| put(hosts, 1))?;
     cut(Cable::Member(2), Cut::Blackhole)?;
-    let refused = !put(hosts, 1, "one");
+    let taken = put(hosts, 1)?.is_some();
+    stage.report.check_that("etcd takes nothing without a majority", Truth::from(!taken), "");
     mend(Cable::Member(2), Cut::Blackhole)?;
-    hosts.etcd.restart(1)?;
-    let back =
-        stage.wait("etcd to take a key again", RETURN_MAX, |_| Ok(put(hosts, 3, "again").then_some(())));
-    let seen = hosts.etcd.ask(Some("h2"), &["get", "/vmpath/try", "--print-value-only"])?;
-    let name = "etcd goes on with two of three, stops with one, and comes back";
-    let holds = survived && refused && back.is_ok() && seen == "again";
-    stage.report.check_that(
-        name,
-        Truth::from(holds),
-        format!("{survived} {refused} {} {seen}", back.is_ok()),
-    );
-    Ok(())
+    stage.wait("etcd to have its majority again", RETURN_MAX, |_| put(hosts, 3))?;
+    hosts.etcd.restart(1)
 }
 
 /// Nothing happened to the other hosts.
