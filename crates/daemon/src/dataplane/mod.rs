@@ -4,7 +4,7 @@
 //! VMs' fates, and does not know the hypervisor, the API or the journal.
 
 mod listen;
-#[cfg_attr(not(test), allow(dead_code, reason = "control gives no orders yet"))]
+#[allow(dead_code, reason = "control gives no orders yet")]
 mod orders;
 mod poller;
 mod recover;
@@ -16,7 +16,7 @@ mod worker;
 mod tests;
 
 pub(crate) use listen::{Transport, is_served, listen_tcp, listen_unix};
-#[cfg_attr(not(test), allow(unused_imports, reason = "control gives no orders yet"))]
+#[allow(unused_imports, reason = "control gives no orders yet")]
 pub use orders::{OrderError, OrderReport, ProbedUnit, WorkerOrder};
 pub(crate) use requests::{Client, FrontRequest, NbdClient, Payload, Requests, Target};
 pub(crate) use stream::{Body, Head, Name, Received, Stream};
@@ -51,7 +51,7 @@ pub enum WorkerReport {
     Silent(DiskId),
     View(WorkerId, Arc<WorkerView>),
     /// The answer to an order, or what follows from one.
-    #[cfg_attr(not(test), allow(dead_code, reason = "control gives no orders yet"))]
+    #[allow(dead_code, reason = "control gives no orders yet")]
     Order(OrderReport),
     /// A worker has ended; the process cannot go on.
     Dead(String),
@@ -62,7 +62,7 @@ pub enum WorkerReport {
 pub(crate) struct Shared {
     pub(crate) worker: WorkerId,
     pub(crate) plan: ArcSwap<RoutePlan>,
-    #[cfg_attr(not(test), allow(dead_code, reason = "control gives no orders yet"))]
+    #[allow(dead_code, reason = "control gives no orders yet")]
     orders: SyncSender<WorkerOrder>,
     pub(crate) stop: AtomicBool,
     pub(crate) doorbell: OwnedFd,

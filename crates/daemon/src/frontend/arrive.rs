@@ -9,12 +9,12 @@
 //! SET_VRING_KICK, which freezes the front end. It does not know whose word it is that the units are owned.
 
 use super::hand_over::{self, Kept};
-use super::vhost_user::QueueSet;
+use super::vhost_user::{QueueSet, Session};
 use crate::dataplane::{OrderReport, Worker};
 use std::path::PathBuf;
 use vmpath_core::ids::{DiskId, VmId};
 use vmpath_core::migration::destination::Withdrawn;
-use vmpath_core::migration::{DiskHandOver, HandOver, MoveId};
+use vmpath_core::migration::{DiskHandOver, HandOver, MoveId, QuarantineHandOver, QueueHandOver};
 use vmpath_core::router::{RemainingQuarantine, Standing};
 use vmpath_core::time::Duration;
 
@@ -67,14 +67,15 @@ impl Worker {
             if known.move_id == *move_id && known.stage != Stage::Withdrawn {
                 return Ok(());
             }
-            if known.taken == Taken::Something {
+            let is_here = self.disks_of(vm).into_iter().any(|disk| self.session_of(disk).is_some());
+            if known.taken == Taken::Something && is_here {
                 return Err(format!("it is arriving by move {}", known.move_id));
             }
             self.drop_arrival(at);
         }
         let runs = |disk: &DiskId| {
             let session = self.session_of(*disk).map(|at| &self.requests.guests.sessions[at].session);
-            session.is_some_and(|session| session.has_running_ring())
+            session.is_some_and(Session::has_running_ring)
         };
         if let Some(disk) = self.disks_of(vm).iter().find(|disk| runs(disk)) {
             return Err(format!("{} is in use here", self.disk_name(*disk)));
@@ -87,11 +88,36 @@ impl Worker {
     fn hold(&mut self, arrival: Arrival) {
         for disk in self.disks_of(arrival.vm) {
             self.router.begin_move(disk);
+        }
+        self.hold_starts_of(arrival.vm);
+        self.moves.arrivals.push(arrival);
+    }
+
+    fn hold_starts_of(&mut self, vm: VmId) {
+        for disk in self.disks_of(vm) {
             if let Some(at) = self.session_of(disk) {
                 self.requests.guests.sessions[at].session.hold_starts();
             }
         }
-        self.moves.arrivals.push(arrival);
+    }
+
+    /// Whether rings of the VM may still wait for what is to come.
+    pub(super) fn is_arriving(&self, vm: VmId) -> bool {
+        self.arrival(vm).is_some_and(|at| self.moves.arrivals[at].stage != Stage::Released)
+    }
+
+    /// What was handed over of a disk and has not been taken: a driver may never start a queue again.
+    pub(super) fn untaken(&self, disk: DiskId) -> &[QueueHandOver] {
+        let arrival = self.arrival(self.plan.spec.disk(disk).vm).map(|at| &self.moves.arrivals[at]);
+        let of = arrival.and_then(|arrival| arrival.disks.iter().find(|(its, _)| *its == disk));
+        of.map_or(&[], |(_, of)| &of.queues)
+    }
+
+    /// The VM has left: what of its arrival nobody has taken has gone with it.
+    pub(super) fn end_arrival(&mut self, vm: VmId) {
+        if let Some(at) = self.arrival(vm) {
+            self.drop_arrival(at);
+        }
     }
 
     /// What a former process was told is waited for again.
@@ -218,6 +244,7 @@ impl Worker {
                 arrival.stage = Stage::Withdrawn;
                 arrival.disks.clear();
                 self.remove_files(vm);
+                self.hold_starts_of(vm);
                 Withdrawn::Untouched
             }
             // Of one that is not known here all may have been taken.
@@ -365,7 +392,7 @@ fn check_disk(of: &DiskHandOver, queues: u16) -> Result<(), String> {
             return Err(format!("the open requests of queue {number} of disk {name} cannot be"));
         }
     }
-    let is_range = |q: &vmpath_core::migration::QuarantineHandOver| {
+    let is_range = |q: &QuarantineHandOver| {
         q.length > 0 && q.offset.checked_add(q.length).is_some() && q.remaining <= REMAINING_MAX
     };
     if of.quarantine.iter().all(is_range) {
@@ -378,7 +405,7 @@ fn check_disk(of: &DiskHandOver, queues: u16) -> Result<(), String> {
 /// Whose a range is, is not told: a request that is handed over as unknown claims the one of exactly its range, and what nobody
 /// claims is nobody's.
 fn remaining(of: &DiskHandOver) -> Vec<RemainingQuarantine> {
-    let range = |q: &vmpath_core::migration::QuarantineHandOver| RemainingQuarantine {
+    let range = |q: &QuarantineHandOver| RemainingQuarantine {
         range: q.offset..q.offset + q.length,
         remaining: q.remaining,
         standing: Standing::Open,

@@ -7,7 +7,7 @@
 //! Invariant: nothing of the VM is dispatched from the order on, and nothing is told of its requests as long as a connection may
 //! still carry one of them. It does not know where the VM goes, nor whether it will.
 
-use super::vhost_user::{Ending, LeftFate, LeftQueue};
+use super::vhost_user::{Ending, LeftFate, LeftQueue, Session};
 use crate::dataplane::{OrderReport, Worker};
 use vmpath_core::event::Fault;
 use vmpath_core::ids::{DiskId, VmId};
@@ -49,7 +49,7 @@ impl Departure {
 impl Worker {
     /// The VM is about to leave.
     pub(crate) fn settle(&mut self, ticket: u64, vm: VmId, by: Instant) {
-        if self.moves.arrivals.iter().any(|arrival| arrival.vm == vm) {
+        if self.is_arriving(vm) {
             let why = "it has not arrived here whole yet".to_owned();
             self.tell_order(OrderReport::Settled { ticket, vm, disks: Err(why) });
             return;
@@ -87,6 +87,7 @@ impl Worker {
         }
         if self.disks_of(vm).into_iter().all(|disk| self.session_of(disk).is_none()) {
             self.moves.departures.swap_remove(at);
+            self.end_arrival(vm);
             self.stay(vm);
         }
     }
@@ -186,7 +187,13 @@ impl Worker {
         let spec = &self.plan.spec;
         let unit = spec.disk(disk).unit;
         let session = self.session_of(disk).map(|at| &self.requests.guests.sessions[at].session);
-        let queues = session.and_then(|session| session.left()).unwrap_or_default();
+        let left = session.and_then(Session::left).unwrap_or_default();
+        let mut queues = left.into_iter().map(|queue| self.left_in(queue)).collect::<Result<Vec<_>, _>>()?;
+        for untaken in self.untaken(disk) {
+            if !queues.iter().any(|queue| queue.queue == untaken.queue) {
+                queues.push(untaken.clone());
+            }
+        }
         let quarantine = self.router.quarantines(unit, self.now).into_iter().map(|q| QuarantineHandOver {
             offset: q.range.start,
             length: q.range.end - q.range.start,
@@ -196,7 +203,7 @@ impl Worker {
             disk: spec.disk(disk).name.clone(),
             unit: spec.unit_name(unit),
             epoch: 0,
-            queues: queues.into_iter().map(|queue| self.left_in(queue)).collect::<Result<_, _>>()?,
+            queues,
             quarantine: quarantine.collect(),
         })
     }

@@ -394,6 +394,7 @@ fn what_is_not_for_this_vm_and_this_move_is_refused() {
     assert_eq!((target.files(), target.withdraw(2)), (2, Withdrawn::Untouched));
     assert_eq!(target.files(), 0);
     assert!(target.offer(good.clone()).is_err());
+    target.order(WorkerOrder::Forget { vm: VM, move_id: move_id(2) });
     target.own();
     target.expect_vm(3).unwrap();
     target.offer(HandOver { move_id: move_id(3), ..good }).unwrap();
@@ -403,6 +404,28 @@ fn what_is_not_for_this_vm_and_this_move_is_refused() {
     load.run(Duration::from_millis(200));
     load.finish();
     load.assert_sound();
+}
+
+/// It is for this VM and this move, and is not what its rings have open.
+#[test]
+fn a_ring_that_does_not_fit_is_told_and_nothing_of_it_is_executed() {
+    let mut ground = Ground::new();
+    let mut target = ground.host("b");
+    target.disown();
+    target.expect_vm(1).unwrap();
+    let (_source, mut load, mut disks) = stranded(&mut ground);
+    disks[0].queues[1].open.pop();
+    load.move_to(&target.sockets());
+    target.offer(hand_over(1, disks)).unwrap();
+    target.own();
+    let (disk, why) = target.report(|report| match report {
+        OrderReport::Misfit { disk, why } => Some((disk, why)),
+        _ => None,
+    });
+    assert!(disk.index() == 0 && why.contains("does not fit"), "{why}");
+    load.run(Duration::from_millis(500));
+    assert!(load.open() > 0 && load.done() > 0);
+    assert_eq!(target.files(), 1, "that of the disk that has it all is gone");
 }
 
 /// A process that ends with it in a file, and one that ends with it in the inflight buffers and on the wire.
@@ -436,7 +459,7 @@ fn the_destination_may_die_before_it_has_taken_it_and_after() {
 
 #[test]
 fn a_vm_that_cannot_be_known_does_not_leave() {
-    let mut ground = Ground::new();
+    let ground = Ground::new();
     let mut source = ground.host("a");
     let why = source.settle(SHORT).unwrap_err();
     assert!(why.contains("no front end"), "{why}");
@@ -487,7 +510,7 @@ fn in_a_cluster_nothing_is_executed_before_control_says_whose_it_is() {
 fn a_probe_tells_which_paths_read_now() {
     let mut ground = Ground::new();
     let mut host = ground.host("b");
-    let mut probe = |host: &mut Host| -> Vec<ProbedUnit> {
+    let probe = |host: &mut Host| -> Vec<ProbedUnit> {
         host.order(WorkerOrder::Probe { ticket: 5, units: UNITS.into() });
         host.report(|report| match report {
             OrderReport::Probed { ticket: 5, units } => Some(units),

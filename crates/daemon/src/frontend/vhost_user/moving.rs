@@ -96,9 +96,10 @@ impl Device {
 }
 
 impl Session {
-    /// Rings do not start, though messages are answered, until [`Session::admit`]. Those that run go on.
+    /// Rings do not start, though messages are answered, until [`Session::admit`], which says what with. Those that run go on.
     pub(crate) fn hold_starts(&mut self) {
         self.device.world.admission = Admission::Later;
+        self.device.queues.iter_mut().for_each(super::queue::Queue::expect_nothing);
     }
 
     /// Whether a ring would run if it were let.

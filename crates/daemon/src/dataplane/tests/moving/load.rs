@@ -2,9 +2,10 @@
 //!
 //! One request at a time on a block, so that its content is certain; each write has a stamp of its own.
 
+use crate::sys::clock;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use vmpath_lab::vhost::{BlockRequest, Client, Done, Operation, Options, SlotId, Status};
 
 const BLOCK: usize = 4096;
@@ -65,8 +66,8 @@ impl Load {
     }
 
     pub(super) fn run(&mut self, time: Duration) {
-        let end = Instant::now() + time;
-        while Instant::now() < end {
+        let end = clock::now() + time;
+        while clock::now() < end {
             self.ask();
             self.reap(PAUSE);
         }
@@ -74,23 +75,23 @@ impl Load {
 
     /// Until nothing is answered any more.
     pub(super) fn run_into_a_wall(&mut self) {
-        let begun = Instant::now();
-        let (mut done, mut since) = (self.done, Instant::now());
-        while since.elapsed() < Duration::from_millis(300) {
+        let begun = clock::now();
+        let (mut done, mut since) = (self.done, clock::now());
+        while clock::now().since(since) < Duration::from_millis(300) {
             self.run(PAUSE);
             if self.done != done {
-                (done, since) = (self.done, Instant::now());
+                (done, since) = (self.done, clock::now());
             }
-            assert!(begun.elapsed() < PATIENCE, "there is no wall");
+            assert!(clock::now().since(begun) < PATIENCE, "there is no wall");
         }
     }
 
     /// Until everything that was asked is answered.
     pub(super) fn finish(&mut self) {
-        let begun = Instant::now();
+        let begun = clock::now();
         while self.open() > 0 {
             self.reap(PAUSE);
-            assert!(begun.elapsed() < PATIENCE, "{} requests are not answered", self.open());
+            assert!(clock::now().since(begun) < PATIENCE, "{} requests are not answered", self.open());
         }
         for number in 0..self.disks.len() {
             self.read_back(number);
@@ -209,11 +210,11 @@ fn filled(stamp: u64) -> Vec<u8> {
 
 /// A disk listens again some moments after its last front end has gone.
 fn retry<T, E: std::fmt::Display>(mut attempt: impl FnMut() -> Result<T, E>) -> T {
-    let begun = Instant::now();
+    let begun = clock::now();
     loop {
         match attempt() {
             Ok(done) => return done,
-            Err(why) if begun.elapsed() > PATIENCE => panic!("{why}"),
+            Err(why) if clock::now().since(begun) > PATIENCE => panic!("{why}"),
             Err(_) => std::thread::yield_now(),
         }
     }

@@ -16,6 +16,10 @@ impl Queue {
         self.incoming = Some(incoming);
     }
 
+    pub(in crate::frontend::vhost_user) fn expect_nothing(&mut self) {
+        self.incoming = None;
+    }
+
     /// What the stopped ring has open.
     pub(in crate::frontend::vhost_user) fn left(&self) -> Option<LeftQueue> {
         let left = self.left.as_ref().filter(|_| !self.is_running())?;
