@@ -556,11 +556,8 @@ impl Router {
 
     /// Whether the VM's gate answers what waits with an error. Not what is being handed over: another host may have it.
     fn gate_answers(&self, vm: VmId) -> bool {
-        if self.is_moving(vm) {
-            return false;
-        }
         match self.plan.vms[vm.index()].gate {
-            Gate::Bounce(_) | Gate::Fail(_) => true,
+            Gate::Bounce(_) | Gate::Fail(_) => !self.is_moving(vm),
             Gate::Open | Gate::Hold(_) => false,
         }
     }
