@@ -325,6 +325,8 @@ pub enum HoldReason {
     RetryLater,
     /// The disk's ring is stopped.
     Stopped,
+    /// This host does not own the disk's unit, or its requests are on their way from one host to another.
+    Owner,
     /// What a former process or boot may have left on its way to the unit could still arrive.
     Fence,
     /// Its range is being compared between two paths, to prove that both lead to the same unit.
@@ -334,7 +336,7 @@ pub enum HoldReason {
 }
 
 impl HoldReason {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Limit,
         Self::Gate,
         Self::NoPath,
@@ -343,6 +345,7 @@ impl HoldReason {
         Self::Quarantine,
         Self::RetryLater,
         Self::Stopped,
+        Self::Owner,
         Self::Fence,
         Self::Identity,
         Self::Acknowledgement,
@@ -360,6 +363,7 @@ impl HoldReason {
             Self::Quarantine => "quarantine",
             Self::RetryLater => "retry-later",
             Self::Stopped => "stopped",
+            Self::Owner => "owner",
             Self::Fence => "fence",
             Self::Identity => "identity-check",
             Self::Acknowledgement => "acknowledgement",
@@ -412,7 +416,8 @@ mod tests {
             HoldReason::Headroom => Some(HoldReason::Quarantine),
             HoldReason::Quarantine => Some(HoldReason::RetryLater),
             HoldReason::RetryLater => Some(HoldReason::Stopped),
-            HoldReason::Stopped => Some(HoldReason::Fence),
+            HoldReason::Stopped => Some(HoldReason::Owner),
+            HoldReason::Owner => Some(HoldReason::Fence),
             HoldReason::Fence => Some(HoldReason::Identity),
             HoldReason::Identity => Some(HoldReason::Acknowledgement),
             HoldReason::Acknowledgement => None,

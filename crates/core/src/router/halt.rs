@@ -1,4 +1,5 @@
-//! Disks that stand still: their ring is stopped, or something of a former process may still reach their unit.
+//! Disks that stand still: their ring is stopped, another host may own their unit, or something of a former process may still
+//! reach it.
 //!
 //! What such a disk has queued is not seen by the scheduler, so that it is neither picked nor charged, and its VM's other
 //! disks go on. What it has in flight goes on too, and what is lost, refused or unparked comes back to its queue.
@@ -8,19 +9,25 @@ use crate::ids::{DiskId, UnitId};
 use crate::time::Instant;
 use crate::view::HoldReason;
 
-/// Why a disk's queue stands still. Both may be.
+/// Why a disk's queue stands still. All may be at once, each begun and ended by somebody else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "causes that know nothing of each other, not a state")]
 pub(super) struct Halt {
     stopped: bool,
     fenced: bool,
+    /// This host does not own its unit.
+    pub(super) foreign: bool,
+    /// Its open requests go to another host, or come from one.
+    pub(super) moving: bool,
 }
 
 impl Halt {
     pub(super) fn reason(self) -> Option<HoldReason> {
-        match (self.stopped, self.fenced) {
-            (true, _) => Some(HoldReason::Stopped),
-            (false, true) => Some(HoldReason::Fence),
-            (false, false) => None,
+        match (self.foreign || self.moving, self.stopped, self.fenced) {
+            (true, _, _) => Some(HoldReason::Owner),
+            (false, true, _) => Some(HoldReason::Stopped),
+            (false, false, true) => Some(HoldReason::Fence),
+            (false, false, false) => None,
         }
     }
 }
@@ -58,11 +65,11 @@ impl Router {
         }
     }
 
-    fn disks_on(&self, unit: UnitId) -> Vec<DiskId> {
+    pub(super) fn disks_on(&self, unit: UnitId) -> Vec<DiskId> {
         self.plan.spec.disk_ids().filter(|disk| self.plan.spec.disk(*disk).unit == unit).collect()
     }
 
-    fn set_halt(&mut self, disk: DiskId, change: impl FnOnce(&mut Halt), now: Instant) {
+    pub(super) fn set_halt(&mut self, disk: DiskId, change: impl FnOnce(&mut Halt), now: Instant) {
         let vm = self.plan.spec.disk(disk).vm;
         let at = self.lanes[vm.index()].place_of(disk);
         self.account(vm, at, now);

@@ -16,6 +16,7 @@ mod fencing;
 mod halt;
 mod lanes;
 mod load;
+mod owner;
 mod record;
 mod report;
 mod samples;
@@ -45,6 +46,7 @@ use fences::Fences;
 pub use fencing::{CloseMode, RemainingQuarantine, close_mode};
 use lanes::Lane;
 use load::PathLoad;
+pub use owner::Fate;
 use report::ReportMark;
 use slab::Slab;
 use std::sync::Arc;
@@ -295,6 +297,8 @@ struct UnitState {
     losses: Vec<(PathId, Instant)>,
     /// Its export allows one connection for data at a time.
     is_single: bool,
+    /// Another host owns it, or may.
+    is_foreign: bool,
     /// That it is the unit of.
     disks: Vec<DiskId>,
     /// What it held, to be known again by.
@@ -550,10 +554,10 @@ impl Router {
         into.append(&mut self.actions);
     }
 
-    /// Whether the VM's gate answers what waits with an error.
+    /// Whether the VM's gate answers what waits with an error. Not what is being handed over: another host may have it.
     fn gate_answers(&self, vm: VmId) -> bool {
         match self.plan.vms[vm.index()].gate {
-            Gate::Bounce(_) | Gate::Fail(_) => true,
+            Gate::Bounce(_) | Gate::Fail(_) => !self.is_moving(vm),
             Gate::Open | Gate::Hold(_) => false,
         }
     }

@@ -7,7 +7,7 @@ use super::{Extent, Operation, Request, Router};
 use crate::ids::UnitId;
 use crate::path::identity::Verdict;
 use crate::path::remembered::{Change, Ticket};
-use crate::spec::{WriteCache, Writers};
+use crate::spec::WriteCache;
 use crate::time::Instant;
 
 impl Router {
@@ -52,11 +52,10 @@ impl Router {
         self.units[unit.index()].samples.judge(read)
     }
 
-    /// Whether other hosts write to the unit too.
+    /// Whether other hosts may write to the unit, too or alone.
     #[must_use]
     pub fn has_many_writers(&self, unit: UnitId) -> bool {
-        let disks = &self.units[unit.index()].disks;
-        disks.iter().any(|disk| self.plan.spec.disk(*disk).writers == Writers::Many)
+        !self.is_owned(unit) || self.is_shared(unit)
     }
 
     /// What is answered stays, and nobody else writes.

@@ -5,6 +5,7 @@ mod bench;
 mod crash;
 mod fencing;
 mod halt;
+mod owner;
 mod path_loss;
 
 use super::*;

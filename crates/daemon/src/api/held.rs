@@ -36,6 +36,11 @@ fn sentence(facts: &Facts<'_>, reason: &str, requests: u32) -> Option<String> {
         }
         "retry-later" => format!("{wait} to be tried again: the target was short of resources."),
         "stopped" => format!("{wait} because the guest or its hypervisor has stopped the disk's ring."),
+        "owner" => {
+            format!(
+                "{wait} because this host does not own the disk's unit now: another host may write to it."
+            )
+        }
         "fence" => {
             format!(
                 "{wait} until nothing that a former daemon or boot has sent to the unit can still arrive."

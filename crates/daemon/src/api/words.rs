@@ -14,7 +14,7 @@ pub fn held_short(reason: &str) -> &str {
         "stopped" => "ring stopped",
         "identity-check" => "identity",
         "acknowledgement" => "unfenced",
-        // limit, policy, headroom, quarantine, fence.
+        // limit, policy, headroom, quarantine, owner, fence.
         plain => plain,
     }
 }
@@ -31,6 +31,7 @@ pub fn held(reason: &str) -> &str {
         "quarantine" => "quarantine",
         "retry-later" => "a target short of resources",
         "stopped" => "a stopped ring",
+        "owner" => "another host's ownership",
         "fence" => "the fence after a restart",
         "identity-check" => "an identity check",
         "acknowledgement" => "the fence before its answer",

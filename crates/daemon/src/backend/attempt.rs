@@ -301,6 +301,10 @@ impl Worker {
                 self.router.pinged(path, self.now.since(own.asked));
             }
             Purpose::FirstRead => self.answered_first_read(index),
+            Purpose::Probe(number) => {
+                let took = result.is_ok().then(|| self.now.since(own.asked));
+                self.probed(index, number, took);
+            }
             Purpose::Remember(ticket) => {
                 let unit = self.backs.links[back.link].unit;
                 let content = result.is_ok().then_some(&own.data[..]);

@@ -4,7 +4,7 @@ use super::{Phase, Wire, block};
 use crate::dataplane::{Worker, WorkerReport};
 use vmpath_core::event::{Fault, LinkChange, LinkReport};
 use vmpath_core::ids::{PathId, UnitId};
-use vmpath_core::router::{Fence, Loss};
+use vmpath_core::router::{ConnectionKey, Fence, Loss};
 use vmpath_core::time::Duration;
 
 impl Worker {
@@ -30,6 +30,13 @@ impl Worker {
         self.backs.closing.push(index);
         self.tell_early(index);
         self.comparison_lost(index);
+    }
+
+    /// As [`Self::cut`], by the router's name of it; nothing if it is dead already.
+    pub(crate) fn cut_connection(&mut self, key: ConnectionKey, fault: Fault) {
+        if let Some(index) = self.backs.by_key.get(key.0 as usize).copied().flatten() {
+            self.cut(index, fault);
+        }
     }
 
     /// A device that hangs may stay in the kernel's hands for minutes: its loss is told at once.

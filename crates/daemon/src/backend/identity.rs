@@ -227,14 +227,10 @@ impl Worker {
             let back = &mut self.backs.backs[comparison.new];
             back.phase = Phase::Waiting { deadline: comparison.deadline };
             // Answers still to come belong to the comparison that has ended: forget who asked.
-            for own in &mut back.own {
-                own.purpose = Purpose::Ping;
-            }
+            forget_comparison(&mut back.own);
             self.backs.units[unit.index()].waiting.push_back(comparison.new);
         } else if let Some(back) = comparison.known.and_then(|known| self.backs.backs.get_mut(known)) {
-            for own in &mut back.own {
-                own.purpose = Purpose::Ping;
-            }
+            forget_comparison(&mut back.own);
         }
         self.next_comparison(unit);
     }
@@ -265,6 +261,11 @@ impl Worker {
         }
         self.backs.by_key[at] = Some(index);
     }
+}
+
+fn forget_comparison(asked: &mut [super::Own]) {
+    let compares = |own: &&mut super::Own| matches!(own.purpose, Purpose::Compare(_));
+    asked.iter_mut().filter(compares).for_each(|own| own.purpose = Purpose::Ping);
 }
 
 /// The verdict on what was read over both connections.

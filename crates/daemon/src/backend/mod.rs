@@ -13,6 +13,7 @@ mod close;
 mod connect;
 mod egress;
 mod identity;
+mod probe;
 mod remember;
 mod watch;
 
@@ -105,6 +106,8 @@ enum Purpose {
     Compare(usize),
     /// What is to be remembered of the unit.
     Remember(Ticket),
+    /// The probe of this number.
+    Probe(u64),
 }
 
 /// A connection to storage.
@@ -241,6 +244,8 @@ pub(crate) struct Backends {
     /// Those with something left to receive.
     unread: Vec<usize>,
     next_own: u64,
+    probes: Vec<probe::Probe>,
+    next_probe: u64,
     /// Whose turn it is to be sampled.
     next_sampled: usize,
 }
@@ -274,6 +279,8 @@ impl Backends {
             dirty: Vec::new(),
             unread: Vec::new(),
             next_own: 0,
+            probes: Vec::new(),
+            next_probe: 0,
             next_sampled: 0,
         }
     }

@@ -175,6 +175,8 @@ impl Owner {
                 self.rates.push(Arc::new(WorkerView::merge(self.views.values().map(Arc::as_ref))));
                 self.stale = self.stale.max(Stale::Measures);
             }
+            // Nobody gives orders yet.
+            WorkerReport::Order(_) => {}
             WorkerReport::Dead(why) => return Err(why),
         }
         Ok(())

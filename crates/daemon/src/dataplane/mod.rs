@@ -4,6 +4,8 @@
 //! VMs' fates, and does not know the hypervisor, the API or the journal.
 
 mod listen;
+#[allow(dead_code, reason = "control gives no orders yet")]
+mod orders;
 mod poller;
 mod recover;
 mod requests;
@@ -14,6 +16,8 @@ mod worker;
 mod tests;
 
 pub(crate) use listen::{Transport, is_served, listen_tcp, listen_unix};
+#[allow(unused_imports, reason = "control gives no orders yet")]
+pub use orders::{OrderError, OrderReport, ProbedUnit, WorkerOrder};
 pub(crate) use requests::{Client, FrontRequest, NbdClient, Payload, Requests, Target};
 pub(crate) use stream::{Body, Head, Name, Received, Stream};
 pub use worker::STOP_MAX;
@@ -28,6 +32,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender};
 use std::thread::JoinHandle;
 use tokio::sync::mpsc::UnboundedSender;
 use vmpath_core::event::{LinkReport, LoadReport};
@@ -45,15 +50,20 @@ pub enum WorkerReport {
     /// See [`vmpath_core::event::Event::Silent`].
     Silent(DiskId),
     View(WorkerId, Arc<WorkerView>),
+    /// The answer to an order, or what follows from one.
+    #[allow(dead_code, reason = "control gives no orders yet")]
+    Order(OrderReport),
     /// A worker has ended; the process cannot go on.
     Dead(String),
 }
 
-/// What control and one worker share: the plan, a doorbell, and the order to stop.
+/// What control and one worker share: the plan, orders, a doorbell, and the order to stop.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) worker: WorkerId,
     pub(crate) plan: ArcSwap<RoutePlan>,
+    #[allow(dead_code, reason = "control gives no orders yet")]
+    orders: SyncSender<WorkerOrder>,
     pub(crate) stop: AtomicBool,
     pub(crate) doorbell: OwnedFd,
 }
@@ -69,6 +79,7 @@ impl Shared {
 pub(crate) struct Outfit {
     pub(crate) shared: Arc<Shared>,
     pub(crate) listeners: Vec<Listening>,
+    pub(crate) orders: Receiver<WorkerOrder>,
     pub(crate) reports: UnboundedSender<WorkerReport>,
     pub(crate) record: Record,
     /// Writes of a former process whose outcome is unknown.
@@ -111,12 +122,14 @@ impl Dataplane {
             let record = recover::new_record(spec, worker, started)?;
             let doorbell = eventfd(0, EventfdFlags::CLOEXEC).context("cannot make an event descriptor")?;
             let plan = ArcSwap::new(Arc::clone(plan));
-            let shared = Arc::new(Shared { worker, plan, stop: AtomicBool::new(false), doorbell });
+            let (orders, taken) = orders::queue();
+            let shared = Arc::new(Shared { worker, plan, orders, stop: AtomicBool::new(false), doorbell });
             let its = |(unit, ..): &&recover::Write| worker_of(*unit) == worker;
             let recovered = found.writes.iter().filter(its).cloned().collect();
             let outfit = Outfit {
                 shared: Arc::clone(&shared),
                 listeners,
+                orders: taken,
                 reports: reports.clone(),
                 record,
                 recovered,

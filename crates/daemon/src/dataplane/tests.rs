@@ -1,5 +1,7 @@
 //! A data plane as it is, over the lab's array: what goes through it, and what that costs.
 
+mod moving;
+
 use super::{Dataplane, WorkerReport};
 use crate::sys::{clock, counting};
 use std::path::Path;
@@ -73,7 +75,11 @@ fn plan(folder: &Path, urls: &[String]) -> Arc<RoutePlan> {
         vhost_user = "{at}/d.sock"
         "#
     );
-    let spec = Arc::new(parse(&[Source { name: "t.toml", text: &text }]).unwrap().spec);
+    plan_of(&text)
+}
+
+fn plan_of(text: &str) -> Arc<RoutePlan> {
+    let spec = Arc::new(parse(&[Source { name: "t.toml", text }]).unwrap().spec);
     let (_, effects) = Controller::new(spec, clock::now());
     let plan =
         effects.into_iter().find_map(|e| if let Effect::Publish(plan) = e { Some(plan) } else { None });

@@ -6,9 +6,9 @@
 use super::listen::Transport;
 use super::poller::Poller;
 use super::recover::held_until;
-use super::{Outfit, Requests, Shared, WorkerReport};
+use super::{Outfit, Requests, Shared, WorkerOrder, WorkerReport};
 use crate::backend::Backends;
-use crate::frontend::Frontends;
+use crate::frontend::{Frontends, Moves};
 use crate::sys::buffer::Pool;
 use crate::sys::clock;
 use crate::sys::record::Record;
@@ -18,7 +18,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::{Receiver, SyncSender};
 use tokio::sync::mpsc::UnboundedSender;
 use vmpath_core::ids::{DiskId, UnitId, WorkerId};
 use vmpath_core::plan::RoutePlan;
@@ -111,6 +111,8 @@ pub(crate) struct Worker {
     pub(crate) fronts: Frontends,
     pub(crate) backs: Backends,
     pub(crate) record: Record,
+    pub(crate) moves: Moves,
+    orders: Receiver<WorkerOrder>,
     pub(crate) reports: UnboundedSender<WorkerReport>,
     /// Link reports sent so far.
     pub(crate) link_reports: u64,
@@ -173,7 +175,7 @@ fn pin(worker: WorkerId) {
 
 impl Worker {
     fn new(outfit: Outfit) -> anyhow::Result<Self> {
-        let Outfit { shared, listeners, reports, record, recovered, knowledge } = outfit;
+        let Outfit { shared, listeners, orders, reports, record, recovered, knowledge } = outfit;
         let mut ring = Ring::new().context(
             "cannot make an io_uring: vmpath needs Linux 6.1 or newer and the sysctl kernel.io_uring_disabled at 0",
         )?;
@@ -212,6 +214,8 @@ impl Worker {
             backs: Backends::new(&plan.spec, &its_units, now),
             fronts,
             record,
+            moves: Moves::default(),
+            orders,
             reports,
             link_reports: 0,
             now,
@@ -229,6 +233,8 @@ impl Worker {
         // What was recovered is in this worker's record before the old one goes.
         worker.act();
         worker.watch_network();
+        worker.begin_ownership();
+        worker.recall_arrivals();
         Ok(worker)
     }
 
@@ -255,8 +261,11 @@ impl Worker {
 
     /// One turn: act on what is decided, wait, take in what has happened.
     fn turn(&mut self, completions: &mut Vec<Completion>) -> anyhow::Result<()> {
-        let wake = self.act();
-        let until = wake.min(self.next_report).min(self.next_inspection);
+        let mut wake = self.act();
+        if self.advance_moves() {
+            wake = self.act();
+        }
+        let until = wake.min(self.next_report).min(self.next_inspection).min(self.moves_until());
         self.await_something(until, completions).context("the io_uring is broken")?;
         self.now = clock::now();
         for completion in completions.drain(..) {
@@ -394,7 +403,7 @@ impl Worker {
         }
     }
 
-    /// Control has published a plan, or wants the worker to stop.
+    /// Control has published a plan, gives orders, or wants the worker to stop.
     fn called(&mut self, watch: Watch) {
         if watch == Watch::Ended {
             self.ring.watch(&self.doorbell, Tag::Doorbell.pack());
@@ -402,6 +411,23 @@ impl Worker {
         self.plan = self.shared.plan.load_full();
         self.router.plan(Arc::clone(&self.plan));
         self.follow_presence();
+        while let Ok(order) = self.orders.try_recv() {
+            self.perform(order);
+        }
+    }
+
+    fn perform(&mut self, order: WorkerOrder) {
+        match order {
+            WorkerOrder::Probe { ticket, units } => self.probe(ticket, units),
+            WorkerOrder::Settle { ticket, vm, by } => self.settle(ticket, vm, by),
+            WorkerOrder::Revoke { ticket, vm } => self.revoke(ticket, vm),
+            WorkerOrder::Expect { ticket, vm, move_id } => self.expect(ticket, vm, &move_id),
+            WorkerOrder::Offer { ticket, hand_over } => self.offer(ticket, &hand_over),
+            WorkerOrder::Withdraw { ticket, vm, move_id } => self.withdraw(ticket, vm, &move_id),
+            WorkerOrder::Forget { vm, move_id } => self.forget_arrival(vm, &move_id),
+            WorkerOrder::Own { units } => self.own(&units),
+            WorkerOrder::Disown { units } => self.disown(&units),
+        }
     }
 
     fn report(&mut self) {

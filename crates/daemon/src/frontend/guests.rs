@@ -93,6 +93,12 @@ impl Guests {
         self.sessions.iter().filter(|(_, s)| s.stage == Stage::Open).map(|(_, s)| s.disk)
     }
 
+    /// The session of a disk's front end.
+    pub(super) fn open_session(&self, disk: DiskId) -> Option<usize> {
+        let mut sessions = self.sessions.iter();
+        sessions.find(|(_, s)| s.disk == disk && s.stage == Stage::Open).map(|(index, _)| index)
+    }
+
     /// How many front ends a disk has: one or none.
     pub(crate) fn of_disk(&self, disk: DiskId) -> u32 {
         self.sessions.iter().filter(|(_, s)| s.disk == disk && s.stage == Stage::Open).count() as u32

@@ -4,8 +4,12 @@
 //! bad request gets the protocol's error, a lost frame ends the connection, and a client that does not read its replies
 //! is not read from either. It does not know paths. What an NBD client says is in [`nbd`].
 
+mod arrive;
+mod depart;
 mod guests;
+mod hand_over;
 mod leave;
+mod moves;
 mod nbd;
 #[allow(dead_code, unused_imports)]
 mod serve;
@@ -15,6 +19,7 @@ use crate::dataplane::{Body, Client, FrontRequest, Head, Name, NbdClient, Payloa
 use crate::dataplane::{Listening, Transport};
 use crate::sys::uring::{Ring, Watch};
 pub(crate) use guests::{GuestSlot, Guests};
+pub(crate) use moves::Moves;
 use nbd::Phase;
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, sockopt};

@@ -6,9 +6,11 @@
 
 use super::guests::{GuestSlot, QUEUES_MAX, Served, Stage};
 use super::vhost_user::{
-    self, Changes, Fetched, GuestRequest, Handled, QueueSet, Session, SessionEnd, Shape,
+    self, Changes, Fault, Fetched, GuestRequest, Handled, QueueSet, Session, SessionEnd, Shape,
 };
-use crate::dataplane::{Client, FrontRequest, Payload, Tag, Worker, WorkerReport, is_served, listen_unix};
+use crate::dataplane::{
+    Client, FrontRequest, OrderReport, Payload, Tag, Worker, WorkerReport, is_served, listen_unix,
+};
 use crate::sys::uring::{Ring, Watch};
 use rustix::io::Errno;
 use rustix::net::{Shutdown, SocketFlags};
@@ -183,6 +185,7 @@ impl Worker {
             polled: QueueSet::default(),
             has_news: false,
         });
+        self.attached_on_arrival(index, disk);
     }
 
     /// A name holds no ':'.
@@ -249,7 +252,7 @@ impl Worker {
     }
 
     /// Rings were started or stopped, or are kicked otherwise; a driver may be gone.
-    fn changed(&mut self, index: usize, changes: Changes) {
+    pub(super) fn changed(&mut self, index: usize, changes: Changes) {
         self.tell_of(index, &changes);
         let abandons = !changes.abandoned.is_empty();
         self.abandon(changes.abandoned);
@@ -262,6 +265,11 @@ impl Worker {
         }
         for queue in changes.started.iter() {
             self.serve_ring(index, queue);
+        }
+        if changes.taken != QueueSet::default()
+            && let Some(served) = self.requests.guests.sessions.get(index)
+        {
+            self.taken_over(served.disk, changes.taken);
         }
     }
 
@@ -368,6 +376,9 @@ impl Worker {
                 Fetched::Answered => self.has_news(index),
                 Fetched::Broken(fault) => {
                     let disk = served.disk;
+                    if let Fault::HandOver(why) = fault {
+                        self.tell_order(OrderReport::Misfit { disk, why: why.to_string() });
+                    }
                     tracing::warn!(
                         disk = self.disk_name(disk),
                         "queue {queue} needs a reset: its driver sent {fault}; other queues and VMs go on"
@@ -505,7 +516,7 @@ impl Worker {
     }
 
     /// The front end has gone, or must go. Its requests end unheard.
-    fn detach(&mut self, index: usize, end: &SessionEnd) {
+    pub(super) fn detach(&mut self, index: usize, end: &SessionEnd) {
         let Some(served) = self.requests.guests.sessions.get_mut(index) else { return };
         let disk = served.disk;
         served.stage = Stage::Closing;
@@ -525,6 +536,7 @@ impl Worker {
                 self.router.abandon(key, token);
             }
         }
+        self.left_after_departure(disk);
         self.router.resume_disk(disk, self.now);
         self.fronts.closing_sessions.push(index);
         self.follow_presence();

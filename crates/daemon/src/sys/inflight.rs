@@ -170,6 +170,30 @@ impl QueueState {
         }
     }
 
+    /// Nobody has made it ready yet: no process of this host has served the queue with it.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.window.u16(VERSION_AT).load(Relaxed) == 0
+    }
+
+    /// Makes a fresh region ready with these heads open, oldest first, and the used ring's index at `used`. Until the last store it
+    /// is fresh, so that whoever follows a process that was killed here begins again. Returns the counter of the next.
+    pub fn take_over(&self, used: u16, open: impl Iterator<Item = u16>) -> u64 {
+        // One that was killed here before may have meant others.
+        for head in 0..self.size {
+            self.window.u8(HEADER + STATE * usize::from(head)).store(0, Relaxed);
+        }
+        let mut counter = 0;
+        for head in open.filter(|head| *head < self.size) {
+            self.begin(head, counter);
+            counter += 1;
+        }
+        self.window.u16(DESCRIPTORS_AT).store(self.size, Relaxed);
+        self.window.u16(USED_AT).store(used, Relaxed);
+        self.window.u16(VERSION_AT).store(VERSION, Release);
+        counter
+    }
+
     /// Makes a fresh region ready, or brings one that a former process left in order: the used ring's index is `used`, so the
     /// batch up to there has been seen by the guest. Then gives the heads of what is open, oldest first, and the counter of the next.
     #[must_use]
@@ -240,6 +264,19 @@ mod tests {
         assert_eq!(Buffer::new(&file, layout).unwrap().id(), buffer.id());
         let other = create(layout).unwrap();
         assert_ne!(Buffer::new(&other, layout).unwrap().id(), buffer.id());
+    }
+
+    #[test]
+    fn what_is_taken_over_is_there_with_the_last_store_and_not_before() {
+        let (file, layout, buffer) = buffer(1, 16);
+        let queue = buffer.queue(0).unwrap();
+        // Killed before the version was stored.
+        queue.begin(9, 7);
+        assert!(queue.is_fresh());
+        assert_eq!(queue.take_over(40, [5, 2, 99].into_iter()), 2, "no head is beyond the queue");
+        let next = Buffer::new(&file, layout).unwrap().queue(0).unwrap();
+        assert!(!next.is_fresh());
+        assert_eq!(next.recover(40), (vec![5, 2], 2), "in the order in which they were fetched elsewhere");
     }
 
     #[test]

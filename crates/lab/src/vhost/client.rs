@@ -9,6 +9,7 @@
 //! into the ring. Rejected: sending lost requests again: replaying is the back end's. It does not know: many disks.
 
 mod log;
+mod moving;
 
 use super::VhostError;
 use super::block::{BlockConfig, BlockRequest, Operation, Status, feature};

@@ -42,6 +42,20 @@ impl GuestMemory {
         Ok(Self { file, map, first })
     }
 
+    /// Another guest's memory with the same content.
+    ///
+    /// # Errors
+    /// Of the system.
+    pub fn duplicate(&self) -> io::Result<Self> {
+        let other = Self::new([self.first, self.len() - self.first])?;
+        let mut page = vec![0; PAGE];
+        for at in (0..self.len()).step_by(PAGE) {
+            self.read(at, &mut page);
+            other.write(at, &page);
+        }
+        Ok(other)
+    }
+
     /// Bytes of both regions.
     #[must_use]
     pub fn len(&self) -> usize {

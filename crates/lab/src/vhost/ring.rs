@@ -108,6 +108,11 @@ impl Ring {
         Self { memory, places, size, suppression, next: 0, published: 0, taken: 0 }
     }
 
+    /// The same ring in a copy of its memory.
+    pub fn move_to(&mut self, memory: Arc<GuestMemory>) {
+        self.memory = memory;
+    }
+
     #[must_use]
     pub fn places(&self) -> RingPlaces {
         self.places

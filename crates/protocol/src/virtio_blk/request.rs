@@ -38,6 +38,17 @@ impl Status {
             Self::Unsupp => 2,
         }
     }
+
+    /// The status of a byte; none if virtio-blk knows none such.
+    #[must_use]
+    pub const fn of_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::Ok),
+            1 => Some(Self::IoErr),
+            2 => Some(Self::Unsupp),
+            _ => None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

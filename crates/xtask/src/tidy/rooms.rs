@@ -95,7 +95,7 @@ const ROOMS: &[Room] = &[
         within: &["crates/daemon/"],
         only: &[
             "crates/daemon/src/cli/",
-            "crates/daemon/src/dataplane/tests.rs",
+            "crates/daemon/src/dataplane/tests",
             "crates/daemon/src/peer/tests",
             "crates/daemon/tests/",
         ],

@@ -342,6 +342,13 @@ impl Bench {
         self.view().vms[VmId(0).index()].held_reasons.clone()
     }
 
+    /// What is known of each open request, by token.
+    pub(super) fn fates(&self) -> String {
+        let fate = |(token, key): (&u32, &RequestKey)| Some((*token, self.router.fate(*key, *token)?));
+        let words = self.keys.iter().filter_map(fate).map(|(token, fate)| format!("{token}:{fate:?}"));
+        words.collect::<Vec<_>>().join(" ")
+    }
+
     pub(super) fn wake(&self) -> Instant {
         self.wake
     }

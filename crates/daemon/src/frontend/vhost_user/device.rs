@@ -57,6 +57,8 @@ pub(crate) struct Changes {
     /// Have another kick descriptor, or none.
     pub(crate) kicks: QueueSet,
     pub(crate) abandoned: Vec<Abandoned>,
+    /// Need no hand-over any more: they have taken theirs, or their driver is another one.
+    pub(crate) taken: QueueSet,
     /// The front end has begun without a handshake: what is offered was taken for negotiated.
     pub(crate) presumed: bool,
     /// The next process will not find the guest's memory again.
@@ -164,7 +166,7 @@ impl Device {
         }
     }
 
-    fn start_if_ready(&mut self, index: u32) -> Result<()> {
+    pub(super) fn start_if_ready(&mut self, index: u32) -> Result<()> {
         if self.queues.get(index as usize).is_some_and(|queue| queue.awaits_start(&self.world)) {
             self.know_memory()?;
         }

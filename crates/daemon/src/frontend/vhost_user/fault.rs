@@ -31,8 +31,26 @@ pub(crate) enum Fault {
     Ring,
     #[error("a queue that is longer than the inflight buffer says")]
     Inflight,
+    #[error("{0}")]
+    HandOver(#[from] Misfit),
     #[error("a log of dirty pages that does not reach as far as the guest's memory")]
     Log,
+}
+
+/// Why a ring that comes from another host is not begun. Nothing of it is executed: its guest waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub(crate) enum Misfit {
+    #[error(
+        "it goes on at {base} and has shown results up to {used}, and nobody has handed over what is open"
+    )]
+    Nobody { base: u16, used: u16 },
+    #[error(
+        "what was handed over does not fit: it goes on at {base} and has shown results up to {used}, while {open} are handed \
+         over as open before {expected}"
+    )]
+    Count { base: u16, used: u16, expected: u16, open: u16 },
+    #[error("what was handed over names descriptor {0} twice or beyond the queue")]
+    Head(u16),
 }
 
 /// Why a connection is over. Its open requests are still with the session.

@@ -10,6 +10,7 @@ mod device;
 mod doorbell;
 mod fault;
 mod handler;
+mod moving;
 mod note;
 mod parse;
 mod queue;
@@ -21,7 +22,8 @@ mod world;
 mod tests;
 
 pub(crate) use device::{Abandoned, Changes, QueueSet};
-pub(crate) use fault::SessionEnd;
+pub(crate) use fault::{Fault, SessionEnd};
+pub(crate) use moving::{Ending, LeftFate, LeftOpen, LeftQueue};
 pub(crate) use queue::{Fetched, GuestRequest, Origin};
 pub(crate) use session::{Handled, Session};
 pub(crate) use world::Shape;

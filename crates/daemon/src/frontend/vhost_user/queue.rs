@@ -7,19 +7,24 @@
 //!                                        broken: no fetches; results of what is open still go out; the stop heals it
 //! ```
 //! Requests stay open over a stop. The next start re-attaches them if it is the same ring where it was left; else they belong to a
-//! driver that is gone, and the inflight buffer says what the new one has open.
+//! driver that is gone, and the inflight buffer says what the new one has open; of a ring that was left on another host, its
+//! hand-over does ([`moving`]).
+
+mod moving;
 
 use super::device::{Abandoned, Changes};
 use super::doorbell::Doorbell;
 use super::fault::Fault;
+use super::moving::Leftover;
 use super::parse;
 use super::slot::{Slot, State, UNNAMED};
-use super::world::{Opening, World};
+use super::world::{Admission, Opening, World};
 use crate::sys::guest::GuestMemory;
 use crate::sys::inflight::{Buffer, BufferId, QUEUE_SIZE_MAX, QueueState};
 use crate::sys::vring::{Areas, EventIdx, Ring, Touched};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use vmpath_core::migration::QueueHandOver;
 use vmpath_protocol::virtio_blk::feature;
 use vmpath_protocol::virtio_blk::request::{self, Operation, Request, Status};
 
@@ -113,12 +118,18 @@ pub(super) struct Queue {
     slots: Vec<Slot>,
     inflight: Option<QueueState>,
     inflight_id: Option<BufferId>,
-    /// Heads that a former process left open, the oldest last.
-    replay: Vec<u16>,
+    /// Heads that a former process or another host left open, the oldest last.
+    replay: Vec<Leftover>,
     /// The next request's place in the order of fetching.
     counter: u64,
+    /// Requests that were taken, here and by replay: their order.
+    taken: u64,
     /// Set while the ring is stopped.
     left: Option<Identity>,
+    /// What another host left of this queue, until a ring takes it.
+    incoming: Option<QueueHandOver>,
+    /// The buffer with which a start was asked for while the device waits for what another host left.
+    awaited: Option<BufferId>,
 }
 
 impl Queue {
@@ -140,7 +151,10 @@ impl Queue {
             inflight_id: None,
             replay: Vec::new(),
             counter: 0,
+            taken: 0,
             left: None,
+            incoming: None,
+            awaited: None,
         }
     }
 
@@ -161,6 +175,10 @@ impl Queue {
     /// Starts the ring if everything for it has been said.
     pub(super) fn start_if_ready(&mut self, world: &World, buffer: Option<&Buffer>, changes: &mut Changes) {
         if !self.awaits_start(world) {
+            return;
+        }
+        if world.admission == Admission::Later {
+            self.awaited = buffer.map(Buffer::id);
             return;
         }
         changes.started.insert(self.index);
@@ -203,7 +221,7 @@ impl Queue {
                 self.inflight = None;
                 return Err(Fault::Inflight);
             }
-            self.begin(world, &mut ring);
+            self.begin(world, &mut ring, changes)?;
             self.ring = Some(ring);
         }
         // A former process may have been killed between a result and its call.
@@ -213,12 +231,20 @@ impl Queue {
     }
 
     /// A ring that this device does not know.
-    fn begin(&mut self, world: &World, ring: &mut Ring) {
+    fn begin(&mut self, world: &World, ring: &mut Ring, changes: &mut Changes) -> Result<(), Fault> {
         let size = ring.areas().size;
         self.slots.resize_with(usize::from(size), Slot::default);
         self.slots.shrink_to_fit();
         self.counter = 0;
         self.replay.clear();
+        let is_fresh = self.inflight.as_ref().map(QueueState::is_fresh);
+        if is_fresh.unwrap_or(self.incoming.is_some()) {
+            return self.begin_fresh(world, ring, changes);
+        }
+        // Its ring runs on with its own buffer: it was taken before.
+        if self.incoming.take().is_some() {
+            changes.taken.insert(self.index);
+        }
         let mut next = self.base;
         if let Some(inflight) = &self.inflight {
             let (mut open, counter) = inflight.recover(ring.shown());
@@ -229,10 +255,10 @@ impl Queue {
                 // the base of a ring that never ran here got a number that means nothing.
                 next = ring.shown().wrapping_add(open.len() as u16);
             }
-            open.reverse();
-            self.replay = open;
+            self.replay = open.into_iter().rev().map(Leftover::replayed).collect();
         }
         ring.resume(next);
+        Ok(())
     }
 
     /// The requests of the ring that was stopped go on.
@@ -257,6 +283,7 @@ impl Queue {
     /// The front end has brought an inflight buffer. If it is not that of the ring that was stopped here, the driver has been
     /// reset, and the new one may never start this queue.
     pub(super) fn meet_buffer(&mut self, buffer: BufferId, changes: &mut Changes) {
+        self.forget_if_reset(buffer, changes);
         if self.left.as_ref().is_some_and(|left| left.inflight != Some(buffer)) {
             self.abandon(changes);
             self.left = None;
@@ -275,7 +302,7 @@ impl Queue {
         }
     }
 
-    /// The ring stops: the next entry to fetch. Its requests stay open.
+    /// The ring stops: the next entry to fetch, or what was told of it if it waits to run. Its requests stay open.
     pub(super) fn stop(&mut self, world: &World, changes: &mut Changes) -> u16 {
         self.notify(world);
         if self.is_running() || self.health != Health::Well {
@@ -345,21 +372,24 @@ impl Queue {
 
     fn take(&mut self, world: &World) -> Result<Fetched, Fault> {
         let Some(ring) = &mut self.ring else { return Ok(Fetched::Empty) };
-        let (head, origin) = match self.replay.pop() {
-            Some(head) => (head, Origin::Replayed),
+        let leftover = self.replay.pop();
+        let head = match leftover {
+            Some(Leftover { head, .. }) => head,
             None => match ring.fetch().map_err(|j| Fault::Jump { expected: j.expected, found: j.found })? {
-                Some(head) => (head, Origin::New),
+                Some(head) => head,
                 None => return Ok(Fetched::Empty),
             },
         };
+        self.taken += 1;
         let slot = self.slots.get_mut(usize::from(head)).ok_or(Fault::Head(head))?;
         if slot.state != State::Free {
             return Err(Fault::Twice(head));
         }
-        if let (Origin::New, Some(inflight)) = (origin, &self.inflight) {
+        if let (None, Some(inflight)) = (leftover, &self.inflight) {
             inflight.begin(head, self.counter);
             self.counter = self.counter.wrapping_add(1);
         }
+        slot.order = self.taken;
         let frame = parse::read_chain(ring, world, head, slot)?;
         let range = || parse::read_range(&world.memory, slot, frame.readable).unwrap_or_default();
         let judged = request::judge(frame.header, frame.room, &world.limits, range);
@@ -378,6 +408,10 @@ impl Queue {
             Ok(Request::Empty) => return Ok(self.answer(world, head, Status::Ok)),
             Err(status) => return Ok(self.answer(world, head, status)),
         };
+        let origin = leftover.map_or(Origin::New, |leftover| leftover.origin);
+        if let Some(status) = leftover.and_then(|leftover| leftover.finished(operation)) {
+            return Ok(self.answer(world, head, status));
+        }
         slot.operation = operation;
         // The data's length: a range has none.
         slot.length = if matches!(operation, Operation::Read | Operation::Write) { length } else { 0 };

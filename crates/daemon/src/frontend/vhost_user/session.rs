@@ -51,7 +51,7 @@ pub(crate) enum Handled {
 
 /// A front end's connection, and its device.
 pub(crate) struct Session {
-    device: Device,
+    pub(super) device: Device,
     handler: Arc<Handler>,
     messages: BackendReqHandler<Handler>,
     socket: Rc<OwnedFd>,
@@ -151,7 +151,7 @@ impl Session {
         result.map_err(|error| self.end_with(error))
     }
 
-    fn end_with(&mut self, error: Error) -> SessionEnd {
+    pub(super) fn end_with(&mut self, error: Error) -> SessionEnd {
         match (self.device.forgotten.take(), error) {
             (Some(forgotten), _) => SessionEnd::Forgotten(forgotten),
             (None, Error::Disconnected) => SessionEnd::Closed,

@@ -42,6 +42,8 @@ pub(super) struct Slot {
     pub(super) length: u32,
     pub(super) segments: Vec<Segment>,
     pub(super) status_at: u64,
+    /// Its place in the order in which the queue's requests were taken.
+    pub(super) order: u64,
     /// A write's private copy, or a read's bytes that came while the ring was stopped.
     kept: OnceCell<Spill>,
     /// Of a read's: the first byte that came so.
@@ -60,6 +62,7 @@ impl Default for Slot {
             length: 0,
             segments: Vec::new(),
             status_at: 0,
+            order: 0,
             kept: OnceCell::new(),
             kept_from: Cell::new(u32::MAX),
             touched: Cell::new((u32::MAX, 0)),

@@ -39,8 +39,17 @@ pub(super) enum Opening {
     Presumed,
 }
 
+/// Whether rings may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    Now,
+    /// The VM comes from another host: messages are answered, and rings start when its requests are known.
+    Later,
+}
+
 #[derive(Debug)]
 pub(super) struct World {
+    pub(super) admission: Admission,
     pub(super) opening: Opening,
     pub(super) memory: GuestMemory,
     pub(super) log: Option<DirtyLog>,
@@ -77,6 +86,7 @@ impl World {
             *byte = of;
         }
         Self {
+            admission: Admission::Now,
             opening: Opening::Handshake,
             memory: GuestMemory::default(),
             log: None,

@@ -77,6 +77,13 @@ impl Guest {
         Self { memory: memfd(MEMORY), inflight: None, made: 0, seen: 0 }
     }
 
+    /// The same guest on another host, where no inflight buffer is.
+    pub(super) fn moved(&self) -> Self {
+        let there = Self { memory: memfd(MEMORY), inflight: None, made: self.made, seen: self.seen };
+        there.write(0, &self.read(0, MEMORY as usize));
+        there
+    }
+
     pub(super) fn write(&self, at: u64, bytes: &[u8]) {
         self.memory.write_all_at(bytes, at).unwrap();
     }
@@ -243,6 +250,13 @@ impl Link {
     }
 
     pub(super) fn start_with(&mut self, guest: &mut Guest, base: u16, size: u16) -> Changes {
+        let changes = self.tell_start(guest, base, size);
+        assert!(self.call.read().is_ok(), "a driver that may have missed a call gets one");
+        changes
+    }
+
+    /// Says all that a start needs.
+    pub(super) fn tell_start(&mut self, guest: &mut Guest, base: u16, size: u16) -> Changes {
         let region = whole(&guest.memory);
         let (call, kick, error) = (&self.call, &self.kick, &self.error);
         let (call, kick, error) =
@@ -265,7 +279,6 @@ impl Link {
             (layout, file)
         });
         guest.inflight = Some(inflight);
-        assert!(self.call.read().is_ok(), "a driver that may have missed a call gets one");
         changes
     }
 
@@ -348,6 +361,7 @@ pub(super) fn merge(all: &mut Changes, more: Changes) {
     more.started.iter().for_each(|q| all.started.insert(q));
     more.stopped.iter().for_each(|q| all.stopped.insert(q));
     more.kicks.iter().for_each(|q| all.kicks.insert(q));
+    more.taken.iter().for_each(|q| all.taken.insert(q));
     all.abandoned.extend(more.abandoned);
     assert!(!(all.presumed && more.presumed), "said once");
     all.presumed |= more.presumed;

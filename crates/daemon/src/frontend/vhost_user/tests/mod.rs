@@ -5,4 +5,5 @@ mod driver;
 mod going_on;
 mod life;
 mod migration;
+mod moving;
 mod protocol;
