@@ -210,7 +210,12 @@ async fn the_next_agent_takes_charge_of_what_the_last_one_left() {
     scene.launch(&format!("{link}; exec sleep 600")).unwrap();
     assert!(matches!(scene.event().await, Event::Ready { .. }));
     fs::write(scene.path("launch/gone.note"), "kvm1.1.1\ngone\ntcp:127.0.0.1:42000\n1 1\n").unwrap();
+    let left = Arc::downgrade(&scene.agent().waiting);
     scene.agent = None;
+    // Its task ends with it.
+    while left.strong_count() > 0 {
+        tokio::task::yield_now().await;
+    }
     assert!(!scene.processes().is_empty());
     scene.agent = Some(Agent::start(&places(scene.dir.path()), scene.reporter.clone()).unwrap());
     assert_eq!(scene.agent().waiting(), [scene.move_id.clone()], "and not one whose process is another");
