@@ -41,8 +41,8 @@ impl Case {
     }
 
     /// A process starts a second later, with what the record calls open.
-    fn starts(&mut self, open: &[Range<usize>]) {
-        let open = open.iter().map(|blocks| (0, blocks.clone())).collect();
+    fn starts(&mut self, open: &[(usize, usize)]) {
+        let open = open.iter().map(|(first, end)| (0, *first..*end)).collect();
         let now = NOW + Duration::from_secs(1);
         self.ledger.restored(&[now + Duration::from_secs(10)], open, now);
     }
@@ -55,7 +55,7 @@ impl Case {
 
 #[test]
 fn an_unsent_write_that_the_record_calls_open_may_be_resent_before_a_lost_one() {
-    for (record, rightly) in [(&[0..4, 2..6][..], true), (&[0..4][..], false)] {
+    for (record, rightly) in [(&[(0, 4), (2, 6)][..], true), (&[(0, 4)][..], false)] {
         let mut case = Case::new();
         let (lost, unsent) = (case.write(0, 4), case.write(2, 4));
         case.loses(lost);
@@ -69,7 +69,7 @@ fn of_two_open_writes_of_one_range_either_is_taken_for_the_lost_one() {
     let mut case = Case::new();
     let (lost, other) = (case.write(0, 4), case.write(0, 4));
     case.loses(lost);
-    case.starts(&[0..4]);
+    case.starts(&[(0, 4)]);
     assert!(case.is_resent_rightly(other));
     let third = case.write(0, 4);
     assert!(!case.is_resent_rightly(third), "it has been decided which one goes");
