@@ -132,6 +132,13 @@ impl Drop for Trimming {
     }
 }
 
+/// Its tasks end with it, and what they have started does not: they hold the table, and it their ends.
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
 impl Agent {
     /// Makes its folder, and takes charge of what the daemon before has launched and neither kept nor ended: of these
     /// [`Agent::waiting`] tells.
