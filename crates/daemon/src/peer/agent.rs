@@ -73,7 +73,7 @@ pub struct Launch {
     pub vm: String,
     /// The VM's `launch`, for `/bin/sh -c`.
     pub command: String,
-    /// The VM's `qmp`. Until [`Event::Ready`] nobody else may be connected: QEMU serves one client.
+    /// The VM's `qmp`. QEMU serves one client: if the VM's own task was there first, [`Agent::seen`] says what it has seen.
     pub qmp: PathBuf,
     /// Bytes of guest memory at the source; another size is refused.
     pub memory: Option<u64>,
@@ -99,6 +99,8 @@ pub enum Event {
 /// What a hypervisor's task is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Word {
+    /// Its monitor was asked by somebody else: it waits for a VM, with so many bytes of memory.
+    Seen(Option<u64>),
     /// The VM runs in it: it is nobody's to end any more.
     Keep,
     End,
@@ -172,6 +174,12 @@ impl Agent {
         };
         tokio::spawn(task.run(launch, port));
         Ok(())
+    }
+
+    /// The VM's own task has its monitor and has seen it wait (`inmigrate`), with so many bytes of memory, if it knows. Of no
+    /// effect on one that is ready.
+    pub fn seen(&self, move_id: &MoveId, memory: Option<u64>) {
+        self.tell(move_id, Word::Seen(memory));
     }
 
     /// The VM runs in it: from now on it is left alone, also by the daemon that comes next, which finds no note of it.
@@ -284,7 +292,7 @@ impl Task {
                 Err(format!("the hypervisor does not wait for a VM at {qmp} after {seconds} s{}", self.log.end()))
             })?,
             how = process.ended() => return Err(format!("the launch command has ended ({how}){}", self.log.end())),
-            _ = told(&mut self.words, Word::End) => return Err("the move was given up".to_owned()),
+            seen = seen(&mut self.words) => seen?,
         };
         match (launch.memory, memory) {
             (Some(there), Some(here)) if there != here => Err(format!(
@@ -298,11 +306,11 @@ impl Task {
     async fn wait(mut self, mut process: Process, vm: String) {
         let end = tokio::select! {
             how = process.ended() => Some(format!("the hypervisor has ended ({how}){}", self.log.end())),
-            word = self.words.recv() => match word {
+            word = decided(&mut self.words) => match word {
                 // The agent is gone: the daemon ends, and the guest does not.
                 None => return,
-                Some(Word::Keep) => None,
-                Some(Word::End) => Some(match self.end(&mut process).await {
+                Some(Decided::Keep) => None,
+                Some(Decided::End) => Some(match self.end(&mut process).await {
                     Ok(()) => "it was ended, as the move is given up".to_owned(),
                     Err(why) => format!("the move is given up{why}"),
                 }),
@@ -345,14 +353,36 @@ impl Task {
     }
 }
 
-/// Waits for this word; others are of no meaning yet.
-async fn told(words: &mut mpsc::Receiver<Word>, wanted: Word) {
+/// Until somebody else has seen that it is ready.
+///
+/// # Errors
+/// It is not wanted any more, in words.
+async fn seen(words: &mut mpsc::Receiver<Word>) -> Result<Option<u64>, String> {
     loop {
         match words.recv().await {
-            Some(word) if word == wanted => return,
-            Some(_) => {}
+            Some(Word::Seen(memory)) => return Ok(memory),
+            Some(Word::End) => return Err("the move was given up".to_owned()),
+            // No VM can be in it yet.
+            Some(Word::Keep) => {}
             // The daemon ends; whoever comes next decides.
             None => std::future::pending().await,
+        }
+    }
+}
+
+/// What ends the waiting.
+enum Decided {
+    Keep,
+    End,
+}
+
+/// None: nobody can decide any more.
+async fn decided(words: &mut mpsc::Receiver<Word>) -> Option<Decided> {
+    loop {
+        match words.recv().await? {
+            Word::Keep => return Some(Decided::Keep),
+            Word::End => return Some(Decided::End),
+            Word::Seen(_) => {}
         }
     }
 }

@@ -23,6 +23,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// An end that is nearer than this is told as a warning.
 const WARN_BEFORE_S: u64 = 14 * 86_400;
 
+/// Of a file's mode: what everybody may do.
+const OTHERS: u32 = 0o007;
+
 /// The identity, or why there is none, in words.
 type Present = Result<Identity, String>;
 
@@ -97,6 +100,14 @@ impl Keeper {
         let mut read = read.lock().unwrap_or_else(PoisonError::into_inner);
         if read.as_ref() != Some(&now) {
             *read = Some(now);
+            if let Ok(key) = fs::metadata(&files.key)
+                && key.mode() & OTHERS != 0
+            {
+                let file = files.key.display();
+                tracing::warn!(
+                    "{file} can be read by other users, who can then speak in this host's name: chmod 600"
+                );
+            }
             self.take(Identity::load(files, time));
         }
     }

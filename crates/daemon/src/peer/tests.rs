@@ -136,6 +136,7 @@ fn order() -> Move {
         room: Vec::new(),
         settle: Duration::from_secs(1),
         incident: None,
+        vm_state: VmCarry::Running,
         rule: "on_path_loss = migrate".into(),
     }
 }

@@ -83,6 +83,7 @@ pub struct Prepare {
     pub settle_ms: u64,
     #[serde(default, deserialize_with = "maybe_words")]
     pub incident: Option<String>,
+    pub vm_state: VmState,
     #[serde(deserialize_with = "words")]
     pub rule: String,
 }

@@ -114,7 +114,7 @@ async fn play(listener: UnixListener, state: String, memory: u64) {
 async fn a_launched_hypervisor_is_told_what_it_needs_and_kept_when_the_vm_runs_in_it() {
     let mut scene = Scene::new("kept");
     let link = scene.monitor("inmigrate", 1 << 28);
-    scene.launch(&format!("{link}; env | grep VMPATH_; exec sleep 600")).unwrap();
+    scene.launch(&format!("env | grep VMPATH_; {link}; exec sleep 600")).unwrap();
     let Event::Ready { incoming } = scene.event().await else { panic!("it is ready") };
     assert!(incoming.starts_with("tcp:127.0.0.1:42"), "{incoming}");
     let log = fs::read_to_string(scene.path("launch/db.log")).unwrap();
@@ -129,7 +129,7 @@ async fn a_launched_hypervisor_is_told_what_it_needs_and_kept_when_the_vm_runs_i
         tokio::task::yield_now().await;
     }
     assert!(!scene.agent().end(&scene.move_id), "what is kept is nobody's to end");
-    assert_eq!(scene.processes().len(), 1);
+    assert!(!scene.processes().is_empty());
 }
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn ending_reaches_who_ignores_it_and_who_has_left_the_group() {
     let link = scene.monitor("inmigrate", 1 << 28);
     scene.launch(&format!("trap '' TERM; setsid sleep 600 & {link}; sleep 600; sleep 600")).unwrap();
     assert!(matches!(scene.event().await, Event::Ready { .. }));
-    assert!(scene.processes().len() >= 3);
+    assert!(scene.processes().len() >= 2);
     assert!(scene.agent().end(&scene.move_id));
     assert_eq!(scene.event().await, Event::Ended("it was ended, as the move is given up".into()));
     assert!(scene.processes().is_empty());
@@ -178,6 +178,23 @@ async fn a_hypervisor_that_runs_already_or_is_another_size_is_refused_and_ended(
 }
 
 #[tokio::test]
+async fn a_hypervisor_whose_monitor_is_somebody_else_s_is_ready_when_that_one_says_so() {
+    let mut scene = Scene::new("seen");
+    scene.launch("exec sleep 600").unwrap();
+    scene.agent().seen(&scene.move_id, Some(1 << 28));
+    assert!(matches!(scene.event().await, Event::Ready { .. }));
+    // Said again: nothing changes.
+    scene.agent().seen(&scene.move_id, Some(1 << 28));
+    assert!(scene.agent().end(&scene.move_id));
+    assert!(matches!(scene.event().await, Event::Ended(_)));
+
+    let mut scene = Scene::new("seen-size");
+    scene.launch("exec sleep 600").unwrap();
+    scene.agent().seen(&scene.move_id, Some(1));
+    assert!(scene.failure().await.contains("268435456"));
+}
+
+#[tokio::test]
 async fn a_move_given_up_before_it_is_ready_is_ended_too() {
     let mut scene = Scene::new("early");
     scene.launch("exec sleep 600").unwrap();
@@ -194,7 +211,7 @@ async fn the_next_agent_takes_charge_of_what_the_last_one_left() {
     assert!(matches!(scene.event().await, Event::Ready { .. }));
     fs::write(scene.path("launch/gone.note"), "kvm1.1.1\ngone\ntcp:127.0.0.1:42000\n1 1\n").unwrap();
     scene.agent = None;
-    assert_eq!(scene.processes().len(), 1);
+    assert!(!scene.processes().is_empty());
     scene.agent = Some(Agent::start(&places(scene.dir.path()), scene.reporter.clone()).unwrap());
     assert_eq!(scene.agent().waiting(), [scene.move_id.clone()], "and not one whose process is another");
     assert!(scene.agent().end(&scene.move_id));

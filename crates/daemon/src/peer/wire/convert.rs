@@ -33,6 +33,7 @@ impl Prepare {
             room: order.room.iter().map(room).collect(),
             settle_ms: u64::try_from(order.settle.as_millis()).unwrap_or(u64::MAX),
             incident: order.incident.as_deref().map(fit),
+            vm_state: VmState::of(&order.vm_state),
             rule: fit(&order.rule),
         }
     }
@@ -58,6 +59,7 @@ impl Prepare {
             room: self.room.into_iter().map(|r| core::RoomNeed { target: r.target, rate: r.rate }).collect(),
             settle: Duration::from_millis(self.settle_ms),
             incident: self.incident,
+            vm_state: self.vm_state.into_core(),
             rule: self.rule,
         })
     }
@@ -73,11 +75,7 @@ impl HandOver {
             to: given.to.clone(),
             disks: given.disks.iter().map(DiskHandOver::of).collect(),
             incident: given.incident.as_deref().map(fit),
-            vm_state: match &given.vm_state {
-                core::VmCarry::Running => VmState::Running,
-                core::VmCarry::Suspended { why } => VmState::Suspended { why: fit(why) },
-                core::VmCarry::StoppedByOther => VmState::StoppedByOther,
-            },
+            vm_state: VmState::of(&given.vm_state),
         }
     }
 
@@ -93,12 +91,26 @@ impl HandOver {
             to: self.to,
             disks: self.disks.into_iter().map(DiskHandOver::into_core).collect::<Result<_, _>>()?,
             incident: self.incident,
-            vm_state: match self.vm_state {
-                VmState::Running => core::VmCarry::Running,
-                VmState::Suspended { why } => core::VmCarry::Suspended { why },
-                VmState::StoppedByOther => core::VmCarry::StoppedByOther,
-            },
+            vm_state: self.vm_state.into_core(),
         })
+    }
+}
+
+impl VmState {
+    fn of(state: &core::VmCarry) -> Self {
+        match state {
+            core::VmCarry::Running => Self::Running,
+            core::VmCarry::Suspended { why } => Self::Suspended { why: fit(why) },
+            core::VmCarry::StoppedByOther => Self::StoppedByOther,
+        }
+    }
+
+    fn into_core(self) -> core::VmCarry {
+        match self {
+            Self::Running => core::VmCarry::Running,
+            Self::Suspended { why } => core::VmCarry::Suspended { why },
+            Self::StoppedByOther => core::VmCarry::StoppedByOther,
+        }
     }
 }
 

@@ -76,27 +76,27 @@ fn order() -> impl Strategy<Value = core::Move> {
     let numbers = (any::<u64>(), proptest::option::of(any::<u64>()), 0..u64::MAX / 2000);
     let disks = vec(any::<u64>(), 0..4);
     let room = proptest::collection::btree_map(text(), any::<u64>(), 0..3);
-    (id(), names, numbers, disks, room).prop_map(
-        |(id, (vm, from, to, incident, rule), numbers, disks, room)| {
-            let disk = |(index, epoch)| core::DiskEpoch {
-                disk: format!("disk{index}"),
-                unit: UnitEpoch { unit: format!("san/{index}"), epoch },
-            };
-            core::Move {
-                id,
-                vm,
-                from,
-                to,
-                disks: disks.into_iter().enumerate().map(disk).collect(),
-                instance: numbers.0,
-                memory: numbers.1,
-                room: room.into_iter().map(|(target, rate)| core::RoomNeed { target, rate }).collect(),
-                settle: Duration::from_millis(numbers.2),
-                incident,
-                rule,
-            }
-        },
-    )
+    (id(), names, numbers, disks, room, carry()).prop_map(|(id, names, numbers, disks, room, vm_state)| {
+        let (vm, from, to, incident, rule) = names;
+        let disk = |(index, epoch)| core::DiskEpoch {
+            disk: format!("disk{index}"),
+            unit: UnitEpoch { unit: format!("san/{index}"), epoch },
+        };
+        core::Move {
+            id,
+            vm,
+            from,
+            to,
+            disks: disks.into_iter().enumerate().map(disk).collect(),
+            instance: numbers.0,
+            memory: numbers.1,
+            room: room.into_iter().map(|(target, rate)| core::RoomNeed { target, rate }).collect(),
+            settle: Duration::from_millis(numbers.2),
+            incident,
+            vm_state,
+            rule,
+        }
+    })
 }
 
 proptest! {
