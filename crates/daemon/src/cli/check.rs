@@ -2,13 +2,20 @@
 
 use super::output;
 use super::text::plural;
+use crate::cluster;
 use crate::control::config::{Config, load};
 use std::path::Path;
 use std::process::ExitCode;
 
 pub(super) fn run(file: &Path) -> anyhow::Result<ExitCode> {
     match load(file) {
-        Ok(config) => output::print(&good(&config)),
+        Ok(config) => match cluster::lacking(&config.spec) {
+            Some(why) => {
+                output::print(&format!("{why}; a daemon would not start with this\n"))?;
+                Ok(ExitCode::FAILURE)
+            }
+            None => output::print(&good(&config)),
+        },
         Err(error) => {
             let lines = error.lines();
             let count = plural(lines.len(), "fault");

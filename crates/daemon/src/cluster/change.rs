@@ -1,13 +1,5 @@
 //! What an order makes of a unit's record, and what must be there before.
 //!
-//! | order    | before        | after                     |
-//! |----------|---------------|---------------------------|
-//! | claim    | free, n       | ours, n + 1               |
-//! | release  | ours, n       | free, n + 1               |
-//! | bump     | ours, n, by m | ours, n + 1, by m         |
-//! | commit   | ours, n       | theirs, n + 1, by the move |
-//! | takeover | theirs, n     | ours, n + 1               |
-//!
 //! Invariant: the epoch grows by one with every change, so no two records of a unit are ever the same. It does not know etcd.
 
 use super::record::{Held, Record};
@@ -64,6 +56,14 @@ impl Change {
     }
 
     /// What becomes of the unit of that number; none if something else is there than the order is for.
+    ///
+    /// | order    | before        | after                     |
+    /// |----------|---------------|---------------------------|
+    /// | claim    | free, n       | ours, n + 1               |
+    /// | release  | ours, n       | free, n + 1               |
+    /// | bump     | ours, n, by m | ours, n + 1, by m         |
+    /// | commit   | ours, n       | theirs, n + 1, by the move |
+    /// | takeover | theirs, n     | ours, n + 1               |
     pub(super) fn next(&self, me: &str, unit: usize, before: &Record) -> Option<Record> {
         let asked = self.epochs.get(unit);
         if asked.is_some_and(|epoch| *epoch != before.epoch) {
@@ -110,7 +110,7 @@ mod tests {
         ]
     }
 
-    /// The table above: for each order, what it makes of a unit that is free, ours, theirs.
+    /// The table of [`Change::next`]: for each order, what it makes of a unit that is free, ours, theirs.
     #[test]
     fn the_table() {
         let after = |order: &ClusterOrder, host: Option<&str>| {

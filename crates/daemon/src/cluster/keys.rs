@@ -7,8 +7,7 @@
 //! room/TARGET/HOST/ID       room that a decision counts on; under a lease of its own
 //! ```
 //!
-//! Invariant: a key reads back as what it was made from. Hosts are listed under each target that they reach, so that whoever watches a target
-//! hears of nobody else. It does not know what the values mean.
+//! Invariant: a key reads back as what it was made from. Hosts are listed under each target, so whoever watches one hears of nobody else.
 
 /// Makes and reads keys.
 #[derive(Clone, Debug)]

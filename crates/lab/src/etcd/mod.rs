@@ -8,6 +8,7 @@ mod proxy;
 
 pub use proxy::Proxy;
 
+use crate::certs::HostFiles;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -59,11 +60,14 @@ impl Place {
 pub struct Etcd {
     members: Vec<Member>,
     dir: TempDir,
+    tls: Option<HostFiles>,
 }
 
 #[derive(Debug)]
 struct Member {
     place: Place,
+    /// Where it says, without TLS, how it is.
+    health: SocketAddr,
     process: Option<Child>,
 }
 
@@ -87,17 +91,36 @@ impl Etcd {
         Ok(etcd)
     }
 
+    /// One member on this machine that asks clients for a certificate of the same authority. `files` are its own, for `localhost`. There is
+    /// no JSON side of its API then.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn on_loopback_with_tls(files: &HostFiles) -> Result<Self> {
+        let etcd = Self::run(&[Place::on_loopback()?], Some(files.clone()))?;
+        etcd.wait_ready(Duration::from_secs(60))?;
+        Ok(etcd)
+    }
+
     /// A member in each place, all of one cluster. They may have no leader yet.
     ///
     /// # Errors
     /// If a process cannot be started.
     pub fn start(places: &[Place]) -> Result<Self> {
+        Self::run(places, None)
+    }
+
+    fn run(places: &[Place], tls: Option<HostFiles>) -> Result<Self> {
         let memory = Path::new("/dev/shm");
         let mut builder = tempfile::Builder::new();
         builder.prefix("vmpath-etcd");
         let dir = if memory.is_dir() { builder.tempdir_in(memory)? } else { builder.tempdir()? };
-        let members = places.iter().map(|place| Member { place: place.clone(), process: None }).collect();
-        let mut etcd = Self { members, dir };
+        let member = |place: &Place| -> Result<Member> {
+            let health = if tls.is_some() { Place::on_loopback()?.client } else { place.client };
+            Ok(Member { place: place.clone(), health, process: None })
+        };
+        let members = places.iter().map(member).collect::<Result<_>>()?;
+        let mut etcd = Self { members, dir, tls };
         for at in 0..places.len() {
             etcd.restart(at)?;
         }
@@ -145,7 +168,8 @@ impl Etcd {
         let member = |(at, member): (usize, &Member)| format!("{}=http://{}", name(at), member.place.peer);
         let all: Vec<String> = self.members.iter().enumerate().map(member).collect();
         let Place { client, peer, .. } = &self.members[at].place;
-        let (client, peer) = (format!("http://{client}"), format!("http://{peer}"));
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let (client, peer) = (format!("{scheme}://{client}"), format!("http://{peer}"));
         let data = self.dir.path().join(name(at)).display().to_string();
         let pairs = [
             ("--name", name(at)),
@@ -159,7 +183,16 @@ impl Etcd {
             ("--logger", "zap".to_owned()),
             ("--log-outputs", "stderr".to_owned()),
         ];
-        pairs.into_iter().flat_map(|(key, value)| [key.to_owned(), value]).collect()
+        let mut words: Vec<String> =
+            pairs.into_iter().flat_map(|(key, value)| [key.to_owned(), value]).collect();
+        if let Some(HostFiles { ca, cert, key }) = &self.tls {
+            words.push("--client-cert-auth".to_owned());
+            words.push(format!("--listen-metrics-urls=http://{}", self.members[at].health));
+            for (flag, file) in [("--trusted-ca-file", ca), ("--cert-file", cert), ("--key-file", key)] {
+                words.push(format!("{flag}={}", file.display()));
+            }
+        }
+        words
     }
 
     /// Stops a member as a sick machine does: its connections stay open, and nothing answers.
@@ -204,7 +237,7 @@ impl Etcd {
     pub fn wait_ready(&self, bound: Duration) -> Result<()> {
         let end = Instant::now() + bound;
         for (at, member) in self.members.iter().enumerate().filter(|(_, member)| member.process.is_some()) {
-            while !is_healthy(member.place.client) {
+            while !is_healthy(member.health) {
                 if Instant::now() > end {
                     let log = std::fs::read_to_string(self.dir.path().join(format!("m{at}.log")))
                         .unwrap_or_default();

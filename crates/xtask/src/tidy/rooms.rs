@@ -96,6 +96,8 @@ const ROOMS: &[Room] = &[
         only: &[
             "crates/daemon/src/cli/",
             "crates/daemon/src/dataplane/tests",
+            "crates/daemon/src/dataplane/tests.rs",
+            "crates/daemon/src/cluster/tests",
             "crates/daemon/src/peer/tests",
             "crates/daemon/tests/",
         ],

@@ -80,133 +80,136 @@ fn defaults_are_filled_in() {
     assert_eq!(good(&followover).target(TargetId(0)).failback, Failback::Followover);
 }
 
+const ETCD: &str = "etcd = ['http://127.0.0.1:2379']";
+const LISTEN: &str = "peer_listen = '10.0.0.1:7443'";
+
+/// What is replaced in `CLUSTER`, by what, and what is said then.
+const WRONG: &[(&str, &str, &[&str])] = &[
+    (
+        "name = 'kvm1'\n",
+        "",
+        &["17:1 [cluster]: this host has no name, and all hosts without one would be one host"],
+    ),
+    (ETCD, "", &["18:1 [cluster]: etcd is missing"]),
+    (ETCD, "etcd = []", &["19:8 etcd: there are from 1 to 16 members"]),
+    (ETCD, "etcd = ['10.0.0.1:2379']", &["19:9 etcd: \"10.0.0.1:2379\" is not a URL"]),
+    (ETCD, "etcd = ['htp://10.0.0.1']", &["19:9 etcd: \"htp\" is neither http nor https"]),
+    (ETCD, "etcd = ['http://10.0.0.1:0']", &["19:9 etcd: \"0\" is not a port"]),
+    (ETCD, "etcd = ['http://a_b:1']", &["19:9 etcd: \"a_b\": '_' cannot be part of a host's name"]),
+    (ETCD, "etcd = ['http://0.0.0.0']", &["19:9 etcd: 0.0.0.0 is not the address of one host"]),
+    (
+        ETCD,
+        "etcd = ['http://10.0.0.1/v3']",
+        &["19:9 etcd: \"http://10.0.0.1/v3\": a member of etcd has an address and a port only"],
+    ),
+    (
+        ETCD,
+        "etcd = ['http://127.0.0.1', 'http://127.0.0.1:2379/']",
+        &["19:29 etcd: 127.0.0.1:2379 stands there twice"],
+    ),
+    (
+        ETCD,
+        "etcd_ca = '/x'\netcd = ['http://127.0.0.1', 'https://127.0.0.2']",
+        &["20:29 etcd: some members have http and some https"],
+    ),
+    (
+        ETCD,
+        "etcd = 'https://127.0.0.1'",
+        &["19:8 etcd: https needs etcd_ca, who signed the members' certificates"],
+    ),
+    ("[cluster]", "[cluster]\nprefix = 'vmpath'", &["19:10 prefix: \"vmpath\" does not begin with '/'"]),
+    ("[cluster]", "[cluster]\nprefix = '/'", &["19:10 prefix: the name is empty"]),
+    ("[cluster]", "[cluster]\nprefix = '/a b'", &["19:10 prefix: \"a b\": ' ' cannot be part of a name"]),
+    (
+        "[cluster]",
+        "[cluster]\nuser = 'root'",
+        &["19:8 user: password_file is missing, the file that holds the password"],
+    ),
+    (
+        "[cluster]",
+        "[cluster]\npassword_file = '/x'",
+        &["19:17 password_file: user is missing, whose password this is"],
+    ),
+    (
+        "[cluster]",
+        "[cluster]\nuser = 'root'\npassword_file = 'x'",
+        &[
+            "19:8 user: password_file is missing, the file that holds the password",
+            "20:17 password_file: \"x\" is not absolute",
+        ],
+    ),
+    (
+        "[cluster]",
+        "[cluster]\netcd_cert = '/x'",
+        &["19:13 etcd_cert: etcd_key is missing: one is no use without the other"],
+    ),
+    (
+        "[cluster]",
+        "[cluster]\netcd_key = '/x'",
+        &["19:12 etcd_key: etcd_cert is missing: one is no use without the other"],
+    ),
+    ("[cluster]", "[cluster]\nlease = '1s'", &["19:9 lease: \"1s\" is not from 2s to 2m"]),
+    (
+        "[cluster]",
+        "[cluster]\nlease = '2.5s'",
+        &["19:9 lease: \"2.5s\": etcd counts a lease in whole seconds"],
+    ),
+    (
+        "peer_ca = '/ca'\npeer_cert = '/cert'\npeer_key = '/key'\n",
+        "",
+        &[
+            "18:1 [cluster]: peer_ca is missing",
+            "18:1 [cluster]: peer_cert is missing",
+            "18:1 [cluster]: peer_key is missing",
+        ],
+    ),
+    ("peer_key = '/key'", "peer_key = 'key'", &["23:12 peer_key: \"key\" is not absolute"]),
+    (LISTEN, "", &["18:1 [cluster]: peer_listen is missing"]),
+    (LISTEN, "peer_listen = '10.0.0.1'", &["20:15 peer_listen: \"10.0.0.1\": the :PORT is missing"]),
+    (
+        LISTEN,
+        "peer_listen = '[::]:7443'",
+        &["20:15 peer_listen: [::]:7443 is every address of this host, and others need one"],
+    ),
+    (
+        LISTEN,
+        "peer_listen = '10.0.0.1:49200'",
+        &["20:15 peer_listen: port 49200 is one of migrate_ports, 49152-49215"],
+    ),
+    (
+        LISTEN,
+        "peer_listen = '10.0.0.1:7443'\npeer_address = '0.0.0.0:1'",
+        &["21:16 peer_address: 0.0.0.0 is not the address of one host"],
+    ),
+    (
+        LISTEN,
+        "peer_listen = '10.0.0.1:7443'\nmigrate_address = '10.0.0.1:5'",
+        &["21:19 migrate_address: \"10.0.0.1:5\" is not an address"],
+    ),
+    (
+        "[cluster]",
+        "[cluster]\nmigrate_ports = '5000'",
+        &["19:17 migrate_ports: 5000-5000 is 1 ports, and migrations_max is 2"],
+    ),
+    (
+        "[cluster]",
+        "[cluster]\nmigrate_ports = '5001-5000'",
+        &["19:17 migrate_ports: \"5001-5000\": it ends before it begins"],
+    ),
+    (
+        "[cluster]",
+        "[cluster]\nmigrate_ports = '0-99999'",
+        &["19:17 migrate_ports: \"0-99999\" is not a range of ports, each from 1 to 65535"],
+    ),
+    ("[cluster]", "[cluster]\nmigrations_max = 0", &["19:18 migrations_max: 0 is not from 1 to 64"]),
+    ("[cluster]", "[cluster]\nsettle = '1m'", &["19:10 settle: \"1m\" is not from 10ms to 30s"]),
+    ("[cluster]", "[cluster]\netdc = 1", &["19:1 [cluster] knows no key \"etdc\""]),
+    ("[host]", "[host]\nfence_command = ' '", &["17:17 fence_command: the command is empty"]),
+];
+
 #[test]
 fn what_is_wrong_with_a_cluster_is_said() {
-    let etcd = "etcd = ['http://127.0.0.1:2379']";
-    let listen = "peer_listen = '10.0.0.1:7443'";
-    let cases: &[(&str, &str, &[&str])] = &[
-        (
-            "name = 'kvm1'\n",
-            "",
-            &["17:1 [cluster]: this host has no name, and all hosts without one would be one host"],
-        ),
-        (etcd, "", &["18:1 [cluster]: etcd is missing"]),
-        (etcd, "etcd = []", &["19:8 etcd: there are from 1 to 16 members"]),
-        (etcd, "etcd = ['10.0.0.1:2379']", &["19:9 etcd: \"10.0.0.1:2379\" is not a URL"]),
-        (etcd, "etcd = ['htp://10.0.0.1']", &["19:9 etcd: \"htp\" is neither http nor https"]),
-        (etcd, "etcd = ['http://10.0.0.1:0']", &["19:9 etcd: \"0\" is not a port"]),
-        (etcd, "etcd = ['http://a_b:1']", &["19:9 etcd: \"a_b\": '_' cannot be part of a host's name"]),
-        (etcd, "etcd = ['http://0.0.0.0']", &["19:9 etcd: 0.0.0.0 is not the address of one host"]),
-        (
-            etcd,
-            "etcd = ['http://10.0.0.1/v3']",
-            &["19:9 etcd: \"http://10.0.0.1/v3\": a member of etcd has an address and a port only"],
-        ),
-        (
-            etcd,
-            "etcd = ['http://127.0.0.1', 'http://127.0.0.1:2379/']",
-            &["19:29 etcd: 127.0.0.1:2379 stands there twice"],
-        ),
-        (
-            etcd,
-            "etcd_ca = '/x'\netcd = ['http://127.0.0.1', 'https://127.0.0.2']",
-            &["20:29 etcd: some members have http and some https"],
-        ),
-        (
-            etcd,
-            "etcd = 'https://127.0.0.1'",
-            &["19:8 etcd: https needs etcd_ca, who signed the members' certificates"],
-        ),
-        ("[cluster]", "[cluster]\nprefix = 'vmpath'", &["19:10 prefix: \"vmpath\" does not begin with '/'"]),
-        ("[cluster]", "[cluster]\nprefix = '/'", &["19:10 prefix: the name is empty"]),
-        ("[cluster]", "[cluster]\nprefix = '/a b'", &["19:10 prefix: \"a b\": ' ' cannot be part of a name"]),
-        (
-            "[cluster]",
-            "[cluster]\nuser = 'root'",
-            &["19:8 user: password_file is missing, the file that holds the password"],
-        ),
-        (
-            "[cluster]",
-            "[cluster]\npassword_file = '/x'",
-            &["19:17 password_file: user is missing, whose password this is"],
-        ),
-        (
-            "[cluster]",
-            "[cluster]\nuser = 'root'\npassword_file = 'x'",
-            &[
-                "19:8 user: password_file is missing, the file that holds the password",
-                "20:17 password_file: \"x\" is not absolute",
-            ],
-        ),
-        (
-            "[cluster]",
-            "[cluster]\netcd_cert = '/x'",
-            &["19:13 etcd_cert: etcd_key is missing: one is no use without the other"],
-        ),
-        (
-            "[cluster]",
-            "[cluster]\netcd_key = '/x'",
-            &["19:12 etcd_key: etcd_cert is missing: one is no use without the other"],
-        ),
-        ("[cluster]", "[cluster]\nlease = '1s'", &["19:9 lease: \"1s\" is not from 2s to 2m"]),
-        (
-            "[cluster]",
-            "[cluster]\nlease = '2.5s'",
-            &["19:9 lease: \"2.5s\": etcd counts a lease in whole seconds"],
-        ),
-        (
-            "peer_ca = '/ca'\npeer_cert = '/cert'\npeer_key = '/key'\n",
-            "",
-            &[
-                "18:1 [cluster]: peer_ca is missing",
-                "18:1 [cluster]: peer_cert is missing",
-                "18:1 [cluster]: peer_key is missing",
-            ],
-        ),
-        ("peer_key = '/key'", "peer_key = 'key'", &["23:12 peer_key: \"key\" is not absolute"]),
-        (listen, "", &["18:1 [cluster]: peer_listen is missing"]),
-        (listen, "peer_listen = '10.0.0.1'", &["20:15 peer_listen: \"10.0.0.1\": the :PORT is missing"]),
-        (
-            listen,
-            "peer_listen = '[::]:7443'",
-            &["20:15 peer_listen: [::]:7443 is every address of this host, and others need one"],
-        ),
-        (
-            listen,
-            "peer_listen = '10.0.0.1:49200'",
-            &["20:15 peer_listen: port 49200 is one of migrate_ports, 49152-49215"],
-        ),
-        (
-            listen,
-            "peer_listen = '10.0.0.1:7443'\npeer_address = '0.0.0.0:1'",
-            &["21:16 peer_address: 0.0.0.0 is not the address of one host"],
-        ),
-        (
-            listen,
-            "peer_listen = '10.0.0.1:7443'\nmigrate_address = '10.0.0.1:5'",
-            &["21:19 migrate_address: \"10.0.0.1:5\" is not an address"],
-        ),
-        (
-            "[cluster]",
-            "[cluster]\nmigrate_ports = '5000'",
-            &["19:17 migrate_ports: 5000-5000 is 1 ports, and migrations_max is 2"],
-        ),
-        (
-            "[cluster]",
-            "[cluster]\nmigrate_ports = '5001-5000'",
-            &["19:17 migrate_ports: \"5001-5000\": it ends before it begins"],
-        ),
-        (
-            "[cluster]",
-            "[cluster]\nmigrate_ports = '0-99999'",
-            &["19:17 migrate_ports: \"0-99999\" is not a range of ports, each from 1 to 65535"],
-        ),
-        ("[cluster]", "[cluster]\nmigrations_max = 0", &["19:18 migrations_max: 0 is not from 1 to 64"]),
-        ("[cluster]", "[cluster]\nsettle = '1m'", &["19:10 settle: \"1m\" is not from 10ms to 30s"]),
-        ("[cluster]", "[cluster]\netdc = 1", &["19:1 [cluster] knows no key \"etdc\""]),
-        ("[host]", "[host]\nfence_command = ' '", &["17:17 fence_command: the command is empty"]),
-    ];
-    for (piece, replacement, expected) in cases {
+    for (piece, replacement, expected) in WRONG {
         assert_eq!(faults(&clustered(piece, replacement)), *expected, "{replacement}");
     }
     let text = clustered("[cluster]", "[cluster]").replacen(

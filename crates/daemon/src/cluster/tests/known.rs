@@ -2,7 +2,9 @@
 
 use super::*;
 use serde_json::json;
+use std::fs;
 use vmpath_core::placement::{Accepts, HostIndex, Need, PathNeed, UnitNeed, place};
+use vmpath_lab::certs::{Authority, HostFiles, Validity};
 
 #[tokio::test]
 async fn hosts_see_each_other_and_only_what_is_new() {
@@ -126,15 +128,56 @@ async fn a_password_opens_and_is_never_said() {
     post("/v3/auth/enable", json!({}));
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("password");
-    std::fs::write(&file, "wr0ng\n").expect("written");
+    fs::write(&file, "wr0ng\n").expect("written");
     let more = format!("user = 'kvm'\npassword_file = '{}'", file.display());
     let mut one = Host::with("kvm1", &etcd.clients(), &["a"], &more);
     let why = one.down().await;
     assert!(why.contains("authentication failed") && !why.contains("wr0ng"), "{why}");
-    std::fs::write(&file, "s3cret\n").expect("written");
+    fs::write(&file, "s3cret\n").expect("written");
     one.up().await;
     let claimed = one.ask(|ticket| ClusterOrder::Claim { ticket, units: units(&["a"]) }).await;
     assert_eq!(text(&claimed), "done: kvm1 (epoch 1)");
     let mut two = Host::with("kvm2", &etcd.clients(), &["a"], "");
     assert!(two.down().await.contains("user"), "without a password nobody gets in");
+}
+
+#[tokio::test]
+async fn a_certificate_opens_and_another_authoritys_does_not() {
+    if etcd(0).is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let authority = |name: &str| {
+        let dir = dir.path().join(name);
+        fs::create_dir(&dir).expect("a directory");
+        Authority::make(&dir).expect("openssl")
+    };
+    let (ours, others) = (authority("ours"), authority("others"));
+    let issue = |by: &Authority, name: &str| by.issue(name, Validity::Now).expect("openssl");
+    let etcd = Etcd::on_loopback_with_tls(&issue(&ours, "localhost")).expect("etcd starts");
+    let member = [format!("'https://localhost:{}'", etcd.clients()[0].port())];
+    let host = |HostFiles { ca, .. }: &HostFiles, own: Option<&HostFiles>| {
+        let own = own.map(|HostFiles { cert, key, .. }| {
+            format!("etcd_cert = '{}'\netcd_key = '{}'", cert.display(), key.display())
+        });
+        Host::of(&spec(
+            "kvm1",
+            &member,
+            &["a"],
+            &format!("etcd_ca = '{}'\n{}", ca.display(), own.unwrap_or_default()),
+        ))
+    };
+    let (good, bad) = (issue(&ours, "kvm1"), issue(&others, "kvm1"));
+    let mut welcome = host(&good, Some(&good));
+    welcome.up().await;
+    assert_eq!(
+        text(&welcome.ask(|ticket| ClusterOrder::Claim { ticket, units: units(&["a"]) }).await),
+        "done: kvm1 (epoch 1)"
+    );
+    let why = host(&bad, Some(&good)).down().await;
+    assert!(why.contains("certificate"), "an etcd that somebody else vouches for: {why}");
+    for stranger in [None, Some(&bad)] {
+        let why = host(&good, stranger).down().await;
+        assert!(why.contains("ertificate") || why.contains("closed") || why.contains("reset"), "{why}");
+    }
 }

@@ -18,7 +18,7 @@ use vmpath_lab::etcd::Etcd;
 /// For whatever is awaited: elections on a machine that is busy compiling.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A member, or three; none where no etcd is installed.
+/// That many members; none where no etcd is installed.
 fn etcd(members: usize) -> Option<Etcd> {
     if !Etcd::is_installed() {
         let all = std::env::var("VMPATH_TESTS").is_ok_and(|word| word == "all");
@@ -40,8 +40,7 @@ struct Host {
 }
 
 /// `units` are of san0. More lines go into `[cluster]`.
-fn spec(name: &str, members: &[SocketAddr], units: &[&str], more: &str) -> Spec {
-    let members: Vec<String> = members.iter().map(|member| format!("'http://{member}'")).collect();
+fn spec(name: &str, members: &[String], units: &[&str], more: &str) -> Spec {
     let vm = |unit: &&str| {
         format!(
             "[[vm]]\nname = 'vm-{unit}'\n[[vm.disk]]\nname = 'vda'\nunit = 'san0/{unit}'\nnbd = '/run/{unit}'\n"
@@ -63,11 +62,15 @@ impl Host {
     }
 
     fn with(name: &str, members: &[SocketAddr], units: &[&str], more: &str) -> Self {
-        let spec = spec(name, members, units, more);
+        let members: Vec<String> = members.iter().map(|member| format!("'http://{member}'")).collect();
+        Self::of(&spec(name, &members, units, more))
+    }
+
+    fn of(spec: &Spec) -> Self {
         // Small: the session has to get along with an owner that is busy.
         let (sender, reports) = mpsc::channel(2);
-        let cluster = Cluster::start(&spec, spec.cluster.as_ref().expect("there"), sender);
-        Self { name: name.into(), cluster, reports, said: VecDeque::new(), ticket: 0 }
+        let cluster = Cluster::start(spec, spec.cluster.as_ref().expect("there"), sender);
+        Self { name: spec.host.name.clone(), cluster, reports, said: VecDeque::new(), ticket: 0 }
     }
 
     /// The first report that `pick` takes, of what was said and what will be.
