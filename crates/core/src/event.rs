@@ -1,6 +1,7 @@
 //! Everything that can happen to a host, as one closed enum: what [`crate::controller::Controller`] is told.
 
 use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId, WorkerId};
+use crate::migration::MigrationStatus;
 use crate::plan::Health;
 use crate::spec::{Access, Spec};
 use crate::spread::Demand;
@@ -126,6 +127,45 @@ pub enum HypervisorReport {
     State(RunState),
     /// A `stop` or `cont` was answered with an error; in words.
     Refused { why: String },
+    /// What process it is; told right after each `Connected`.
+    Machine(Machine),
+    /// How the migration that this process sends stands: whenever that has changed, and when it was asked for.
+    Migration(MigrationStatus),
+    /// An order that concerns a migration was not carried out, or was not answered; in words.
+    MigrationRefused { order: MigrationOrder, why: String },
+    /// The monitor has not answered for longer than it should; in words. Told again and again until it does. While a
+    /// migration sends the devices' state this is all that can be known: QEMU answers nothing then, not even a cancel.
+    Deaf { why: String },
+}
+
+/// What a hypervisor process is: what must be alike at both ends of a migration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    pub instance: u64,
+    /// The hypervisor's own version, as in `7.2.22Debian`.
+    pub version: String,
+    /// Bytes of the guest's memory, if it says so.
+    pub memory: Option<u64>,
+    pub role: Role,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The VM is here.
+    Home,
+    /// It waits for a VM that is to come from elsewhere, at these addresses; at none yet, if it must be told one.
+    Incoming { listens: Vec<String> },
+}
+
+/// The orders that concern a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MigrationOrder {
+    Start,
+    Continue,
+    Cancel,
+    /// Of the destination: listen.
+    Listen,
+    Query,
 }
 
 /// Whether every disk of the VM has `werror=stop,rerror=stop`, so that an EIO stops the VM instead of reaching the guest.

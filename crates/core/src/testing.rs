@@ -6,7 +6,15 @@ use crate::spec::{
     ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
 };
 use crate::time::Duration;
+use proptest::prelude::ProptestConfig;
 use std::path::PathBuf;
+
+/// A property is tried so often, or as `PROPTEST_CASES` says: whoever explores wants more.
+pub(crate) fn cases(usual: u32) -> ProptestConfig {
+    let config = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { config.cases } else { usual };
+    ProptestConfig { cases, ..config }
+}
 
 pub(crate) fn vm(name: &str) -> VmSpec {
     VmSpec {
@@ -26,6 +34,9 @@ pub(crate) fn vm(name: &str) -> VmSpec {
         may_suspend: false,
         may_migrate: true,
         resume: ResumeOn::Repair,
+        launch: None,
+        returns: false,
+        move_dwell: Duration::from_secs(600),
         avoid_paths: Vec::<PathId>::new(),
         presence: Presence::Present,
     }
@@ -89,7 +100,9 @@ pub(crate) fn spec(paths: usize, vms: Vec<VmSpec>) -> Spec {
             run_dir: PathBuf::from("/run/vmpath"),
             workers: 1,
             scheduler: SchedulerKind::Vmpath,
+            fence_command: None,
         },
+        cluster: None,
         groups: vec![],
         targets: vec![target("san0")],
         paths: (0..paths).map(path).collect(),

@@ -2,7 +2,7 @@
 //!
 //! A storage array that fails on command (`array`), a verifying load and a stand-in for a guest (`workload`, `vm`), a
 //! driver of vhost-user-blk disks and benchmarks on it (`vhost`, `hop`, `fleet`), the demonstration of the main job
-//! (`demo`), the router of a large host under a virtual clock (`simulate`), and the shape of every report (`report`). The
+//! (`demo`), the router of a large host under a virtual clock (`simulate`), a real etcd (`etcd`), and the shape of every report (`report`). The
 //! lab is never part of a production path. It does not know: the daemon's inside; it sees what an operator sees.
 #![forbid(unsafe_code)]
 
@@ -11,6 +11,7 @@ mod attack;
 mod child;
 pub mod clock;
 mod demo;
+pub mod etcd;
 pub mod fleet;
 pub mod guest;
 pub mod hop;

@@ -1,4 +1,4 @@
-//! How we work on vmpath: `cargo xtask tidy|prepush|test|e2e|soak|bench|fuzz|mutants`.
+//! How we work on vmpath: `cargo xtask tidy|prepush|test|e2e|soak|bench|fuzz|mutants|properties`.
 
 mod bench;
 mod check;
@@ -6,6 +6,7 @@ mod e2e;
 mod fuzz;
 mod mutants;
 mod packages;
+mod properties;
 mod soak;
 mod step;
 mod tally;
@@ -44,6 +45,8 @@ enum Task {
     Fuzz(fuzz::Arguments),
     /// Faults put into core on purpose, one after the other: the simulator must see each
     Mutants(mutants::Arguments),
+    /// The property tests, further than in a check: more cases, from a seed that nobody has tried
+    Properties(properties::Arguments),
 }
 
 fn main() -> Result<ExitCode> {
@@ -58,6 +61,7 @@ fn main() -> Result<ExitCode> {
         Task::Bench(arguments) => bench::run(&root, &arguments)?,
         Task::Fuzz(arguments) => fuzz::run(&root, &arguments)?,
         Task::Mutants(arguments) => mutants::run(&root, &arguments)?,
+        Task::Properties(arguments) => properties::run(&root, &arguments)?,
     };
     Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -72,6 +76,7 @@ fn root() -> Result<PathBuf> {
 /// Cargo in the workspace.
 fn cargo(root: &Path) -> Command {
     let mut command = Command::new("cargo");
-    command.current_dir(root).env("CARGO_TERM_COLOR", "never");
+    // Tests that need a program which is not there fail then, instead of saying so and passing.
+    command.current_dir(root).env("CARGO_TERM_COLOR", "never").env("VMPATH_TESTS", "all");
     command
 }

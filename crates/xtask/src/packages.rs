@@ -7,7 +7,8 @@ use anyhow::Result;
 use std::process::Command;
 use std::time::Duration;
 
-/// What the end-to-end tests and the benchmark run, and what libFuzzer is built with, beside what every Debian system has.
+/// What the build, the end-to-end tests and the benchmark need, and what libFuzzer is built with, beside what every Debian
+/// system has.
 pub(crate) const NEEDED: &[&str] = &[
     "nbdkit",
     "libnbd-bin",
@@ -18,6 +19,13 @@ pub(crate) const NEEDED: &[&str] = &[
     "qemu-utils",
     "busybox-static",
     "g++",
+    // The store that hosts share, and its tool.
+    "etcd-server",
+    "etcd-client",
+    // The etcd client's build.
+    "protobuf-compiler",
+    // Certificates of hosts.
+    "openssl",
 ];
 
 const INSTALL_TIME: Duration = Duration::from_secs(600);

@@ -3,6 +3,7 @@
 //! The tests of `core` are told apart, because their own duration was asked for. Both tools run them from the same
 //! build as all others: choosing the package alone would compile its dependencies again with other features.
 
+use crate::properties;
 use crate::step::{self, Finished};
 use crate::tally::{self, Outcome, Tally, TestRun};
 use crate::tidy;
@@ -64,6 +65,7 @@ fn by_nextest(root: &Path) -> Result<Tested> {
     let run = |filter: &str| -> Result<Finished> {
         let mut command = crate::cargo(root);
         command.args(["nextest", "run", "--workspace", "--no-fail-fast", "--no-tests=pass", "-E", filter]);
+        properties::from_one_seed(&mut command);
         step::run("tests", &mut command, TESTS_MAX)
     };
     let core = run("package(vmpath-core)")?;
@@ -78,8 +80,9 @@ fn by_nextest(root: &Path) -> Result<Tested> {
 }
 
 fn by_cargo_test(root: &Path) -> Result<Tested> {
-    let mut command = crate::cargo(root);
-    command.args(["test", "--workspace", "--lib", "--bins", "--tests", "--no-fail-fast"]);
+    let mut command = by_hand(root, &[]);
+    command.arg("--tests");
+    properties::from_one_seed(&mut command);
     let finished = step::run("tests", &mut command, TESTS_MAX)?;
     let core = tally::read_cargo_test(&finished.output, is_core);
     let others = tally::read_cargo_test(&finished.output, |binary| !is_core(binary));
@@ -89,6 +92,19 @@ fn by_cargo_test(root: &Path) -> Result<Tested> {
     let succeeded = finished.succeeded || !core.failed.is_empty();
     let finished = Finished { succeeded, output: finished.output };
     Ok(Tested { core, others: judge("tests", others, &finished) })
+}
+
+/// The unit tests of these packages, or of all, by `cargo test`.
+pub(crate) fn by_hand(root: &Path, packages: &[String]) -> Command {
+    let mut command = crate::cargo(root);
+    command.args(["test", "--lib", "--bins", "--no-fail-fast"]);
+    if packages.is_empty() {
+        command.arg("--workspace");
+    }
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    command
 }
 
 fn is_core(binary: &str) -> bool {

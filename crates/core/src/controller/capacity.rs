@@ -32,12 +32,13 @@ impl Controller {
         let party = |vm: VmId| {
             let reserved = self.spec.vm(vm).reservation?.0;
             let kept = verdict.of(vm);
+            let carried = reserved.saturating_sub(self.uncarried(vm, &verdict.short));
             let gets = match kept {
-                Kept::Stays => reserved,
+                Kept::Stays => carried,
                 Kept::Leaves => {
                     let claims = self.claims(vm, &verdict.short);
                     let asked: u64 = claims.iter().map(|claim| claim.bytes).sum();
-                    reserved.saturating_sub(asked) + room.fill(&claims)
+                    carried.saturating_sub(asked) + room.fill(&claims)
                 }
             };
             Some(PartyView { vm, reserved, kept, gets })

@@ -29,6 +29,11 @@ impl Controller {
             HypervisorReport::Lost { why } => self.monitor_lost(vm, why),
             HypervisorReport::State(state) => self.run_state(vm, state),
             HypervisorReport::Refused { why } => self.refused(vm, &why),
+            // These are the business of the VM's move, which has a machine of its own.
+            HypervisorReport::Machine(_)
+            | HypervisorReport::Migration(_)
+            | HypervisorReport::MigrationRefused { .. }
+            | HypervisorReport::Deaf { .. } => {}
         }
     }
 

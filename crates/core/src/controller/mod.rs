@@ -63,6 +63,8 @@ pub struct Controller {
     order: Vec<VmId>,
     /// The next VM is resumed not before this.
     resume_from: Instant,
+    /// A path that is losing its links one after the other is judged by what is left of it from then on.
+    unfolded_at: Option<Instant>,
     plan: RoutePlan,
     division: Division,
     /// Link reports taken in so far, by `WorkerId`.
@@ -167,6 +169,7 @@ impl Controller {
             vms,
             order,
             resume_from: now,
+            unfolded_at: None,
             plan,
             division,
             link_reports: vec![],
@@ -212,7 +215,12 @@ impl Controller {
         let vms = self.spec.vm_ids().flat_map(|vm| self.vm_deadlines(vm));
         let suspended = self.vms.iter().any(|v| matches!(v.guest.run, Run::Suspended { .. }));
         let pace = suspended.then_some(self.resume_from);
-        let own = vms.chain(pace).chain(self.drain_deadlines()).filter(|at| *at > self.now).min();
+        let own = vms
+            .chain(pace)
+            .chain(self.unfolded_at)
+            .chain(self.drain_deadlines())
+            .filter(|at| *at > self.now)
+            .min();
         let network = self.network.deadline(&self.spec, self.now);
         own.into_iter().chain(network).min()
     }

@@ -132,7 +132,7 @@ impl Controller {
             }
             PathChange::Repaired { good_for } => {
                 let back = match self.spec.target(target).failback {
-                    Failback::Immediate => "traffic returns at once".into(),
+                    Failback::Immediate | Failback::Followover => "traffic returns at once".into(),
                     Failback::After(wait) => format!("traffic returns after {}", seconds(wait)),
                     Failback::Manual => {
                         format!("traffic returns by `vmpath failback {}`", self.spec.target(target).name)

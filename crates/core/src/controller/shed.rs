@@ -10,7 +10,7 @@ use super::{Controller, Reserve};
 use crate::effect::{JournalKind, Subject};
 use crate::ids::{IncidentId, PathId, TargetId, VmId};
 use crate::mutant::{self, Mutant};
-use crate::path::{Link, PathState};
+use crate::path::{Link, PathState, UnitReach};
 use crate::plan::Health;
 use crate::policy::fit::{Claim, Kept, Room};
 use crate::policy::rules::{Stopping, stopping};
@@ -26,11 +26,17 @@ const KEPT_NAMED_MAX: usize = 5;
 /// more than one event may take. Those that explain are so old at most.
 const WORDS_KEEP_FOR: Duration = Duration::from_secs(1);
 
+/// A path that dies loses its links one after the other, each when its own connection is seen dead: so soon the next may follow.
+/// Who fits beside whom is not known before, and whoever is shed stays suspended until the repair.
+const LINKS_FOLLOW_WITHIN: Duration = Duration::from_secs(1);
+
 /// A target that carries less than it was configured for.
 pub(super) struct Short {
     pub(super) target: TargetId,
     /// Down, on probation, disabled, or without the link of some unit.
     missing: Vec<PathId>,
+    /// Until then a path that has lost some of its links may be about to lose them all.
+    unfolds_until: Option<Instant>,
 }
 
 /// Who of the running VMs stays and who leaves.
@@ -84,6 +90,7 @@ impl Controller {
     /// Sheds whoever does not fit, and tells whose reservation is lost without a remedy.
     pub(super) fn shed(&mut self) {
         let verdict = self.verdict();
+        self.unfolded_at = verdict.short.iter().filter_map(|s| s.unfolds_until).min();
         let reserved: Vec<_> =
             self.order.iter().copied().filter(|vm| self.spec.vm(*vm).reservation.is_some()).collect();
         let unmet: Vec<_> = verdict.parties.iter().copied().filter_map(|vm| self.shortage(vm)).collect();
@@ -131,25 +138,31 @@ impl Controller {
         verdict
     }
 
+    /// What it asks of the paths of short targets. A unit to which no trusted path leads asks for nothing: whoever left for that
+    /// would make no room for anybody, and `on_no_path` governs as it does when a whole target has none.
     pub(super) fn claims(&self, vm: VmId, short: &[Short]) -> Vec<Claim> {
+        let mut claims = self.wishes(vm, short);
+        claims.retain(|claim| !claim.paths.is_empty());
+        claims
+    }
+
+    /// Bytes per second of its reservation that no trusted path leads to.
+    pub(super) fn uncarried(&self, vm: VmId, short: &[Short]) -> u64 {
+        let wishes = self.wishes(vm, short);
+        wishes.iter().filter(|wish| wish.paths.is_empty()).map(|wish| wish.bytes).sum()
+    }
+
+    fn wishes(&self, vm: VmId, short: &[Short]) -> Vec<Claim> {
         let reach = self.network.reach(vm);
         let disks: u32 = reach.units.iter().map(|u| u.disks).sum();
         let reservation = self.spec.vm(vm).reservation.map_or(0, |rate| rate.0);
         let each = reservation / u64::from(disks.max(1));
-        reach
-            .units
-            .iter()
-            .filter(|u| short.iter().any(|s| s.target == u.target))
-            .map(|u| Claim {
-                bytes: each * u64::from(u.disks),
-                paths: u
-                    .paths
-                    .iter()
-                    .filter(|p| self.network.carries(**p, u.unit))
-                    .map(|p| p.index())
-                    .collect(),
-            })
-            .collect()
+        let wish = |u: &UnitReach| {
+            let carry = u.paths.iter().filter(|p| self.network.carries(**p, u.unit));
+            Claim { bytes: each * u64::from(u.disks), paths: carry.map(|p| p.index()).collect() }
+        };
+        let units = reach.units.iter().filter(|u| short.iter().any(|s| s.target == u.target));
+        units.map(wish).collect()
     }
 
     /// None if the target is whole, still connecting, without any trusted path (`on_no_path` governs), or of unknown
@@ -168,7 +181,17 @@ impl Controller {
             return None;
         }
         let missing: Vec<_> = paths.iter().filter(|p| !whole(p)).copied().collect();
-        (!missing.is_empty()).then_some(Short { target, missing })
+        let unfolds_until = paths.iter().filter(up).filter_map(|p| self.unfolds_until(*p)).max();
+        (!missing.is_empty()).then_some(Short { target, missing, unfolds_until })
+    }
+
+    /// Of a path that is up: it has just lost a link, and the others may follow.
+    fn unfolds_until(&self, path: PathId) -> Option<Instant> {
+        let lost = self.network.links_of(path).filter_map(|(_, link)| match link {
+            Link::Down { since, .. } => Some(*since + LINKS_FOLLOW_WITHIN),
+            Link::Connecting { .. } | Link::Up { .. } => None,
+        });
+        lost.max().filter(|until| *until > self.now)
     }
 
     fn shortage(&self, vm: VmId) -> Option<Shortage> {
@@ -178,12 +201,17 @@ impl Controller {
 
     /// Why shedding happens now. In a host with many VMs this is asked for each, so it says no words.
     fn trigger(&self, vm: VmId, verdict: &Verdict, unmet: &[Shortage]) -> Option<Trigger> {
-        match self.spec.host.shed_when {
-            ShedWhen::Reserved => Some(Trigger::Reserved),
-            ShedWhen::Unmet => match self.drains_for(vm, verdict) {
-                Some(path) => Some(Trigger::Drain(path)),
-                None => unmet.iter().find(|o| self.meets(vm, o.vm, verdict)).copied().map(Trigger::Unmet),
-            },
+        let mut short = verdict.short.iter().filter(|s| self.meets_target(vm, s.target));
+        let by_sums = match self.spec.host.shed_when {
+            ShedWhen::Reserved => short.all(|s| s.unfolds_until.is_none()),
+            ShedWhen::Unmet => false,
+        };
+        if by_sums {
+            return Some(Trigger::Reserved);
+        }
+        match self.drains_for(vm, verdict) {
+            Some(path) => Some(Trigger::Drain(path)),
+            None => unmet.iter().find(|o| self.meets(vm, o.vm, verdict)).copied().map(Trigger::Unmet),
         }
     }
 

@@ -373,6 +373,7 @@ impl Controller {
 fn failback_words(failback: Failback, target: &str) -> String {
     match failback {
         Failback::Immediate => "failback = immediate".into(),
+        Failback::Followover => "failback = followover".into(),
         Failback::After(wait) => format!("failback = after {}", seconds(wait)),
         Failback::Manual => format!("failback = manual: run `vmpath failback {target}`"),
     }

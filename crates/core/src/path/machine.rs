@@ -283,7 +283,8 @@ impl PathMachine {
 
 fn failback_at(repaired: Instant, failback: Failback) -> Option<Instant> {
     match failback {
-        Failback::Immediate => Some(repaired),
+        // All that moves traffic off a path here is this host.
+        Failback::Immediate | Failback::Followover => Some(repaired),
         Failback::After(wait) => Some(repaired + wait),
         Failback::Manual => None,
     }

@@ -5,9 +5,9 @@
 //! It does not know where in the files anything stood.
 
 use super::limits::{
-    CONNECTIONS_DEFAULT, HOLD_DEFAULT, JOURNAL_AGE_DEFAULT, JOURNAL_MAX_DEFAULT, LIMIT_BURST_DEFAULT,
-    PING_BUDGET_DEFAULT, PRIORITY_DEFAULT, QUIESCE_DEFAULT, REPAIR_AFTER_DEFAULT, SHARES_NORMAL,
-    SHED_AFTER_DEFAULT, WINDOW_MAX, WINDOW_MIN, WINDOW_OF_CAPACITY, WINDOW_WITHOUT_CAPACITY,
+    CONNECTIONS_DEFAULT, DWELL_DEFAULT, HOLD_DEFAULT, JOURNAL_AGE_DEFAULT, JOURNAL_MAX_DEFAULT,
+    LIMIT_BURST_DEFAULT, PING_BUDGET_DEFAULT, PRIORITY_DEFAULT, QUIESCE_DEFAULT, REPAIR_AFTER_DEFAULT,
+    SHARES_NORMAL, SHED_AFTER_DEFAULT, WINDOW_MAX, WINDOW_MIN, WINDOW_OF_CAPACITY, WINDOW_WITHOUT_CAPACITY,
 };
 use super::raw::{NamePair, RawConfig, RawDisk, RawGroup, RawHost, RawPath, RawTarget, RawVm};
 use super::types::{
@@ -28,6 +28,7 @@ const HOST_NAME_DEFAULT: &str = "localhost";
 pub(super) fn spec(config: &RawConfig) -> Spec {
     let mut spec = Spec {
         host: host(config.host.as_ref()),
+        cluster: config.cluster.as_ref().and_then(super::cluster::build::cluster),
         targets: Vec::new(),
         paths: Vec::new(),
         units: Vec::new(),
@@ -72,13 +73,14 @@ fn host(raw: Option<&RawHost>) -> HostSpec {
         run_dir: directory(raw.and_then(|h| h.run_dir.as_ref()), RUN_DIR_DEFAULT),
         workers: raw.and_then(|h| h.workers).unwrap_or(1),
         scheduler: raw.and_then(|h| h.scheduler).unwrap_or(SchedulerKind::Vmpath),
+        fence_command: raw.and_then(|h| h.fence_command.as_ref()).map(|command| command.it.clone()),
     }
 }
 
 fn target(raw: &RawTarget, name: &str) -> TargetSpec {
     TargetSpec {
         name: name.to_owned(),
-        failback: raw.failback.unwrap_or(Failback::Immediate),
+        failback: raw.failback.as_ref().map_or(Failback::Immediate, |failback| failback.it),
         quiesce: raw.quiesce.as_ref().map_or(QUIESCE_DEFAULT, |q| q.it),
         ping_budget: raw.ping_budget.unwrap_or(PING_BUDGET_DEFAULT),
         repair_after: raw.repair_after.unwrap_or(REPAIR_AFTER_DEFAULT),
@@ -125,6 +127,9 @@ fn vm(raw: &RawVm, name: &str, spec: &Spec) -> VmSpec {
         may_suspend: raw.may_suspend.as_ref().is_some_and(|m| m.it),
         may_migrate: raw.may_migrate.as_ref().is_none_or(|m| m.it),
         resume: raw.resume.unwrap_or(ResumeOn::Repair),
+        launch: raw.launch.as_ref().map(|launch| launch.it.clone()),
+        returns: raw.returns.as_ref().is_some_and(|returns| returns.it),
+        move_dwell: raw.move_dwell.as_ref().map_or(DWELL_DEFAULT, |dwell| dwell.it),
         avoid_paths: avoided(raw, spec),
         presence: Presence::Present,
     }

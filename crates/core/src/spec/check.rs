@@ -11,7 +11,7 @@ use super::limits::{
 };
 use super::raw::{NamePair, RawConfig, RawTarget, RawVm};
 use super::types::{NoPathAction, OnPathLoss, PathUrl, When, Writers};
-use super::{check_affinity, check_allocation, check_via};
+use super::{check_affinity, check_allocation, check_via, cluster};
 use std::collections::BTreeMap;
 
 /// Returns whether the tables are small enough to be compared at all.
@@ -25,12 +25,13 @@ pub(super) fn all(report: &mut Report<'_>, config: &RawConfig) -> bool {
     }
     disks(report, config);
     for vm in &config.vms {
-        abilities(report, vm);
+        abilities(report, config, vm);
     }
     check_affinity::all(report, config);
     check_via::all(report, config);
     check_allocation::all(report, config);
     unused_units(report, config);
+    cluster::check::all(report, config);
     true
 }
 
@@ -196,14 +197,16 @@ pub(super) fn no_such_target(report: &mut Report<'_>, config: &RawConfig, name: 
 }
 
 /// Policies that the VM or this version cannot carry out. They are no faults: the VM's data is safe either way.
-fn abilities(report: &mut Report<'_>, vm: &RawVm) {
-    const NO_HOST: &str = "no other host is configured";
+fn abilities(report: &mut Report<'_>, config: &RawConfig, vm: &RawVm) {
     let name = vm.label();
+    let cannot_move = cannot_move(config, vm);
     let unmanaged = "without qmp it cannot be suspended, only held";
     if let Some(loss) = &vm.on_path_loss {
         match loss.it {
             OnPathLoss::Migrate | OnPathLoss::FailoverMigrate => {
-                report.warn(loss.at, Problem::new(format!("{NO_HOST}: vm {name} stays where it is")));
+                if let Some(why) = cannot_move {
+                    report.warn(loss.at, Problem::new(format!("{why}: vm {name} stays where it is")));
+                }
             }
             OnPathLoss::Suspend | OnPathLoss::FailoverSuspend if vm.qmp.is_none() => {
                 report.warn(loss.at, Problem::new(format!("vm {name}: {unmanaged}")));
@@ -212,11 +215,9 @@ fn abilities(report: &mut Report<'_>, vm: &RawVm) {
         }
     }
     if let Some(ladder) = &vm.on_no_path {
-        if ladder.it.has(NoPathAction::Migrate) {
-            report.warn(
-                ladder.at,
-                Problem::new(format!("{NO_HOST}: vm {name} does not migrate, the next step comes")),
-            );
+        if let Some(why) = cannot_move.filter(|_| ladder.it.has(NoPathAction::Migrate)) {
+            let message = format!("{why}: vm {name} does not migrate, the next step comes");
+            report.warn(ladder.at, Problem::new(message));
         }
         if ladder.it.has(NoPathAction::Suspend) && vm.qmp.is_none() {
             report.warn(ladder.at, Problem::new(format!("vm {name}: {unmanaged}")));
@@ -229,6 +230,17 @@ fn abilities(report: &mut Report<'_>, vm: &RawVm) {
     if let Some(when) = vm.when.as_ref().filter(|when| when.it == When::Outranked && only_failover) {
         let message = "when: on_path_loss is \"failover\", which needs no condition: this has no effect";
         report.warn(when.at, Problem::new(message));
+    }
+}
+
+/// Why the VM cannot leave this host, as far as the files say.
+fn cannot_move(config: &RawConfig, vm: &RawVm) -> Option<&'static str> {
+    if config.cluster.is_none() {
+        Some("no other host is configured")
+    } else if vm.qmp.is_none() {
+        Some("without qmp nothing can be migrated")
+    } else {
+        None
     }
 }
 

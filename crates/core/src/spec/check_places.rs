@@ -255,7 +255,7 @@ fn ports(report: &mut Report<'_>, config: &RawConfig) {
 }
 
 /// Whether two listeners on one port would meet. `::` also takes the IPv4 side.
-fn overlap(a: IpAddr, b: IpAddr) -> bool {
+pub(super) fn overlap(a: IpAddr, b: IpAddr) -> bool {
     let covers = |wide: IpAddr, other: IpAddr| wide.is_unspecified() && (wide.is_ipv6() || other.is_ipv4());
     a == b || covers(a, b) || covers(b, a)
 }

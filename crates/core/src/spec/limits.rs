@@ -61,6 +61,22 @@ pub(super) const REPAIR_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 pub(super) const SHED_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 /// Of `on_no_path`, and of what should be suspended and cannot be.
 pub const HOLD_DEFAULT: Duration = Duration::from_secs(60);
+/// A VM that was moved is let be for so long, so that two sick hosts do not throw it to and fro.
+pub(super) const DWELL_DEFAULT: Duration = Duration::from_secs(600);
+pub(super) const DWELL_MAX: Duration = Duration::from_secs(24 * 3600);
+/// As many members as any etcd has, and a few that are being replaced.
+pub(super) const ENDPOINTS_MAX: usize = 16;
+/// Each key has it in front, and there are thousands.
+pub(super) const PREFIX_BYTES_MAX: usize = 128;
+/// etcd grants no less: one and a half of its elections.
+pub(super) const LEASE_MIN: Duration = Duration::from_secs(2);
+/// A host that has been dead for longer is no destination.
+pub(super) const LEASE_MAX: Duration = Duration::from_secs(120);
+/// More streams than a host's network carries.
+pub(super) const MIGRATIONS_MAX: u64 = 64;
+pub(super) const SETTLE_MIN: Duration = Duration::from_millis(10);
+/// The guest stands still meanwhile.
+pub(super) const SETTLE_MAX: Duration = Duration::from_secs(30);
 /// Hundreds of lines: an incident of a small host.
 pub(super) const JOURNAL_BYTES_MIN: u64 = 64 << 10;
 /// It lies in memory, too.

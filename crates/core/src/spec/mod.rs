@@ -10,6 +10,7 @@ mod check_allocation;
 mod check_capacity;
 mod check_places;
 mod check_via;
+mod cluster;
 mod fault;
 mod limits;
 mod quantity;
@@ -25,6 +26,7 @@ mod words;
 #[cfg(test)]
 mod tests;
 
+pub use cluster::{ClusterSpec, Endpoint, EtcdSpec, EtcdTls, EtcdUser, Identity, MigrationSpec, PeerSpec};
 pub use fault::{Fault, Problem, Source};
 pub use limits::{
     DISKS_MAX, GROUPS_MAX, HOLD_DEFAULT, PATHS_MAX, PATHS_PER_TARGET_MAX, TARGETS_MAX, VMS_MAX,
@@ -46,7 +48,7 @@ pub struct Parsed {
 }
 
 /// Reads the main file and the files of `conf.d` as one configuration: lists of tables are joined in the order given,
-/// `[host]` may stand in one of them.
+/// `[host]` and `[cluster]` may stand in one of them.
 ///
 /// # Errors
 /// Everything that is wrong, sorted by source, line and column. When a source is so broken that it is not clear what

@@ -4,6 +4,7 @@
 //! [`super::Spec`] while reading; a reference may point forward, or into another file.
 //! It does not know whether names exist or values fit together.
 
+use super::cluster::raw::RawCluster;
 use super::fault::{At, Place};
 use super::types::{
     Access, ByteRate, Failback, OnNoPath, OnPathLoss, PathSelector, PathUrl, ResumeOn, SchedulerKind,
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 #[derive(Default)]
 pub(super) struct RawConfig {
     pub(super) host: Option<RawHost>,
+    pub(super) cluster: Option<RawCluster>,
     pub(super) targets: Vec<RawTarget>,
     pub(super) groups: Vec<RawGroup>,
     pub(super) vms: Vec<RawVm>,
@@ -34,12 +36,13 @@ pub(super) struct RawHost {
     pub(super) run_dir: Option<PathBuf>,
     pub(super) workers: Option<u16>,
     pub(super) scheduler: Option<SchedulerKind>,
+    pub(super) fence_command: Option<At<String>>,
 }
 
 pub(super) struct RawTarget {
     pub(super) at: Place,
     pub(super) name: Option<At<String>>,
-    pub(super) failback: Option<Failback>,
+    pub(super) failback: Option<At<Failback>>,
     pub(super) quiesce: Option<At<Duration>>,
     pub(super) ping_budget: Option<Duration>,
     pub(super) repair_after: Option<Duration>,
@@ -95,6 +98,9 @@ pub(super) struct RawVm {
     pub(super) may_suspend: Option<At<bool>>,
     pub(super) may_migrate: Option<At<bool>>,
     pub(super) resume: Option<ResumeOn>,
+    pub(super) launch: Option<At<String>>,
+    pub(super) returns: Option<At<bool>>,
+    pub(super) move_dwell: Option<At<Duration>>,
     /// Only these. None: all.
     pub(super) paths: Option<PathList>,
     /// Not these.

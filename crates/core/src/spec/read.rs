@@ -6,10 +6,10 @@
 
 use super::fault::{At, Problem, Report, shown};
 use super::limits::{
-    COMPONENTS_MAX, CONNECTIONS_MAX, IOPS_MAX, JOURNAL_AGE_MAX, JOURNAL_AGE_MIN, JOURNAL_BYTES_MAX,
-    JOURNAL_BYTES_MIN, LIMIT_BURST_MAX, LIMIT_MIN, PATHS_MAX, PATHS_PER_TARGET_MAX, PATIENCE_MAX,
-    PRIORITY_MAX, QUEUES_MAX, RATE_MAX, REACTION_MAX, REACTION_MIN, SHARES_HIGH, SHARES_LOW, SHARES_MAX,
-    SHARES_NORMAL, WINDOW_MAX, WINDOW_MIN, WORKERS_MAX,
+    COMPONENTS_MAX, CONNECTIONS_MAX, DWELL_MAX, IOPS_MAX, JOURNAL_AGE_MAX, JOURNAL_AGE_MIN,
+    JOURNAL_BYTES_MAX, JOURNAL_BYTES_MIN, LIMIT_BURST_MAX, LIMIT_MIN, PATHS_MAX, PATHS_PER_TARGET_MAX,
+    PATIENCE_MAX, PRIORITY_MAX, QUEUES_MAX, RATE_MAX, REACTION_MAX, REACTION_MIN, SHARES_HIGH, SHARES_LOW,
+    SHARES_MAX, SHARES_NORMAL, WINDOW_MAX, WINDOW_MIN, WORKERS_MAX,
 };
 use super::quantity::{parse_rate, rate_text};
 use super::raw::{
@@ -19,7 +19,7 @@ use super::table::{Found, Table, in_key, one_of};
 use super::types::{
     Access, ByteRate, OnPathLoss, PathSelector, ResumeOn, SchedulerKind, ShedWhen, When, WriteCache, Writers,
 };
-use super::{url, words};
+use super::{cluster, url, words};
 use crate::time::Duration;
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -27,6 +27,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 pub(super) fn source(report: &mut Report<'_>, root: &Found<'_>, config: &mut RawConfig) {
     let mut table = Table::new(report, "the file", root);
     let host = table.table("host");
+    let cluster = table.table("cluster");
     let targets = table.tables("target", "[[target]]");
     let groups = table.tables("group", "[[group]]");
     let vms = table.tables("vm", "[[vm]]");
@@ -40,6 +41,17 @@ pub(super) fn source(report: &mut Report<'_>, root: &Found<'_>, config: &mut Raw
                 report.fault(second.at, Problem::new(message));
             }
             None => config.host = Some(second),
+        }
+    }
+    if let Some(found) = cluster {
+        let second = cluster::read::cluster(report, &found);
+        match &config.cluster {
+            Some(first) => {
+                let message =
+                    format!("[cluster] may stand only once; first at {}", report.refer(first.at, second.at));
+                report.fault(second.at, Problem::new(message));
+            }
+            None => config.cluster = Some(second),
         }
     }
     config.targets.extend(targets.iter().map(|found| target(report, found)));
@@ -72,6 +84,7 @@ fn host(report: &mut Report<'_>, found: &Found<'_>) -> RawHost {
         run_dir: plain(t.parsed("run_dir", url::absolute_path)),
         workers: plain(t.integer("workers", 1..=WORKERS_MAX)).and_then(|n| u16::try_from(n).ok()),
         scheduler: plain(t.word("scheduler", &SCHEDULERS)),
+        fence_command: t.parsed("fence_command", words::command),
     };
     t.finish();
     host
@@ -92,7 +105,7 @@ fn target(report: &mut Report<'_>, found: &Found<'_>) -> RawTarget {
     let mut target = RawTarget {
         at: found.at,
         name: t.parsed("name", words::name),
-        failback: plain(t.parsed("failback", words::failback)),
+        failback: t.parsed("failback", words::failback),
         quiesce: t.quantity("quiesce", words::quiesce),
         ping_budget: plain(t.quantity("ping_budget", reaction)),
         repair_after: plain(
@@ -190,6 +203,9 @@ fn vm(report: &mut Report<'_>, found: &Found<'_>) -> RawVm {
         may_suspend: t.flag("may_suspend"),
         may_migrate: t.flag("may_migrate"),
         resume: plain(t.word("resume", &[("repair", ResumeOn::Repair), ("failback", ResumeOn::Failback)])),
+        launch: t.parsed("launch", words::command),
+        returns: t.flag("return"),
+        move_dwell: t.quantity("move_dwell", |s| words::duration_within(s, Duration::ZERO, DWELL_MAX)),
         paths,
         avoid,
         disks: Vec::new(),

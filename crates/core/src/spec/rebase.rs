@@ -31,6 +31,7 @@ impl Spec {
             return Err(refusals);
         };
         changed_host(&rebased, running, &mut refusals);
+        changed_cluster(&rebased, running, &mut refusals);
         changed_targets(&rebased, running, &mut refusals);
         changed_vms(&rebased, running, &mut refusals);
         if refusals.is_empty() { Ok(rebased) } else { Err(refusals) }
@@ -202,6 +203,7 @@ impl Rows {
         }
         Spec {
             host: spec.host,
+            cluster: spec.cluster,
             targets: in_rows(spec.targets, &self.targets),
             paths: in_rows(spec.paths, &self.paths),
             units: in_rows(spec.units, &self.units),
@@ -240,6 +242,23 @@ fn changed_host(new: &Spec, running: &Spec, refusals: &mut Vec<String>) {
     fixed(refusals, "host: state_dir", [&before.state_dir, &after.state_dir], |p| p.display().to_string());
     fixed(refusals, "host: run_dir", [&before.run_dir, &after.run_dir], |p| p.display().to_string());
     fixed(refusals, "host: workers", [&before.workers, &after.workers], u16::to_string);
+}
+
+/// What a session with etcd and the listener for peers were made from. The rest of `[cluster]` is read when it is needed.
+fn changed_cluster(new: &Spec, running: &Spec, refusals: &mut Vec<String>) {
+    match (&running.cluster, &new.cluster) {
+        (Some(before), Some(after)) => {
+            if before.etcd != after.etcd {
+                refusals.push("cluster: what it says of etcd changes: a restart is needed".to_owned());
+            }
+            if before.peer != after.peer {
+                refusals.push("cluster: what it says of peers changes: a restart is needed".to_owned());
+            }
+        }
+        (None, Some(_)) => refusals.push("cluster is new: a restart is needed to add it".to_owned()),
+        (Some(_), None) => refusals.push("cluster is gone: a restart is needed to remove it".to_owned()),
+        (None, None) => {}
+    }
 }
 
 fn changed_targets(new: &Spec, running: &Spec, refusals: &mut Vec<String>) {

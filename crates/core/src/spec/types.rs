@@ -1,5 +1,6 @@
 //! The shapes of a [`Spec`]. Built only by the parser, so that holding one is proof that it is consistent.
 
+use super::cluster::ClusterSpec;
 use crate::ids::{DiskId, GroupId, PathId, TargetId, UnitId, VmId};
 use crate::time::Duration;
 use std::fmt;
@@ -10,6 +11,8 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     pub host: HostSpec,
+    /// None: this host is alone.
+    pub cluster: Option<ClusterSpec>,
     pub targets: Vec<TargetSpec>,
     pub paths: Vec<PathSpec>,
     pub units: Vec<UnitSpec>,
@@ -39,6 +42,8 @@ pub struct HostSpec {
     /// Data-plane threads, 1 to 64. VMs are spread over them: see [`crate::spread`]. Default 1.
     pub workers: u16,
     pub scheduler: SchedulerKind,
+    /// Run by a shell to turn off a host that does not answer, before its disks are taken over. What it succeeds for is dead.
+    pub fence_command: Option<String>,
 }
 
 /// Whether VMs' allocations and paths' windows hold requests back.
@@ -142,6 +147,12 @@ pub struct VmSpec {
     pub resume: ResumeOn,
     /// Paths that this VM must not use.
     pub avoid_paths: Vec<PathId>,
+    /// Run by a shell to start its QEMU for an incoming migration on this host.
+    pub launch: Option<String>,
+    /// Whether it comes back here after the repair, when it was moved for a failure here. Default false.
+    pub returns: bool,
+    /// How long it stays where it was moved to, unless that host loses its paths. Default 10 min.
+    pub move_dwell: Duration,
     pub presence: Presence,
 }
 
@@ -212,6 +223,8 @@ pub enum Failback {
     Immediate,
     Manual,
     After(Duration),
+    /// At once, by the host that moved it away and by no other.
+    Followover,
 }
 
 /// Who writes a disk's unit.

@@ -51,6 +51,15 @@ pub(super) fn path_word(text: &str) -> Result<(Option<String>, String), Problem>
     }
 }
 
+/// A line for a shell.
+pub(super) fn command(text: &str) -> Result<String, Problem> {
+    match text.trim() {
+        "" => Err(Problem::new("the command is empty").hint("leave the key out if there is none")),
+        _ if text.contains('\0') => Err(Problem::new("a command cannot hold a NUL")),
+        command => Ok(command.to_owned()),
+    }
+}
+
 pub(super) fn duration_within(text: &str, low: Duration, high: Duration) -> Result<Duration, Problem> {
     let duration = parse_duration(text)?;
     if (low..=high).contains(&duration) {
@@ -83,18 +92,15 @@ pub(super) fn failback(text: &str) -> Result<Failback, Problem> {
     match text {
         "immediate" => return Ok(Failback::Immediate),
         "manual" => return Ok(Failback::Manual),
-        "followover" => {
-            return Err(Problem::new("followover needs several hosts and is not available yet")
-                .hint("write \"immediate\", \"manual\" or \"after 30s\""));
-        }
+        "followover" => return Ok(Failback::Followover),
         _ => {}
     }
     match text.strip_prefix("after ") {
         Some(delay) => duration_within(delay, Duration::ZERO, HOLD_MAX).map(Failback::After),
         None => {
-            let near = did_you_mean(text, ["immediate", "manual", "after 30s"]);
-            Err(Problem::new(format!("{} is none of \"immediate\", \"manual\", \"after 30s\"", shown(text)))
-                .maybe_hint(near))
+            let near = did_you_mean(text, ["immediate", "manual", "after 30s", "followover"]);
+            let all = "\"immediate\", \"manual\", \"after 30s\", \"followover\"";
+            Err(Problem::new(format!("{} is none of {all}", shown(text))).maybe_hint(near))
         }
     }
 }
@@ -221,6 +227,7 @@ impl fmt::Display for Failback {
             Self::Immediate => f.write_str("immediate"),
             Self::Manual => f.write_str("manual"),
             Self::After(delay) => write!(f, "after {}", duration_text(*delay)),
+            Self::Followover => f.write_str("followover"),
         }
     }
 }
@@ -333,10 +340,9 @@ mod tests {
 
     #[test]
     fn failback_and_names() {
-        for text in ["immediate", "manual", "after 30s", "after 500ms"] {
+        for text in ["immediate", "manual", "after 30s", "after 500ms", "followover"] {
             assert_eq!(failback(text).map(|f| f.to_string()), Ok(text.to_owned()));
         }
-        assert!(failback("followover").unwrap_err().message.contains("several hosts"));
         assert!(failback("after 30").unwrap_err().message.contains("no unit"));
         assert!(failback("manuall").unwrap_err().to_string().contains("did you mean \"manual\"?"));
         assert!(name("db-1.root_A").is_ok());

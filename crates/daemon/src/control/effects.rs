@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 use vmpath_core::effect::{CommandError, Effect};
-use vmpath_core::event::{Event, HypervisorReport};
+use vmpath_core::event::Event;
 use vmpath_core::ids::VmId;
 use vmpath_core::spec::Spec;
 use vmpath_core::time::Instant;
@@ -34,7 +34,7 @@ pub struct Performer {
 }
 
 /// An order that waits for the state that remembers it to be on the disk.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct WaitingOrder {
     vm: VmId,
     order: Order,
@@ -98,10 +98,9 @@ impl Performer {
             if !kept && now < waiting.until {
                 return;
             }
-            let WaitingOrder { vm, order, .. } = *waiting;
-            self.orders.pop_front();
-            if let Err(why) = self.hypervisors.send(vm, order) {
-                outcome.events.push(Event::Hypervisor { vm, report: HypervisorReport::Refused { why } });
+            let Some(WaitingOrder { vm, order, .. }) = self.orders.pop_front() else { return };
+            if let Err(why) = self.hypervisors.send(vm, order.clone()) {
+                outcome.events.push(Event::Hypervisor { vm, report: order.refused(why) });
             }
         }
     }

@@ -12,6 +12,7 @@ use super::monitor::{Beat, Monitor};
 use super::owner::{Ended, Owner, Sources};
 use super::reload::{self, ReloadRequest, Reloader};
 use crate::api;
+use crate::cluster;
 use crate::dataplane::{Dataplane, STOP_MAX, WorkerReport};
 use crate::hypervisor::{Hypervisors, Report};
 use crate::store::{Left, OpenError, Store};
@@ -64,6 +65,9 @@ pub fn run(file: &Path) -> Result<ExitCode> {
             bail!("the configuration is not valid; nothing was started");
         }
     };
+    if let Some(why) = cluster::lacking(&config.spec) {
+        bail!("{why}");
+    }
     let _log = log::init();
     for warning in &config.warnings {
         tracing::warn!("config: {warning}");

@@ -91,7 +91,7 @@ impl Dataplane {
     pub fn start(plan: &Arc<RoutePlan>, reports: &UnboundedSender<WorkerReport>) -> anyhow::Result<Self> {
         listen::raise_descriptor_limit();
         let spec = &plan.spec;
-        let found = Recovered::read(&spec.host.run_dir, spec)?;
+        let found = Recovered::read(&spec.host.run_dir, spec, clock::now())?;
         found.destroy_leftovers()?;
         let workers = spread(spec);
         let of_disk = |disk: DiskId| workers[spec.disk(disk).vm.index()];
@@ -124,7 +124,8 @@ impl Dataplane {
             };
             plane.workers.push((shared, start_worker(outfit)?));
         }
-        found.remove_files();
+        let quiesce = spec.targets.iter().map(|target| target.quiesce).max().unwrap_or_default();
+        found.remove_files(quiesce, clock::now());
         Ok(plane)
     }
 

@@ -18,6 +18,8 @@ use vmpath_core::time::Instant;
 /// Records are `record-WORKER.START`: those of a former process stay until their content is in the new ones.
 const PREFIX: &str = "record-";
 const UNFINISHED: &str = ".new";
+/// What follows in the name of one that cannot be read: when that was first seen, in nanoseconds of the monotonic clock.
+const UNREADABLE: &str = ".unreadable-";
 /// How often a leftover socket is looked for again, and for how long: a process that has just been killed lets go of its sockets
 /// within milliseconds.
 const LEFTOVER_PAUSE: Duration = Duration::from_millis(20);
@@ -32,6 +34,8 @@ pub(super) struct Recovered {
     pub(super) writes: Vec<Write>,
     pub(super) knowledge: Knowledge,
     files: Vec<PathBuf>,
+    /// With when each was first seen.
+    unreadable: Vec<(PathBuf, Instant)>,
     connections: Vec<(SocketAddr, SocketAddr)>,
 }
 
@@ -40,7 +44,8 @@ pub(super) struct Recovered {
 pub(crate) enum Knowledge {
     #[default]
     Complete,
-    Incomplete,
+    /// Whoever left the last of those that cannot be read was dead then.
+    Incomplete { since: Instant },
 }
 
 impl Recovered {
@@ -48,7 +53,7 @@ impl Recovered {
     ///
     /// # Errors
     /// The folder cannot be made or read.
-    pub(super) fn read(folder: &Path, spec: &Spec) -> Result<Self> {
+    pub(super) fn read(folder: &Path, spec: &Spec, now: Instant) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let mut found = Self::default();
         let listing =
@@ -69,18 +74,34 @@ impl Recovered {
                     found.add(remains.unwrap_or_default(), spec);
                     found.files.push(path);
                 }
-                // It stays: a process that dies while it holds must not be followed by one that knows of nothing.
-                Err(error) => {
-                    tracing::warn!(
-                        "it is not known what the former vmpath had in flight, so every unit is held for its target's \
-                         `quiesce`, at each start until {} is gone (remove it when that time has passed): {error}",
-                        path.display()
-                    );
-                    found.knowledge = Knowledge::Incomplete;
-                }
+                Err(error) => found.cannot_read(&path, &error, now),
             }
         }
         Ok(found)
+    }
+
+    /// It stays until nothing that it would have told of can take effect any more: a process that dies while it holds must not be followed by
+    /// one that knows of nothing. Its name remembers since when that is counted, so that no row of starts holds for ever.
+    fn cannot_read(&mut self, path: &Path, error: &std::io::Error, now: Instant) {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let told = name.split_once(UNREADABLE).and_then(|(_, at)| at.parse().ok()).map(Instant::from_nanos);
+        // One of the future is of another boot.
+        let since = told.filter(|at| *at <= now).unwrap_or(now);
+        tracing::warn!(
+            "it is not known what the former vmpath had in flight: every unit is held until its target's `quiesce` has passed \
+             since that was first seen, {} s ago; {}: {error}",
+            now.since(since).as_secs(),
+            path.display()
+        );
+        let latest = match self.knowledge {
+            Knowledge::Complete => since,
+            Knowledge::Incomplete { since: other } => since.max(other),
+        };
+        self.knowledge = Knowledge::Incomplete { since: latest };
+        let first = name.split(UNREADABLE).next().unwrap_or(&name);
+        let marked = path.with_file_name(format!("{first}{UNREADABLE}{}", since.as_nanos()));
+        let kept = std::fs::rename(path, &marked).map_or_else(|_| path.to_owned(), |()| marked);
+        self.unreadable.push((kept, since));
     }
 
     fn add(&mut self, remains: Remains, spec: &Spec) {
@@ -126,9 +147,11 @@ impl Recovered {
         Ok(())
     }
 
-    /// Their content is in the new records.
-    pub(super) fn remove_files(&self) {
-        for path in &self.files {
+    /// Their content is in the new records, or can take no effect any more: `quiesce` is the longest of any target.
+    pub(super) fn remove_files(&self, quiesce: Duration, now: Instant) {
+        let over =
+            self.unreadable.iter().filter(|(_, since)| now.since(*since) > quiesce).map(|(path, _)| path);
+        for path in self.files.iter().chain(over) {
             if let Err(error) = std::fs::remove_file(path) {
                 tracing::warn!(%error, "cannot remove {}", path.display());
             }
@@ -141,7 +164,7 @@ impl Recovered {
 pub(super) fn held_until(knowledge: Knowledge, quiesce: Duration, now: Instant) -> Option<Instant> {
     let until = match knowledge {
         Knowledge::Complete => Instant::ZERO + quiesce,
-        Knowledge::Incomplete => now + quiesce,
+        Knowledge::Incomplete { since } => since + quiesce,
     };
     (now < until).then_some(until)
 }
@@ -183,6 +206,9 @@ unit = "san0/root"
 nbd = "/run/d.sock"
 "#;
 
+    const NOW: Instant = Instant::from_millis(60_000);
+    const QUIESCE: Duration = Duration::from_secs(5);
+
     struct Scene {
         _folder: tempfile::TempDir,
         spec: Spec,
@@ -210,7 +236,11 @@ nbd = "/run/d.sock"
         }
 
         fn read(&self) -> Recovered {
-            Recovered::read(self.folder(), &self.spec).unwrap()
+            self.read_at(NOW)
+        }
+
+        fn read_at(&self, now: Instant) -> Recovered {
+            Recovered::read(self.folder(), &self.spec, now).unwrap()
         }
     }
 
@@ -226,7 +256,7 @@ nbd = "/run/d.sock"
         scene.former(2);
         assert_eq!(scene.read().writes.len(), 4);
         let found = scene.read();
-        found.remove_files();
+        found.remove_files(QUIESCE, NOW);
         assert!(scene.read().writes.is_empty());
     }
 
@@ -250,14 +280,17 @@ nbd = "/run/d.sock"
             spoil(&mut bytes);
             fs::write(&path, bytes).unwrap();
             let found = scene.read();
-            assert_eq!((found.knowledge, found.writes.len()), (Knowledge::Incomplete, 2));
-            found.remove_files();
-            let next = scene.read();
-            assert_eq!(
-                (next.knowledge, next.writes.len()),
-                (Knowledge::Incomplete, 0),
-                "the next one holds, too"
-            );
+            assert_eq!((found.knowledge, found.writes.len()), (Knowledge::Incomplete { since: NOW }, 2));
+            found.remove_files(QUIESCE, NOW);
+            // A row of starts does not hold for longer than one.
+            for (later, left) in [(2, 1), (4, 1), (6, 0)] {
+                let now = NOW + Duration::from_secs(later);
+                let next = scene.read_at(now);
+                assert_eq!((next.knowledge, next.writes.len()), (Knowledge::Incomplete { since: NOW }, 0));
+                next.remove_files(QUIESCE, now);
+                assert_eq!(fs::read_dir(scene.folder()).unwrap().count(), left, "{later} s later");
+            }
+            assert_eq!(scene.read().knowledge, Knowledge::Complete);
         }
     }
 
@@ -276,16 +309,18 @@ nbd = "/run/d.sock"
         before.remember(0, 0, 0..4096, None);
         let found = scene.read();
         assert_eq!((found.writes.len(), found.knowledge), (0, Knowledge::Complete));
-        found.remove_files();
+        found.remove_files(QUIESCE, NOW);
         assert_eq!(fs::read_dir(scene.folder()).unwrap().count(), 1, "what is not ours stays");
     }
 
     #[test]
     fn after_a_boot_one_bound_passes_and_what_is_unknown_waits_from_now() {
         let (quiesce, at) = (Duration::from_secs(5), Instant::from_millis);
+        let unknown = Knowledge::Incomplete { since: at(58_000) };
         assert_eq!(held_until(Knowledge::Complete, quiesce, at(2000)), Some(at(5000)));
         assert_eq!(held_until(Knowledge::Complete, quiesce, at(5000)), None);
-        assert_eq!(held_until(Knowledge::Incomplete, quiesce, at(60_000)), Some(at(65_000)));
-        assert_eq!(held_until(Knowledge::Incomplete, Duration::ZERO, at(60_000)), None);
+        assert_eq!(held_until(unknown, quiesce, at(60_000)), Some(at(63_000)));
+        assert_eq!(held_until(unknown, quiesce, at(63_000)), None);
+        assert_eq!(held_until(unknown, Duration::ZERO, at(58_000)), None);
     }
 }

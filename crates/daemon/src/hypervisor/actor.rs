@@ -43,7 +43,12 @@ impl Reporter {
             HypervisorReport::Lost { why } if self.lost.as_ref() == Some(why) => return Ok(()),
             HypervisorReport::Lost { why } => self.lost = Some(why.clone()),
             HypervisorReport::Connected { .. } => self.lost = None,
-            HypervisorReport::State(_) | HypervisorReport::Refused { .. } => {}
+            HypervisorReport::State(_)
+            | HypervisorReport::Refused { .. }
+            | HypervisorReport::Machine(_)
+            | HypervisorReport::Migration(_)
+            | HypervisorReport::MigrationRefused { .. }
+            | HypervisorReport::Deaf { .. } => {}
         }
         let report = Report { vm: self.vm, report };
         self.reports.send(report).await.map_err(|_| OwnerGone)
@@ -109,9 +114,8 @@ async fn refuse_for(
         tokio::select! {
             () = &mut paused => return Ok(()),
             order = orders.recv() => {
-                order.ok_or(OwnerGone)?;
-                let why = "the VM's monitor is not connected".into();
-                reporter.tell(HypervisorReport::Refused { why }).await?;
+                let order = order.ok_or(OwnerGone)?;
+                reporter.tell(order.refused("the VM's monitor is not connected".into())).await?;
             }
         }
     }

@@ -13,18 +13,71 @@ mod tests;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use vmpath_core::effect::Wanted;
-use vmpath_core::event::HypervisorReport;
+use vmpath_core::event::{HypervisorReport, MigrationOrder};
 use vmpath_core::ids::VmId;
 use vmpath_core::spec::Spec;
 
-/// Orders that may wait for one monitor's task. The controller has one open at a time; the rest is slack.
+/// Orders that may wait for one monitor's task. The controller has one open at a time, and so has a
+/// move; the rest is slack.
 const ORDERS_MAX: usize = 16;
 
 /// What a monitor may be told. `instance` is the one of its `Connected` report.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
-    Stop { instance: u64 },
-    Continue { instance: u64 },
+    Stop {
+        instance: u64,
+    },
+    Continue {
+        instance: u64,
+    },
+    /// Send the VM to `uri`, as in `tcp:10.0.0.2:49152`, and stop before the switchover.
+    Migrate {
+        instance: u64,
+        uri: String,
+    },
+    /// Go on from the switchover; refused in any other state.
+    MigrateContinue {
+        instance: u64,
+    },
+    MigrateCancel {
+        instance: u64,
+    },
+    /// Of a process that was started with `-incoming defer`: listen there.
+    MigrateIncoming {
+        instance: u64,
+        uri: String,
+    },
+    /// Tell how it stands, though nothing may have changed.
+    QueryMigrate {
+        instance: u64,
+    },
+}
+
+impl Order {
+    const fn instance(&self) -> u64 {
+        match self {
+            Self::Stop { instance }
+            | Self::Continue { instance }
+            | Self::Migrate { instance, .. }
+            | Self::MigrateContinue { instance }
+            | Self::MigrateCancel { instance }
+            | Self::MigrateIncoming { instance, .. }
+            | Self::QueryMigrate { instance } => *instance,
+        }
+    }
+
+    /// What is told when it cannot be carried out.
+    pub(crate) const fn refused(&self, why: String) -> HypervisorReport {
+        let order = match self {
+            Self::Stop { .. } | Self::Continue { .. } => return HypervisorReport::Refused { why },
+            Self::Migrate { .. } => MigrationOrder::Start,
+            Self::MigrateContinue { .. } => MigrationOrder::Continue,
+            Self::MigrateCancel { .. } => MigrationOrder::Cancel,
+            Self::MigrateIncoming { .. } => MigrationOrder::Listen,
+            Self::QueryMigrate { .. } => MigrationOrder::Query,
+        };
+        HypervisorReport::MigrationRefused { order, why }
+    }
 }
 
 /// What a VM's monitor has to say.
@@ -82,7 +135,7 @@ impl Hypervisors {
     /// Hands an order to a VM's task. Never waits.
     ///
     /// # Errors
-    /// Why it cannot, in words.
+    /// Why it cannot, in words. An order to migrate must be told to whoever waits for it: see `Order::refused`.
     pub fn send(&self, vm: VmId, order: Order) -> Result<(), String> {
         let Some(Some(monitor)) = self.monitors.get(vm.index()) else {
             return Err("the VM has no monitor (`qmp` is not configured)".into());

@@ -1,18 +1,21 @@
 //! One QMP connection as a state machine without I/O: bytes and orders in, bytes and reports out, `now` told.
 //!
 //! ```text
-//! Greeting ──► Negotiating ──► Probing (query-block, qom-get…, query-status) ──► Ready
+//! Greeting ──► Negotiating ──► Probing (query-block, qom-get…, memory, query-migrate, query-status) ──► Ready
 //! ```
 //! Invariant: a run state is reported only from an answer to `query-status`; events merely make it ask. An order that
 //! QEMU is slow to answer (`stop` waits for the disks' open requests) delays nothing but itself. At most one
 //! `query-status`, one `stop` and one `cont` are open. It does not know sockets, or why an order was given.
 
+mod migration;
+
 use super::Order;
+use migration::Migration;
 use std::collections::VecDeque;
 use std::time::Duration;
 use vmpath_core::event::{HypervisorReport, RunState, StopsOnError};
 use vmpath_core::time::Instant;
-use vmpath_protocol::qmp::{self, QmpMessage, QmpReader, StatusInfo};
+use vmpath_protocol::qmp::{self, MigrationInfo, QmpMessage, QmpReader, Returned, StatusInfo};
 
 /// Without a greeting in this time, somebody else is likely to be attached: QEMU serves one client.
 const GREETING_WAIT: Duration = Duration::from_secs(5);
@@ -35,6 +38,8 @@ const STATE_EVENTS: [&str; 8] =
 #[derive(Debug)]
 pub(super) struct Session {
     instance: u64,
+    /// QEMU's own, from the greeting.
+    version: String,
     reader: QmpReader,
     phase: Phase,
     /// Questions without an answer, in the order of asking. At most one of a kind.
@@ -43,6 +48,9 @@ pub(super) struct Session {
     /// Ask again when the open `query-status` is answered, because something happened since it was asked.
     ask_again: bool,
     last_state: Option<RunState>,
+    /// The same in QEMU's words.
+    qemu_state: Option<qmp::RunState>,
+    migration: Migration,
     next_poll: Instant,
     output: Vec<u8>,
     reports: Vec<HypervisorReport>,
@@ -69,18 +77,30 @@ enum Question {
     Capabilities,
     Blocks,
     Property,
+    Memory,
+    /// Asked where `Memory` is not known.
+    MemoryBackends,
+    Migration,
     /// Reported even if unchanged, unless it is a mere poll.
     Status {
         poll: bool,
     },
     Stop,
     Continue,
+    Capability,
+    Parameters,
+    Migrate,
+    MigrateContinue,
+    MigrateCancel,
+    MigrateIncoming,
 }
 
 #[derive(Debug)]
 struct Open {
     id: u64,
     question: Question,
+    /// When an answer was first expected.
+    expected: Instant,
     /// None: its lateness was already reported, or does not matter.
     due: Option<Instant>,
 }
@@ -92,12 +112,15 @@ impl Session {
     pub(super) fn new(instance: u64, now: Instant) -> Self {
         Self {
             instance,
+            version: String::new(),
             reader: QmpReader::new(),
             phase: Phase::Greeting { until: now + GREETING_WAIT },
             open: Vec::new(),
             next_id: 1,
             ask_again: false,
             last_state: None,
+            qemu_state: None,
+            migration: Migration::default(),
             next_poll: Instant::FAR_FUTURE,
             output: Vec::new(),
             reports: Vec::new(),
@@ -124,7 +147,7 @@ impl Session {
             Phase::Negotiating | Phase::Probing(_) | Phase::Ready => Instant::FAR_FUTURE,
         };
         let due = self.open.iter().filter_map(|open| open.due).min().unwrap_or(Instant::FAR_FUTURE);
-        greeting.min(due).min(self.next_poll)
+        greeting.min(due).min(self.next_poll).min(self.migration.next_poll())
     }
 
     pub(super) fn feed(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Broken> {
@@ -138,21 +161,40 @@ impl Session {
         }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "an order is carried out once")]
     pub(super) fn order(&mut self, order: Order, now: Instant) {
-        let (instance, question, due) = match order {
-            Order::Stop { instance } => (instance, Question::Stop, now + STOP_WAIT),
-            Order::Continue { instance } => (instance, Question::Continue, now + CONTINUE_WAIT),
-        };
-        if instance != self.instance {
-            self.refuse("another QEMU process is connected than the one that was meant".into());
+        let why = if order.instance() != self.instance {
+            Some("another QEMU process is connected than the one that was meant".to_owned())
         } else if !self.is_ready() {
-            self.refuse("the monitor is only just being connected".into());
-        } else if let Some(open) = self.open.iter_mut().find(|open| open.question == question) {
-            // Already asked and not answered: QEMU would do it twice. Only the patience starts anew.
-            open.due = Some(due);
+            Some("the monitor is only just being connected".to_owned())
+        } else if matches!(order, Order::Continue { .. }) {
+            self.belongs_elsewhere()
         } else {
-            self.ask(question, due, if question == Question::Stop { qmp::stop } else { qmp::cont });
+            None
+        };
+        if let Some(why) = why {
+            self.reports.push(order.refused(why));
+            return;
         }
+        match order {
+            Order::Stop { .. } => self.ask_once(Question::Stop, now + STOP_WAIT, qmp::stop),
+            Order::Continue { .. } => self.ask_once(Question::Continue, now + CONTINUE_WAIT, qmp::cont),
+            Order::Migrate { .. }
+            | Order::MigrateContinue { .. }
+            | Order::MigrateCancel { .. }
+            | Order::MigrateIncoming { .. }
+            | Order::QueryMigrate { .. } => self.order_migration(&order, now),
+        }
+    }
+
+    /// Why `cont` must not be sent. QEMU would obey after a migration, too, and the VM would run twice.
+    fn belongs_elsewhere(&self) -> Option<String> {
+        let state = self.qemu_state.as_ref()?;
+        let elsewhere = matches!(
+            state,
+            qmp::RunState::PostMigrate | qmp::RunState::FinishMigrate | qmp::RunState::InMigrate
+        );
+        elsewhere.then(|| format!("QEMU is in {state}: the VM is, or may be, elsewhere"))
     }
 
     pub(super) fn tick(&mut self, now: Instant) -> Result<(), Broken> {
@@ -163,73 +205,77 @@ impl Session {
                 "it accepts and says nothing: is another client attached? QEMU serves one at a time".into()
             );
         }
-        let orders_open = self.open.iter().any(|open| open.question.is_order());
+        let excused = self.silence_is_normal() || self.open.iter().any(|open| open.question.is_order());
         let mut late = Vec::new();
         for open in self.open.iter_mut().filter(|open| open.due.is_some_and(|due| now >= due)) {
             open.due = None;
             late.push(open.question);
         }
         for question in late {
-            match question {
-                Question::Stop => self.refuse(format!(
-                    "no answer to `stop` for {} s: QEMU waits for open requests of its disks",
-                    STOP_WAIT.as_secs()
-                )),
-                Question::Continue => {
-                    self.refuse(format!("no answer to `cont` for {} s", CONTINUE_WAIT.as_secs()));
-                }
-                // Answers come in the order of asking: behind an order, silence says nothing.
-                Question::Status { .. } if orders_open => {}
-                Question::Capabilities | Question::Blocks | Question::Property | Question::Status { .. } => {
-                    return Err(format!("QEMU's monitor has not answered for {} s", ANSWER_WAIT.as_secs()));
-                }
-            }
+            self.late(question, excused, now)?;
         }
         if now >= self.next_poll {
             self.next_poll = now + POLL_EVERY;
             self.ask_status(true, now);
+        }
+        self.migration_tick(now);
+        Ok(())
+    }
+
+    /// `excused`: answers come in the order of asking, and behind an order silence says nothing.
+    fn late(&mut self, question: Question, excused: bool, now: Instant) -> Result<(), Broken> {
+        match question {
+            Question::Stop => self.refuse(format!(
+                "no answer to `stop` for {} s: QEMU waits for open requests of its disks",
+                STOP_WAIT.as_secs()
+            )),
+            Question::Continue => {
+                self.refuse(format!("no answer to `cont` for {} s", CONTINUE_WAIT.as_secs()));
+            }
+            Question::Capability
+            | Question::Parameters
+            | Question::Migrate
+            | Question::MigrateContinue
+            | Question::MigrateCancel
+            | Question::MigrateIncoming => {
+                let why = format!("no answer to `{}`", question.name());
+                self.migration_order_failed(question, why, now);
+            }
+            Question::Migration => return self.migration_late(now),
+            Question::Status { .. } if excused => {}
+            Question::Capabilities
+            | Question::Blocks
+            | Question::Property
+            | Question::Memory
+            | Question::MemoryBackends
+            | Question::Status { .. } => {
+                return Err(format!("QEMU's monitor has not answered for {} s", ANSWER_WAIT.as_secs()));
+            }
         }
         Ok(())
     }
 
     fn message(&mut self, message: QmpMessage, now: Instant) -> Result<(), Broken> {
         match message {
-            QmpMessage::Greeting(_) => {
+            QmpMessage::Greeting(version) => {
                 if matches!(self.phase, Phase::Greeting { .. }) {
+                    self.version = version.to_string();
                     self.phase = Phase::Negotiating;
                     self.ask(Question::Capabilities, now + ANSWER_WAIT, qmp::qmp_capabilities);
                 }
                 Ok(())
             }
-            QmpMessage::Event { name, .. } => {
-                if STATE_EVENTS.contains(&name.as_str()) {
-                    self.ask_status(false, now);
+            QmpMessage::Event { name, data, .. } => {
+                match name.as_str() {
+                    "MIGRATION" => self.migration_event(qmp::MigrationState::from_event(&data), now),
+                    "MIGRATION_PASS" => self.migration_event(None, now),
+                    name if STATE_EVENTS.contains(&name) => self.ask_status(false, now),
+                    _ => {}
                 }
                 Ok(())
             }
             QmpMessage::Return { id, value } => match self.close(id, now) {
-                Some(Question::Capabilities) => {
-                    self.ask(Question::Blocks, now + ANSWER_WAIT, qmp::query_block);
-                    self.phase = Phase::Probing(Probe::default());
-                    Ok(())
-                }
-                Some(Question::Blocks) => {
-                    self.probe(qmp::disks_that_count(&value), now);
-                    Ok(())
-                }
-                Some(Question::Property) => {
-                    self.probed(qmp::is_stop(&value), now);
-                    Ok(())
-                }
-                Some(Question::Status { poll }) => {
-                    let status = StatusInfo::from_return(&value).map_err(|error| error.to_string())?;
-                    self.state(run_state(&status), poll, now);
-                    Ok(())
-                }
-                Some(Question::Stop | Question::Continue) => {
-                    self.ask_status(false, now);
-                    Ok(())
-                }
+                Some(question) => self.answer(question, &value, now),
                 None => Ok(()),
             },
             QmpMessage::Error { id, desc, .. } => self.error(id, &desc, now),
@@ -237,27 +283,66 @@ impl Session {
         }
     }
 
+    fn answer(&mut self, question: Question, value: &Returned, now: Instant) -> Result<(), Broken> {
+        match question {
+            Question::Capabilities => {
+                self.ask(Question::Blocks, now + ANSWER_WAIT, qmp::query_block);
+                self.phase = Phase::Probing(Probe::default());
+            }
+            Question::Blocks => self.probe(qmp::disks_that_count(value), now),
+            Question::Property => self.probed(qmp::is_stop(value), now),
+            Question::Memory => self.probed_memory(qmp::memory_size(value), now),
+            Question::MemoryBackends => self.probed_memory(qmp::memory_of_backends(value), now),
+            Question::Migration => {
+                let info = MigrationInfo::from_return(value).map_err(|error| error.to_string())?;
+                if self.is_ready() {
+                    self.migration_answer(&info, now);
+                } else {
+                    self.migration.found(&info);
+                    self.ask(Question::Status { poll: false }, now + ANSWER_WAIT, qmp::query_status);
+                }
+            }
+            Question::Status { poll } => {
+                let status = StatusInfo::from_return(value).map_err(|error| error.to_string())?;
+                self.qemu_state = Some(status.status.clone());
+                self.state(run_state(&status), poll, now);
+            }
+            Question::Stop | Question::Continue => self.ask_status(false, now),
+            Question::Capability
+            | Question::Parameters
+            | Question::Migrate
+            | Question::MigrateContinue
+            | Question::MigrateCancel
+            | Question::MigrateIncoming => self.migration_order_done(question, now),
+        }
+        Ok(())
+    }
+
     fn error(&mut self, id: Option<u64>, desc: &str, now: Instant) -> Result<(), Broken> {
-        match self.close(id, now) {
-            Some(question @ (Question::Stop | Question::Continue)) => {
-                self.refuse(format!("QEMU refused `{}`: {desc}", question.name()));
+        let Some(question) = self.close(id, now) else { return Ok(()) };
+        let refused = || format!("QEMU refused `{}`: {desc}", question.name());
+        match question {
+            Question::Stop | Question::Continue => {
+                self.refuse(refused());
                 self.ask_status(false, now);
-                Ok(())
             }
             // A monitor without these commands manages a VM all the same; it just does not stop on errors.
-            Some(Question::Blocks) => {
-                self.probe(None, now);
-                Ok(())
+            Question::Blocks => self.probe(None, now),
+            Question::Property => self.probed(false, now),
+            Question::Memory => self.ask(Question::MemoryBackends, now + ANSWER_WAIT, qmp::query_memdev),
+            Question::MemoryBackends => self.probed_memory(None, now),
+            Question::Migration if !self.is_ready() => {
+                self.ask(Question::Status { poll: false }, now + ANSWER_WAIT, qmp::query_status);
             }
-            Some(Question::Property) => {
-                self.probed(false, now);
-                Ok(())
-            }
-            Some(question @ (Question::Capabilities | Question::Status { .. })) => {
-                Err(format!("QEMU refused `{}`: {desc}", question.name()))
-            }
-            None => Ok(()),
+            Question::Capability
+            | Question::Parameters
+            | Question::Migrate
+            | Question::MigrateContinue
+            | Question::MigrateCancel
+            | Question::MigrateIncoming => self.migration_order_failed(question, refused(), now),
+            Question::Capabilities | Question::Status { .. } | Question::Migration => return Err(refused()),
         }
+        Ok(())
     }
 
     fn probe(&mut self, disks: Option<Vec<String>>, now: Instant) {
@@ -287,9 +372,14 @@ impl Session {
                 let line = |id| qmp::qom_get(id, &path, property);
                 self.ask(Question::Property, now + ANSWER_WAIT, line);
             }
-            // Asked last, so that what is reported as the state at the beginning is not older than the probe.
-            None => self.ask(Question::Status { poll: false }, now + ANSWER_WAIT, qmp::query_status),
+            // The state is asked last, so that what is reported of the beginning is not older than the probe.
+            None => self.ask(Question::Memory, now + ANSWER_WAIT, qmp::query_memory_size_summary),
         }
+    }
+
+    fn probed_memory(&mut self, bytes: Option<u64>, now: Instant) {
+        self.migration.set_memory(bytes);
+        self.ask(Question::Migration, now + ANSWER_WAIT, qmp::query_migrate);
     }
 
     fn state(&mut self, state: RunState, poll: bool, now: Instant) {
@@ -297,6 +387,7 @@ impl Session {
             let stops_on_error = probe.stops_on_error;
             self.phase = Phase::Ready;
             self.reports.push(HypervisorReport::Connected { instance: self.instance, state, stops_on_error });
+            self.tell_machine(now);
         } else if !poll || self.last_state != Some(state) {
             self.reports.push(HypervisorReport::State(state));
         }
@@ -320,16 +411,24 @@ impl Session {
     fn ask(&mut self, question: Question, due: Instant, line: impl FnOnce(u64) -> Vec<u8>) {
         let id = self.next_id;
         self.next_id += 1;
-        self.open.push(Open { id, question, due: Some(due) });
+        self.open.push(Open { id, question, expected: due, due: Some(due) });
         self.output.extend(line(id));
+    }
+
+    /// Sends an order, unless it was sent and is not answered: QEMU would do it twice. Only the patience starts anew.
+    fn ask_once(&mut self, question: Question, due: Instant, line: impl FnOnce(u64) -> Vec<u8>) {
+        match self.open.iter_mut().find(|open| open.question == question) {
+            Some(open) => open.due = Some(due),
+            None => self.ask(question, due, line),
+        }
     }
 
     /// The question that an answer belongs to; none for answers to nothing.
     fn close(&mut self, id: Option<u64>, now: Instant) -> Option<Question> {
         let index = self.open.iter().position(|open| Some(open.id) == id)?;
         let question = self.open.remove(index).question;
-        if question.is_order() {
-            // What waited behind the order is answered from now on.
+        if question.is_order() || question == Question::Migration {
+            // What waited behind it is answered from now on.
             for open in self.open.iter_mut().filter(|open| open.due.is_none()) {
                 open.due = Some(now + ANSWER_WAIT);
             }
@@ -349,8 +448,25 @@ impl Default for Probe {
 }
 
 impl Question {
+    /// Whether QEMU may take its time, and what is asked after it must wait.
     const fn is_order(self) -> bool {
-        matches!(self, Self::Stop | Self::Continue)
+        match self {
+            Self::Stop
+            | Self::Continue
+            | Self::Capability
+            | Self::Parameters
+            | Self::Migrate
+            | Self::MigrateContinue
+            | Self::MigrateCancel
+            | Self::MigrateIncoming => true,
+            Self::Capabilities
+            | Self::Blocks
+            | Self::Property
+            | Self::Memory
+            | Self::MemoryBackends
+            | Self::Migration
+            | Self::Status { .. } => false,
+        }
     }
 
     const fn name(self) -> &'static str {
@@ -358,9 +474,18 @@ impl Question {
             Self::Capabilities => "qmp_capabilities",
             Self::Blocks => "query-block",
             Self::Property => "qom-get",
+            Self::Memory => "query-memory-size-summary",
+            Self::MemoryBackends => "query-memdev",
+            Self::Migration => "query-migrate",
             Self::Status { .. } => "query-status",
             Self::Stop => "stop",
             Self::Continue => "cont",
+            Self::Capability => "migrate-set-capabilities",
+            Self::Parameters => "migrate-set-parameters",
+            Self::Migrate => "migrate",
+            Self::MigrateContinue => "migrate-continue",
+            Self::MigrateCancel => "migrate_cancel",
+            Self::MigrateIncoming => "migrate-incoming",
         }
     }
 }

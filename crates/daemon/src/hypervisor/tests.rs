@@ -1,5 +1,7 @@
 //! A scripted QEMU against the session (pure, virtual time) and against the task (a real socket, no sleeping).
 
+mod migration;
+
 use super::actor::{Reporter, run};
 use super::session::Session;
 use super::{Order, Report};
@@ -7,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
-use vmpath_core::event::{HypervisorReport, RunState, StopsOnError};
+use vmpath_core::event::{HypervisorReport, Machine, Role, RunState, StopsOnError};
 use vmpath_core::ids::VmId;
 use vmpath_core::time::Instant;
 use vmpath_protocol::qmp::{self, QemuVersion, QmpCommand, QmpCommandReader, QmpRequest};
@@ -24,6 +26,12 @@ struct Qemu {
     on_error: [(&'static str, &'static str); 2],
     /// What `query-block` returns, as text.
     disks: &'static str,
+    /// What `query-migrate` returns, as text.
+    migration: &'static str,
+    /// Commands that are answered with an error.
+    refuses: Vec<&'static str>,
+    /// All commands but the questions, with their arguments, as they came.
+    told: Vec<String>,
     /// Answers held back while a `stop` drains the disks.
     draining: Option<Vec<u8>>,
     drains: bool,
@@ -36,6 +44,9 @@ impl Qemu {
             status: "running",
             on_error: [("werror", "stop"), ("rerror", "stop")],
             disks: NBD_DISK,
+            migration: "{}",
+            refuses: Vec::new(),
+            told: Vec::new(),
             draining: None,
             drains: false,
         }
@@ -69,7 +80,22 @@ impl Qemu {
     }
 
     fn execute(&mut self, command: &QmpCommand) -> Vec<u8> {
+        if !command.name.starts_with("q") {
+            self.told.push(format!("{} {}", command.name, command.arguments));
+        }
+        if self.refuses.contains(&command.name.as_str()) {
+            return qmp::encode_error(command.id.as_ref(), "GenericError", "not now");
+        }
         let value = match command.name.as_str() {
+            "query-memory-size-summary" => r#"{"base-memory":268435456,"plugged-memory":0}"#.to_owned(),
+            "query-memdev" => r#"[{"size":5}]"#.to_owned(),
+            "query-migrate" => self.migration.to_owned(),
+            "migrate-set-capabilities"
+            | "migrate-set-parameters"
+            | "migrate"
+            | "migrate-continue"
+            | "migrate_cancel"
+            | "migrate-incoming" => "{}".to_owned(),
             "qmp_capabilities" => "{}".to_owned(),
             "query-block" => self.disks.to_owned(),
             "qom-get" => {
@@ -132,7 +158,12 @@ fn connected(qemu: &mut Qemu) -> (Session, Vec<HypervisorReport>) {
 }
 
 fn is_connected(state: RunState, stops_on_error: StopsOnError) -> Vec<HypervisorReport> {
-    vec![HypervisorReport::Connected { instance: INSTANCE, state, stops_on_error }]
+    let machine =
+        Machine { instance: INSTANCE, version: "7.2.0".into(), memory: Some(256 << 20), role: Role::Home };
+    vec![
+        HypervisorReport::Connected { instance: INSTANCE, state, stops_on_error },
+        HypervisorReport::Machine(machine),
+    ]
 }
 
 #[test]
@@ -306,8 +337,14 @@ impl Watched {
     }
 
     async fn next(&mut self) -> HypervisorReport {
-        let report = tokio::time::timeout(Duration::from_secs(20), self.reports.recv()).await;
-        report.expect("a report in time").expect("a living task").report
+        loop {
+            let report = tokio::time::timeout(Duration::from_secs(20), self.reports.recv()).await;
+            match report.expect("a report in time").expect("a living task").report {
+                // Follows each `Connected`.
+                HypervisorReport::Machine(_) => {}
+                report => return report,
+            }
+        }
     }
 
     async fn expect_lost(&mut self, words: &str) {

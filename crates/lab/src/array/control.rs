@@ -4,6 +4,7 @@
 //! {"command": "fault", "portal": "a", "faults": "reset refuse ghost 1500"}   ->  {"ok": true, "at_unix_us": N}
 //! {"command": "clear", "portal": "a"}          "portal": "all" means each, one after another
 //! {"command": "status"}                        ->  {"ok": true, "at_unix_us": N, "portals": […], "units": […]}
+//! {"command": "writers"}                       ->  {"ok": true, "at_unix_us": N, "units": [{"unit", "turns", …}]}
 //! ```
 //! Invariant: `at_unix_us` is the wall clock when it took effect (of the first portal, with "all"). Rejected: signals
 //! and files, which answer nothing. It does not know: what a fault does.
@@ -11,6 +12,7 @@
 use super::fault::Fault;
 use super::portal::{Order, PortalHandle};
 use super::unit::Unit;
+use super::writers::UnitWriters;
 use crate::clock::unix_micros;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -34,6 +36,7 @@ pub enum Ask {
     Fault { portal: String, faults: String },
     Clear { portal: String },
     Status,
+    Writers,
 }
 
 /// What is asked about.
@@ -76,6 +79,10 @@ impl Controlled {
                 self.order(&portal, &Order::Fault(Fault::parse_list(&faults)?)).await
             }
             Ask::Clear { portal } => self.order(&portal, &Order::Clear).await,
+            Ask::Writers => {
+                let units: Vec<_> = self.units.iter().map(|unit| unit.writers.seen(&unit.name)).collect();
+                Ok(json!({ "ok": true, "at_unix_us": unix_micros(), "units": units }))
+            }
             Ask::Status => {
                 let portals: Vec<_> = self.portals.iter().map(|p| p.portal.status()).collect();
                 let units: Vec<_> =
@@ -141,6 +148,14 @@ impl ArrayControl {
     /// In the array's words.
     pub fn status(&mut self) -> anyhow::Result<Value> {
         self.ask(&Ask::Status)
+    }
+
+    /// Which hosts have written each unit, to be given to [`super::writers::judge`].
+    ///
+    /// # Errors
+    /// In the array's words.
+    pub fn writers(&mut self) -> anyhow::Result<Vec<UnitWriters>> {
+        Ok(serde_json::from_value(self.ask(&Ask::Writers)?["units"].take())?)
     }
 
     /// Asks anything.

@@ -6,7 +6,7 @@
 //! It does not know: whether anybody still cares about the block; that is the initiator's fence.
 
 use super::portal::Portal;
-use super::session::{Job, Session, perform};
+use super::session::{Job, Origin, Session, perform};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::time::Instant;
@@ -27,7 +27,8 @@ pub(super) fn bury(portal: &Arc<Portal>, session: Session, broke_at: Instant) {
         tokio::time::sleep_until(broke_at + after).await;
         for write in writes {
             if let Job::Perform(payload) = &write.job {
-                let _ = perform(&unit, portal.cache, &write.request, payload, &mut []);
+                let from = Origin { cache: portal.cache, stamp: write.stamp };
+                let _ = perform(&unit, from, &write.request, payload, &mut []);
             }
             portal.counters.ghosts_pending.fetch_sub(1, Ordering::Relaxed);
             portal.counters.ghosts_executed.fetch_add(1, Ordering::Relaxed);

@@ -17,6 +17,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 pub mod unit;
+pub mod writers;
 
 use crate::clock::unix_micros;
 use control::Controlled;
@@ -36,8 +37,8 @@ pub struct ArrayArgs {
     /// A storage unit, in memory or in a file: NAME=SIZE[:FILE]. May be repeated.
     #[arg(long, required = true)]
     pub unit: Vec<UnitArg>,
-    /// A way to all units: NAME=ADDR:PORT or NAME=unix:PATH, with ,capacity=100MiB/s ,latency=500us and ,cache=volatile. May
-    /// be repeated.
+    /// A way to all units: NAME=ADDR:PORT or NAME=unix:PATH, with ,capacity=100MiB/s ,latency=500us ,cache=volatile and
+    /// ,host=NAME. May be repeated.
     #[arg(long, required = true)]
     pub portal: Vec<PortalArg>,
     /// Unix socket for `vmpath lab ctl`.
@@ -164,6 +165,8 @@ pub enum CtlCommand {
     },
     /// Show counters and faults.
     Status,
+    /// Show which hosts have written each unit, one after another. Of portals with ,host=NAME.
+    Writers,
 }
 
 impl CtlArgs {
@@ -176,6 +179,7 @@ impl CtlArgs {
             CtlCommand::Fault { portal, faults } => control::Ask::Fault { portal, faults: faults.join(" ") },
             CtlCommand::Clear { portal } => control::Ask::Clear { portal },
             CtlCommand::Status => control::Ask::Status,
+            CtlCommand::Writers => control::Ask::Writers,
         };
         println!("{}", control::ArrayControl::connect(&self.control)?.ask(&ask)?);
         Ok(ExitCode::SUCCESS)

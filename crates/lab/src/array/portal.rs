@@ -26,7 +26,7 @@ const RESET_BOUND: Duration = Duration::from_secs(1);
 /// Commands that wait for a portal; each is applied within milliseconds.
 const COMMANDS_WAITING: usize = 16;
 
-/// What `--portal NAME=ADDRESS[,capacity=RATE][,latency=TIME][,cache=volatile]` asks for.
+/// What `--portal NAME=ADDRESS[,capacity=RATE][,latency=TIME][,cache=volatile][,host=NAME]` asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortalArg {
     pub name: String,
@@ -36,6 +36,8 @@ pub struct PortalArg {
     pub latency: Duration,
     /// Whether it keeps what is written until it is told to flush.
     pub volatile_cache: bool,
+    /// Whose writes come over it.
+    pub host: Option<String>,
 }
 
 impl std::str::FromStr for PortalArg {
@@ -44,19 +46,20 @@ impl std::str::FromStr for PortalArg {
     fn from_str(text: &str) -> Result<Self, String> {
         let usage = || {
             format!(
-                "{text:?} is no portal: write NAME=ADDRESS[,capacity=RATE][,latency=TIME][,cache=volatile], as in a=127.0.0.1:0,capacity=100MiB/s"
+                "{text:?} is no portal: write NAME=ADDRESS[,capacity=RATE][,latency=TIME][,cache=volatile][,host=NAME], as in a=127.0.0.1:0,capacity=100MiB/s"
             )
         };
         let (name, rest) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(usage)?;
         let mut parts = rest.split(',');
         let address = parts.next().unwrap_or_default().parse()?;
         let (name, latency) = (name.to_owned(), Duration::ZERO);
-        let mut arg = Self { name, address, capacity: None, latency, volatile_cache: false };
+        let mut arg = Self { name, address, capacity: None, latency, volatile_cache: false, host: None };
         for part in parts {
             match part.split_once('=') {
                 Some(("capacity", rate)) => arg.capacity = Some(parse_rate(rate)?),
                 Some(("latency", time)) => arg.latency = parse_duration(time)?,
                 Some(("cache", "volatile")) => arg.volatile_cache = true,
+                Some(("host", name)) if !name.is_empty() => arg.host = Some(name.to_owned()),
                 _ => return Err(usage()),
             }
         }
@@ -113,6 +116,8 @@ pub struct Portal {
     pub counters: Counters,
     /// Its cache, if it loses what is not flushed.
     pub(super) cache: Option<CacheId>,
+    /// Whose writes come over it; those of nobody are not logged.
+    pub(super) host: Option<String>,
     service: Mutex<Service>,
     faults: watch::Sender<FaultSet>,
 }
@@ -155,6 +160,7 @@ impl PortalHandle {
             units,
             counters: Counters::default(),
             cache: arg.volatile_cache.then_some(number),
+            host: arg.host.clone(),
             service: Mutex::new(Service::new(arg.capacity, arg.latency, Instant::now())),
             faults: watch::Sender::new(FaultSet::default()),
         });

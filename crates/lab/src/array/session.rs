@@ -9,6 +9,7 @@ use super::cache::CacheId;
 use super::fault::{FaultSet, Misbehaviour};
 use super::portal::Portal;
 use super::unit::{Change, Unit};
+use super::writers::{Stamp, Write};
 use crate::net::{Inbox, Outbox, Received, Stream};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -47,6 +48,8 @@ pub(super) struct Waiting {
     turn: u64,
     pub request: Request,
     pub job: Job,
+    /// Of a write over a host's portal.
+    pub stamp: Option<Stamp>,
 }
 
 /// What is to be done for a request.
@@ -121,7 +124,7 @@ impl Session {
                 let command = refused.command.unwrap_or(Command::Flush);
                 let (flags, cookie) = (CommandFlags::NONE, refused.cookie);
                 let request = Request { command, flags, cookie, offset: 0, len: 0 };
-                self.wait(Instant::now(), request, Job::Refuse(refused.error));
+                self.wait(Instant::now(), request, Job::Refuse(refused.error), None);
             }
             Some(RequestEvent::Request(request)) if request.command == Command::Write => {
                 self.incoming = Some((request, vec![0; request.len as usize], 0));
@@ -185,17 +188,19 @@ impl Session {
             if faults.ghost.is_some() && request.command.modifies() { GHOST_SIT } else { Duration::ZERO };
         let late = if request.command == Command::Read { faults.late_read } else { Duration::ZERO };
         let due = portal.admit(bytes, Instant::now()) + faults.slow + late + sits;
-        self.wait(due, request, Job::Perform(payload));
+        let writer = portal.host.as_ref().filter(|_| request.command.modifies());
+        let stamp = writer.map(|host| self.unit.writers.received(host, request.offset, request.len.into()));
+        self.wait(due, request, Job::Perform(payload), stamp);
     }
 
-    fn wait(&mut self, due: Instant, request: Request, job: Job) {
+    fn wait(&mut self, due: Instant, request: Request, job: Job, stamp: Option<Stamp>) {
         self.turn += 1;
         self.waiting_bytes += cost(&request);
-        self.waiting.push(Reverse(Waiting { due, turn: self.turn, request, job }));
+        self.waiting.push(Reverse(Waiting { due, turn: self.turn, request, job, stamp }));
     }
 
     fn execute(&self, portal: &Portal, faults: &FaultSet, waiting: &Waiting) -> Vec<u8> {
-        let Waiting { request, job, .. } = waiting;
+        let Waiting { request, job, stamp, .. } = waiting;
         let cookie = match faults.misbehave {
             Some(Misbehaviour::Garbage) => return vec![0xa5; 64],
             Some(Misbehaviour::UnknownCookie) => request.cookie ^ 0x5555_aaaa_5555_aaaa,
@@ -211,7 +216,8 @@ impl Session {
             (_, Job::Refuse(error)) => Err(*error),
             (Some(error), _) => Err(error),
             (None, Job::Perform(payload)) => {
-                perform(&self.unit, portal.cache, request, payload, &mut reply[head..])
+                let from = Origin { cache: portal.cache, stamp: *stamp };
+                perform(&self.unit, from, request, payload, &mut reply[head..])
             }
         };
         if faults.corrupt_reply {
@@ -255,14 +261,21 @@ fn count(portal: &Portal, request: &Request, outcome: Result<(), NbdError>) {
     bytes.fetch_add(u64::from(request.len), Ordering::Relaxed);
 }
 
+/// By which way a request came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin {
+    pub cache: Option<CacheId>,
+    pub stamp: Option<Stamp>,
+}
+
 /// Does what the request says, with a write's `payload`, and puts a read's bytes into `out`, which is as long as they.
-/// What is written stays in `cache`, if there is one, until it is flushed.
+/// What is written stays in the origin's cache, if it has one, until it is flushed.
 ///
 /// # Errors
 /// As the client is to be told.
 pub(super) fn perform(
     unit: &Unit,
-    cache: Option<CacheId>,
+    from: Origin,
     request: &Request,
     payload: &[u8],
     out: &mut [u8],
@@ -272,12 +285,19 @@ pub(super) fn perform(
         return Err(NbdError::Inval);
     }
     let forced = request.command.modifies() && request.flags.contains(CommandFlags::FUA);
-    let through = if forced { None } else { cache };
+    let through = if forced { None } else { from.cache };
+    let change = |change: Change<'_>| match from.stamp {
+        Some(stamp) => {
+            let write = Write { stamp, offset, len, data: payload };
+            unit.writers.execute(unit, &write, || unit.change(through, offset, change))
+        }
+        None => unit.change(through, offset, change),
+    };
     let done = match request.command {
         Command::Read => unit.read(offset, out),
-        Command::Write => unit.change(through, offset, Change::Bytes(payload)),
-        Command::Trim | Command::WriteZeroes => unit.change(through, offset, Change::Zeroes(len)),
-        Command::Flush => unit.flush(cache),
+        Command::Write => change(Change::Bytes(payload)),
+        Command::Trim | Command::WriteZeroes => change(Change::Zeroes(len)),
+        Command::Flush => unit.flush(from.cache),
         Command::Disconnect => Ok(()),
     };
     // FUA asks for no more than its own bytes; a file knows no smaller step than all.

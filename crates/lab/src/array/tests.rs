@@ -358,3 +358,53 @@ async fn a_dropped_cache_loses_what_its_portal_had_not_flushed() {
     let without = world.control(|c| c.fault("b", "drop-cache").unwrap_err().to_string()).await;
     assert!(without.contains("cache=volatile"), "{without}");
 }
+
+/// Two hosts, each with a portal of its own, on the unit `u`.
+async fn two_hosts() -> World {
+    let dir = tempfile::tempdir().unwrap();
+    let portals = "--portal a=127.0.0.1:0,host=h1 --portal b=127.0.0.1:0,host=h2";
+    let line = format!("array --unit u=1MiB {portals} --control {}/ctl", dir.path().display());
+    let array = ArrayCommand::parse_from(line.split(' ')).args.open().await.unwrap();
+    World { dir, array }
+}
+
+async fn judged(world: &World, owners: &'static [&'static str]) -> Vec<String> {
+    let owners: Vec<_> = owners.iter().copied().map(writers::Owned::sometime).collect();
+    let seen = world.control(|control| control.writers().unwrap()).await;
+    writers::judge(&seen[0], &owners)
+}
+
+#[tokio::test]
+async fn two_hosts_that_write_by_turns_are_found_out_unless_the_owner_changed() {
+    let world = two_hosts().await;
+    let (mut one, mut two) = (world.connect(0).await.unwrap(), world.connect(1).await.unwrap());
+    for _ in 0..2 {
+        one.write(0, &[1; 4096]).await.unwrap().unwrap();
+        two.read(0, 4096).await.unwrap().unwrap();
+    }
+    assert!(judged(&world, &["h1"]).await.is_empty(), "a read is nobody's business");
+    two.write(0, &[2; 4096]).await.unwrap().unwrap();
+    assert!(judged(&world, &["h1", "h2"]).await.is_empty());
+    assert_eq!(judged(&world, &["h1"]).await.len(), 1, "nobody has handed it over");
+    one.write(8192, &[1; 512]).await.unwrap().unwrap();
+    let faults = judged(&world, &["h1", "h2"]).await;
+    assert!(matches!(&faults[..], [fault] if fault.contains("1 write(s) of h1")), "{faults:?}");
+    assert!(judged(&world, &["h1", "h2", "h1"]).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_ghost_of_the_old_owner_may_not_destroy_what_the_new_one_wrote() {
+    for (again, faults) in [(1, 0), (2, 1)] {
+        let world = two_hosts().await;
+        let mut one = world.connect(0).await.unwrap();
+        world.fault("slow 200ms ghost 300").await;
+        one.send(Command::Write, 0, &[1; 512], 512).await.unwrap();
+        world.until("received", 1).await;
+        world.fault("reset").await;
+        let mut two = world.connect(1).await.unwrap();
+        two.write(0, &[again; 512]).await.unwrap().unwrap();
+        world.until("ghosts_executed", 1).await;
+        let found = judged(&world, &["h1", "h2"]).await;
+        assert_eq!(found.len(), faults, "{found:?}");
+    }
+}

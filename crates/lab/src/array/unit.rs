@@ -6,6 +6,7 @@
 //! It does not know: who reads or writes, ranges beyond its end (callers check; see the request parser).
 
 use super::cache::{CacheId, SECTOR, Unflushed};
+use super::writers::Writers;
 use crate::workload::block::mix;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -53,6 +54,7 @@ pub struct Unit {
     /// Held while a cached write changes the store, so that what is noted as durable was.
     /// None without volatile caches: then writes need not wait for each other.
     unflushed: Option<Mutex<Unflushed>>,
+    pub(super) writers: Writers,
 }
 
 /// What becomes of a range.
@@ -93,7 +95,13 @@ impl Unit {
                 Store::File(open().map_err(named)?)
             }
         };
-        Ok(Self { name: arg.name.clone(), size: arg.size, store, unflushed: None })
+        Ok(Self {
+            name: arg.name.clone(),
+            size: arg.size,
+            store,
+            unflushed: None,
+            writers: Writers::default(),
+        })
     }
 
     /// The same, behind volatile caches.

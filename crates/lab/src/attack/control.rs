@@ -187,7 +187,7 @@ impl World {
         };
         if left == Some(Before::Booted) {
             // No hypervisor of then is left: what its VMs went through is over.
-            self.policy = super::policy::PolicyChecks::new(spec.clone());
+            self.policy = super::policy::PolicyChecks::new(spec.clone(), now);
         }
         if before.is_some() {
             self.policy.restarted(now, &controller);

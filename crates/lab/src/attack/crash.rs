@@ -3,7 +3,7 @@
 //! What is left: the record on tmpfs, what was on disk, and what guests had open. It does not know what the next one makes
 //! of it.
 
-use super::scene::Front;
+use super::scene::{BLOCK, Front};
 use super::tally::Fault as Kind;
 use super::wire::ConnState;
 use super::worker::Worker;
@@ -11,6 +11,7 @@ use super::world::{Event, Weather, World};
 use std::sync::Arc;
 use vmpath_core::event::HypervisorReport;
 use vmpath_core::plan::RoutePlan;
+use vmpath_core::router::Extent;
 use vmpath_core::saved::Before;
 use vmpath_core::time::Duration;
 
@@ -100,7 +101,11 @@ impl World {
         self.workers = (0..count).map(|at| Worker::new(Arc::clone(plan), at, &self.worker_of, now)).collect();
         let fence = |unit| now + self.scene.spec.target(self.scene.spec.unit(unit).target).quiesce;
         let fences: Vec<_> = self.scene.spec.unit_ids().map(fence).collect();
-        self.ledger.restored(&fences);
+        let rows = records.iter().flat_map(|record| record.values());
+        let blocks = |range: &Extent| (range.start / BLOCK) as usize..(range.end / BLOCK) as usize;
+        let open = rows.filter(|(_, _, until)| until.is_none());
+        let open = open.map(|(unit, range, _)| (unit.index(), blocks(range))).collect();
+        self.ledger.restored(&fences, open, now);
         if before == Some(Before::Booted) {
             // No process of this boot may forget it, however often one dies meanwhile.
             self.boot_fences = fences;

@@ -245,10 +245,13 @@ impl World {
         }
     }
 
-    /// The hypervisor keeps a request that met an error, and stops.
+    /// The hypervisor keeps a request that met an error, and stops. One that it has asked again while nobody served it, and
+    /// that met an error again, it has kept all the time.
     fn keep(&mut self, op: u32) {
         let (vm, disk) = (self.ledger.ops[op as usize].vm, self.ledger.ops[op as usize].disk);
-        self.guests.kept[disk].push(op);
+        if !self.guests.kept[disk].contains(&op) {
+            self.guests.kept[disk].push(op);
+        }
         if !self.processes[vm].runs() {
             return;
         }

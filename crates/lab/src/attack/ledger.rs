@@ -109,6 +109,9 @@ pub(super) struct Attempt {
     pub(super) values: [u32; BLOCKS_PER_REQUEST_MAX],
 }
 
+/// Stands for a request where none was lost.
+const NOBODY: u32 = u32::MAX;
+
 #[derive(Clone, Debug)]
 struct LostWrite {
     op: u32,
@@ -119,6 +122,8 @@ struct LostWrite {
     fence: Instant,
     /// A process that was started meanwhile knows only that it was lost before, and takes it for one that still may come.
     believed: Instant,
+    /// The present process was started with a record that calls its range open, and does not know whose it is.
+    is_recorded: bool,
     /// It has been sent again, or has ended: nothing else may be chosen for its range.
     decided: bool,
 }
@@ -290,10 +295,10 @@ impl Ledger {
     }
 
     /// The record tells ranges and no more: of two open writes of the same range either may be taken for the lost one. The
-    /// other is not acknowledged before the fence, so its ghost does no harm.
+    /// other is not acknowledged before the fence, so its ghost does no harm. What a process has lost itself it knows by name.
     fn stands_in(&self, place: (usize, &Range<usize>), lost: &LostWrite) -> bool {
-        let is_open = self.ops[lost.op as usize].outcome == Outcome::Open;
-        is_open && place == (lost.unit, &lost.blocks) && !lost.decided
+        let is_open = lost.op == NOBODY || self.ops[lost.op as usize].outcome == Outcome::Open;
+        is_open && lost.is_recorded && place == (lost.unit, &lost.blocks) && !lost.decided
     }
 
     fn decide(&mut self, op: u32, decided: bool) {
@@ -302,13 +307,37 @@ impl Ledger {
         }
     }
 
-    /// A process starts: by unit, until when it takes for lost what the record calls open.
-    pub(super) fn restored(&mut self, until: &[Instant]) {
+    /// A process starts: by unit, until when it takes for lost what the record calls `open`. Some of that had not left, or had
+    /// been answered: to the new process it is as if it were lost.
+    pub(super) fn restored(&mut self, until: &[Instant], mut open: Vec<(usize, Range<usize>)>, now: Instant) {
+        self.lost.retain(|l| l.op != NOBODY);
+        let mut found = Vec::new();
         for lost in &mut self.lost {
-            if self.ops[lost.op as usize].outcome == Outcome::Open {
-                lost.believed = lost.fence.max(until[lost.unit]);
+            lost.is_recorded = false;
+            if self.ops[lost.op as usize].outcome != Outcome::Open {
+                continue;
+            }
+            lost.believed = lost.fence.max(until[lost.unit]);
+            let place = open.iter().position(|o| *o == (lost.unit, lost.blocks.clone()));
+            // Lost twice, it is written down once.
+            if found.contains(&lost.op) {
+                lost.is_recorded = true;
+            } else if let Some(at) = place {
+                open.swap_remove(at);
+                found.push(lost.op);
+                lost.is_recorded = true;
             }
         }
+        self.lost.extend(open.into_iter().map(|(unit, blocks)| LostWrite {
+            op: NOBODY,
+            stand_in: None,
+            unit,
+            blocks,
+            fence: now,
+            believed: until[unit],
+            is_recorded: true,
+            decided: false,
+        }));
     }
 
     /// Its VM's gate answers what waits.
@@ -365,6 +394,7 @@ impl Ledger {
                 blocks,
                 fence,
                 believed,
+                is_recorded: false,
                 decided,
             });
         }

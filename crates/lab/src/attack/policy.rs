@@ -61,7 +61,8 @@ pub(super) struct PolicyChecks {
 }
 
 impl PolicyChecks {
-    pub(super) fn new(spec: Arc<Spec>) -> Self {
+    /// `now`: when the controller is made.
+    pub(super) fn new(spec: Arc<Spec>, now: Instant) -> Self {
         Self {
             keep: Keep::new(&spec),
             resume: Resume::default(),
@@ -70,8 +71,8 @@ impl PolicyChecks {
             incidents: Incidents::default(),
             generation: None,
             failed_back: vec![None; spec.targets.len()],
-            now: Instant::ZERO,
-            facts: Facts::new(spec),
+            now,
+            facts: Facts::new(spec, now),
         }
     }
 
@@ -204,7 +205,7 @@ impl PolicyChecks {
         }
         let target = spec.path(path).target;
         let waited = match spec.target(target).failback {
-            Failback::Immediate => true,
+            Failback::Immediate | Failback::Followover => true,
             Failback::After(wait) => network.proven_for(spec, path, wait, now),
             Failback::Manual => network.is_trusted(path),
         };
@@ -282,7 +283,7 @@ impl PolicyChecks {
             self.keep.shed(&self.facts, vm, now)?;
         }
         let shed_for = if is_new && cause == Cause::Shed {
-            self.keep.keep_set(&self.facts, now).missing(&self.facts, vm)
+            self.keep.keep_set(&self.facts, now).missing(&self.facts, vm, now)
         } else {
             vec![]
         };

@@ -19,14 +19,25 @@ use std::time::{Duration, Instant};
 /// Seeds that found something, since mended: played before all others.
 pub(super) const REGRESSIONS: &[u64] = &[
     // A VM that met an I/O error just before a crash is continued by the next process, which cannot know better.
-    532,  // The order that would have enabled a path found no process, and a VM waited for it.
-    1080, // A restart counts a relapse of a path that was proving itself.
-    1563, // Guests were held for most of ten minutes.
-    627,  // An operator's resume and a new cause to suspend in one batch: no `cont`.
-    3299, // The world ended between a `cont` and the word of it.
-    3300, // An incident's number died with the process that had opened it.
-    3527, // What a VM waited for was forgotten in a crash.
-    3044,
+    532,   // The order that would have enabled a path found no process, and a VM waited for it.
+    1080,  // A restart counts a relapse of a path that was proving itself.
+    1563,  // Guests were held for most of ten minutes.
+    627,   // An operator's resume and a new cause to suspend in one batch: no `cont`.
+    3299,  // The world ended between a `cont` and the word of it.
+    3300,  // An incident's number died with the process that had opened it.
+    3527,  // What a VM waited for was forgotten in a crash.
+    3044,  // A request that its hypervisor kept met a second error, and was asked again twice.
+    15643, // Two writes of the same blocks, both lost by the process that knew them apart.
+    12588, // A crash brings back a suspend that was let go, and whose end was still on its way to the disk.
+    16972, // A path that perhaps counted was taken for one that the shed VM waited for.
+    10684, // A write that had not left was in the record at a crash: to the next process it was lost.
+    30072,
+    // A VM was suspended for want of room on a path of which its own link was told lost before the others.
+    2828,  // A first connection that never came is a failure of its path.
+    12077, // What a target says of a unit while a first connection is awaited.
+    13342, // That a `cont` was taken back died with the process.
+    13419, // A crash brings back a hold that had ended, as it does with a suspend.
+    39565,
 ];
 /// A line of progress this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);

@@ -196,6 +196,7 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(seed: u64, trace: Trace, blind: &[&'static str]) -> Self {
+        let now = Instant::from_millis(1000);
         let mut rng = Rng::new(seed);
         let scene = Scene::new(seed, &mut rng);
         let spec = scene.spec.clone();
@@ -204,7 +205,7 @@ impl World {
         let mut ledger = Ledger::new(spec.units.len(), BLOCKS);
         ledger.blind = blind.to_vec();
         let mut world = Self {
-            now: Instant::from_millis(1000),
+            now,
             weather: Weather::Chaos,
             heap: BinaryHeap::new(),
             serial: 0,
@@ -221,7 +222,7 @@ impl World {
             processes: scene.stops.iter().map(|stops| Process::new(*stops)).collect(),
             guests: super::guests::Guests::new(spec.disks.len()),
             ledger,
-            policy: PolicyChecks::new(spec),
+            policy: PolicyChecks::new(spec, now),
             violation: None,
             ambush: None,
             doomed: None,

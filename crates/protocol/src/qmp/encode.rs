@@ -38,6 +38,11 @@ pub fn query_status(id: u64) -> Vec<u8> {
     execute("query-status", &Value::Null, id)
 }
 
+/// Its return is read by [`QemuVersion::from_return`].
+pub fn query_version(id: u64) -> Vec<u8> {
+    execute("query-version", &Value::Null, id)
+}
+
 /// What a guest's monitor says first.
 pub fn encode_greeting(version: &QemuVersion) -> Vec<u8> {
     let numbers = json!({ "major": version.major, "minor": version.minor, "micro": version.micro });

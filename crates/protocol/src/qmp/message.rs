@@ -44,6 +44,19 @@ pub struct QemuVersion {
     pub package: String,
 }
 
+impl QemuVersion {
+    /// Reads the value of a `query-version` return; what is not there is zero or "".
+    pub fn from_return(value: &Value) -> QemuVersion {
+        let number = |name: &str| value["qemu"][name].as_u64().unwrap_or(0);
+        QemuVersion {
+            major: number("major"),
+            minor: number("minor"),
+            micro: number("micro"),
+            package: text(value, "package"),
+        }
+    }
+}
+
 impl std::fmt::Display for QemuVersion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{}.{}{}", self.major, self.minor, self.micro, self.package)
@@ -91,7 +104,7 @@ fn parse_object(line: &[u8]) -> Result<Map<String, Value>, QmpError> {
 fn read_message(mut object: Map<String, Value>) -> QmpMessage {
     let id = object.get("id").and_then(Value::as_u64);
     if let Some(greeting) = object.get("QMP") {
-        return QmpMessage::Greeting(read_version(greeting));
+        return QmpMessage::Greeting(QemuVersion::from_return(&greeting["version"]));
     }
     if let Some(value) = object.remove("return") {
         return QmpMessage::Return { id, value };
@@ -106,17 +119,6 @@ fn read_message(mut object: Map<String, Value>) -> QmpMessage {
             data: object.remove("data").unwrap_or_default(),
         },
         None => QmpMessage::Other(Value::Object(object)),
-    }
-}
-
-fn read_version(greeting: &Value) -> QemuVersion {
-    let version = &greeting["version"];
-    let number = |name: &str| version["qemu"][name].as_u64().unwrap_or(0);
-    QemuVersion {
-        major: number("major"),
-        minor: number("minor"),
-        micro: number("micro"),
-        package: text(version, "package"),
     }
 }
 

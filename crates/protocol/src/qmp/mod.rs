@@ -9,15 +9,24 @@ mod block;
 mod encode;
 mod line;
 mod message;
+mod migration;
 mod run_state;
 
 pub use block::{ERROR_POLICIES, disks_that_count, is_stop, qom_get, query_block};
 pub use encode::{
     cont, encode_error, encode_event, encode_greeting, encode_return, execute, qmp_capabilities,
-    query_status, stop,
+    query_status, query_version, stop,
 };
 pub use message::{EventTime, QemuVersion, QmpCommand, QmpCommandReader, QmpMessage, QmpReader, QmpRequest};
+pub use migration::{
+    DOWNTIME_LIMIT_MAX_MS, MIGRATION_CAPABILITIES, MigrationInfo, MigrationLimits, MigrationState, RamInfo,
+    memory_of_backends, memory_size, migrate, migrate_cancel, migrate_continue, migrate_incoming,
+    migrate_set_capabilities, migrate_set_parameters, query_memdev, query_memory_size_summary, query_migrate,
+};
 pub use run_state::{RunState, StatusInfo};
+
+/// What a command returned: any JSON, to be given to the reader that the command names.
+pub type Returned = serde_json::Value;
 
 /// The longest line accepted, in bytes: QEMU's largest replies (query-qmp-schema aside) are far below.
 pub const LINE_LEN_MAX: usize = 1 << 20;
@@ -31,4 +40,6 @@ pub enum QmpError {
     NotJson { why: String, start: String },
     #[error("the reply to query-status has no status: {0}")]
     NoStatus(String),
+    #[error("the reply to query-migrate is of no known shape: {0}")]
+    NoMigration(String),
 }

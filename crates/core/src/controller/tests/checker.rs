@@ -88,7 +88,11 @@ impl Checker {
                     }
                 }
             }
-            HypervisorReport::Refused { .. } => {}
+            HypervisorReport::Refused { .. }
+            | HypervisorReport::Machine(_)
+            | HypervisorReport::Migration(_)
+            | HypervisorReport::MigrationRefused { .. }
+            | HypervisorReport::Deaf { .. } => {}
         }
     }
 

@@ -8,9 +8,10 @@ use crate::ids::{PathId, VmId};
 use crate::policy::RESUMES_WITHIN;
 use crate::saved::Before;
 use crate::spec::{OnPathLoss, ResumeOn, ShedWhen, Spec};
+use crate::testing::cases;
 use crate::time::{Duration, Instant};
 use crate::view::VmState;
-use proptest::prelude::{ProptestConfig, any, prop, proptest};
+use proptest::prelude::{any, prop, proptest};
 use std::cell::Cell;
 
 /// Three VMs under three rules; the configuration's other knobs by these bits.
@@ -109,8 +110,7 @@ fn flap(bits: u16, moves: &[(u64, u8)]) {
 fn no_vm_is_suspended_and_resumed_more_than_twice_in_five_minutes() {
     let waits = prop::sample::select(vec![5u64, 50, 120, 150, 600, 1100, 2100, 9000, 30_000]);
     let moves = prop::collection::vec((waits, any::<u8>()), 1..120);
-    let config = ProptestConfig::with_cases(150);
-    proptest!(config, |(bits in any::<u16>(), moves in moves)| flap(bits, &moves));
+    proptest!(cases(150), |(bits in any::<u16>(), moves in moves)| flap(bits, &moves));
     let held_back = HELD_BACK.with(Cell::get);
     assert!(held_back > 30, "the adversary is too weak: the limit was met in {held_back} worlds");
 }

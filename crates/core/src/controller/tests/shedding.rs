@@ -1,7 +1,7 @@
 //! Which VMs leave when what remains cannot carry the reservations, when, and when they come back.
 
 use super::world::{MIB, World, add_disk, add_vm, check, check_in, path, spec, target};
-use crate::ids::{PathId, TargetId, VmId};
+use crate::ids::{PathId, TargetId, UnitId, VmId};
 use crate::spec::{ByteRate, Failback, ResumeOn, ShedWhen, Spec};
 
 const THREE: [(&str, u32, u64); 3] = [("gold", 60, 60), ("silver", 30, 30), ("bronze", 10, 30)];
@@ -177,6 +177,23 @@ fn fit_respects_the_paths_that_a_vm_avoids() {
     assert_eq!(shed_by(both), ["bronze"]);
 }
 
+/// A path that fails is told of link by link. Whoever's is told first has no trusted path, and its leaving would help nobody.
+#[test]
+fn who_asks_nothing_of_the_paths_that_carry_is_not_shed() {
+    let mut world = World::new(reserved(&[("gold", 60, 60), ("bronze", 10, 30)]));
+    let (a, b, bronze) = (world.path("a"), world.path("b"), world.vm("bronze"));
+    let is_up =
+        |world: &World| world.controller.view(world.now).vms[bronze.index()].state.as_str() == "running";
+    let gets = |world: &World| world.controller.capacity(world.now)[0].parties[1].gets;
+    world.links(b, &super::world::down(crate::event::Fault::Reset));
+    assert_eq!((is_up(&world), gets(&world)), (true, 30 * MIB));
+    world.links(b, &crate::event::LinkChange::Up);
+    world.link(a, UnitId(1), super::world::down(crate::event::Fault::Reset));
+    assert_eq!((is_up(&world), gets(&world)), (true, 0));
+    world.link(a, UnitId(0), super::world::down(crate::event::Fault::Reset));
+    assert!(is_up(&world));
+}
+
 #[test]
 fn unknown_capacity_and_whole_targets_shed_nobody() {
     let mut unknown = reserved(&THREE);
@@ -312,8 +329,8 @@ fn a_shed_vm_comes_back_only_where_it_fits() {
         > 1: a path-down
         @2 down b
         > 2: b link-down
-        > 2: stop silver, b link-down, silver vm-suspending
-        > 2: stop bronze, b path-down, bronze vm-suspending
+        > 2: b link-down
+        > 2: stop silver, stop bronze, b path-down, silver vm-suspending, bronze vm-suspending
         > 2.005: silver hold, silver vm-suspended
         > 2.005: bronze hold, bronze vm-suspended
         @10 up b
@@ -351,6 +368,27 @@ fn a_shed_vm_comes_back_only_where_it_fits() {
         > 20: a link-up
         > 21: a path-repaired, a failback, bronze reservation-met, san0 incident-closed
         @30 pass
+        ",
+    );
+}
+
+/// Silver fits or not, depending on which links it and gold are left with.
+#[test]
+fn a_path_that_loses_its_links_one_by_one_is_judged_when_no_more_follow() {
+    check(
+        reserved(&[("gold", 60, 80), ("silver", 30, 80), ("bronze", 10, 50)]),
+        "
+        @1 obedient; down a bronze
+        > 1: san0 incident-opened, a link-down
+        @1.5 up a bronze
+        > 1.5: a link-up, san0 incident-closed
+        @3 down a gold
+        > 3: san0 incident-opened, a link-down
+        @3.9 down a silver
+        > 3.9: a link-down
+        > 4.9: stop silver, silver vm-suspending
+        > 4.905: silver hold, silver vm-suspended
+        @6 pass
         ",
     );
 }

@@ -159,7 +159,7 @@ const ALL: [PathSelector; 4] =
     [PathSelector::Vmpath, PathSelector::RoundRobin, PathSelector::QueueLength, PathSelector::ServiceTime];
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(crate::testing::cases(2000))]
 
     #[test]
     fn the_choice_is_the_references(paths in paths(), question in questions()) {

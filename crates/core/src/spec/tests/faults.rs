@@ -26,8 +26,10 @@ fn targets() {
         "name = \"san0\"",
         &[
             (
-                "failback = 'followover'",
-                &["4:12 failback: followover needs several hosts and is not available yet"],
+                "failback = 'followovr'",
+                &[
+                    "4:12 failback: \"followovr\" is none of \"immediate\", \"manual\", \"after 30s\", \"followover\"",
+                ],
             ),
             ("failback = 30", &["4:12 failback: a string is expected, and this is a whole number"]),
             ("ping_budget = '5 MiB'", &["4:15 ping_budget: \"5 MiB\" is a size, not a duration"]),
@@ -300,7 +302,7 @@ fn faults_name_their_file_and_the_other_one() {
     let expected = [
         "conf.d/a.toml:4:8: another vm is named \"db1\"; first at vmpath.toml line 11",
         "conf.d/b.toml:1:1: [host] may stand only once; first at conf.d/a.toml line 1",
-        "conf.d/b.toml:3:1: [host] knows no key \"x\"\n  help: the keys are admin_group, api_socket, journal_age, journal_max, name, run_dir, scheduler, shed_after, shed_when, state_dir, workers",
+        "conf.d/b.toml:3:1: [host] knows no key \"x\"\n  help: the keys are admin_group, api_socket, fence_command, journal_age, journal_max, name, run_dir, scheduler, shed_after, shed_when, state_dir, workers",
     ];
     assert_eq!(said, expected);
 }

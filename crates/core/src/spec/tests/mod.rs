@@ -1,6 +1,7 @@
 //! What a configuration may say, what is said about a bad one, and what a reload may change.
 
 mod allocation;
+mod cluster;
 mod faults;
 mod faults_vm;
 mod good;

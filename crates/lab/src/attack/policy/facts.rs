@@ -39,8 +39,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub(super) fn new(spec: Arc<Spec>) -> Self {
-        let now = Instant::ZERO;
+    pub(super) fn new(spec: Arc<Spec>, now: Instant) -> Self {
         Self {
             network: Network::new(&spec, now),
             stories: spec.vms.iter().map(|_| Story::default()).collect(),
@@ -136,13 +135,18 @@ impl Facts {
                     story.adopted();
                 }
             }
-            HypervisorReport::Refused { .. } => {}
+            HypervisorReport::Refused { .. }
+            | HypervisorReport::Machine(_)
+            | HypervisorReport::Migration(_)
+            | HypervisorReport::MigrationRefused { .. }
+            | HypervisorReport::Deaf { .. } => {}
         }
     }
 
     /// Takes in the plan and the answers of a batch, before its records are looked at.
     pub(super) fn begin(&mut self, now: Instant, effects: &[Effect]) {
         self.done.clear();
+        self.network.expire(now);
         for effect in effects {
             match effect {
                 Effect::Publish(plan) => self.publish(now, plan),
@@ -186,7 +190,7 @@ impl Facts {
         self.network.restarted(now, controller);
         self.stories.resize_with(view.vms.len(), Story::default);
         for row in &view.vms {
-            self.stories[row.vm.index()].restarted(now, self.heard, row.state);
+            self.stories[row.vm.index()].restarted(now, self.heard, (row.state, &row.gate));
         }
         self.gates.clear();
         self.draining.clear();

@@ -110,7 +110,7 @@ impl Hold {
         self.losses.resize(facts.spec.vms.len(), None);
         for vm in facts.spec.vm_ids() {
             let loss = &mut self.losses[vm.index()];
-            let is_cut = facts.network.cut_off(&facts.spec, vm, now).is_some();
+            let is_cut = facts.network.cut_off(&facts.spec, vm).is_some();
             let still = loss.filter(|_| !facts.network.serves(&facts.spec, vm));
             *loss = still.or(is_cut.then_some(Loss { since: now, told: false, failing: false }));
         }
@@ -166,7 +166,7 @@ impl Hold {
         let is_its = matches!(story.ours, Ours::Stopped { .. }) && story.cause == Some(Cause::NoPath);
         // An error would only stop such a VM again.
         let can = story.is_continuable() && story.monitor.is_some_and(|m| m.stops != StopsOnError::Yes);
-        let cut = facts.network.cut_off(&facts.spec, vm, now).is_some();
+        let cut = facts.network.cut_off(&facts.spec, vm).is_some();
         if !is_its || !can || !cut || story.operator || story.gave_up || flapping.is_restless(vm, now) {
             return Ok(());
         }
@@ -187,7 +187,7 @@ impl Hold {
     fn never_late(&self, facts: &Facts, vm: VmId, now: Instant) -> Verdict {
         let Some(loss) = self.losses[vm.index()] else { return Ok(()) };
         let story = facts.story(vm);
-        if !story.is_free() || facts.network.cut_off(&facts.spec, vm, now).is_none() {
+        if !story.is_free() || facts.network.cut_off(&facts.spec, vm).is_none() {
             return Ok(());
         }
         let (hold, expected) = Self::expected(facts, vm);

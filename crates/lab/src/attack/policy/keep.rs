@@ -99,10 +99,11 @@ impl KeepSet {
         self.short.iter().any(|(t, _)| self.is_on(facts, a, *t) && self.is_on(facts, b, *t))
     }
 
-    /// The paths that the shedding of a VM waits for.
-    pub(super) fn missing(&self, facts: &Facts, vm: VmId) -> Vec<PathId> {
+    /// The paths that the shedding of a VM surely waits for. One that may count or not is perhaps not among them.
+    pub(super) fn missing(&self, facts: &Facts, vm: VmId, now: Instant) -> Vec<PathId> {
         let its = self.short.iter().filter(|(target, _)| self.is_on(facts, vm, *target));
-        its.flat_map(|(_, missing)| missing.iter().copied()).collect()
+        let is_sure = |p: &PathId| facts.carries(*p, now) == Some(false) || !facts.network.is_whole(*p);
+        its.flat_map(|(_, missing)| missing.iter().copied()).filter(is_sure).collect()
     }
 
     pub(super) fn leaves(&self, vm: VmId) -> bool {
@@ -142,7 +143,8 @@ fn capacity(spec: &Spec, path: PathId) -> u64 {
     spec.path(path).capacity.map_or(0, |rate| rate.0)
 }
 
-/// What a VM asks of one target: bytes per second, and the paths that may carry them. One for each disk.
+/// What a VM asks of one target: bytes per second, and the paths that may carry them. One for each disk, but for those that
+/// nothing may carry: whoever leaves for them makes no room, and frees nobody.
 fn claims(facts: &Facts, vm: VmId, target: TargetId, now: Instant) -> Vec<(u64, Vec<PathId>)> {
     let spec = &facts.spec;
     let disks = spec.units_of_vm(vm).count() as u64;
@@ -150,7 +152,8 @@ fn claims(facts: &Facts, vm: VmId, target: TargetId, now: Instant) -> Vec<(u64, 
     let carries =
         |p: &PathId, unit: UnitId| facts.network.usable(*p, unit) && facts.carries(*p, now) == Some(true);
     let units = spec.units_of_vm(vm).filter(|unit| spec.unit(*unit).target == target);
-    units.map(|unit| (each, allowed(spec, vm, unit).filter(|p| carries(p, unit)).collect())).collect()
+    let claims = units.map(|unit| (each, allowed(spec, vm, unit).filter(|p| carries(p, unit)).collect()));
+    claims.filter(|(_, paths): &(u64, Vec<PathId>)| !paths.is_empty()).collect()
 }
 
 impl Keep {
@@ -236,7 +239,7 @@ impl Keep {
         let is_unmet = |other: &VmId| {
             set.parties.contains(other) && set.meet(facts, vm, *other) && set.unmet.contains(other)
         };
-        let drains = set.missing(facts, vm).iter().any(|path| facts.draining.contains(path));
+        let drains = set.missing(facts, vm, now).iter().any(|path| facts.draining.contains(path));
         let needs_unmet = facts.spec.host.shed_when == ShedWhen::Unmet && !drains;
         if needs_unmet && !facts.spec.vm_ids().any(|other| is_unmet(&other)) {
             return broken("keep-set", format!("{name} is shed, but every reservation is met"));

@@ -22,9 +22,10 @@ const PROOF_MAX: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Link {
-    /// No connection yet; a failure after `until`.
+    /// No connection yet; a failure after `until`. `gone`: what the last attempt met is that there is no such unit.
     Waiting {
         until: Instant,
+        gone: bool,
     },
     Up {
         since: Instant,
@@ -113,8 +114,7 @@ impl Network {
         self.paths.resize(spec.paths.len(), (Path::Fresh, Past::default()));
         for unit in spec.unit_ids() {
             for path in spec.paths_of_unit(unit) {
-                let fresh = (Link::Waiting { until: now + GRACE }, Past::default());
-                self.links.entry((path, unit)).or_insert(fresh);
+                self.links.entry((path, unit)).or_insert((first(now), Past::default()));
             }
         }
         let there = |p: &PathId, u: &UnitId| p.index() < spec.paths.len() && u.index() < spec.units.len();
@@ -127,13 +127,7 @@ impl Network {
         match &report.change {
             LinkChange::Up => match *link {
                 Link::Up { .. } => {}
-                Link::Waiting { until } => {
-                    // At the very end of the grace it is not sure whether it counts as a failure.
-                    if now > until + Duration::from_secs(1) {
-                        past.failed(until);
-                    }
-                    *link = Link::Up { since: seen };
-                }
+                Link::Waiting { .. } => *link = Link::Up { since: seen },
                 Link::Down { .. } => {
                     past.back = Some(seen);
                     *link = Link::Up { since: seen };
@@ -141,14 +135,14 @@ impl Network {
             },
             LinkChange::Down { fault: Fault::Disabled, .. } if !disabled => {
                 if matches!(link, Link::Up { .. }) {
-                    *link = Link::Waiting { until: now + GRACE };
+                    *link = first(now);
                 }
             }
             LinkChange::Down { fault, .. } => {
                 let gone = matches!(fault, Fault::UnitGone(_));
-                match *link {
-                    Link::Waiting { until } if now < until => {}
-                    Link::Waiting { .. } | Link::Up { .. } => {
+                match link {
+                    Link::Waiting { gone: known, .. } => *known = gone,
+                    Link::Up { .. } => {
                         past.failed(seen);
                         *link = Link::Down { gone };
                     }
@@ -158,6 +152,24 @@ impl Network {
             LinkChange::FailedOver { .. } => {}
         }
         self.settle(report.path, now);
+    }
+
+    /// After the event of this time: first connections for which it is too late count as failures, and so may their paths.
+    pub(super) fn expire(&mut self, now: Instant) {
+        let mut late = vec![];
+        for ((path, _), (link, past)) in &mut self.links {
+            if let Link::Waiting { until, gone } = *link
+                && until <= now
+            {
+                past.failed(now);
+                *link = Link::Down { gone };
+                late.push(*path);
+            }
+        }
+        late.dedup();
+        for path in late {
+            self.settle(path, now);
+        }
     }
 
     /// Brings a path into agreement with its links.
@@ -212,7 +224,7 @@ impl Network {
         for (_, (link, past)) in self.links.range_mut(range) {
             *past = past.trusted();
             if !matches!(link, Link::Up { .. }) {
-                *link = Link::Waiting { until: now + GRACE };
+                *link = first(now);
             }
         }
         self.settle(path, now);
@@ -231,7 +243,7 @@ impl Network {
                         (past.must_prove, past.failures) = (true, past.failures + 1);
                         Link::Down { gone: matches!(fault, Fault::UnitGone(_)) }
                     }
-                    LinkState::Connecting | LinkState::Up => Link::Waiting { until: now + GRACE },
+                    LinkState::Connecting | LinkState::Up => first(now),
                 };
             }
         }
@@ -329,21 +341,28 @@ impl Network {
     }
 
     /// A unit of the VM to which surely no path leads, nor is about to for the first time.
-    pub(super) fn cut_off(&self, spec: &Spec, vm: VmId, now: Instant) -> Option<UnitId> {
+    pub(super) fn cut_off(&self, spec: &Spec, vm: VmId) -> Option<UnitId> {
         let open = |path: PathId, unit: UnitId| match self.link(path, unit) {
-            Some(Link::Up { .. }) => true,
-            Some(Link::Waiting { until }) => now < until,
+            Some(Link::Up { .. } | Link::Waiting { .. }) => true,
             Some(Link::Down { .. }) | None => false,
         };
         let mut units = spec.units_of_vm(vm);
         units.find(|unit| !allowed(spec, vm, *unit).any(|p| self.path(p) != Path::Disabled && open(p, *unit)))
     }
 
-    /// Some path says of some unit of the VM that it does not exist.
+    /// Every path that leads to some unit of the VM, and that nobody took out, says that it does not exist.
     pub(super) fn says_gone(&self, spec: &Spec, vm: VmId) -> bool {
         let gone = |p, u| matches!(self.link(p, u), Some(Link::Down { gone: true }));
-        spec.units_of_vm(vm).any(|unit| spec.paths_of_unit(unit).any(|path| gone(path, unit)))
+        spec.units_of_vm(vm).any(|unit| {
+            let mut tried = allowed(spec, vm, unit).filter(|p| self.path(*p) != Path::Disabled).peekable();
+            tried.peek().is_some() && tried.all(|path| gone(path, unit))
+        })
     }
+}
+
+/// A first connection, from its beginning.
+fn first(now: Instant) -> Link {
+    Link::Waiting { until: now + GRACE, gone: false }
 }
 
 fn needed(past: Past, proof: Proof, base: Duration) -> Duration {

@@ -7,6 +7,7 @@ use super::words::{Cause, is_giving_up, is_path_back, is_taken_back};
 use vmpath_core::effect::{JournalEntry, JournalKind};
 use vmpath_core::event::{RunState, StopsOnError};
 use vmpath_core::ids::PathId;
+use vmpath_core::plan::Gate;
 use vmpath_core::time::{Duration, Instant};
 use vmpath_core::view::VmState;
 
@@ -69,6 +70,8 @@ pub(super) struct Story {
     ran: Option<u64>,
     pub(super) attempts: u32,
     pub(super) gave_up: bool,
+    /// Its `cont` did not take effect in time and is no longer wanted.
+    is_taken_back: bool,
     /// Its resume counts against the rule of bounded flapping.
     pub(super) is_counted: bool,
     /// Since when nothing of ours concerns its vCPUs.
@@ -126,7 +129,7 @@ impl Story {
     }
 
     /// `heard`: when the process before heard something last.
-    pub(super) fn restarted(&mut self, now: Instant, heard: Instant, remembered: VmState) {
+    pub(super) fn restarted(&mut self, now: Instant, heard: Instant, (remembered, gate): (VmState, &Gate)) {
         self.monitor = None;
         if let Some((instance, until)) = self.running.take() {
             let is_fresh = until.is_none_or(|until| heard.since(until) < SAVED_WITHIN);
@@ -137,10 +140,26 @@ impl Story {
             VmState::Suspending | VmState::Suspended | VmState::Resuming => true,
             VmState::Running | VmState::StoppedByOther | VmState::Unmanaged => false,
         };
-        if remembered == VmState::Suspended && self.ours == Ours::Continuing {
+        // What is on disk is behind what was known: until it is decided anew, or its monitor is heard, a VM that was let go
+        // meanwhile is once more what it was.
+        let was_let_go = self.is_free() || self.ours == Ours::Continuing;
+        if remembered == VmState::Suspended && was_let_go {
             (self.ours, self.ours_since) = (Ours::Stopped { since: now }, now);
+        } else if remembered == VmState::Suspending && was_let_go {
+            (self.ours, self.ours_since) = (Ours::Stopping, now);
+        }
+        // That a `cont` was taken back may be lost, not that it was sent: the attempts of that resume go on.
+        let is_fresh = heard.since(self.ours_since) < SAVED_WITHIN;
+        let is_stopped = matches!(self.ours, Ours::Stopped { .. });
+        if remembered == VmState::Resuming && is_stopped && self.is_taken_back && is_fresh {
+            (self.ours, self.ours_since) = (Ours::Continuing, now);
         }
         if remembers {
+            return;
+        }
+        if let (Gate::Hold(reason), true) = (gate, self.is_free()) {
+            (self.ours, self.ours_since, self.cause) = (Ours::Held, now, Some(Cause::of(&reason.text)));
+            self.operator = false;
             return;
         }
         if self.stands_still_by_us() {
@@ -274,11 +293,12 @@ impl Story {
     }
 
     fn suspended(&mut self, now: Instant, entry: &JournalEntry) {
+        self.is_taken_back = is_taken_back(&entry.reason);
         let is_adopted = match self.ours {
             Ours::Nothing | Ours::Held | Ours::Withdrawn { .. } | Ours::Proving { .. } => true,
             Ours::Stopping | Ours::Stopped { .. } | Ours::Continuing => false,
         };
-        if is_adopted && !is_taken_back(&entry.reason) {
+        if is_adopted && !self.is_taken_back {
             self.cause = Some(Cause::of(&entry.reason));
             (self.suspended_at, self.attempts) = (now, 0);
             (self.gave_up, self.is_counted) = (false, false);
@@ -288,6 +308,7 @@ impl Story {
     }
 
     fn resuming(&mut self, now: Instant, order: Option<u64>) {
+        self.is_taken_back = false;
         match (order, self.ours) {
             (Some(_), _) => {
                 self.attempts += 1;

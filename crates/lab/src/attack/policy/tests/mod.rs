@@ -54,7 +54,7 @@ fn the_rules_hold_in_many_worlds() {
 /// The rule that a fault breaks must be among those that are seen to break, within so many worlds.
 fn caught(tamper: Tamper, rule: &str) {
     let mut seen = vec![];
-    for seed in 0..60 {
+    for seed in 0..400 {
         let Err((violation, _)) = live(seed, tamper, 60) else { continue };
         if violation.rule == rule {
             return;

@@ -79,7 +79,7 @@ impl World {
             processes: processes.collect(),
             there: vec![false; spec.paths.len()],
             gates: vec![],
-            checks: PolicyChecks::new(spec.clone()),
+            checks: PolicyChecks::new(spec.clone(), Instant::ZERO),
             dice,
             spec,
             controller,

@@ -1,0 +1,275 @@
+//! Single calls to etcd, each with a deadline.
+//!
+//! Invariant: *refused* is what etcd has said, or what was never sent; a change whose reply did not come is *unknown*, whatever the
+//! reason looks like. A change reads first and compares revisions, which never repeat, so it fails against anything that came between.
+//! Rejected: comparing values; an operator who restores a key by hand would make an old change fit again.
+//! It does not know sessions.
+
+use super::change::Change;
+use super::connect::words;
+use super::keys::Keys;
+use super::record::{Record, write_room};
+use super::slice::Slice;
+use super::{Outcome, Refusal, Revision, Room, UNITS_MAX};
+use etcd_client::{
+    Client, Compare, CompareOp, Error, GetOptions, GetResponse, PutOptions, Txn, TxnOp, TxnOpResponse,
+    TxnResponse,
+};
+use std::future::Future;
+use vmpath_core::ownership::Found;
+use vmpath_core::time::Duration;
+
+/// An election of etcd's takes one to two seconds; a call that outlives it has gone to a member that is lost.
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A call that failed, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// etcd has declined it: it has had no effect.
+    Declined(String),
+    /// No answer, or one that says nothing of the effect.
+    Unclear(String),
+}
+
+impl Fault {
+    pub(super) fn words(self) -> String {
+        match self {
+            Self::Declined(why) | Self::Unclear(why) => why,
+        }
+    }
+}
+
+/// What a unit's key holds, and since when; revision 0 for a key that was never there.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) unit: String,
+    pub(super) record: Record,
+    pub(super) revision: Revision,
+}
+
+pub(super) async fn bounded<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Fault> {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(fault(&error)),
+        Err(_) => Err(Fault::Unclear(format!("etcd has not answered for {} s", CALL_TIMEOUT.as_secs()))),
+    }
+}
+
+/// Only what etcd itself says before or instead of applying a request is a refusal. `Unavailable` is not: it also comes when a
+/// leader is lost with the request in its hands.
+fn fault(error: &Error) -> Fault {
+    let text = words(error);
+    let Error::GRpcStatus(status) = error else { return Fault::Unclear(text) };
+    let declined = [
+        "InvalidArgument",
+        "PermissionDenied",
+        "Unauthenticated",
+        "FailedPrecondition",
+        "ResourceExhausted",
+        "NotFound",
+    ];
+    // A client's own checks use the same codes; etcd's words begin like this.
+    let by_etcd = status.message().starts_with("etcdserver:");
+    if by_etcd && declined.contains(&format!("{:?}", status.code()).as_str()) {
+        Fault::Declined(text)
+    } else {
+        Fault::Unclear(text)
+    }
+}
+
+/// Who owns the units, at one revision, as the majority knows it.
+pub(super) async fn read(
+    client: &Client,
+    keys: &Keys,
+    units: &[String],
+) -> Result<(Revision, Vec<Entry>), Fault> {
+    let gets: Vec<_> = units.iter().map(|unit| TxnOp::get(keys.owner(unit), None)).collect();
+    let response = bounded(client.kv_client().txn(Txn::new().and_then(gets))).await?;
+    let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
+    Ok((revision, entries(units, &response)?))
+}
+
+fn entries(units: &[String], response: &TxnResponse) -> Result<Vec<Entry>, Fault> {
+    let responses = response.op_responses();
+    let mut entries = vec![];
+    for (unit, response) in units.iter().zip(&responses) {
+        let TxnOpResponse::Get(get) = response else {
+            return Err(Fault::Unclear("etcd has answered something else".into()));
+        };
+        entries.push(entry(unit, get)?);
+    }
+    if entries.len() == units.len() {
+        Ok(entries)
+    } else {
+        Err(Fault::Unclear("etcd has answered too little".into()))
+    }
+}
+
+fn entry(unit: &str, get: &GetResponse) -> Result<Entry, Fault> {
+    let unit = unit.to_owned();
+    let Some(kv) = get.kvs().first() else { return Ok(Entry { unit, record: Record::ABSENT, revision: 0 }) };
+    let record = Record::read(kv.value())
+        .map_err(|why| Fault::Declined(format!("the owner of {unit} cannot be read in etcd: {why}")))?;
+    Ok(Entry { unit, record, revision: kv.mod_revision() })
+}
+
+fn found(entries: &[Entry]) -> Vec<Found> {
+    entries.iter().map(|entry| entry.record.found(&entry.unit)).collect()
+}
+
+fn not_asked(why: impl Into<String>) -> Outcome {
+    Outcome::Refused(Refusal::NotAsked(why.into()))
+}
+
+pub(super) async fn read_owners(client: Client, keys: Keys, units: Vec<String>) -> (Outcome, Vec<Entry>) {
+    if units.is_empty() || units.len() > UNITS_MAX {
+        return (not_asked(format!("an order is for 1 to {UNITS_MAX} units")), vec![]);
+    }
+    match read(&client, &keys, &units).await {
+        Ok((revision, entries)) => (Outcome::Done { revision, owners: found(&entries) }, entries),
+        Err(fault) => (not_asked(fault.words()), vec![]),
+    }
+}
+
+/// All units or none. Also returns what is known of them now.
+pub(super) async fn change(client: Client, keys: Keys, me: String, change: Change) -> (Outcome, Vec<Entry>) {
+    let units = &change.units;
+    if units.is_empty() || units.len() > UNITS_MAX {
+        return (not_asked(format!("an order is for 1 to {UNITS_MAX} units")), vec![]);
+    }
+    let before = match read(&client, &keys, units).await {
+        Ok((_, before)) => before,
+        Err(fault) => return (not_asked(fault.words()), vec![]),
+    };
+    let next = |(at, entry): (usize, &Entry)| change.next(&me, at, &entry.record);
+    let Some(after) = before.iter().enumerate().map(next).collect::<Option<Vec<Record>>>() else {
+        return (Outcome::Refused(Refusal::There(found(&before))), before);
+    };
+    let same =
+        |entry: &Entry| Compare::mod_revision(keys.owner(&entry.unit), CompareOp::Equal, entry.revision);
+    let put = |(unit, record): (&String, &Record)| TxnOp::put(keys.owner(unit), record.write(), None);
+    let txn = Txn::new()
+        .when(before.iter().map(same).collect::<Vec<_>>())
+        .and_then(units.iter().zip(&after).map(put).collect::<Vec<_>>())
+        .or_else(units.iter().map(|unit| TxnOp::get(keys.owner(unit), None)).collect::<Vec<_>>());
+    match bounded(client.kv_client().txn(txn)).await {
+        Ok(response) => told(units, after, &response),
+        Err(Fault::Declined(why)) => (not_asked(why), before),
+        Err(Fault::Unclear(why)) => (Outcome::Unknown { why }, vec![]),
+    }
+}
+
+/// What etcd has answered to a change.
+fn told(units: &[String], after: Vec<Record>, response: &TxnResponse) -> (Outcome, Vec<Entry>) {
+    let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
+    if !response.succeeded() {
+        return match entries(units, response) {
+            Ok(there) => (Outcome::Refused(Refusal::There(found(&there))), there),
+            Err(fault) => (not_asked(fault.words()), vec![]),
+        };
+    }
+    let entry = |(unit, record): (&String, Record)| Entry { unit: unit.clone(), record, revision };
+    let entries: Vec<Entry> = units.iter().zip(after).map(entry).collect();
+    (Outcome::Done { revision, owners: found(&entries) }, entries)
+}
+
+/// Also returns the lease under which the room is kept, unless it surely is not.
+pub(super) async fn claim_room(
+    mut client: Client,
+    keys: Keys,
+    room: Room,
+    seen: Revision,
+    ttl: Duration,
+) -> (Outcome, Option<i64>) {
+    if room.targets.is_empty() || room.targets.len() > UNITS_MAX {
+        return (not_asked(format!("room is claimed on 1 to {UNITS_MAX} targets")), None);
+    }
+    let seconds = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX).max(1);
+    let lease = match bounded(client.lease_grant(seconds, None)).await {
+        Ok(granted) => granted.id(),
+        Err(fault) => return (not_asked(fault.words()), None),
+    };
+    let unchanged = |(target, _): &(String, u64)| {
+        Compare::mod_revision(keys.rooms_on(target, &room.host), CompareOp::Less, seen.saturating_add(1))
+            .with_prefix()
+    };
+    let put = |(target, rate): &(String, u64)| {
+        let options = PutOptions::new().with_lease(lease);
+        TxnOp::put(keys.room(target, &room.host, &room.id), write_room(*rate), Some(options))
+    };
+    let txn = Txn::new()
+        .when(room.targets.iter().map(unchanged).collect::<Vec<_>>())
+        .and_then(room.targets.iter().map(put).collect::<Vec<_>>());
+    let outcome = match bounded(client.kv_client().txn(txn)).await {
+        Ok(response) => {
+            let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
+            if response.succeeded() {
+                return (Outcome::Done { revision, owners: vec![] }, Some(lease));
+            }
+            Outcome::Refused(Refusal::Crowded { revision })
+        }
+        Err(Fault::Declined(why)) => not_asked(why),
+        Err(Fault::Unclear(why)) => return (Outcome::Unknown { why }, Some(lease)),
+    };
+    drop_lease(client, lease).await;
+    (outcome, None)
+}
+
+/// If this fails, the lease runs out by itself.
+pub(super) async fn drop_lease(mut client: Client, lease: i64) {
+    let _ = bounded(client.lease_revoke(lease)).await;
+}
+
+/// Puts what this host says of itself.
+///
+/// # Errors
+/// Why some of it may not have arrived.
+pub(super) async fn publish(
+    client: Client,
+    keys: Keys,
+    me: String,
+    lease: i64,
+    slices: Vec<(String, Slice)>,
+) -> Result<Vec<(String, Slice)>, String> {
+    for chunk in slices.chunks(UNITS_MAX) {
+        let put = |(target, slice): &(String, Slice)| {
+            let options = PutOptions::new().with_lease(lease);
+            TxnOp::put(keys.host(target, &me), slice.clone().write(), Some(options))
+        };
+        let puts: Vec<_> = chunk.iter().map(put).collect();
+        bounded(client.kv_client().txn(Txn::new().and_then(puts))).await.map_err(Fault::words)?;
+    }
+    Ok(slices)
+}
+
+/// A whole prefix, and the revision that it is of.
+pub(super) async fn list(client: &Client, prefix: String) -> Result<(Revision, GetResponse), Fault> {
+    let mut kv = client.kv_client().max_decoding_message_size(LIST_BYTES_MAX);
+    let response = bounded(kv.get(prefix, Some(GetOptions::new().with_prefix()))).await?;
+    Ok((response.header().map_or(0, etcd_client::ResponseHeader::revision), response))
+}
+
+/// A thousand hosts with the largest of summaries.
+pub(super) const LIST_BYTES_MAX: usize = 160 << 20;
+
+/// Whether this machine is the one that is known by that name; it is from now on if none was.
+///
+/// # Errors
+/// If another one is, or if that cannot be read.
+pub(super) async fn be_known(client: &Client, key: String, machine: String) -> Result<(), String> {
+    let txn = Txn::new()
+        .when([Compare::create_revision(key.clone(), CompareOp::Equal, 0)])
+        .and_then([TxnOp::put(key.clone(), machine.clone(), None)])
+        .or_else([TxnOp::get(key.clone(), None)]);
+    let response = bounded(client.kv_client().txn(txn)).await.map_err(Fault::words)?;
+    let other = response.op_responses().iter().any(|response| match response {
+        TxnOpResponse::Get(get) => get.kvs().first().is_some_and(|kv| kv.value() != machine.as_bytes()),
+        TxnOpResponse::Put(_) | TxnOpResponse::Delete(_) | TxnOpResponse::Txn(_) => false,
+    });
+    if other {
+        return Err(format!(
+            "another machine has this host's name: give one of them another, or, if that machine is gone for good, delete {key}"
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,207 @@
+//! This host's place among the others: one task that keeps a session with etcd, spoken to by messages.
+//!
+//! Invariant: nothing here ever makes the control owner wait: an order is taken or given back at once, and every order that
+//! has a ticket is answered exactly once, whatever etcd does. What may have happened is never told as refused.
+//! Rejected: calls that return futures to the owner; it would have to hold state across them.
+//! It does not know why a unit changes hands, nor what its requests do meanwhile.
+
+#[cfg(feature = "cluster")]
+mod call;
+#[cfg(feature = "cluster")]
+mod change;
+#[cfg(feature = "cluster")]
+mod connect;
+#[cfg(feature = "cluster")]
+mod keys;
+#[cfg(feature = "cluster")]
+mod outbox;
+#[cfg(feature = "cluster")]
+mod pace;
+#[cfg(feature = "cluster")]
+mod record;
+#[cfg(feature = "cluster")]
+mod session;
+#[cfg(feature = "cluster")]
+mod slice;
+mod summary;
+#[cfg(feature = "cluster")]
+mod task;
+#[cfg(all(test, feature = "cluster"))]
+mod tests;
+#[cfg(feature = "cluster")]
+mod view;
+
+pub use summary::{HostSummary, TargetSummary, UnitSummary, VmSummary};
+
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use vmpath_core::migration::MoveId;
+use vmpath_core::ownership::{Found, UnitEpoch};
+use vmpath_core::spec::{ClusterSpec, Spec};
+use vmpath_core::time::Duration;
+
+/// Orders that may wait for the task. A host has a few moves at a time, and an order for each disk that attaches.
+const ORDERS_MAX: usize = 1024;
+
+/// Units of one order. etcd takes so many comparisons in one transaction, by default.
+pub const UNITS_MAX: usize = 128;
+
+/// Names an order in its answer. The one who orders chooses it.
+pub type Ticket = u64;
+
+/// What the session may be told. All but the first and the last are answered.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClusterOrder {
+    /// What the others shall know of this host. The newest one counts; see [`pace`] for when it is sent.
+    Publish(Box<HostSummary>),
+    /// Reads who owns the units, all at one revision, as the majority of etcd's members knows it.
+    ReadOwners { ticket: Ticket, units: Vec<String> },
+    /// Makes them ours if none of them has an owner.
+    Claim { ticket: Ticket, units: Vec<String> },
+    /// Gives them back: nobody owns them, under the next epoch.
+    Release { ticket: Ticket, units: Vec<UnitEpoch> },
+    /// Ours as before, under the next epoch: what was sent under this one and still travels fails.
+    Bump { ticket: Ticket, units: Vec<UnitEpoch> },
+    /// Ours until now; from now on the other host's, by this move.
+    Commit { ticket: Ticket, id: MoveId, to: String, units: Vec<UnitEpoch> },
+    /// Ours from now on, and `from`'s until now. Only for who has fenced that host.
+    TakeOver { ticket: Ticket, from: String, units: Vec<UnitEpoch> },
+    /// Keeps room on another host for a VM, if nobody else has claimed any there since `seen`.
+    ClaimRoom { ticket: Ticket, room: Room, seen: Revision, ttl: Duration },
+    /// Gives up room that this process has claimed under that name.
+    DropRoom { id: String },
+}
+
+/// etcd's count of changes. Larger is later.
+pub type Revision = i64;
+
+/// Room on a host that a decision counts on, until it is over or `ttl` has passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Of whoever claims it, unique: a move's name.
+    pub id: String,
+    /// The host on which there shall be room.
+    pub host: String,
+    /// Bytes a second, by target.
+    pub targets: Vec<(String, u64)>,
+}
+
+/// What the session has to say.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClusterReport {
+    /// Orders are carried out from now on. What was known has been read again.
+    Up,
+    /// Orders are refused from now on; in words, why. What is known of owners stays true as far as this host changes it.
+    Down {
+        why: String,
+    },
+    /// Who owns a unit of this host's disks: the first reading, and each change.
+    Owner(Found),
+    /// All hosts that share a target with this one, when one of them has changed.
+    View(Arc<ClusterView>),
+    Answer {
+        ticket: Ticket,
+        outcome: Outcome,
+    },
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClusterView {
+    pub revision: Revision,
+    /// By name. A host whose lease has run out is missing.
+    pub hosts: Vec<Arc<HostSummary>>,
+    /// One for each target of a claim.
+    pub rooms: Vec<Room>,
+}
+
+/// What became of an order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// It is so, at this revision; and who owns the units now.
+    Done { revision: Revision, owners: Vec<Found> },
+    /// It is not so, and this order will never make it so.
+    Refused(Refusal),
+    /// It may be so, or may become so yet, in words why. A read that still shows the old epoch settles nothing: only a later
+    /// epoch does, so whoever has to know *bumps*, and learns from that who came first.
+    Unknown { why: String },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Refusal {
+    /// Something else is there; all units of the order.
+    There(Vec<Found>),
+    /// Somebody has claimed room there later than the view that was decided upon. Wait for a view of this revision.
+    Crowded { revision: Revision },
+    /// It was not even asked, or etcd has declined to look at it; in words.
+    NotAsked(String),
+}
+
+/// The session's end in the control owner's hand. It ends when this is dropped; the lease then runs out by itself.
+#[derive(Debug)]
+pub struct Cluster {
+    orders: mpsc::Sender<ClusterOrder>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Cluster {
+    /// Starts the session of a host with `[cluster]`. Needs a tokio runtime.
+    #[must_use]
+    pub fn start(spec: &Spec, cluster: &ClusterSpec, reports: mpsc::Sender<ClusterReport>) -> Self {
+        let (orders, taken) = mpsc::channel(ORDERS_MAX);
+        #[cfg(feature = "cluster")]
+        let run = task::Task::new(spec, cluster, reports, taken).run();
+        #[cfg(not(feature = "cluster"))]
+        let run = {
+            let _ = (spec, cluster);
+            absent(reports, taken)
+        };
+        Self { orders, task: tokio::spawn(run) }
+    }
+
+    /// Hands an order over. Never waits.
+    ///
+    /// # Errors
+    /// The order, if too many wait. It has not been looked at.
+    pub fn order(&self, order: ClusterOrder) -> Result<(), Box<ClusterOrder>> {
+        self.orders.try_send(order).map_err(|error| Box::new(error.into_inner()))
+    }
+}
+
+/// Why a configuration with `[cluster]` cannot be used, if this program was built for a host that is alone. To go on as if
+/// alone would be a second writer.
+#[must_use]
+pub fn lacking(spec: &Spec) -> Option<&'static str> {
+    let lacks = cfg!(not(feature = "cluster")) && spec.cluster.is_some();
+    lacks.then_some("[cluster] is configured, and this vmpath was built without cluster")
+}
+
+/// Nobody gets here: [`lacking`] is asked first. It refuses all the same.
+#[cfg(not(feature = "cluster"))]
+async fn absent(reports: mpsc::Sender<ClusterReport>, mut orders: mpsc::Receiver<ClusterOrder>) {
+    let _ = reports.send(ClusterReport::Down { why: "built without cluster".into() }).await;
+    while orders.recv().await.is_some() {}
+}
+
+impl ClusterOrder {
+    /// None for what is not answered.
+    #[must_use]
+    pub fn ticket(&self) -> Option<Ticket> {
+        match self {
+            Self::Publish(_) | Self::DropRoom { .. } => None,
+            Self::ReadOwners { ticket, .. }
+            | Self::Claim { ticket, .. }
+            | Self::Release { ticket, .. }
+            | Self::Bump { ticket, .. }
+            | Self::Commit { ticket, .. }
+            | Self::TakeOver { ticket, .. }
+            | Self::ClaimRoom { ticket, .. } => Some(*ticket),
+        }
+    }
+}

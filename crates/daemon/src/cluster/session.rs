@@ -1,0 +1,232 @@
+//! One session with one member of etcd: a lease, everything read once, and a watch of what follows.
+//!
+//! Invariant: the watch begins right after the revision of what was read, so nothing is missed; when it cannot go on (compaction, a
+//! member without a leader), the session ends and the next one reads again. Rejected: mending a session from within; its end is the
+//! one way out, and is exercised by every hiccup. It does not know what anybody does with what it hears.
+
+use super::call::{self, Fault, LIST_BYTES_MAX, bounded};
+use super::connect;
+use super::keys::Keys;
+use super::view::{Fact, View};
+use super::{Revision, UNITS_MAX};
+use crate::sys::clock;
+use etcd_client::{
+    Client, EventType, LeaseKeepAliveResponse, LeaseKeepAliveStream, LeaseKeeper, WatchOptions,
+    WatchResponse, WatchStream,
+};
+use std::sync::Arc;
+use vmpath_core::spec::{Endpoint, EtcdSpec};
+use vmpath_core::time::{Duration, Instant};
+
+/// The most that an answer to a sign of life may take.
+const BEAT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What every session of this host is made from.
+#[derive(Debug)]
+pub(super) struct Ground {
+    pub(super) host: String,
+    pub(super) etcd: EtcdSpec,
+    pub(super) keys: Keys,
+    pub(super) targets: Vec<String>,
+    /// `target/unit` of this host's disks.
+    pub(super) units: Vec<String>,
+}
+
+pub(super) struct Session {
+    pub(super) client: Client,
+    pub(super) lease: i64,
+    pub(super) watch: WatchStream,
+    pub(super) beats: LeaseKeepAliveStream,
+    keeper: LeaseKeeper,
+    every: Duration,
+    next_beat: Instant,
+    /// A sign of life that is not answered yet.
+    asked: Option<Instant>,
+}
+
+/// A session, and what was read at its beginning.
+pub(super) struct Opened {
+    pub(super) session: Session,
+    pub(super) facts: Vec<OwnedFact>,
+    pub(super) revision: Revision,
+    /// Nothing of this host is under its lease yet.
+    pub(super) new_lease: bool,
+}
+
+pub(super) struct OwnedFact {
+    key: Vec<u8>,
+    value: Option<Vec<u8>>,
+    revision: Revision,
+}
+
+impl OwnedFact {
+    pub(super) fn as_fact(&self) -> Fact<'_> {
+        Fact { key: &self.key, value: self.value.as_deref(), revision: self.revision }
+    }
+}
+
+/// Connects to one member. `lease` is that of the session before.
+///
+/// # Errors
+/// Why not, in words.
+pub(super) async fn open(
+    ground: Arc<Ground>,
+    endpoint: Endpoint,
+    lease: Option<i64>,
+) -> Result<Opened, String> {
+    let mut client = connect::client(&ground.etcd, &endpoint).await?;
+    if let Some(machine) = connect::machine().await {
+        call::be_known(&client, ground.keys.machine(&ground.host), machine).await?;
+    }
+    let (lease, new_lease, keeper, beats) = keep(&mut client, &ground.etcd, lease).await?;
+    let (facts, revision) = everything(&client, &ground).await.map_err(Fault::words)?;
+    let watch = watch(&client, &ground, revision + 1).await.map_err(Fault::words)?;
+    let (every, now) = (ground.etcd.lease / 3, clock::now());
+    let session = Session { client, lease, watch, beats, keeper, every, next_beat: now + every, asked: None };
+    Ok(Opened { session, facts, revision, new_lease })
+}
+
+type Kept = (i64, bool, LeaseKeeper, LeaseKeepAliveStream);
+
+/// Keeps the lease of before, if it still is one, or a new one.
+async fn keep(client: &mut Client, etcd: &EtcdSpec, lease: Option<i64>) -> Result<Kept, String> {
+    if let Some(lease) = lease
+        && let Ok((keeper, beats)) = bounded(client.lease_keep_alive(lease)).await
+    {
+        return Ok((lease, false, keeper, beats));
+    }
+    let seconds = i64::try_from(etcd.lease.as_secs()).unwrap_or(i64::MAX);
+    let lease = bounded(client.lease_grant(seconds, None)).await.map_err(Fault::words)?.id();
+    let (keeper, beats) = bounded(client.lease_keep_alive(lease)).await.map_err(Fault::words)?;
+    Ok((lease, true, keeper, beats))
+}
+
+/// Owners of this host's units, and all hosts and rooms of its targets, as of one revision or later each; and the earliest.
+async fn everything(client: &Client, ground: &Ground) -> Result<(Vec<OwnedFact>, Revision), Fault> {
+    let (mut facts, mut earliest) = (vec![], Revision::MAX);
+    for units in ground.units.chunks(UNITS_MAX) {
+        let (revision, entries) = call::read(client, &ground.keys, units).await?;
+        earliest = earliest.min(revision);
+        facts.extend(entries.iter().map(|entry| OwnedFact {
+            key: ground.keys.owner(&entry.unit).into_bytes(),
+            value: (entry.revision != 0).then(|| entry.record.write()),
+            revision: entry.revision,
+        }));
+    }
+    for prefix in
+        ground.targets.iter().flat_map(|target| [ground.keys.hosts(target), ground.keys.rooms(target)])
+    {
+        let (revision, list) = call::list(client, prefix).await?;
+        earliest = earliest.min(revision);
+        facts.extend(list.kvs().iter().map(|kv| OwnedFact {
+            key: kv.key().to_vec(),
+            value: Some(kv.value().to_vec()),
+            revision: kv.mod_revision(),
+        }));
+    }
+    if earliest == Revision::MAX {
+        // A host without targets: it still has a lease, and is still told when etcd is away.
+        earliest = call::list(client, ground.keys.machine(&ground.host)).await?.0;
+    }
+    Ok((facts, earliest))
+}
+
+/// One stream for all that is watched.
+async fn watch(client: &Client, ground: &Ground, from: Revision) -> Result<WatchStream, Fault> {
+    let prefixes =
+        |target: &String| [ground.keys.owners(target), ground.keys.hosts(target), ground.keys.rooms(target)];
+    let mut prefixes = ground.targets.iter().flat_map(prefixes);
+    let options = || WatchOptions::new().with_prefix().with_start_revision(from).with_fragment();
+    let first = prefixes.next().unwrap_or_else(|| ground.keys.machine(&ground.host));
+    let mut watches = client.watch_client().max_decoding_message_size(LIST_BYTES_MAX);
+    let mut stream = bounded(watches.watch(first, Some(options()))).await?;
+    for prefix in prefixes {
+        bounded(stream.watch(prefix, Some(options()))).await?;
+    }
+    Ok(stream)
+}
+
+impl Session {
+    /// When [`Self::beat`] has something to do.
+    pub(super) fn due(&self) -> Instant {
+        self.asked.map_or(self.next_beat, |asked| asked + self.patience())
+    }
+
+    fn patience(&self) -> Duration {
+        BEAT_TIMEOUT.min(self.every)
+    }
+
+    /// Says that this host lives, when it is time.
+    ///
+    /// # Errors
+    /// The session is over; in words, why.
+    pub(super) async fn beat(&mut self, now: Instant) -> Result<(), String> {
+        if let Some(asked) = self.asked {
+            let overdue = now >= asked + self.patience();
+            let why = || format!("etcd has not answered for {} ms", self.patience().as_millis());
+            return if overdue { Err(why()) } else { Ok(()) };
+        }
+        if now >= self.next_beat {
+            (self.asked, self.next_beat) = (Some(now), now + self.every);
+            bounded(self.keeper.keep_alive()).await.map_err(Fault::words)?;
+        }
+        Ok(())
+    }
+
+    /// An answer to a sign of life.
+    ///
+    /// # Errors
+    /// The session is over; in words, why.
+    pub(super) fn heard(
+        &mut self,
+        answer: Result<Option<LeaseKeepAliveResponse>, etcd_client::Error>,
+    ) -> Result<(), String> {
+        match answer {
+            Ok(Some(answer)) if answer.ttl() > 0 => {
+                self.asked = None;
+                Ok(())
+            }
+            Ok(Some(_)) => Err("this host's lease has run out".into()),
+            Ok(None) => Err("etcd has closed the connection".into()),
+            Err(error) => Err(connect::words(&error)),
+        }
+    }
+}
+
+/// Takes in what a watch says. Returns what of it is to be told.
+///
+/// # Errors
+/// The session is over; in words, why.
+pub(super) fn watched(
+    view: &mut View,
+    answer: Result<Option<WatchResponse>, etcd_client::Error>,
+) -> Result<Vec<super::view::Change>, String> {
+    let response = match answer {
+        Ok(Some(response)) => response,
+        Ok(None) => return Err("etcd has closed the connection".into()),
+        Err(error) => return Err(connect::words(&error)),
+    };
+    if response.canceled() {
+        let compacted = response.compact_revision();
+        return Err(match response.cancel_reason() {
+            _ if compacted != 0 => {
+                format!("etcd has forgotten what was before revision {compacted}: all is read again")
+            }
+            "" => "etcd has ended the watch".into(),
+            reason => reason.to_owned(),
+        });
+    }
+    let mut changes = vec![];
+    for event in response.events() {
+        let Some(kv) = event.kv() else { continue };
+        let value = match event.event_type() {
+            EventType::Put => Some(kv.value()),
+            EventType::Delete => None,
+        };
+        changes.extend(view.learn(Fact { key: kv.key(), value, revision: kv.mod_revision() }));
+    }
+    if let Some(header) = response.header() {
+        view.reached(header.revision());
+    }
+    Ok(changes)
+}

@@ -1,0 +1,204 @@
+//! Sessions with a real etcd: what they say when it is well, and what they never say when it is not.
+//!
+//! They wait for reports, never for time. Where there is no etcd they say so and pass, unless `VMPATH_TESTS=all`.
+
+mod away;
+mod known;
+mod lost;
+mod owners;
+
+use super::slice::tests::host;
+use super::*;
+use crate::sys::clock;
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use vmpath_core::spec::{Source, parse};
+use vmpath_lab::etcd::Etcd;
+
+/// For whatever is awaited: elections on a machine that is busy compiling.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A member, or three; none where no etcd is installed.
+fn etcd(members: usize) -> Option<Etcd> {
+    if !Etcd::is_installed() {
+        let all = std::env::var("VMPATH_TESTS").is_ok_and(|word| word == "all");
+        assert!(!all, "etcd is not installed: apt-get install etcd-server");
+        eprintln!("SKIPPED: etcd is not installed (apt-get install etcd-server)");
+        return None;
+    }
+    Some(Etcd::on_loopback(members).expect("etcd starts"))
+}
+
+/// One daemon's session, and what it has said.
+struct Host {
+    name: String,
+    cluster: Cluster,
+    reports: mpsc::Receiver<ClusterReport>,
+    /// Said and not asked for yet.
+    said: VecDeque<ClusterReport>,
+    ticket: Ticket,
+}
+
+/// `units` are of san0. More lines go into `[cluster]`.
+fn spec(name: &str, members: &[SocketAddr], units: &[&str], more: &str) -> Spec {
+    let members: Vec<String> = members.iter().map(|member| format!("'http://{member}'")).collect();
+    let vm = |unit: &&str| {
+        format!(
+            "[[vm]]\nname = 'vm-{unit}'\n[[vm.disk]]\nname = 'vda'\nunit = 'san0/{unit}'\nnbd = '/run/{unit}'\n"
+        )
+    };
+    let text = format!(
+        "[host]\nname = '{name}'\n[cluster]\netcd = [{}]\nlease = '2s'\npeer_listen = '127.0.0.1:7443'\npeer_ca = '/x'\n\
+         peer_cert = '/x'\npeer_key = '/x'\n{more}\n[[target]]\nname = 'san0'\n[[target.path]]\nname = 'a'\nurl = 'nbd://10.0.0.1'\n{}",
+        members.join(", "),
+        units.iter().map(vm).collect::<String>()
+    );
+    let source = Source { name: "test", text: &text };
+    parse(&[source]).unwrap_or_else(|faults| panic!("{faults:?}\n{text}")).spec
+}
+
+impl Host {
+    fn start(name: &str, members: &[SocketAddr], units: &[&str]) -> Self {
+        Self::with(name, members, units, "")
+    }
+
+    fn with(name: &str, members: &[SocketAddr], units: &[&str], more: &str) -> Self {
+        let spec = spec(name, members, units, more);
+        // Small: the session has to get along with an owner that is busy.
+        let (sender, reports) = mpsc::channel(2);
+        let cluster = Cluster::start(&spec, spec.cluster.as_ref().expect("there"), sender);
+        Self { name: name.into(), cluster, reports, said: VecDeque::new(), ticket: 0 }
+    }
+
+    /// The first report that `pick` takes, of what was said and what will be.
+    async fn hear<T>(&mut self, what: &str, mut pick: impl FnMut(&ClusterReport) -> Option<T>) -> T {
+        let mut passed = VecDeque::new();
+        let end = clock::now() + PATIENCE;
+        loop {
+            let report = match self.said.pop_front() {
+                Some(report) => report,
+                None => match tokio::time::timeout(end.since(clock::now()), self.reports.recv()).await {
+                    Ok(Some(report)) => report,
+                    Ok(None) => panic!("{}: the session has ended", self.name),
+                    Err(_) => {
+                        panic!("{}: no {what} in {} s; said: {passed:?}", self.name, PATIENCE.as_secs())
+                    }
+                },
+            };
+            if let Some(picked) = pick(&report) {
+                passed.append(&mut self.said);
+                self.said = passed;
+                return picked;
+            }
+            passed.push_back(report);
+        }
+    }
+
+    async fn up(&mut self) {
+        self.hear("Up", |report| (*report == ClusterReport::Up).then_some(())).await;
+    }
+
+    async fn down(&mut self) -> String {
+        let why = |report: &ClusterReport| match report {
+            ClusterReport::Down { why } => Some(why.clone()),
+            ClusterReport::Up
+            | ClusterReport::Owner(_)
+            | ClusterReport::View(_)
+            | ClusterReport::Answer { .. } => None,
+        };
+        self.hear("Down", why).await
+    }
+
+    /// Forgets what was said so far.
+    fn forget(&mut self) {
+        self.said.clear();
+        while self.reports.try_recv().is_ok() {}
+    }
+
+    async fn ask(&mut self, order: impl FnOnce(Ticket) -> ClusterOrder) -> Outcome {
+        let ticket = self.tell(order);
+        self.answer(ticket).await
+    }
+
+    /// Without waiting for the answer.
+    fn tell(&mut self, order: impl FnOnce(Ticket) -> ClusterOrder) -> Ticket {
+        self.ticket += 1;
+        self.cluster.order(order(self.ticket)).expect("room for an order");
+        self.ticket
+    }
+
+    async fn answer(&mut self, asked: Ticket) -> Outcome {
+        let answer = |report: &ClusterReport| match report {
+            ClusterReport::Answer { ticket, outcome } if *ticket == asked => Some(outcome.clone()),
+            ClusterReport::Answer { .. }
+            | ClusterReport::Up
+            | ClusterReport::Down { .. }
+            | ClusterReport::Owner(_)
+            | ClusterReport::View(_) => None,
+        };
+        self.hear("answer", answer).await
+    }
+
+    /// Who owns a unit, as this host is told.
+    async fn owner(&mut self, unit: &str, expected: &str) {
+        let told = |report: &ClusterReport| match report {
+            ClusterReport::Owner(found) if found.unit == unit && owner_text(found) == expected => Some(()),
+            ClusterReport::Owner(_)
+            | ClusterReport::Answer { .. }
+            | ClusterReport::Up
+            | ClusterReport::Down { .. }
+            | ClusterReport::View(_) => None,
+        };
+        self.hear(&format!("owner {expected:?} of {unit}"), told).await;
+    }
+
+    /// A view that is so.
+    async fn view(&mut self, what: &str, mut is: impl FnMut(&ClusterView) -> bool) -> Arc<ClusterView> {
+        let view = |report: &ClusterReport| match report {
+            ClusterReport::View(view) if is(view) => Some(Arc::clone(view)),
+            ClusterReport::View(_)
+            | ClusterReport::Owner(_)
+            | ClusterReport::Answer { .. }
+            | ClusterReport::Up
+            | ClusterReport::Down { .. } => None,
+        };
+        self.hear(what, view).await
+    }
+
+    fn publish(&mut self) {
+        let summary = host(&self.name, 2);
+        self.cluster.order(ClusterOrder::Publish(Box::new(summary))).expect("room for an order");
+    }
+}
+
+fn owner_text(found: &Found) -> String {
+    found.owner.as_ref().map_or_else(|| "nobody".into(), ToString::to_string)
+}
+
+/// `done`, `there` or what it is, with the owners in words.
+fn text(outcome: &Outcome) -> String {
+    let owners = |found: &[Found]| found.iter().map(owner_text).collect::<Vec<_>>().join(", ");
+    match outcome {
+        Outcome::Done { owners: found, .. } => format!("done: {}", owners(found)),
+        Outcome::Refused(Refusal::There(found)) => format!("there: {}", owners(found)),
+        Outcome::Refused(Refusal::Crowded { .. }) => "crowded".into(),
+        Outcome::Refused(Refusal::NotAsked(why)) => format!("not asked: {why}"),
+        Outcome::Unknown { why } => format!("unknown: {why}"),
+    }
+}
+
+fn names(view: &ClusterView) -> Vec<&str> {
+    view.hosts.iter().map(|host| host.host.as_str()).collect()
+}
+
+fn units(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| format!("san0/{name}")).collect()
+}
+
+fn at(names: &[(&str, u64)]) -> Vec<UnitEpoch> {
+    names.iter().map(|(name, epoch)| UnitEpoch { unit: format!("san0/{name}"), epoch: *epoch }).collect()
+}
+
+fn move_id(number: u64) -> MoveId {
+    MoveId { host: "kvm1".into(), nonce: 7, number }
+}

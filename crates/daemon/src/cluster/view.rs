@@ -1,0 +1,232 @@
+//! What this host knows of the others and of its units' owners, from lists and from watched events.
+//!
+//! Invariant: an owner never goes back to an older revision; hosts and rooms are as of the revision that is told with them.
+//! What cannot be read is passed over and counted, and a unit's owner then stays unknown.
+//! It does not know whether anybody may be moved there.
+
+use super::keys::{Key, Keys};
+use super::record::{Record, read_room};
+use super::slice::{self, Slice};
+use super::summary::HostSummary;
+use super::{ClusterView, Revision, Room};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use vmpath_core::ownership::Found;
+
+#[derive(Debug)]
+pub(super) struct View {
+    keys: Keys,
+    /// `target/unit` of this host's disks.
+    units: BTreeSet<String>,
+    owners: BTreeMap<String, (Record, Revision)>,
+    slices: BTreeMap<String, BTreeMap<String, Slice>>,
+    hosts: BTreeMap<String, Arc<HostSummary>>,
+    /// By (target, host, id).
+    rooms: BTreeMap<(String, String, String), u64>,
+    revision: Revision,
+    dirty: bool,
+}
+
+/// A key as it is now, or was deleted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fact<'a> {
+    pub(super) key: &'a [u8],
+    /// None: it is gone.
+    pub(super) value: Option<&'a [u8]>,
+    pub(super) revision: Revision,
+}
+
+/// What a fact changed that somebody is told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Owner(Found),
+    /// A host's word of a target is gone.
+    HostGone {
+        target: String,
+        host: String,
+    },
+}
+
+impl View {
+    pub(super) fn new(keys: Keys, units: impl Iterator<Item = String>) -> Self {
+        Self {
+            keys,
+            units: units.collect(),
+            owners: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            rooms: BTreeMap::new(),
+            revision: 0,
+            dirty: false,
+        }
+    }
+
+    /// Before everything is listed anew. Owners stay: of them only newer ones count.
+    pub(super) fn forget_others(&mut self) {
+        self.slices.clear();
+        self.hosts.clear();
+        self.rooms.clear();
+        self.dirty = true;
+    }
+
+    pub(super) fn reached(&mut self, revision: Revision) {
+        self.revision = self.revision.max(revision);
+    }
+
+    pub(super) fn learn(&mut self, fact: Fact<'_>) -> Option<Change> {
+        let keys = self.keys.clone();
+        match keys.parse(fact.key)? {
+            Key::Owner { unit } => {
+                let record = match fact.value.map(Record::read) {
+                    None => Record::ABSENT,
+                    Some(Ok(record)) => record,
+                    Some(Err(why)) => {
+                        tracing::warn!("etcd: the owner of {unit} cannot be read: {why}");
+                        return None;
+                    }
+                };
+                self.owner(unit, record, fact.revision).map(Change::Owner)
+            }
+            Key::Host { target, host } => {
+                self.dirty = true;
+                self.slice(target, host, fact.value.and_then(Slice::read));
+                let (target, host) = (target.to_owned(), host.to_owned());
+                fact.value.is_none().then_some(Change::HostGone { target, host })
+            }
+            Key::Room { target, host, id } => {
+                self.dirty = true;
+                let key = (target.to_owned(), host.to_owned(), id.to_owned());
+                match fact.value.and_then(read_room) {
+                    Some(rate) => self.rooms.insert(key, rate),
+                    None => self.rooms.remove(&key),
+                };
+                None
+            }
+        }
+    }
+
+    /// Tells of a unit of ours whose record is new.
+    pub(super) fn owner(&mut self, unit: &str, record: Record, revision: Revision) -> Option<Found> {
+        if !self.units.contains(unit) {
+            return None;
+        }
+        if let Some((known, since)) = self.owners.get_mut(unit) {
+            if *since >= revision {
+                return None;
+            }
+            *since = revision;
+            if *known == record {
+                return None;
+            }
+        }
+        let found = record.found(unit);
+        self.owners.insert(unit.to_owned(), (record, revision));
+        Some(found)
+    }
+
+    fn slice(&mut self, target: &str, host: &str, slice: Option<Slice>) {
+        let slices = self.slices.entry(host.to_owned()).or_default();
+        match slice {
+            Some(slice) => drop(slices.insert(target.to_owned(), slice)),
+            None => drop(slices.remove(target)),
+        }
+        match slice::joined(host, slices) {
+            Some(summary) => drop(self.hosts.insert(host.to_owned(), Arc::new(summary))),
+            None => {
+                self.slices.remove(host);
+                self.hosts.remove(host);
+            }
+        }
+    }
+
+    /// Whether the host's word of the target is there.
+    pub(super) fn has(&self, host: &str, target: &str) -> bool {
+        self.slices.get(host).is_some_and(|slices| slices.contains_key(target))
+    }
+
+    pub(super) const fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// All of it, for whoever decides.
+    pub(super) fn told(&mut self) -> Arc<ClusterView> {
+        self.dirty = false;
+        let room = |((target, host, id), rate): (&(String, String, String), &u64)| Room {
+            id: id.clone(),
+            host: host.clone(),
+            targets: vec![(target.clone(), *rate)],
+        };
+        Arc::new(ClusterView {
+            revision: self.revision,
+            hosts: self.hosts.values().cloned().collect(),
+            rooms: self.rooms.iter().map(room).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::{Held, write_room};
+    use super::super::slice::tests::host;
+    use super::*;
+
+    fn view() -> View {
+        View::new(Keys::new("/v"), ["san0/u0".to_owned()].into_iter())
+    }
+
+    fn record(host: &str, epoch: u64) -> Vec<u8> {
+        Record { epoch, held: Some(Held { host: host.into(), move_id: None }) }.write()
+    }
+
+    fn owner(view: &mut View, unit: &str, value: Option<&[u8]>, revision: Revision) -> Option<String> {
+        let key = Keys::new("/v").owner(unit);
+        match view.learn(Fact { key: key.as_bytes(), value, revision })? {
+            Change::Owner(found) => {
+                Some(found.owner.map_or_else(|| "free".into(), |owner| owner.to_string()))
+            }
+            Change::HostGone { .. } => panic!("an owner"),
+        }
+    }
+
+    #[test]
+    fn owners_go_forward_only_and_are_told_once() {
+        let mut view = view();
+        let mut learn = |value: Option<&[u8]>, revision| owner(&mut view, "san0/u0", value, revision);
+        assert_eq!(learn(Some(&record("a", 1)), 10).as_deref(), Some("a (epoch 1)"));
+        assert_eq!(learn(Some(&record("a", 1)), 11), None, "nothing new");
+        assert_eq!(learn(Some(&record("b", 2)), 9), None, "older than what is known");
+        assert_eq!(learn(Some(b"garbage"), 12), None, "not taken for a unit without an owner");
+        assert_eq!(learn(None, 13).as_deref(), Some("free"));
+        assert_eq!(owner(&mut view, "san0/other", Some(&record("a", 1)), 14), None, "no disk of ours");
+    }
+
+    #[test]
+    fn hosts_come_and_go_with_their_slices() {
+        let (mut view, keys, summary) = (view(), Keys::new("/v"), host("kvm2", 3));
+        let value = Slice::of(&summary, &summary.targets[0]).write();
+        let key = keys.host("san0", "kvm2");
+        let fact = |value| Fact { key: key.as_bytes(), value, revision: 5 };
+        assert_eq!(view.learn(fact(Some(&value))), None);
+        view.reached(5);
+        assert!(view.is_dirty());
+        let told = view.told();
+        assert_eq!((told.revision, told.hosts.len(), &*told.hosts[0]), (5, 1, &summary));
+        assert!(!view.is_dirty());
+        let gone = Change::HostGone { target: "san0".into(), host: "kvm2".into() };
+        assert_eq!(view.learn(fact(None)), Some(gone));
+        assert!(view.told().hosts.is_empty());
+    }
+
+    #[test]
+    fn rooms_are_kept_until_they_are_gone() {
+        let (mut view, key) = (view(), Keys::new("/v").room("san0", "kvm2", "kvm1.7.1"));
+        view.learn(Fact { key: key.as_bytes(), value: Some(&write_room(7)), revision: 1 });
+        let room = Room { id: "kvm1.7.1".into(), host: "kvm2".into(), targets: vec![("san0".into(), 7)] };
+        assert_eq!(view.told().rooms, [room]);
+        view.learn(Fact { key: key.as_bytes(), value: None, revision: 2 });
+        assert!(view.told().rooms.is_empty());
+        view.learn(Fact { key: key.as_bytes(), value: Some(&write_room(7)), revision: 3 });
+        view.forget_others();
+        assert!(view.told().rooms.is_empty());
+    }
+}
