@@ -2,6 +2,7 @@
 
 use super::world::{Coming, Leaving, Wire, World};
 use crate::migration::{destination, source};
+use crate::testing::cases;
 use proptest::prelude::*;
 
 /// Everything works again: each question is answered, and each hypervisor does what it is told.
@@ -76,7 +77,7 @@ fn step(world: &mut World, choice: u32) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, max_shrink_iters: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(cases(2000))]
 
     #[test]
     fn never_two_writers_and_always_an_end(choices in prop::collection::vec(any::<u32>(), 0..160)) {

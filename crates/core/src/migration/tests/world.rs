@@ -37,13 +37,6 @@ pub(super) enum Coming {
     Dead,
 }
 
-/// One who asks, in one life of its process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asker {
-    Source(u32),
-    Destination(u32),
-}
-
 /// A question that has not been carried out yet, or an answer that has not arrived yet.
 #[derive(Clone, Debug)]
 pub(super) enum Wire {
@@ -155,11 +148,11 @@ impl World {
         self.destination_acts(step.acts);
     }
 
-    fn to_source(&mut self, input: source::Input) {
+    fn answer_source(&mut self, input: source::Input) {
         self.wires.push(Wire::ToSource(self.lives.0, input));
     }
 
-    fn to_destination(&mut self, input: destination::Input) {
+    fn answer_destination(&mut self, input: destination::Input) {
         self.wires.push(Wire::ToDestination(self.lives.1, input));
     }
 
@@ -172,7 +165,7 @@ impl World {
                 Act::Settle { .. } => {
                     self.source_holds = true;
                     let disks = plan().disks.iter().map(|disk| handed(&disk.disk, &disk.unit.unit)).collect();
-                    self.to_source(source::Input::Settled(Ok(disks)));
+                    self.answer_source(source::Input::Settled(Ok(disks)));
                 }
                 Act::Own { .. } => self.source_owns = true,
                 Act::Disown { .. } => self.source_owns = false,
@@ -230,7 +223,7 @@ impl World {
     fn break_stream(&mut self) {
         if self.coming == Coming::Waits {
             self.coming = Coming::Dead;
-            self.to_destination(destination::Input::Ended("the stream was cut".into()));
+            self.answer_destination(destination::Input::Ended("the stream was cut".into()));
         }
     }
 
@@ -243,11 +236,11 @@ impl World {
             Leaving::Completed => MigrationState::Completed,
             Leaving::Failed => MigrationState::Failed("stream".into()),
             Leaving::Cancelled => MigrationState::Cancelled,
-            Leaving::Dead => return self.to_source(source::Input::Replaced),
+            Leaving::Dead => return self.answer_source(source::Input::Replaced),
         };
         let status =
             MigrationStatus { state, ram_total: 1 << 28, ram_remaining: 0, transferred: 0, downtime: None };
-        self.to_source(source::Input::Hypervisor(status));
+        self.answer_source(source::Input::Hypervisor(status));
     }
 
     fn destination_acts(&mut self, acts: Vec<destination::Act>) {
@@ -257,12 +250,14 @@ impl World {
                 Act::Launch => {
                     if self.coming == Coming::NotYet {
                         self.coming = Coming::Waits;
-                        self.to_destination(destination::Input::Launched(Ok("tcp:10.0.0.2:49152".into())));
+                        self.answer_destination(destination::Input::Launched(
+                            Ok("tcp:10.0.0.2:49152".into()),
+                        ));
                     }
                 }
                 Act::Store(_) => {
                     self.offered = true;
-                    self.to_destination(destination::Input::Stored(Ok(())));
+                    self.answer_destination(destination::Input::Stored(Ok(())));
                 }
                 Act::Own { units } => {
                     assert!(self.is_at("kvm2", &units), "owns under other epochs than the store's");
@@ -273,18 +268,18 @@ impl World {
                 Act::Withdraw => {
                     let what = if self.taken { Withdrawn::Taken } else { Withdrawn::Untouched };
                     self.offered &= self.taken;
-                    self.to_destination(destination::Input::Withdrawn(what));
+                    self.answer_destination(destination::Input::Withdrawn(what));
                 }
                 Act::Query => match self.coming {
-                    Coming::Landed => self.to_destination(destination::Input::Landed),
-                    Coming::Waits => self.to_destination(destination::Input::Waiting),
+                    Coming::Landed => self.answer_destination(destination::Input::Landed),
+                    Coming::Waits => self.answer_destination(destination::Input::Waiting),
                     Coming::NotYet | Coming::Dead => {
-                        self.to_destination(destination::Input::Ended("it is gone".into()));
+                        self.answer_destination(destination::Input::Ended("it is gone".into()));
                     }
                 },
                 Act::End => {
                     self.end_coming();
-                    self.to_destination(destination::Input::Ended("it was ended".into()));
+                    self.answer_destination(destination::Input::Ended("it was ended".into()));
                 }
                 Act::Forget => self.offered = false,
                 Act::AnswerPrepare(_)
@@ -311,7 +306,7 @@ impl World {
     fn take(&mut self) {
         if self.coming == Coming::Landed && self.destination_owns && self.offered && !self.taken {
             self.taken = true;
-            self.to_destination(destination::Input::Taken);
+            self.answer_destination(destination::Input::Taken);
         }
     }
 
@@ -334,14 +329,14 @@ impl World {
         }
         self.report();
         if self.coming == Coming::Landed {
-            self.to_destination(destination::Input::Landed);
+            self.answer_destination(destination::Input::Landed);
         }
     }
 
     pub(super) fn kill_coming(&mut self) {
         if matches!(self.coming, Coming::Waits | Coming::Landed) {
             self.end_coming();
-            self.to_destination(destination::Input::Ended("killed".into()));
+            self.answer_destination(destination::Input::Ended("killed".into()));
         }
     }
 
@@ -349,7 +344,7 @@ impl World {
         if self.leaving != Leaving::Dead {
             self.leaving = Leaving::Dead;
             self.break_stream();
-            self.to_source(source::Input::Replaced);
+            self.answer_source(source::Input::Replaced);
         }
     }
 
@@ -383,7 +378,7 @@ impl World {
                 Coming::Dead => Some(destination::Input::Ended("it is gone".into())),
                 Coming::NotYet | Coming::Waits => None,
             };
-            seen.into_iter().for_each(|input| self.to_destination(input));
+            seen.into_iter().for_each(|input| self.answer_destination(input));
         }
     }
 
@@ -464,7 +459,7 @@ impl World {
             Act::Probe { .. } => Input::Probed(Answer::Done(())),
             Act::Claim { .. } => Input::Claimed(Answer::Done(())),
             Act::Prepare(plan) => {
-                self.prepare(plan);
+                self.prepare(*plan);
                 return None;
             }
             Act::HandOver(hand_over) => match &self.destination {
@@ -512,13 +507,17 @@ impl World {
         };
         let input = match act {
             Act::AnswerPrepare(Ok(uri)) => {
-                return self.to_source(source::Input::Prepared(Answer::Done(uri)));
+                return self.answer_source(source::Input::Prepared(Answer::Done(uri)));
             }
             Act::AnswerPrepare(Err(why)) => {
-                return self.to_source(source::Input::Prepared(Answer::Refused(why)));
+                return self.answer_source(source::Input::Prepared(Answer::Refused(why)));
             }
-            Act::AnswerHandOver(result) => return self.to_source(source::Input::HandedOver(answer(result))),
-            Act::AnswerDiscard(result) => return self.to_source(source::Input::Discarded(answer(result))),
+            Act::AnswerHandOver(result) => {
+                return self.answer_source(source::Input::HandedOver(answer(result)));
+            }
+            Act::AnswerDiscard(result) => {
+                return self.answer_source(source::Input::Discarded(answer(result)));
+            }
             Act::ReadOwners { .. } => Input::Owners(Ok(self.found())),
             Act::Bar { owner, units } => Input::Barred(self.change(&owner, &units, (&owner, None))),
             Act::Bump { units } => Input::Bumped(self.change("kvm2", &units, ("kvm2", Some(Self::id())))),
