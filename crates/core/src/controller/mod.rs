@@ -20,6 +20,7 @@ mod moves;
 mod moving;
 mod paths;
 mod reload;
+mod remember;
 mod restore;
 mod shed;
 mod sick;

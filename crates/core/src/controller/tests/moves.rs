@@ -2,7 +2,7 @@
 
 use super::world::{World, check, connected, spec};
 use crate::cluster::{Ask, Heard};
-use crate::event::{Event, HypervisorReport, Machine, Role, RunState, StopsOnError};
+use crate::event::{Event, HypervisorReport, LinkChange, Machine, Role, RunState, StopsOnError};
 use crate::ids::VmId;
 use crate::migration::{Answer, DiskEpoch, MigrationState, MigrationStatus, Move, MoveId, VmCarry};
 use crate::migration::{destination, source};
@@ -109,8 +109,7 @@ fn a_vm_whose_path_is_lost_moves() {
         clustered(OnPathLoss::Migrate, "hold 60s, then suspend"),
         "
         @1 etcd; owner kvm1; down a; pass
-        > 1: san0 incident-opened, a link-down
-        > 1: bronze hold, ask place vm#0, a path-down
+        > 1: bronze hold, ask place vm#0, san0 incident-opened, a path-down
         @1.1 placed bronze kvm2
         > 1.1: ask leave vm#0 probe, bronze vm-migrating
         ",
@@ -132,8 +131,7 @@ fn its_requests_fail_over_meanwhile_where_the_rule_says_so() {
         clustered(OnPathLoss::FailoverMigrate, "hold 60s, then suspend"),
         "
         @1 etcd; owner kvm1; down a; pass
-        > 1: san0 incident-opened, a link-down
-        > 1: ask place vm#0, a path-down
+        > 1: ask place vm#0, san0 incident-opened, a path-down
         ",
     );
     assert_eq!(state_word(&world), "placing");
@@ -145,13 +143,12 @@ fn nobody_will_have_it_so_it_stays_and_that_is_told() {
         clustered(OnPathLoss::Migrate, "hold 60s, then suspend"),
         "
         @1 etcd; owner kvm1; down a; pass
-        > 1: san0 incident-opened, a link-down
-        > 1: bronze hold, ask place vm#0, a path-down
+        > 1: bronze hold, ask place vm#0, san0 incident-opened, a path-down
         @1.1 no-place bronze
         > 1.1: bronze open, bronze policy-blocked
         @60 pass
-        @61.2 pass
         > 61.1: bronze hold, ask place vm#0
+        @61.2 pass
         ",
     );
     let blocked = world.journal.iter().find(|e| e.kind.as_str() == "policy-blocked").expect("told");
@@ -164,8 +161,7 @@ fn without_etcd_nothing_moves_and_the_reason_says_so() {
         clustered(OnPathLoss::Migrate, "hold 60s, then suspend"),
         "
         @1 etcd; owner kvm1; no-etcd; down a; pass
-        > 1: san0 incident-opened, a link-down
-        > 1: a path-down, bronze policy-blocked
+        > 1: san0 incident-opened, a path-down, bronze policy-blocked
         ",
     );
     let blocked = world.journal.last().expect("told");
@@ -178,9 +174,8 @@ fn without_any_path_it_moves_first_and_then_goes_down_its_ladder() {
         clustered(OnPathLoss::Failover, "migrate, then hold 60s, then suspend"),
         "
         @1 etcd; owner kvm1; down a; down b; pass
-        > 1: san0 incident-opened, a link-down
-        > 1: b link-down
-        > 1: bronze hold, ask place vm#0, a path-down, b path-down, bronze no-path
+        > 1: san0 incident-opened, a path-down
+        > 1: bronze hold, ask place vm#0, b path-down, bronze no-path
         @1.1 placed bronze kvm2
         > 1.1: ask leave vm#0 probe, bronze vm-migrating
         ",
@@ -201,8 +196,7 @@ fn while_it_moves_no_rule_touches_it() {
         clustered(OnPathLoss::Migrate, "hold 1s, then suspend"),
         "
         @1 etcd; owner kvm1; down a; pass
-        > 1: san0 incident-opened, a link-down
-        > 1: bronze hold, ask place vm#0, a path-down
+        > 1: bronze hold, ask place vm#0, san0 incident-opened, a path-down
         @1.1 placed bronze kvm2
         > 1.1: ask leave vm#0 probe, bronze vm-migrating
         ",
@@ -212,7 +206,6 @@ fn while_it_moves_no_rule_touches_it() {
         &mut world,
         "
         @2 down b; pass
-        > 2: b link-down
         > 2: b path-down
         @5 suspend bronze; resume bronze; migrate bronze
         > 5: answer conflict
@@ -280,6 +273,9 @@ fn waiting() -> World {
     let mut spec = clustered(OnPathLoss::Migrate, "hold 60s, then suspend");
     spec.vms[0].returns = true;
     let mut world = World::dark(spec);
+    for path in world.spec.clone().path_ids() {
+        world.links(path, &LinkChange::Up);
+    }
     world.handle(Event::Cluster(Heard::Up { nonce: 1 }));
     world.owner("kvm2");
     world
@@ -354,4 +350,28 @@ fn who_is_not_welcome_is_told_why() {
     assert!(declined(&|plan| plan.to = "kvm3".into()).contains("this is kvm1"));
     assert!(declined(&|plan| plan.vm = "gold".into()).contains("no VM gold"));
     assert!(declined(&|plan| plan.disks.clear()).contains("other disks"));
+}
+
+#[test]
+fn a_move_goes_on_after_a_restart_from_what_the_owners_say() {
+    let mut world = check(
+        clustered(OnPathLoss::Migrate, "hold 60s, then suspend"),
+        "
+        @1 etcd; owner kvm1; down a; pass
+        > 1: bronze hold, ask place vm#0, san0 incident-opened, a path-down
+        @1.1 placed bronze kvm2
+        > 1.1: ask leave vm#0 probe, bronze vm-migrating
+        ",
+    );
+    transfers(&mut world);
+    let saved = world.controller.save_moves();
+    assert_eq!(saved.leaving.len(), 1);
+    let (mut next, _) = crate::controller::Controller::new(world.spec.clone(), world.now);
+    let effects = next.restore_moves(world.now, saved.clone());
+    let reads = |effect: &crate::effect::Effect| {
+        let read = |act: &source::Act| matches!(act, source::Act::ReadOwners { .. });
+        matches!(effect, crate::effect::Effect::Cluster(Ask::Leave { act, .. }) if read(act))
+    };
+    assert!(effects.iter().any(reads), "{effects:?}");
+    assert_eq!(next.save_moves(), saved);
 }
