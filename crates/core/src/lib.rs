@@ -16,6 +16,7 @@ pub mod migration;
 pub mod mutant;
 pub mod ownership;
 pub mod path;
+pub mod placement;
 pub mod plan;
 pub mod policy;
 pub mod router;

@@ -2,12 +2,14 @@
 //!
 //! A storage array that fails on command (`array`), a verifying load and a stand-in for a guest (`workload`, `vm`), a
 //! driver of vhost-user-blk disks and benchmarks on it (`vhost`, `hop`, `fleet`), the demonstration of the main job
-//! (`demo`), the router of a large host under a virtual clock (`simulate`), a real etcd (`etcd`), and the shape of every report (`report`). The
-//! lab is never part of a production path. It does not know: the daemon's inside; it sees what an operator sees.
+//! (`demo`), the router of a large host under a virtual clock (`simulate`), a real etcd (`etcd`), certificates (`certs`), and the
+//! shape of every report (`report`). The lab is never part of a production path. It does not know: the daemon's inside; it sees what
+//! an operator sees.
 #![forbid(unsafe_code)]
 
 pub mod array;
 mod attack;
+pub mod certs;
 mod child;
 pub mod clock;
 mod demo;
@@ -16,7 +18,9 @@ pub mod fleet;
 pub mod guest;
 pub mod hop;
 pub mod net;
+pub mod placement;
 pub mod report;
+mod rng;
 mod simulate;
 pub mod units;
 pub mod vhost;
@@ -40,6 +44,8 @@ pub enum LabCommand {
     Verify(workload::device::VerifyArgs),
     /// A lean benchmark client over vhost-user-blk.
     Hop(hop::HopArgs),
+    /// Where VMs go in a large cluster: how long that takes to decide, and whether it holds.
+    Placement(placement::PlacementArgs),
 }
 
 impl LabCommand {
@@ -52,6 +58,7 @@ impl LabCommand {
             Self::Vm(args) => args.run(),
             Self::Verify(args) => args.run(),
             Self::Hop(args) => args.run(),
+            Self::Placement(args) => args.run(),
         }
     }
 }

@@ -40,10 +40,12 @@ impl Controller {
         if let Some(unit) = self.network.cut_off_unit(vm) {
             return Some((unit, Lack::NoPath));
         }
-        if self.network.unserved_unit(vm).is_some() {
+        // One path is there: it is not cut off.
+        let min_paths = self.spec.vm(vm).min_paths;
+        if min_paths <= 1 || self.network.unserved_unit(vm).is_some() {
             return None;
         }
-        let unit = self.network.short_unit(vm, self.spec.vm(vm).min_paths)?;
+        let unit = self.network.short_unit(vm, min_paths)?;
         let incident = self.incidents.of(self.spec.unit(unit).target);
         let pardoned = incident.is_some() && self.vms[vm.index()].pardon == incident;
         (!pardoned).then_some((unit, Lack::FewPaths))

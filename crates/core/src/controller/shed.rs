@@ -170,29 +170,33 @@ impl Controller {
     /// capacity.
     pub(super) fn short(&self, target: TargetId) -> Option<Short> {
         let paths: Vec<_> = self.spec.path_ids().filter(|p| self.spec.path(*p).target == target).collect();
-        let connecting = |p: &&PathId| matches!(self.network.state(**p), PathState::Connecting { .. });
-        let up = |p: &&PathId| self.network.state(**p).health() == Health::Up;
-        let whole = |p: &&PathId| {
-            up(p) && self.network.links_of(**p).all(|(_, link)| !matches!(link, Link::Down { .. }))
-        };
-        if paths.iter().any(|p| connecting(&p)) || !paths.iter().any(|p| up(&p)) {
+        let connecting = |p: &PathId| matches!(self.network.state(*p), PathState::Connecting { .. });
+        let up = |p: &PathId| self.network.state(*p).health() == Health::Up;
+        if paths.iter().any(connecting) || !paths.iter().any(up) {
             return None;
         }
-        if paths.iter().filter(up).any(|p| self.spec.path(*p).capacity.is_none()) {
+        if paths.iter().any(|p| up(p) && self.spec.path(*p).capacity.is_none()) {
             return None;
         }
-        let missing: Vec<_> = paths.iter().filter(|p| !whole(p)).copied().collect();
-        let unfolds_until = paths.iter().filter(up).filter_map(|p| self.unfolds_until(*p)).max();
+        let (mut missing, mut lost_at) = (vec![], None);
+        for path in paths {
+            let last_lost = if up(&path) { self.last_lost(path) } else { None };
+            if !up(&path) || last_lost.is_some() {
+                missing.push(path);
+            }
+            lost_at = lost_at.max(last_lost);
+        }
+        let unfolds_until = lost_at.map(|at| at + LINKS_FOLLOW_WITHIN).filter(|until| *until > self.now);
         (!missing.is_empty()).then_some(Short { target, missing, unfolds_until })
     }
 
-    /// Of a path that is up: it has just lost a link, and the others may follow.
-    fn unfolds_until(&self, path: PathId) -> Option<Instant> {
+    /// When it lost the latest of the links that it is without.
+    fn last_lost(&self, path: PathId) -> Option<Instant> {
         let lost = self.network.links_of(path).filter_map(|(_, link)| match link {
-            Link::Down { since, .. } => Some(*since + LINKS_FOLLOW_WITHIN),
+            Link::Down { since, .. } => Some(*since),
             Link::Connecting { .. } | Link::Up { .. } => None,
         });
-        lost.max().filter(|until| *until > self.now)
+        lost.max()
     }
 
     fn shortage(&self, vm: VmId) -> Option<Shortage> {
@@ -389,21 +393,24 @@ impl Controller {
         }
     }
 
-    /// Why the VM would be shed again if it ran now, or would displace another; none if it fits beside the others.
-    pub(super) fn fit_wait(&self, vm: VmId, look: &Outlook) -> Option<String> {
+    /// Where the VM would be shed again if it ran now, or would displace another; none if it fits beside the others.
+    pub(super) fn lacks_room(&self, vm: VmId, look: &Outlook) -> Option<TargetId> {
         let verdict = look.verdict.get_or_init(|| self.verdict());
+        let short = verdict.short.iter().find(|s| self.meets_target(vm, s.target))?;
         let fits = if verdict.parties.contains(&vm) {
             verdict.of(vm)
         } else {
             verdict.room.would_admit(&self.claims(vm, &verdict.short))
         };
-        let short = verdict.short.iter().find(|s| self.meets_target(vm, s.target))?;
         match fits {
             Kept::Stays => None,
-            Kept::Leaves => {
-                Some(format!("room for its reservation ({})", self.numbers(vm, verdict, short.target)))
-            }
+            Kept::Leaves => Some(short.target),
         }
+    }
+
+    pub(super) fn room_words(&self, vm: VmId, target: TargetId, look: &Outlook) -> String {
+        let verdict = look.verdict.get_or_init(|| self.verdict());
+        format!("room for its reservation ({})", self.numbers(vm, verdict, target))
     }
 }
 

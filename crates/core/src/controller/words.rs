@@ -6,7 +6,7 @@
 use super::Controller;
 use super::shed::Outlook;
 use crate::event::RunState;
-use crate::ids::{PathId, UnitId, VmId};
+use crate::ids::{PathId, TargetId, UnitId, VmId};
 use crate::mutant::{self, Mutant};
 use crate::path::{Drain, Link, PathState, UnitReach};
 use crate::plan::Health;
@@ -17,6 +17,13 @@ use crate::policy::{
 };
 use crate::spec::{Failback, NoPathAction, ResumeOn, ShedWhen};
 use crate::time::{Duration, Instant};
+
+/// What has to happen before a hold or suspension may end.
+pub(super) enum Wait {
+    Said(String),
+    /// Room for its reservation there. Those words name every party, and the rounds of decisions need none of them.
+    Room(TargetId),
+}
 
 pub(super) fn seconds(time: Duration) -> String {
     if time < Duration::from_secs(1) && !time.is_zero() {
@@ -142,8 +149,21 @@ impl Controller {
     }
 
     /// What has to happen before a hold or suspension with this cause may end; none if it may end now.
-    pub(super) fn cause_wait(&self, vm: VmId, cause: &Cause, look: &Outlook) -> Option<String> {
-        let now = look.now;
+    pub(super) fn cause_wait(&self, vm: VmId, cause: &Cause, look: &Outlook) -> Option<Wait> {
+        self.cause_but_room(vm, cause, look.now).map(Wait::Said).or_else(|| {
+            let lacks = if self.would_be_shed(vm, cause) { self.lacks_room(vm, look) } else { None };
+            lacks.map(Wait::Room)
+        })
+    }
+
+    fn cause_words(&self, vm: VmId, cause: &Cause, look: &Outlook) -> Option<String> {
+        self.cause_wait(vm, cause, look).map(|wait| match wait {
+            Wait::Said(words) => words,
+            Wait::Room(target) => self.room_words(vm, target, look),
+        })
+    }
+
+    fn cause_but_room(&self, vm: VmId, cause: &Cause, now: Instant) -> Option<String> {
         let own = match &cause.why {
             Why::Operator if mutant::active(Mutant::OperatorOverruled) => None,
             Why::Operator | Why::GaveUp => {
@@ -155,7 +175,6 @@ impl Controller {
         own.or_else(|| self.rule_wait(vm, now))
             .or_else(|| self.few_wait(vm, now))
             .or_else(|| self.network.unserved_unit(vm).map(|unit| self.a_path_to(unit)))
-            .or_else(|| if self.would_be_shed(vm, cause) { self.fit_wait(vm, look) } else { None })
     }
 
     /// `on_path_loss` would suspend it again: for a path that is lost now, or that may relapse any moment.
@@ -282,12 +301,12 @@ impl Controller {
             Run::Held { cause, since, .. } => {
                 let rest = seconds((*since + self.hold_bound(vm)).since(now));
                 let wait = self
-                    .cause_wait(vm, cause, look)
+                    .cause_words(vm, cause, look)
                     .map(|wait| format!("{wait}; for another {rest} at most"));
                 wait.or_else(|| self.ladder_wait(vm, now))
             }
             Run::Suspending { cause, attempt, deadline, .. } => {
-                let end = self.cause_wait(vm, cause, look);
+                let end = self.cause_words(vm, cause, look);
                 let confirm = if *attempt <= STOP_ATTEMPTS_MAX {
                     format!("`stop` confirmed (attempt {attempt} of {STOP_ATTEMPTS_MAX})")
                 } else {
@@ -298,7 +317,7 @@ impl Controller {
             }
             Run::Withdrawing { .. } => Some("a `stop` that may still take effect; `cont` follows it".into()),
             Run::Suspended { cause, .. } => {
-                let wait = self.cause_wait(vm, cause, look).or_else(|| self.monitor_wait(vm));
+                let wait = self.cause_words(vm, cause, look).or_else(|| self.monitor_wait(vm));
                 let wait = wait.or_else(|| self.dwell_wait(vm, now));
                 let turn = || "its turn: one VM is resumed at a time, highest priority first".into();
                 Some(format!("{}{}", wait.unwrap_or_else(turn), self.bound_words(vm, now)))

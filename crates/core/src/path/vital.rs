@@ -8,10 +8,13 @@
 use crate::event::Fault;
 use crate::time::Duration;
 
-/// No acknowledgement for this long, with [`TIMEOUTS_MIN`] timeouts in a row, is a blackhole. With the kernel's shortest
-/// timeout (200 ms, doubling) the second is due 600 ms after the first byte went unacknowledged.
-pub const UNACKED_MIN: Duration = Duration::from_millis(500);
-pub const TIMEOUTS_MIN: u32 = 2;
+/// Nothing is called swallowed before it has gone unacknowledged for this long. With the kernel's shortest timeout (200 ms)
+/// all that was sent has been sent a second time by then.
+pub const UNACKED_MIN: Duration = Duration::from_millis(400);
+/// So many timeouts in a row need no look at the last of them: the one before has gone unanswered until it came.
+const TIMEOUTS_MANY: u32 = 2;
+/// How long a peer may keep back its acknowledgement (40 ms on Linux, RFC 9293 allows 500), and a moment for the clocks.
+const ACK_DELAY: Duration = Duration::from_millis(50);
 /// Silence with requests outstanding after which a ping is sent, so that there is something to be acknowledged.
 const PING_WHEN_BUSY: Duration = Duration::from_millis(100);
 /// Silence without anything outstanding after which a ping is sent, while the unit is used over other connections: a path
@@ -35,15 +38,35 @@ pub enum Waits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NetworkClock {
     pub since_last_ack: Duration,
-    /// Timeouts in a row with something to be acknowledged.
-    pub timeouts: u32,
+    /// For so long something has waited for an acknowledgement, as far as was seen.
+    pub unacked_for: Duration,
+    /// Timeouts in a row with something to be acknowledged, after each of which it was sent again.
+    pub retransmits: u32,
+    /// Since the last of those, or since something else was sent.
+    pub since_last_sent: Duration,
+    /// The time that an answer takes, smoothed.
+    pub round_trip: Duration,
+    /// Timeouts in a row with something that could not even be sent.
+    pub probes: u32,
+}
+
+impl NetworkClock {
+    /// Something went out again and is late: the time of its answer is over, too. One that is under way proves nothing.
+    fn sent_in_vain(&self) -> bool {
+        let answered_within = self.round_trip * 2 + ACK_DELAY;
+        self.retransmits >= TIMEOUTS_MANY
+            || self.retransmits == 1 && self.since_last_sent >= answered_within
+            // A live peer whose window is shut answers each probe, and may be about to answer this one.
+            || self.probes >= TIMEOUTS_MANY
+    }
 }
 
 /// The network swallows what is sent.
 #[must_use]
 pub fn swallowed(clock: NetworkClock) -> Option<Fault> {
-    (clock.timeouts >= TIMEOUTS_MIN && clock.since_last_ack >= UNACKED_MIN)
-        .then_some(Fault::Blackhole { unacked_for: clock.since_last_ack, retransmits: clock.timeouts })
+    let unacked_for = clock.since_last_ack.min(clock.unacked_for);
+    (unacked_for >= UNACKED_MIN && clock.sent_in_vain())
+        .then_some(Fault::Blackhole { unacked_for, retransmits: clock.retransmits.max(clock.probes) })
 }
 
 /// The target behind a live network has stopped answering. `silent_for`: since anything at all came, or since the wait

@@ -68,7 +68,15 @@ impl Worker {
         let mut stream = Stream::new(socket, (Tag::BackRead(at).pack(), Tag::BackWrite(at).pack()));
         stream.await_connected(&mut self.ring, Tag::BackConnect(at).pack());
         let filling = Filling::OfOwn { cookie: 0, at: 0 };
-        let nbd = Nbd { stream, transport, egress: None, parser: None, filling, expects_large: false };
+        let nbd = Nbd {
+            stream,
+            transport,
+            egress: None,
+            parser: None,
+            filling,
+            expects_large: false,
+            unacked_since: None,
+        };
         entry.insert(Back {
             link: index,
             wire: Wire::Nbd(nbd),

@@ -143,6 +143,8 @@ struct Nbd {
     filling: Filling,
     /// Whether the read asked for last is one whose data should come straight to its place.
     expects_large: bool,
+    /// Since when it was seen, look after look, with something to be acknowledged.
+    unacked_since: Option<Instant>,
 }
 
 /// A file or device that the kernel reaches.

@@ -2,7 +2,7 @@
 //!
 //! What is a failure is decided by `core::path::vital`; here is what is known of each connection, and the pings.
 
-use super::{Back, Phase, Purpose, Transport, Wire, connect};
+use super::{Phase, Purpose, Transport, Wire, connect};
 use crate::dataplane::Worker;
 use crate::sys::tcp;
 use vmpath_core::event::Fault;
@@ -11,6 +11,8 @@ use vmpath_core::time::Duration;
 
 /// How long a unit counts as used after a request.
 const USED_FOR: Duration = Duration::from_secs(1);
+/// While a timeout of the kernel's stands, an answer, or the time at which it is missing, is near.
+const LOOK_CLOSER_EVERY: Duration = Duration::from_millis(10);
 
 impl Worker {
     /// Looks at every connection, and starts what is missing.
@@ -47,11 +49,12 @@ impl Worker {
         let carries = matches!(back.phase, Phase::Active { .. } | Phase::Comparing);
         let outstanding = in_flight > 0 || !back.own.is_empty();
         if (outstanding || !carries)
-            && let Some(fault) = unacknowledged(back)
+            && let Some(fault) = self.unacknowledged(index)
         {
             self.cut_path(path, &fault);
             return;
         }
+        let back = &self.backs.backs[index];
         let is_used = self.now.since(self.backs.units[unit.index()].used_at) < USED_FOR;
         let waits = match (outstanding, is_used) {
             (true, _) => Waits::ForAnswers,
@@ -69,14 +72,31 @@ impl Worker {
             self.read_own(index, Purpose::Ping, 0, length);
         }
     }
-}
 
-/// The kernel's word that the network swallows what is sent.
-fn unacknowledged(back: &Back) -> Option<Fault> {
-    let Wire::Nbd(nbd) = &back.wire else { return None };
-    if nbd.transport != Transport::Tcp || matches!(back.phase, Phase::Connecting { .. }) {
-        return None;
+    /// The kernel's word that the network swallows what is sent.
+    fn unacknowledged(&mut self, index: usize) -> Option<Fault> {
+        let back = &mut self.backs.backs[index];
+        let Wire::Nbd(nbd) = &mut back.wire else { return None };
+        if nbd.transport != Transport::Tcp || matches!(back.phase, Phase::Connecting { .. }) {
+            return None;
+        }
+        let health = tcp::health(nbd.stream.socket()).ok()?;
+        if !health.is_waiting() {
+            nbd.unacked_since = None;
+            return None;
+        }
+        let unacked_since = *nbd.unacked_since.get_or_insert(self.now);
+        let clock = NetworkClock {
+            since_last_ack: health.since_last_ack,
+            unacked_for: self.now.since(unacked_since),
+            retransmits: health.resent(),
+            since_last_sent: health.since_last_sent,
+            round_trip: health.round_trip,
+            probes: health.probed(),
+        };
+        if clock.retransmits > 0 || clock.probes > 0 {
+            self.next_inspection = self.next_inspection.min(self.now + LOOK_CLOSER_EVERY);
+        }
+        vital::swallowed(clock)
     }
-    let health = tcp::health(nbd.stream.socket()).ok()?;
-    vital::swallowed(NetworkClock { since_last_ack: health.since_last_ack, timeouts: health.timeouts() })
 }

@@ -10,12 +10,13 @@ use super::connect::words;
 use super::keys::Keys;
 use super::record::{Record, write_room};
 use super::slice::Slice;
-use super::{Outcome, Refusal, Revision, Room, UNITS_MAX};
+use super::{Others, Outcome, Refusal, Revision, Room, UNITS_MAX};
 use etcd_client::{
     Client, Compare, CompareOp, Error, GetOptions, GetResponse, PutOptions, Txn, TxnOp, TxnOpResponse,
     TxnResponse,
 };
 use std::future::Future;
+use std::sync::Arc;
 use vmpath_core::ownership::Found;
 use vmpath_core::time::Duration;
 
@@ -60,6 +61,7 @@ pub(super) async fn bounded<T>(call: impl Future<Output = Result<T, Error>>) -> 
 fn fault(error: &Error) -> Fault {
     let text = words(error);
     let Error::GRpcStatus(status) = error else { return Fault::Unclear(text) };
+    // The code's own type belongs to a crate that is not ours to name.
     let declined = [
         "InvalidArgument",
         "PermissionDenied",
@@ -77,14 +79,15 @@ fn fault(error: &Error) -> Fault {
     }
 }
 
-/// Who owns the units, at one revision, as the majority knows it.
-pub(super) async fn read(
-    client: &Client,
-    keys: &Keys,
-    units: &[String],
-) -> Result<(Revision, Vec<Entry>), Fault> {
+/// What the units' keys hold, at one revision, as the majority knows it.
+pub(super) async fn look(client: &Client, keys: &Keys, units: &[String]) -> Result<TxnResponse, Fault> {
     let gets: Vec<_> = units.iter().map(|unit| TxnOp::get(keys.owner(unit), None)).collect();
-    let response = bounded(client.kv_client().txn(Txn::new().and_then(gets))).await?;
+    bounded(client.kv_client().txn(Txn::new().and_then(gets))).await
+}
+
+/// Who owns the units; the same.
+async fn read(client: &Client, keys: &Keys, units: &[String]) -> Result<(Revision, Vec<Entry>), Fault> {
+    let response = look(client, keys, units).await?;
     let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
     Ok((revision, entries(units, &response)?))
 }
@@ -178,7 +181,7 @@ pub(super) async fn claim_room(
     mut client: Client,
     keys: Keys,
     room: Room,
-    seen: Revision,
+    seen: Arc<Others>,
     ttl: Duration,
 ) -> (Outcome, Option<i64>) {
     if room.targets.is_empty() || room.targets.len() > UNITS_MAX {
@@ -190,12 +193,15 @@ pub(super) async fn claim_room(
         Err(fault) => return (not_asked(fault.words()), None),
     };
     let unchanged = |(target, _): &(String, u64)| {
-        Compare::mod_revision(keys.rooms_on(target, &room.host), CompareOp::Less, seen.saturating_add(1))
-            .with_prefix()
+        // Each claim is put once, so whatever is there and is not later than the last one known is known.
+        let there =
+            seen.rooms.iter().filter(|there| there.claim.host == room.host && there.claim.target == *target);
+        let last = there.map(|there| there.revision).max().unwrap_or_default();
+        Compare::mod_revision(keys.rooms_on(target, &room.host), CompareOp::Less, last + 1).with_prefix()
     };
     let put = |(target, rate): &(String, u64)| {
         let options = PutOptions::new().with_lease(lease);
-        TxnOp::put(keys.room(target, &room.host, &room.id), write_room(*rate), Some(options))
+        TxnOp::put(keys.room(target, &room.host, &room.id), write_room(&room.vm, *rate), Some(options))
     };
     let txn = Txn::new()
         .when(room.targets.iter().map(unchanged).collect::<Vec<_>>())
@@ -206,7 +212,7 @@ pub(super) async fn claim_room(
             if response.succeeded() {
                 return (Outcome::Done { revision, owners: vec![] }, Some(lease));
             }
-            Outcome::Refused(Refusal::Crowded { revision })
+            Outcome::Refused(Refusal::Crowded)
         }
         Err(Fault::Declined(why)) => not_asked(why),
         Err(Fault::Unclear(why)) => return (Outcome::Unknown { why }, Some(lease)),

@@ -139,7 +139,8 @@ mod tests {
                 let next = Change::of(&order).expect("a change").next("me", 0, &record(host, there));
                 if let Some(next) = next {
                     prop_assert_eq!(next.epoch, there + 1);
-                    prop_assert!(asked == there || matches!(order, ClusterOrder::Claim { .. }));
+                    let claim = matches!(order, ClusterOrder::Claim { .. });
+                    prop_assert!(asked == there || claim);
                     prop_assert!(host != Some("third"), "nobody takes what is a third's");
                 }
             }

@@ -23,7 +23,6 @@ mod record;
 mod session;
 #[cfg(feature = "cluster")]
 mod slice;
-mod summary;
 #[cfg(feature = "cluster")]
 mod task;
 #[cfg(all(test, feature = "cluster"))]
@@ -31,13 +30,12 @@ mod tests;
 #[cfg(feature = "cluster")]
 mod view;
 
-pub use summary::{HostSummary, TargetSummary, UnitSummary, VmSummary};
-
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use vmpath_core::migration::MoveId;
 use vmpath_core::ownership::{Found, UnitEpoch};
+use vmpath_core::placement::{Claim, ClusterView, HostSummary};
 use vmpath_core::spec::{ClusterSpec, Spec};
 use vmpath_core::time::Duration;
 
@@ -67,8 +65,9 @@ pub enum ClusterOrder {
     Commit { ticket: Ticket, id: MoveId, to: String, units: Vec<UnitEpoch> },
     /// Ours from now on, and `from`'s until now. Only for who has fenced that host.
     TakeOver { ticket: Ticket, from: String, units: Vec<UnitEpoch> },
-    /// Keeps room on another host for a VM, if nobody else has claimed any there since `seen`.
-    ClaimRoom { ticket: Ticket, room: Room, seen: Revision, ttl: Duration },
+    /// Keeps room on another host for a VM, if nobody else has claimed any there that `seen`, the view that was decided upon,
+    /// does not hold.
+    ClaimRoom { ticket: Ticket, room: Room, seen: Arc<Others>, ttl: Duration },
     /// Gives up room that this process has claimed under that name.
     DropRoom { id: String },
 }
@@ -81,6 +80,7 @@ pub type Revision = i64;
 pub struct Room {
     /// Of whoever claims it, unique: a move's name.
     pub id: String,
+    pub vm: String,
     /// The host on which there shall be room.
     pub host: String,
     /// Bytes a second, by target.
@@ -99,20 +99,49 @@ pub enum ClusterReport {
     /// Who owns a unit of this host's disks: the first reading, and each change.
     Owner(Found),
     /// All hosts that share a target with this one, when one of them has changed.
-    View(Arc<ClusterView>),
+    Others(Arc<Others>),
     Answer {
         ticket: Ticket,
         outcome: Outcome,
     },
 }
 
+/// All hosts that share a target with this one, this one among them, and the room that is claimed on them.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct ClusterView {
-    pub revision: Revision,
+pub struct Others {
     /// By name. A host whose lease has run out is missing.
     pub hosts: Vec<Arc<HostSummary>>,
-    /// One for each target of a claim.
-    pub rooms: Vec<Room>,
+    pub rooms: Vec<Claimed>,
+}
+
+/// Room that somebody's decision counts on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// As in [`Room`].
+    pub id: String,
+    pub claim: Claim,
+    /// Since when.
+    pub revision: Revision,
+}
+
+impl Others {
+    /// Brings a view that knows `before` up to this: what did not change is not touched.
+    pub fn update(&self, before: &Self, view: &mut ClusterView) {
+        let known = |host: &&Arc<HostSummary>| before.hosts.iter().any(|other| Arc::ptr_eq(host, other));
+        for host in self.hosts.iter().filter(|host| !known(host)) {
+            view.put(host);
+        }
+        let is_there = |host: &HostSummary| self.hosts.iter().any(|other| other.host == host.host);
+        for gone in before.hosts.iter().filter(|host| !is_there(host)) {
+            view.remove(&gone.host);
+        }
+        for gone in before.rooms.iter().filter(|room| !self.rooms.contains(room)) {
+            view.unclaim(&gone.claim);
+        }
+        for new in self.rooms.iter().filter(|room| !before.rooms.contains(room)) {
+            view.claim(&new.claim);
+        }
+    }
 }
 
 /// What became of an order.
@@ -131,8 +160,8 @@ pub enum Outcome {
 pub enum Refusal {
     /// Something else is there; all units of the order.
     There(Vec<Found>),
-    /// Somebody has claimed room there later than the view that was decided upon. Wait for a view of this revision.
-    Crowded { revision: Revision },
+    /// Somebody has claimed room there of which the view that was decided upon does not know. Decide again, on the next one.
+    Crowded,
     /// It was not even asked, or etcd has declined to look at it; in words.
     NotAsked(String),
 }

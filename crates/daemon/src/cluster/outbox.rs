@@ -59,7 +59,7 @@ impl Outbox {
         }
         if view.is_dirty() && self.view_due() <= now {
             self.view_told = Some(now);
-            return Some(ClusterReport::View(view.told()));
+            return Some(ClusterReport::Others(view.told()));
         }
         None
     }
@@ -103,14 +103,14 @@ mod tests {
     #[test]
     fn views_are_paced() {
         let (mut outbox, mut view) = (Outbox::default(), View::new(Keys::new("/v"), std::iter::empty()));
-        let mut change = |view: &mut View| {
+        let change = |view: &mut View| {
             view.learn(Fact { key: b"/v/room/a/b/c", value: None, revision: 1 });
         };
         change(&mut view);
-        assert!(matches!(outbox.next(&mut view, at(1000)), Some(ClusterReport::View(_))));
+        assert!(matches!(outbox.next(&mut view, at(1000)), Some(ClusterReport::Others(_))));
         change(&mut view);
         assert_eq!(outbox.next(&mut view, at(1050)), None);
         assert_eq!(outbox.due(&view), Some(at(1100)));
-        assert!(matches!(outbox.next(&mut view, at(1100)), Some(ClusterReport::View(_))));
+        assert!(matches!(outbox.next(&mut view, at(1100)), Some(ClusterReport::Others(_))));
     }
 }

@@ -5,8 +5,8 @@
 //! It does not know whether a put arrived until it is told.
 
 use super::slice::Slice;
-use super::summary::HostSummary;
 use std::collections::BTreeMap;
+use vmpath_core::placement::HostSummary;
 use vmpath_core::time::{Duration, Instant};
 
 /// Between puts of one host. Who decides by a summary asks the destination itself before it moves anything.
@@ -105,6 +105,7 @@ mod tests {
     use super::super::slice::tests::host;
     use super::*;
     use proptest::prelude::*;
+    use vmpath_core::placement::Accepts;
 
     fn at(millis: u64) -> Instant {
         Instant::from_millis(millis)
@@ -140,9 +141,9 @@ mod tests {
         host.targets[0].capacity = Some(99 << 20);
         assert!(!step(&mut pace, &host, at(20_000)));
         assert_eq!(pace.due(), Some(at(40_000)));
-        host.shedding = true;
+        host.accepts = Accepts::No("shedding".into());
         assert!(step(&mut pace, &host, at(20_001)), "and takes the drift along");
-        host.shedding = false;
+        host.accepts = Accepts::Yes;
         assert!(!step(&mut pace, &host, at(20_500)));
         assert_eq!(pace.due(), Some(at(21_001)));
         assert!(step(&mut pace, &host, at(21_001)));
@@ -166,7 +167,7 @@ mod tests {
             let mut last: Option<u64> = None;
             for (pause, shedding, capacity) in steps {
                 now += pause;
-                host.shedding = shedding;
+                host.accepts = if shedding { Accepts::No("shedding".into()) } else { Accepts::Yes };
                 host.targets[0].capacity = Some(capacity << 20);
                 if step(&mut pace, &host, at(now)) {
                     prop_assert!(last.is_none_or(|last| now - last >= 1000));

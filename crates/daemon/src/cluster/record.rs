@@ -70,17 +70,18 @@ impl Record {
 
 #[derive(Serialize, Deserialize)]
 struct RoomWire {
+    vm: String,
     /// Bytes a second.
     rate: u64,
 }
 
-pub(super) fn write_room(rate: u64) -> Vec<u8> {
-    serde_json::to_vec(&RoomWire { rate }).unwrap_or_default()
+pub(super) fn write_room(vm: &str, rate: u64) -> Vec<u8> {
+    serde_json::to_vec(&RoomWire { vm: vm.to_owned(), rate }).unwrap_or_default()
 }
 
-/// None for what cannot be read.
-pub(super) fn read_room(value: &[u8]) -> Option<u64> {
-    serde_json::from_slice::<RoomWire>(value).ok().map(|room| room.rate)
+/// The VM and its rate. None for what cannot be read.
+pub(super) fn read_room(value: &[u8]) -> Option<(String, u64)> {
+    serde_json::from_slice::<RoomWire>(value).ok().map(|room| (room.vm, room.rate))
 }
 
 #[cfg(test)]
@@ -95,7 +96,7 @@ mod tests {
             let held = host.map(|host| Held { move_id: move_id(&host), host });
             let record = Record { epoch, held };
             prop_assert_eq!(Record::read(&record.write()), Ok(record));
-            prop_assert_eq!(read_room(&write_room(epoch)), Some(epoch));
+            prop_assert_eq!(read_room(&write_room("db1", epoch)), Some(("db1".into(), epoch)));
         }
 
         #[test]

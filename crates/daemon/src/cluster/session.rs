@@ -11,8 +11,8 @@ use super::view::{Fact, View};
 use super::{Revision, UNITS_MAX};
 use crate::sys::clock;
 use etcd_client::{
-    Client, EventType, LeaseKeepAliveResponse, LeaseKeepAliveStream, LeaseKeeper, WatchOptions,
-    WatchResponse, WatchStream,
+    Client, EventType, KeyValue, LeaseKeepAliveResponse, LeaseKeepAliveStream, LeaseKeeper, TxnOpResponse,
+    WatchOptions, WatchResponse, WatchStream,
 };
 use std::sync::Arc;
 use vmpath_core::spec::{Endpoint, EtcdSpec};
@@ -48,7 +48,6 @@ pub(super) struct Session {
 pub(super) struct Opened {
     pub(super) session: Session,
     pub(super) facts: Vec<OwnedFact>,
-    pub(super) revision: Revision,
     /// Nothing of this host is under its lease yet.
     pub(super) new_lease: bool,
 }
@@ -83,7 +82,7 @@ pub(super) async fn open(
     let watch = watch(&client, &ground, revision + 1).await.map_err(Fault::words)?;
     let (every, now) = (ground.etcd.lease / 3, clock::now());
     let session = Session { client, lease, watch, beats, keeper, every, next_beat: now + every, asked: None };
-    Ok(Opened { session, facts, revision, new_lease })
+    Ok(Opened { session, facts, new_lease })
 }
 
 type Kept = (i64, bool, LeaseKeeper, LeaseKeepAliveStream);
@@ -105,13 +104,19 @@ async fn keep(client: &mut Client, etcd: &EtcdSpec, lease: Option<i64>) -> Resul
 async fn everything(client: &Client, ground: &Ground) -> Result<(Vec<OwnedFact>, Revision), Fault> {
     let (mut facts, mut earliest) = (vec![], Revision::MAX);
     for units in ground.units.chunks(UNITS_MAX) {
-        let (revision, entries) = call::read(client, &ground.keys, units).await?;
+        let response = call::look(client, &ground.keys, units).await?;
+        let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
         earliest = earliest.min(revision);
-        facts.extend(entries.iter().map(|entry| OwnedFact {
-            key: ground.keys.owner(&entry.unit).into_bytes(),
-            value: (entry.revision != 0).then(|| entry.record.write()),
-            revision: entry.revision,
-        }));
+        for (unit, response) in units.iter().zip(response.op_responses()) {
+            let TxnOpResponse::Get(get) = response else { continue };
+            let kv = get.kvs().first();
+            facts.push(OwnedFact {
+                key: ground.keys.owner(unit).into_bytes(),
+                value: kv.map(|kv| kv.value().to_vec()),
+                // What is not there is so as of this reading.
+                revision: kv.map_or(revision, KeyValue::mod_revision),
+            });
+        }
     }
     for prefix in
         ground.targets.iter().flat_map(|target| [ground.keys.hosts(target), ground.keys.rooms(target)])
@@ -224,9 +229,6 @@ pub(super) fn watched(
             EventType::Delete => None,
         };
         changes.extend(view.learn(Fact { key: kv.key(), value, revision: kv.mod_revision() }));
-    }
-    if let Some(header) = response.header() {
-        view.reached(header.revision());
     }
     Ok(changes)
 }

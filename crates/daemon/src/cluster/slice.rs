@@ -4,10 +4,10 @@
 //! Rejected: one value for all targets; whoever shares one target with a host would be told of all. What repeats (paths' names)
 //! is written once. It does not know when it is sent.
 
-use super::summary::{HostSummary, TargetSummary, UnitSummary, VmSummary};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use vmpath_core::placement::{Accepts, HostSummary, TargetSummary, UnitSummary, VmPlace, VmSummary};
 
 /// A thousand hosts that share one target then stay below 128 MiB, and one value far below etcd's 1.5 MiB for a request.
 pub(super) const SLICE_BYTES_MAX: usize = 128 << 10;
@@ -16,8 +16,9 @@ pub(super) const SLICE_BYTES_MAX: usize = 128 << 10;
 pub(super) struct Slice {
     version: String,
     peer: SocketAddr,
-    accepts: bool,
-    shedding: bool,
+    /// Why no VM may come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    closed: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     capacity: Option<u64>,
     reserved: u64,
@@ -33,9 +34,35 @@ pub(super) struct Slice {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct UnitWire(String, Option<u64>, Vec<u16>);
 
-/// Name, priority, reservation, state.
+/// Name, priority, reservation, and what it is to this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct VmWire(String, u32, Option<u64>, String);
+struct VmWire(String, u32, Option<u64>, PlaceWire);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum PlaceWire {
+    Here,
+    Launchable,
+    Known,
+}
+
+impl PlaceWire {
+    const fn of(place: VmPlace) -> Self {
+        match place {
+            VmPlace::Here => Self::Here,
+            VmPlace::Launchable => Self::Launchable,
+            VmPlace::Known => Self::Known,
+        }
+    }
+
+    const fn read(self) -> VmPlace {
+        match self {
+            Self::Here => VmPlace::Here,
+            Self::Launchable => VmPlace::Launchable,
+            Self::Known => VmPlace::Known,
+        }
+    }
+}
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_zero(number: &usize) -> bool {
@@ -58,12 +85,15 @@ impl Slice {
             let up = unit.paths_up.iter().map(&mut number).collect();
             units.push(UnitWire(unit.unit.clone(), unit.size, up));
         }
-        let vm = |vm: &VmSummary| VmWire(vm.name.clone(), vm.priority, vm.reservation, vm.state.clone());
+        let vm =
+            |vm: &VmSummary| VmWire(vm.name.clone(), vm.priority, vm.reservation, PlaceWire::of(vm.place));
         Self {
             version: host.version.clone(),
             peer: host.peer,
-            accepts: host.accepts,
-            shedding: host.shedding,
+            closed: match &host.accepts {
+                Accepts::Yes => None,
+                Accepts::No(why) => Some(why.clone()),
+            },
             capacity: target.capacity,
             reserved: target.reserved,
             paths,
@@ -129,17 +159,16 @@ const DRIFT_DIVISOR: u64 = 20;
 pub(super) fn joined(host: &str, slices: &BTreeMap<String, Slice>) -> Option<HostSummary> {
     let first = slices.values().next()?;
     let mut vms: BTreeMap<&str, VmSummary> = BTreeMap::new();
-    for VmWire(name, priority, reservation, state) in slices.values().flat_map(|slice| &slice.vms) {
+    for VmWire(name, priority, reservation, place) in slices.values().flat_map(|slice| &slice.vms) {
         let (priority, reservation) = (*priority, *reservation);
-        let summary = VmSummary { name: name.clone(), priority, reservation, state: state.clone() };
+        let summary = VmSummary { name: name.clone(), priority, reservation, place: place.read() };
         vms.entry(name).or_insert(summary);
     }
     Some(HostSummary {
         host: host.to_owned(),
         version: first.version.clone(),
         peer: first.peer,
-        accepts: slices.values().all(|slice| slice.accepts),
-        shedding: slices.values().any(|slice| slice.shedding),
+        accepts: slices.values().find_map(|slice| slice.closed.clone()).map_or(Accepts::Yes, Accepts::No),
         targets: slices.iter().map(|(name, slice)| slice.target(name)).collect(),
         vms: vms.into_values().collect(),
     })
@@ -160,14 +189,13 @@ pub(super) mod tests {
             name: format!("vm{i}"),
             priority: 100,
             reservation: Some(1 << 20),
-            state: "running".into(),
+            place: VmPlace::Launchable,
         };
         HostSummary {
             host: name.into(),
             version: "0.1.0".into(),
             peer: ([127, 0, 0, 1], 7443).into(),
-            accepts: true,
-            shedding: false,
+            accepts: Accepts::Yes,
             targets: vec![TargetSummary {
                 target: "san0".into(),
                 capacity: Some(100 << 20),
@@ -200,12 +228,11 @@ pub(super) mod tests {
 
     #[test]
     fn of_two_slices_the_more_careful_counts() {
-        let (mut open, mut closed) = (host("kvm1", 1), host("kvm1", 1));
-        open.shedding = true;
-        closed.accepts = false;
+        let (open, mut closed) = (host("kvm1", 1), host("kvm1", 1));
+        closed.accepts = Accepts::No("shedding".into());
         let slices = BTreeMap::from([("a".to_owned(), slice(&open)), ("b".to_owned(), slice(&closed))]);
         let joined = joined("kvm1", &slices).expect("a host");
-        assert!(joined.shedding && !joined.accepts);
+        assert_eq!(joined.accepts, closed.accepts);
     }
 
     #[test]
@@ -231,7 +258,7 @@ pub(super) mod tests {
         assert!(with(|h| h.targets[0].reserved = 41 << 20).drifts_from(&said));
         assert!(!with(|h| h.targets[0].capacity = Some(90 << 20)).drifts_from(&said));
         assert!(!with(|h| h.targets[0].capacity = None).drifts_from(&said));
-        assert!(!with(|h| h.shedding = true).drifts_from(&said));
+        assert!(!with(|h| h.accepts = Accepts::No("shedding".into())).drifts_from(&said));
         assert!(!with(|h| drop(h.targets[0].units[0].paths_up.pop())).drifts_from(&said));
     }
 }

@@ -249,7 +249,7 @@ impl Task {
     }
 
     fn begin(&mut self, opened: Opened) -> Session {
-        let Opened { session, facts, revision, new_lease } = opened;
+        let Opened { session, facts, new_lease } = opened;
         self.session += 1;
         self.lease = Some(session.lease);
         self.view.forget_others();
@@ -257,7 +257,6 @@ impl Task {
             let change = self.view.learn(fact.as_fact());
             self.heed(change);
         }
-        self.view.reached(revision);
         for target in &self.ground.targets {
             if new_lease || !self.view.has(&self.ground.host, target) {
                 self.pace.forget(Some(target));
@@ -271,7 +270,7 @@ impl Task {
         match change {
             Some(view::Change::Owner(found)) => self.outbox.owner(found),
             Some(view::Change::HostGone { target, host }) if host == self.ground.host => {
-                self.pace.forget(Some(&target))
+                self.pace.forget(Some(&target));
             }
             Some(view::Change::HostGone { .. }) | None => {}
         }

@@ -1,17 +1,18 @@
 //! What this host knows of the others and of its units' owners, from lists and from watched events.
 //!
-//! Invariant: an owner never goes back to an older revision; hosts and rooms are as of the revision that is told with them.
+//! Invariant: an owner never goes back to an older revision. Hosts and rooms are as they were told last; watches of different keys
+//! are not in step, so no one revision says how far all of it is known.
 //! What cannot be read is passed over and counted, and a unit's owner then stays unknown.
 //! It does not know whether anybody may be moved there.
 
 use super::keys::{Key, Keys};
 use super::record::{Record, read_room};
 use super::slice::{self, Slice};
-use super::summary::HostSummary;
-use super::{ClusterView, Revision, Room};
+use super::{Claimed, Others, Revision};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use vmpath_core::ownership::Found;
+use vmpath_core::placement::{Claim, HostSummary};
 
 #[derive(Debug)]
 pub(super) struct View {
@@ -21,9 +22,8 @@ pub(super) struct View {
     owners: BTreeMap<String, (Record, Revision)>,
     slices: BTreeMap<String, BTreeMap<String, Slice>>,
     hosts: BTreeMap<String, Arc<HostSummary>>,
-    /// By (target, host, id).
-    rooms: BTreeMap<(String, String, String), u64>,
-    revision: Revision,
+    /// By target, host and id.
+    rooms: BTreeMap<(String, String, String), Claimed>,
     dirty: bool,
 }
 
@@ -56,7 +56,6 @@ impl View {
             slices: BTreeMap::new(),
             hosts: BTreeMap::new(),
             rooms: BTreeMap::new(),
-            revision: 0,
             dirty: false,
         }
     }
@@ -67,10 +66,6 @@ impl View {
         self.hosts.clear();
         self.rooms.clear();
         self.dirty = true;
-    }
-
-    pub(super) fn reached(&mut self, revision: Revision) {
-        self.revision = self.revision.max(revision);
     }
 
     pub(super) fn learn(&mut self, fact: Fact<'_>) -> Option<Change> {
@@ -95,9 +90,13 @@ impl View {
             }
             Key::Room { target, host, id } => {
                 self.dirty = true;
-                let key = (target.to_owned(), host.to_owned(), id.to_owned());
+                let [target, host, id] = [target, host, id].map(str::to_owned);
+                let key = (target.clone(), host.clone(), id.clone());
                 match fact.value.and_then(read_room) {
-                    Some(rate) => self.rooms.insert(key, rate),
+                    Some((vm, rate)) => {
+                        let claim = Claim { vm, host, target, rate };
+                        self.rooms.insert(key, Claimed { id, claim, revision: fact.revision })
+                    }
                     None => self.rooms.remove(&key),
                 };
                 None
@@ -149,17 +148,11 @@ impl View {
     }
 
     /// All of it, for whoever decides.
-    pub(super) fn told(&mut self) -> Arc<ClusterView> {
+    pub(super) fn told(&mut self) -> Arc<Others> {
         self.dirty = false;
-        let room = |((target, host, id), rate): (&(String, String, String), &u64)| Room {
-            id: id.clone(),
-            host: host.clone(),
-            targets: vec![(target.clone(), *rate)],
-        };
-        Arc::new(ClusterView {
-            revision: self.revision,
+        Arc::new(Others {
             hosts: self.hosts.values().cloned().collect(),
-            rooms: self.rooms.iter().map(room).collect(),
+            rooms: self.rooms.values().cloned().collect(),
         })
     }
 }
@@ -207,10 +200,9 @@ mod tests {
         let key = keys.host("san0", "kvm2");
         let fact = |value| Fact { key: key.as_bytes(), value, revision: 5 };
         assert_eq!(view.learn(fact(Some(&value))), None);
-        view.reached(5);
         assert!(view.is_dirty());
         let told = view.told();
-        assert_eq!((told.revision, told.hosts.len(), &*told.hosts[0]), (5, 1, &summary));
+        assert_eq!((told.hosts.len(), &*told.hosts[0]), (1, &summary));
         assert!(!view.is_dirty());
         let gone = Change::HostGone { target: "san0".into(), host: "kvm2".into() };
         assert_eq!(view.learn(fact(None)), Some(gone));
@@ -220,12 +212,13 @@ mod tests {
     #[test]
     fn rooms_are_kept_until_they_are_gone() {
         let (mut view, key) = (view(), Keys::new("/v").room("san0", "kvm2", "kvm1.7.1"));
-        view.learn(Fact { key: key.as_bytes(), value: Some(&write_room(7)), revision: 1 });
-        let room = Room { id: "kvm1.7.1".into(), host: "kvm2".into(), targets: vec![("san0".into(), 7)] };
+        view.learn(Fact { key: key.as_bytes(), value: Some(&write_room("db1", 7)), revision: 1 });
+        let claim = Claim { vm: "db1".into(), host: "kvm2".into(), target: "san0".into(), rate: 7 };
+        let room = Claimed { id: "kvm1.7.1".into(), claim, revision: 1 };
         assert_eq!(view.told().rooms, [room]);
         view.learn(Fact { key: key.as_bytes(), value: None, revision: 2 });
         assert!(view.told().rooms.is_empty());
-        view.learn(Fact { key: key.as_bytes(), value: Some(&write_room(7)), revision: 3 });
+        view.learn(Fact { key: key.as_bytes(), value: Some(&write_room("db1", 7)), revision: 3 });
         view.forget_others();
         assert!(view.told().rooms.is_empty());
     }

@@ -217,6 +217,7 @@ const fn is_trouble(kind: JournalKind) -> bool {
         | JournalKind::PolicyBlocked
         | JournalKind::ReservationLost
         | JournalKind::VmUnmanaged
+        | JournalKind::MigrationHeld
         | JournalKind::IncidentOpened => true,
         JournalKind::PathUp
         | JournalKind::PathRepaired
@@ -239,7 +240,13 @@ const fn is_trouble(kind: JournalKind) -> bool {
         | JournalKind::DiskLeaving
         | JournalKind::DiskGone
         | JournalKind::DiskReturned
-        | JournalKind::Restarted => false,
+        | JournalKind::Restarted
+        | JournalKind::VmMigrating
+        | JournalKind::VmMigrated
+        | JournalKind::MigrationCancelled
+        | JournalKind::VmArriving
+        | JournalKind::VmArrived
+        | JournalKind::ArrivalCancelled => false,
     }
 }
 

@@ -5,6 +5,8 @@
 
 pub mod boot;
 pub mod buffer;
+#[cfg(feature = "cluster")]
+pub mod child;
 pub mod clock;
 #[cfg(test)]
 pub(crate) mod counting;

@@ -19,16 +19,30 @@ pub struct TcpHealth {
     /// Probes in a row without an acknowledgement, while nothing could be sent.
     pub probes: u32,
     pub since_last_ack: Duration,
+    /// Since data last went out, for the first time or again.
+    pub since_last_sent: Duration,
+    /// Smoothed.
+    pub round_trip: Duration,
 }
 
 impl TcpHealth {
-    /// Timeouts in a row with something to be acknowledged. A live peer whose window is shut acknowledges probes, which
-    /// sets this back; a network that swallows does not.
+    /// Something waits for the peer's acknowledgement, or for the window or the network to let it go.
     #[must_use]
-    pub fn timeouts(&self) -> u32 {
-        let retransmits = if self.unacked > 0 { self.retransmits } else { 0 };
-        let probes = if self.unsent_bytes > 0 { self.probes } else { 0 };
-        retransmits.max(probes)
+    pub fn is_waiting(&self) -> bool {
+        self.unacked > 0 || self.unsent_bytes > 0
+    }
+
+    /// Retransmission timeouts in a row with something to be acknowledged.
+    #[must_use]
+    pub fn resent(&self) -> u32 {
+        if self.unacked > 0 { self.retransmits } else { 0 }
+    }
+
+    /// Probes in a row for something that could not be sent. A live peer whose window is shut acknowledges each, which sets
+    /// this back; a network that swallows does not.
+    #[must_use]
+    pub fn probed(&self) -> u32 {
+        if self.unsent_bytes > 0 { self.probes } else { 0 }
     }
 }
 
@@ -36,7 +50,10 @@ impl TcpHealth {
 const RETRANSMITS: usize = 2;
 const PROBES: usize = 3;
 const UNACKED: usize = 24;
+const LAST_DATA_SENT: usize = 44;
 const LAST_ACK_RECV: usize = 56;
+/// Microseconds.
+const RTT: usize = 68;
 const NOTSENT_BYTES: usize = 144;
 const SIZE: usize = 148;
 
@@ -69,6 +86,8 @@ pub fn health(socket: impl AsFd) -> io::Result<TcpHealth> {
         retransmits: u32::from(info[RETRANSMITS]),
         probes: u32::from(info[PROBES]),
         since_last_ack: Duration::from_millis(u64::from(word(LAST_ACK_RECV))),
+        since_last_sent: Duration::from_millis(u64::from(word(LAST_DATA_SENT))),
+        round_trip: Duration::from_micros(u64::from(word(RTT))),
     })
 }
 
@@ -88,7 +107,12 @@ mod tests {
         server.write_all(b"pong").unwrap();
         client.read_exact(&mut [0; 4]).unwrap();
         let health = health(&client).unwrap();
-        assert_eq!((health.unacked, health.unsent_bytes, health.timeouts()), (0, 0, 0));
+        assert_eq!((health.is_waiting(), health.resent(), health.probed()), (false, 0, 0));
+        let second = std::time::Duration::from_secs(1);
+        assert!(
+            health.since_last_sent < second && health.since_last_ack < second && health.round_trip < second
+        );
+        assert!(!health.round_trip.is_zero(), "{health:?}");
     }
 
     #[test]

@@ -584,3 +584,6 @@ impl Op {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

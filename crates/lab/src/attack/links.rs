@@ -21,6 +21,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 const BACKOFF_IDENTITY_MAX: Duration = Duration::from_secs(30);
 /// The kernel's first timeout; each next one takes twice as long.
 const RTO_MIN: Duration = Duration::from_millis(200);
+const ROUND_TRIP: Duration = Duration::from_millis(1);
 /// What a clock may be late by, between its reading and the truth.
 const SLACK: Duration = Duration::from_millis(60);
 
@@ -267,9 +268,17 @@ fn backoff(failures: u32, fault: &Fault) -> Duration {
 /// What the kernel would say of a connection on which something has gone unacknowledged since then.
 fn network_clock(now: Instant, since: Instant) -> NetworkClock {
     let unacked = now.since(since);
-    let mut timeouts = 0;
-    while RTO_MIN * ((1 << (timeouts + 1)) - 1) <= unacked && timeouts < 16 {
-        timeouts += 1;
+    let sent_again_after = |times: u32| RTO_MIN * ((1 << times) - 1);
+    let mut retransmits = 0;
+    while sent_again_after(retransmits + 1) <= unacked && retransmits < 16 {
+        retransmits += 1;
     }
-    NetworkClock { since_last_ack: unacked, timeouts }
+    NetworkClock {
+        since_last_ack: unacked,
+        unacked_for: unacked,
+        retransmits,
+        since_last_sent: unacked - sent_again_after(retransmits),
+        round_trip: ROUND_TRIP,
+        probes: 0,
+    }
 }

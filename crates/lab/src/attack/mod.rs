@@ -15,7 +15,7 @@ mod ledger;
 mod links;
 mod policy;
 mod registers;
-mod rng;
+use crate::rng;
 mod runner;
 mod scene;
 mod storage;

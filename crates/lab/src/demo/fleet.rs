@@ -119,8 +119,14 @@ fn guests(scene: &Scene, say: &mpsc::Sender<Heard>, interrupted: &AtomicBool) ->
         std::fs::create_dir_all(&dir)?;
         let disk = GuestDisk { front_end: scene.front_end, socket: scene.disk_socket(plan.name) };
         let qmp = scene.qmp_socket(plan.name);
-        let config =
-            GuestConfig { name: plan.name.to_owned(), disks: vec![disk], qmp, memory_mib: MEMORY_MIB, dir };
+        let config = GuestConfig {
+            name: plan.name.to_owned(),
+            disks: vec![disk],
+            qmp,
+            memory_mib: MEMORY_MIB,
+            within: Vec::new(),
+            dir,
+        };
         booting.push(Guest::start(&image, &config)?);
     }
     let mut vms = Vec::new();

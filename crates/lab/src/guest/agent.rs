@@ -4,15 +4,19 @@
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 /// QEMU connects before it starts the machine.
 const ACCEPT_MAX: Duration = Duration::from_secs(20);
+/// How soon it is seen that the last stream has closed.
+const LOOK_AT_STREAMS: Duration = Duration::from_millis(50);
 const LOOK_AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// What a guest says.
@@ -32,7 +36,13 @@ pub(super) struct Listener(UnixListener);
 #[derive(Debug)]
 pub(super) struct Agent {
     to_guest: UnixStream,
-    lines: mpsc::Receiver<String>,
+    bytes: mpsc::Receiver<Vec<u8>>,
+    /// Gives each further stream's bytes into `bytes`. A guest that moves to another QEMU goes on there in the middle of a line.
+    from_guest: mpsc::Sender<Vec<u8>>,
+    /// What has come and is not yet taken, from the beginning of a line.
+    held: Vec<u8>,
+    /// The streams from which more may come.
+    open: Arc<AtomicUsize>,
 }
 
 impl Agent {
@@ -46,17 +56,59 @@ impl Agent {
     }
 
     pub(super) fn next(&mut self, bound: Duration) -> Result<Option<Line>> {
-        match self.lines.recv_timeout(bound) {
-            Ok(line) => Ok(Some(Line::read(&line))),
-            Err(RecvTimeoutError::Timeout) => Ok(None),
-            Err(RecvTimeoutError::Disconnected) => bail!("its serial port is closed"),
+        let end = Instant::now() + bound;
+        loop {
+            if let Some(length) = self.held.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.held.drain(..=length).collect();
+                let line = String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned();
+                return Ok(Some(Line::read(&line)));
+            }
+            // Looked at before the queue: what a stream has said is in the queue before it counts as closed.
+            let closed = self.open.load(Ordering::Acquire) == 0;
+            let wait = if closed { Duration::ZERO } else { end.saturating_duration_since(Instant::now()) };
+            match self.bytes.recv_timeout(wait.min(LOOK_AT_STREAMS)) {
+                Ok(more) => self.held.extend(more),
+                Err(_) if closed => bail!("its serial port is closed"),
+                Err(_) if Instant::now() >= end => return Ok(None),
+                Err(_) => {}
+            }
         }
+    }
+
+    /// Goes on with the guest where it has moved to.
+    pub(super) fn follow(&mut self, listener: Listener, alive: impl FnMut() -> Result<()>) -> Result<()> {
+        self.to_guest = listener.connection(alive)?;
+        self.read_from(&self.to_guest)
+    }
+
+    fn read_from(&self, stream: &UnixStream) -> Result<()> {
+        let (mut stream, to, open) = (stream.try_clone()?, self.from_guest.clone(), Arc::clone(&self.open));
+        open.fetch_add(1, Ordering::AcqRel);
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(length @ 1..) = stream.read(&mut bytes) {
+                if to.send(bytes[..length].to_vec()).is_err() {
+                    break;
+                }
+            }
+            open.fetch_sub(1, Ordering::AcqRel);
+        });
+        Ok(())
     }
 }
 
 impl Listener {
     /// Waits for QEMU, as long as `alive` says that it may still come.
-    pub(super) fn accept(self, mut alive: impl FnMut() -> Result<()>) -> Result<Agent> {
+    pub(super) fn accept(self, alive: impl FnMut() -> Result<()>) -> Result<Agent> {
+        let to_guest = self.connection(alive)?;
+        let (from_guest, bytes) = mpsc::channel();
+        let (held, open) = (Vec::new(), Arc::new(AtomicUsize::new(0)));
+        let agent = Agent { to_guest, bytes, from_guest, held, open };
+        agent.read_from(&agent.to_guest)?;
+        Ok(agent)
+    }
+
+    fn connection(self, mut alive: impl FnMut() -> Result<()>) -> Result<UnixStream> {
         let end = Instant::now() + ACCEPT_MAX;
         while poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&LOOK_AGAIN))? == 0 {
             alive()?;
@@ -64,18 +116,7 @@ impl Listener {
                 bail!("QEMU does not connect its serial port");
             }
         }
-        let (stream, _) = self.0.accept()?;
-        let (send, lines) = mpsc::channel();
-        let from_guest = BufReader::new(stream.try_clone()?);
-        thread::spawn(move || {
-            for line in from_guest.split(b'\n').map_while(Result::ok) {
-                let line = String::from_utf8_lossy(&line).trim_end_matches('\r').to_owned();
-                if send.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Agent { to_guest: stream, lines })
+        Ok(self.0.accept()?.0)
     }
 }
 
@@ -92,6 +133,32 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_is_cut_by_a_move_is_whole() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let qemu = |name: &str| {
+            let listener = Agent::listen(&dir.path().join(name)).expect("a socket");
+            (listener, UnixStream::connect(dir.path().join(name)).expect("the listener"))
+        };
+        let (here, mut source) = qemu("a");
+        let mut agent = here.accept(|| Ok(())).expect("a stream");
+        source.write_all(b"ready\n{\"half\": ").expect("the agent");
+        let bound = Duration::from_secs(10);
+        assert_eq!(agent.next(bound).expect("a line"), Some(Line::Ready));
+        assert_eq!(agent.next(Duration::ZERO).expect("nothing yet"), None);
+        let (there, mut destination) = qemu("b");
+        agent.follow(there, || Ok(())).expect("a stream");
+        drop(source);
+        destination.write_all(b"1}\r\n").expect("the agent");
+        assert_eq!(agent.next(bound).expect("a line"), Some(Line::Output("{\"half\": 1}".to_owned())));
+        agent.send("go").expect("the destination");
+        let mut heard = [0; 3];
+        destination.read_exact(&mut heard).expect("a line");
+        assert_eq!(&heard, b"go\n");
+        drop(destination);
+        assert!(agent.next(bound).is_err(), "nobody is left who could say anything");
+    }
 
     #[test]
     fn the_guest_s_own_words_are_told_from_a_command_s() {

@@ -36,8 +36,10 @@ impl Machine {
     pub(super) fn start(image: &Image, config: &GuestConfig) -> Result<Self> {
         let errors = config.dir.join("qemu.log");
         let log = File::create(&errors).with_context(|| format!("cannot write {}", errors.display()))?;
-        let mut command = Command::new(QEMU);
-        command.args(arguments(image, config)).process_group(0);
+        let mut words =
+            config.within.iter().cloned().chain([QEMU.to_owned()]).chain(arguments(image, config));
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).process_group(0);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| {
             format!("cannot run {QEMU}; `apt-get install --no-install-recommends qemu-system-x86` gives it")
@@ -67,6 +69,24 @@ impl Drop for Machine {
         }
         _ = self.child.wait();
     }
+}
+
+/// See [`super::launch_script`]. It becomes QEMU, so that whoever started it and ends it ends QEMU.
+pub(super) fn launch_script(image: &Image, config: &GuestConfig) -> String {
+    // The monitor of the configuration is told by a variable here.
+    let placed = GuestConfig { qmp: PathBuf::from(QMP_PLACE), ..config.clone() };
+    let words: Vec<String> = arguments(image, &placed).iter().map(|word| quoted(word)).collect();
+    let words = words.join(" ").replace(QMP_PLACE, "'\"$VMPATH_QMP\"'");
+    let log = quoted(&path(&config.dir.join("qemu.log")));
+    format!("#!/bin/sh\nexec {QEMU} {words} -incoming \"$VMPATH_INCOMING\" >{log} 2>&1\n")
+}
+
+/// Stands for the monitor's socket until the script is written.
+const QMP_PLACE: &str = "/VMPATH-QMP";
+
+/// As one word for a shell.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 fn arguments(image: &Image, config: &GuestConfig) -> Vec<String> {
@@ -146,16 +166,41 @@ fn path(path: &Path) -> String {
 mod tests {
     use super::*;
 
-    fn arguments_for(front_end: FrontEnd) -> Vec<String> {
+    fn config_for(front_end: FrontEnd) -> GuestConfig {
         let disk = GuestDisk { front_end, socket: PathBuf::from("/run/x,y.sock") };
-        let config = GuestConfig {
+        GuestConfig {
             name: "g".to_owned(),
             disks: vec![disk.clone(), disk],
             qmp: PathBuf::from("/run/g.qmp"),
             memory_mib: 256,
+            within: Vec::new(),
             dir: PathBuf::from("/run/g"),
-        };
-        arguments(&Image { vmlinuz: PathBuf::from("/k"), initramfs: PathBuf::from("/i") }, &config)
+        }
+    }
+
+    fn image() -> Image {
+        Image { vmlinuz: PathBuf::from("/k"), initramfs: PathBuf::from("/i") }
+    }
+
+    fn arguments_for(front_end: FrontEnd) -> Vec<String> {
+        arguments(&image(), &config_for(front_end))
+    }
+
+    #[test]
+    fn a_launch_script_gives_qemu_the_same_words_and_what_it_is_told() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut config = config_for(FrontEnd::VhostUser);
+        config.name = "it's".to_owned();
+        config.dir = dir.path().to_owned();
+        let script = launch_script(&image(), &config).replace(QEMU, "printf '%s\\n'");
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(script).env("VMPATH_INCOMING", "tcp:h:1").env("VMPATH_QMP", "/q q");
+        assert!(shell.status().expect("a shell").success());
+        let said = std::fs::read_to_string(dir.path().join("qemu.log")).expect("its words");
+        config.qmp = PathBuf::from("/q q");
+        let mut words = arguments(&image(), &config);
+        words.extend(["-incoming".to_owned(), "tcp:h:1".to_owned()]);
+        assert_eq!(said.lines().collect::<Vec<_>>(), words);
     }
 
     #[test]

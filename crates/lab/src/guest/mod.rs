@@ -57,6 +57,8 @@ pub struct GuestConfig {
     /// Where QEMU listens for a QMP client, such as the daemon.
     pub qmp: PathBuf,
     pub memory_mib: u32,
+    /// Words before QEMU's own command, such as `nsenter` and what it needs; mostly none.
+    pub within: Vec<String>,
     /// Existing folder for its console and sockets. At most about 80 characters long: sockets' names are short.
     pub dir: PathBuf,
 }
@@ -66,7 +68,8 @@ pub struct GuestConfig {
 pub struct Guest {
     name: String,
     dir: PathBuf,
-    machine: Machine,
+    /// None where somebody else has started QEMU.
+    machine: Option<Machine>,
     agent: Agent,
     monitor: Monitor,
 }
@@ -82,7 +85,22 @@ impl Guest {
         let agent = listener.accept(|| machine.check_alive()).with_context(|| starting(&config.name))?;
         let monitor = Monitor::connect(&machine::monitor_socket(&config.dir), || machine.check_alive())
             .with_context(|| starting(&config.name))?;
-        Ok(Self { name: config.name.clone(), dir: config.dir.clone(), machine, agent, monitor })
+        let (name, dir, machine) = (config.name.clone(), config.dir.clone(), Some(machine));
+        Ok(Self { name, dir, machine, agent, monitor })
+    }
+
+    /// Goes on with the guest in the QEMU that it has been migrated to. The one that it came from is ended, if we had
+    /// started it: it has nothing more to do.
+    ///
+    /// # Errors
+    /// That QEMU does not connect, or has no monitor.
+    pub fn follow(&mut self, arrival: Arrival) -> Result<()> {
+        self.agent.follow(arrival.listener, || Ok(())).with_context(|| starting(&self.name))?;
+        self.monitor = Monitor::connect(&machine::monitor_socket(&arrival.dir), || Ok(()))
+            .with_context(|| starting(&self.name))?;
+        self.machine = None;
+        self.dir = arrival.dir;
+        Ok(())
     }
 
     /// Waits until the guest has booted and takes commands.
@@ -143,6 +161,15 @@ impl Guest {
         self.monitor.timed("cont").with_context(|| format!("guest {} does not go on", self.name))
     }
 
+    /// Any command to QEMU, with arguments (null for none), on a monitor of our own. What it returns.
+    ///
+    /// # Errors
+    /// QEMU is gone, does not answer or refuses; in its own words.
+    pub fn command(&mut self, command: &str, arguments: &serde_json::Value) -> Result<serde_json::Value> {
+        let name = &self.name;
+        self.monitor.execute(command, arguments).with_context(|| format!("guest {name}: {command}"))
+    }
+
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
@@ -154,15 +181,41 @@ impl Guest {
         machine::console(&self.dir)
     }
 
-    /// Process id of QEMU.
+    /// Process id of QEMU; none if somebody else has started it.
     #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.machine.pid()
+    pub fn pid(&self) -> Option<u32> {
+        self.machine.as_ref().map(Machine::pid)
     }
 
     fn console_end(&self) -> String {
         last_lines(&self.console(), 12)
     }
+}
+
+/// A QEMU that somebody else is to start with [`launch_script`], and a guest that is to come to it.
+#[derive(Debug)]
+pub struct Arrival {
+    listener: agent::Listener,
+    dir: PathBuf,
+}
+
+impl Arrival {
+    /// Listens for that QEMU's serial port. To be called before it may be started: it looks for the socket only once.
+    ///
+    /// # Errors
+    /// The socket cannot be made in the guest's folder there.
+    pub fn expect(config: &GuestConfig) -> Result<Self> {
+        let socket = machine::agent_socket(&config.dir);
+        _ = std::fs::remove_file(&socket); // of an arrival before this one
+        Ok(Self { listener: Agent::listen(&socket)?, dir: config.dir.clone() })
+    }
+}
+
+/// A shell script that starts QEMU for a guest that comes from elsewhere, from the variables `VMPATH_INCOMING` (where the
+/// stream comes, as `-incoming` takes it) and `VMPATH_QMP` (the monitor's socket). Its words end up in the folder's `qemu.log`.
+#[must_use]
+pub fn launch_script(image: &Image, config: &GuestConfig) -> String {
+    machine::launch_script(image, config)
 }
 
 fn starting(name: &str) -> String {

@@ -36,25 +36,29 @@ impl Monitor {
         };
         stream.set_read_timeout(Some(ANSWER_MAX))?;
         let mut monitor = Self { stream: BufReader::new(stream) };
-        monitor.execute("qmp_capabilities")?;
+        monitor.execute("qmp_capabilities", &Value::Null)?;
         Ok(monitor)
     }
 
     pub(super) fn run_state(&mut self) -> Result<String> {
-        let answer = self.execute("query-status")?;
+        let answer = self.execute("query-status", &Value::Null)?;
         Ok(answer["status"].as_str().context("no status in the answer")?.to_owned())
     }
 
     /// Executes a command; how long its answer took.
     pub(super) fn timed(&mut self, command: &str) -> Result<Duration> {
         let began = Instant::now();
-        self.execute(command)?;
+        self.execute(command, &Value::Null)?;
         Ok(began.elapsed())
     }
 
     /// Sends a command and returns what it returns; the greeting and events that come before are passed over.
-    fn execute(&mut self, command: &str) -> Result<Value> {
-        self.stream.get_mut().write_all(json!({ "execute": command }).to_string().as_bytes())?;
+    pub(super) fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value> {
+        let mut line = json!({ "execute": command });
+        if !arguments.is_null() {
+            line["arguments"] = arguments.clone();
+        }
+        self.stream.get_mut().write_all(line.to_string().as_bytes())?;
         let mut line = String::new();
         loop {
             line.clear();

@@ -5,7 +5,7 @@ use super::server::Server;
 use super::stage::Stage;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use vmpath_lab::report::Bound;
@@ -13,12 +13,24 @@ use vmpath_lab::report::Bound;
 const START_MAX: Duration = Duration::from_secs(10);
 const STOP_MAX: Duration = Duration::from_secs(10);
 
+/// Where a daemon runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    /// Before the names of its logs; "" where there is one host.
+    pub(crate) name: String,
+    /// Of its sockets and state.
+    pub(crate) dir: PathBuf,
+    pub(crate) config: PathBuf,
+    /// Words before the daemon's own, such as `ip netns exec h1`.
+    pub(crate) within: Vec<String>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) api: Api,
     socket: PathBuf,
     binary: PathBuf,
-    config: PathBuf,
+    place: Place,
     daemon: Server,
     /// How often it was started.
     starts: u32,
@@ -41,14 +53,37 @@ impl Host {
     /// It does not start, or a path does not come up.
     pub(crate) fn start(stage: &mut Stage, config: &str) -> Result<Self> {
         let config = stage.config(config)?;
-        let daemon = daemon(stage, &config, 1)?;
-        let socket = stage.dir.join("api.sock");
-        let binary = stage.binary().to_owned();
-        let mut host = Self { api: Api::new(&socket), socket, binary, config, daemon, starts: 1 };
-        host.wait_api(stage)?;
-        stage.say("the daemon runs");
-        host.wait_all_up(stage, START_MAX)?;
+        let place = Place { name: String::new(), dir: stage.dir.clone(), config, within: Vec::new() };
+        let mut host = Self::begin(stage, place)?;
+        host.wait_ready(stage)?;
         Ok(host)
+    }
+
+    /// Starts a daemon in its place. Returns before it answers: see [`Host::wait_ready`].
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn begin(stage: &Stage, place: Place) -> Result<Self> {
+        let daemon = daemon(stage, &place, 1)?;
+        let socket = place.dir.join("api.sock");
+        let binary = stage.binary().to_owned();
+        Ok(Self { api: Api::new(&socket), socket, binary, place, daemon, starts: 1 })
+    }
+
+    /// Waits until the daemon answers and every path leads to every unit.
+    ///
+    /// # Errors
+    /// It does not start, or a path does not come up.
+    pub(crate) fn wait_ready(&mut self, stage: &mut Stage) -> Result<()> {
+        self.wait_api(stage)?;
+        stage.say(format!("the daemon {}runs", self.of_host()));
+        self.wait_all_up(stage, START_MAX)
+    }
+
+    /// `of h1 `, or nothing where there is one host.
+    fn of_host(&self) -> String {
+        let name = &self.place.name;
+        if name.is_empty() { String::new() } else { format!("of {name} ") }
     }
 
     /// Kills the daemon as a crash would, and starts it again at once. Returns before it answers.
@@ -76,7 +111,7 @@ impl Host {
 
     fn start_again(&mut self, stage: &Stage) -> Result<()> {
         self.starts += 1;
-        self.daemon = daemon(stage, &self.config, self.starts)?;
+        self.daemon = daemon(stage, &self.place, self.starts)?;
         Ok(())
     }
 
@@ -284,9 +319,10 @@ impl Host {
     pub(crate) fn finish(mut self, stage: &mut Stage) -> Result<()> {
         self.daemon.check_alive()?;
         let journal = self.api.get("/v1/events?after=0&limit=1000")?;
-        stage.report.attach("timeline", &journal["events"]);
+        stage.report.attach(&format!("timeline{}", dashed(&self.place.name)), &journal["events"]);
         let slowest = self.api.slowest.as_secs_f64() * 1e3;
-        stage.report.check("slowest answer of the API", slowest, Bound::AtMost(1000.0), "ms");
+        let name = format!("slowest answer of the API{}", dashed(&self.place.name));
+        stage.report.check(&name, slowest, Bound::AtMost(1000.0), "ms");
         let status = self.daemon.terminate(STOP_MAX)?;
         if !status.success() {
             bail!("the daemon ends with {status} on SIGTERM");
@@ -296,9 +332,15 @@ impl Host {
 }
 
 /// Each start has a log of its own.
-fn daemon(stage: &Stage, config: &Path, start: u32) -> Result<Server> {
-    let name = if start == 1 { "daemon".to_owned() } else { format!("daemon-{start}") };
-    Server::start(&name, stage.daemon().arg("daemon").arg("-c").arg(config), &stage.dir)
+fn daemon(stage: &Stage, place: &Place, start: u32) -> Result<Server> {
+    let number = if start == 1 { String::new() } else { start.to_string() };
+    let name = format!("daemon{}{}", dashed(&place.name), dashed(&number));
+    let mut command = stage.daemon_within(&place.within);
+    Server::start(&name, command.arg("daemon").arg("-c").arg(&place.config), &stage.dir)
+}
+
+fn dashed(word: &str) -> String {
+    if word.is_empty() { String::new() } else { format!("-{word}") }
 }
 
 /// Whether every path of an answer to `/v1/paths` leads to every unit.

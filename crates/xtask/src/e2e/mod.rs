@@ -8,6 +8,7 @@ pub(crate) mod api;
 mod cables;
 mod ground;
 pub(crate) mod host;
+mod hosts;
 mod isolate;
 pub(crate) mod network;
 mod rawclient;

@@ -99,16 +99,22 @@ impl Stage {
         Ok(())
     }
 
-    /// The daemon under test, without arguments.
-    pub(crate) fn daemon(&self) -> Command {
-        match (self.mutant, &self.tools.subject.mutants) {
-            (Some(word), Some(binary)) => {
-                let mut command = Command::new(binary);
-                command.env("VMPATH_MUTANT", word);
+    /// The daemon under test, without arguments, behind the words that put it where it is to run.
+    pub(crate) fn daemon_within(&self, within: &[String]) -> Command {
+        let mutant = self.mutant.zip(self.tools.subject.mutants.as_deref());
+        let binary = mutant.map_or(self.binary(), |(_, binary)| binary);
+        let mut command = match within.split_first() {
+            Some((first, others)) => {
+                let mut command = Command::new(first);
+                command.args(others).arg(binary);
                 command
             }
-            (None, _) | (_, None) => Command::new(self.binary()),
+            None => Command::new(binary),
+        };
+        if let Some((word, _)) = mutant {
+            command.env("VMPATH_MUTANT", word);
         }
+        command
     }
 
     /// A line of progress.
@@ -198,16 +204,26 @@ impl Stage {
     /// # Errors
     /// There is none of that name.
     pub(crate) fn config(&self, name: &str) -> Result<PathBuf> {
+        self.config_at(name, &self.dir, &[])
+    }
+
+    /// The same for a host with a folder of its own, and with more that is its own.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub(crate) fn config_at(&self, name: &str, dir: &Path, own: &[(&str, String)]) -> Result<PathBuf> {
         let template = self.tools.root.join("e2e").join(name);
-        let text =
+        let mut text =
             fs::read_to_string(&template).with_context(|| format!("cannot read {}", template.display()))?;
-        let file = self.dir.join("vmpath.toml");
         let key = match self.front_end {
             FrontEnd::Nbd => "nbd",
             FrontEnd::VhostUser => "vhost_user",
         };
-        let text = text.replace("{front_end}", key).replace("{dir}", &self.dir.to_string_lossy());
-        fs::write(&file, text)?;
+        let file = dir.join("vmpath.toml");
+        for (place, word) in own {
+            text = text.replace(place, word);
+        }
+        fs::write(&file, text.replace("{front_end}", key).replace("{dir}", &dir.to_string_lossy()))?;
         Ok(file)
     }
 

@@ -96,13 +96,26 @@ pub(crate) struct ArrayPlan<'a> {
 /// # Errors
 /// It does not start.
 pub(crate) fn array_with(stage: &mut Stage, plan: &ArrayPlan<'_>) -> Result<(Server, ArrayControl)> {
+    let portal = |(name, address): &(&str, &str)| format!("{name}={address}:{PORT}{}", plan.options);
+    array_at(stage, &plan.portals.iter().map(portal).collect::<Vec<_>>(), plan.units)
+}
+
+/// The lab's array with these portals, as `vmpath lab array --portal` takes them, and its control socket.
+///
+/// # Errors
+/// It does not start.
+pub(crate) fn array_at(
+    stage: &mut Stage,
+    portals: &[String],
+    units: &[&str],
+) -> Result<(Server, ArrayControl)> {
     let control = stage.dir.join("array.sock");
     let mut command = Command::new(stage.binary());
     command.args(["lab", "array", "--prefill", "--control"]).arg(&control);
-    for (name, address) in plan.portals {
-        command.arg("--portal").arg(format!("{name}={address}:{PORT}{}", plan.options));
+    for portal in portals {
+        command.arg("--portal").arg(portal);
     }
-    for unit in plan.units {
+    for unit in units {
         let sized = if unit.contains('=') { (*unit).to_owned() } else { format!("{unit}={UNIT_BYTES}") };
         command.arg("--unit").arg(sized);
     }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use std::fs;
 use std::time::Duration;
-use vmpath_lab::guest::{Guest, GuestConfig, GuestDisk, Load, LoadEnd, MEMORY_MIB};
+use vmpath_lab::guest::{Arrival, Guest, GuestConfig, GuestDisk, Load, LoadEnd, MEMORY_MIB};
 use vmpath_lab::report::Bound;
 
 /// Two guests at once on two busy processors.
@@ -15,11 +15,13 @@ const BOOT_MAX: Duration = Duration::from_secs(60);
 const PROGRESS_MAX: Duration = Duration::from_secs(20);
 /// A failure meets a load that is in full swing.
 const WARM_UP: Duration = Duration::from_millis(1500);
+/// In which the load tells some times how it stands.
+const AT_REST: Duration = Duration::from_millis(700);
 /// Everything is read back, under TCG.
 const FINISH_MAX: Duration = Duration::from_secs(60);
 /// Small requests of many threads on half of the disk, so that blocks are often written again; a rate that leaves the
 /// processors some room, for what is measured is the failover and not TCG.
-const LOAD: &str = "--device /dev/vda --size 32MiB --sizes 4KiB:4,16KiB:2,64KiB:1 --slots 16 --zero 5 --rate 16MiB/s \
+pub(crate) const LOAD: &str = "--device /dev/vda --size 32MiB --sizes 4KiB:4,16KiB:2,64KiB:1 --slots 16 --zero 5 --rate 16MiB/s \
                     --sample-every 100ms";
 
 #[derive(Debug)]
@@ -40,13 +42,12 @@ pub(crate) fn boot<const N: usize>(stage: &mut Stage, names: [&str; N]) -> Resul
 /// # Errors
 /// As [`boot`].
 pub(crate) fn boot_under<const N: usize>(stage: &mut Stage, names: [&str; N], load: &str) -> Result<[Vm; N]> {
-    let image = stage.image()?;
-    let mut guests = Vec::new();
+    let mut configs = Vec::new();
     for name in names {
         let dir = stage.dir.join(name);
         _ = fs::remove_dir_all(&dir); // one that was killed has left its sockets
         fs::create_dir(&dir)?;
-        let config = GuestConfig {
+        configs.push(GuestConfig {
             name: name.to_owned(),
             disks: vec![GuestDisk {
                 front_end: stage.front_end,
@@ -54,10 +55,20 @@ pub(crate) fn boot_under<const N: usize>(stage: &mut Stage, names: [&str; N], lo
             }],
             qmp: stage.dir.join(format!("{name}.qmp")),
             memory_mib: MEMORY_MIB,
+            within: Vec::new(),
             dir,
-        };
-        guests.push(Guest::start(&image, &config)?);
+        });
     }
+    boot_guests(stage, &configs, load)?.try_into().ok().context("as many guests as names")
+}
+
+/// The same for guests whose places are already made.
+///
+/// # Errors
+/// As [`boot`].
+pub(crate) fn boot_guests(stage: &mut Stage, configs: &[GuestConfig], load: &str) -> Result<Vec<Vm>> {
+    let image = stage.image()?;
+    let guests = configs.iter().map(|config| Guest::start(&image, config)).collect::<Result<Vec<_>>>()?;
     let mut vms = Vec::new();
     for mut guest in guests {
         guest.wait_ready(BOOT_MAX)?;
@@ -70,10 +81,47 @@ pub(crate) fn boot_under<const N: usize>(stage: &mut Stage, names: [&str; N], lo
     for vm in &mut vms {
         vm.wait_progress(stage)?;
     }
-    vms.try_into().ok().context("as many guests as names")
+    Ok(vms)
 }
 
 impl Vm {
+    /// Any QMP command by hand; what it returns.
+    ///
+    /// # Errors
+    /// QEMU refuses, or does not answer.
+    pub(crate) fn qmp(&mut self, command: &str, arguments: &Value) -> Result<Value> {
+        self.load.guest_mut().command(command, arguments)
+    }
+
+    /// Lets the load rest: returns when none of its requests is open any more. `go` ends it.
+    ///
+    /// # Errors
+    /// The guest or its load has ended.
+    pub(crate) fn pause(&mut self, stage: &mut Stage) -> Result<()> {
+        self.load.command("pause")?;
+        loop {
+            let before = self.load.completed();
+            stage.watch(AT_REST, |_| self.load.poll(Duration::ZERO))?;
+            if self.load.completed() == before {
+                return Ok(());
+            }
+        }
+    }
+
+    /// # Errors
+    /// The guest has ended.
+    pub(crate) fn go(&mut self) -> Result<()> {
+        self.load.command("go")
+    }
+
+    /// Goes on with the guest where it was migrated to; the QEMU that it came from is ended.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub(crate) fn follow(&mut self, arrival: Arrival) -> Result<()> {
+        self.load.guest_mut().follow(arrival)
+    }
+
     /// Waits until the load has completed requests that it had not when this was called.
     ///
     /// # Errors

@@ -102,15 +102,99 @@ fn stalls_beyond_the_budget_are_a_loss() {
 /// What TCP acknowledges is not swallowed, however long the answer takes; what is not for long enough, is.
 #[test]
 fn the_networks_clock_needs_silence_and_timeouts() {
-    let clock = |millis, timeouts| NetworkClock { since_last_ack: Duration::from_millis(millis), timeouts };
-    for (clock, is_lost) in [
-        (clock(3_600_000, 0), false),
-        (clock(3_600_000, TIMEOUTS_MIN - 1), false),
-        (clock(499, 9), false),
-        (clock(500, TIMEOUTS_MIN), true),
+    let millis = Duration::from_millis;
+    // Milliseconds since the last acknowledgement and of waiting for one; resent, so long ago; probes.
+    for ((since_last_ack, unacked_for, retransmits, since_last_sent, probes), is_lost) in [
+        ((3_600_000, 3_600_000, 0, 3_600_000, 0), false),
+        ((399, 3_600_000, 9, 399, 9), false),
+        ((3_600_000, 399, 9, 399, 9), false),
+        ((400, 400, 1, 51, 0), false),
+        ((400, 400, 1, 52, 0), true),
+        ((400, 400, 2, 0, 0), true),
+        ((400, 400, 0, 400, 1), false),
+        ((400, 400, 0, 400, 2), true),
     ] {
+        let clock = NetworkClock {
+            since_last_ack: millis(since_last_ack),
+            unacked_for: millis(unacked_for),
+            retransmits,
+            since_last_sent: millis(since_last_sent),
+            round_trip: millis(1),
+            probes,
+        };
         assert_eq!(swallowed(clock).is_some(), is_lost, "{clock:?}");
     }
+}
+
+/// The kernel's sender with something to be acknowledged, and a network that swallows the first so many times that it is sent.
+#[derive(Clone, Copy, Debug)]
+struct Sender {
+    round_trip: Duration,
+    ack_delay: Duration,
+    /// A tail loss probe goes out first (RFC 8985), which is no timeout.
+    probes_tail: bool,
+    /// Of its packets alone: the probe waits for a delayed acknowledgement.
+    is_single: bool,
+    swallowed: u32,
+    /// When it was looked at for the first time; then every 50 ms, and every 10 ms from the first timeout on.
+    first_look: Duration,
+}
+
+impl Sender {
+    /// When it sends, and how many timeouts that makes.
+    fn sends(&self) -> Vec<(Duration, u32)> {
+        let rto = Duration::from_millis(200) + self.round_trip;
+        let mut sends = vec![(Duration::ZERO, 0)];
+        if self.probes_tail {
+            let patience = if self.is_single { Duration::from_millis(200) } else { Duration::from_millis(4) };
+            sends.push(((self.round_trip * 2 + patience).min(rto), 0));
+        }
+        for timeouts in 1..6 {
+            let (last, _) = sends[sends.len() - 1];
+            sends.push((last + rto * (1 << (timeouts - 1)), timeouts));
+        }
+        sends
+    }
+
+    /// When it is called dead, if it is before the first acknowledgement comes.
+    fn called_dead(&self) -> Option<Duration> {
+        let sends = self.sends();
+        let arrives = sends.get(self.swallowed as usize);
+        let acked = arrives.map_or(Duration::MAX, |(at, _)| *at + self.round_trip + self.ack_delay);
+        let mut now = self.first_look;
+        while now < acked {
+            let (last, timeouts) = sends.iter().rev().find(|(at, _)| *at <= now).copied()?;
+            let clock = NetworkClock {
+                since_last_ack: Duration::from_secs(9),
+                unacked_for: now - self.first_look,
+                retransmits: timeouts,
+                since_last_sent: now - last,
+                round_trip: self.round_trip,
+                probes: 0,
+            };
+            if swallowed(clock).is_some() {
+                return Some(now);
+            }
+            now += if timeouts > 0 { LOOK / 5 } else { LOOK };
+            if timeouts > 4 {
+                return None;
+            }
+        }
+        None
+    }
+}
+
+fn sender() -> impl Strategy<Value = Sender> {
+    (0..150_000_u64, 0..=40_u64, any::<bool>(), any::<bool>(), 0..50_u64).prop_map(
+        |(micros, delay, probes_tail, is_single, look)| Sender {
+            round_trip: Duration::from_micros(micros),
+            ack_delay: Duration::from_millis(delay),
+            probes_tail,
+            is_single,
+            swallowed: 0,
+            first_look: Duration::from_millis(look),
+        },
+    )
 }
 
 proptest! {
@@ -136,5 +220,26 @@ proptest! {
         let target = stalls(stall, stall + Duration::from_millis(apart));
         let mut connection = connection(&target);
         prop_assert_eq!(connection.watch(Duration::from_secs(120), Some(Duration::from_millis(every))), None);
+    }
+
+    /// As long as the first retransmission that a timeout brings arrives, nobody calls it dead, near or far.
+    #[test]
+    fn what_gets_through_again_is_no_loss(sender in sender()) {
+        let swallowed = 1 + u32::from(sender.probes_tail);
+        for swallowed in 0..=swallowed {
+            let sender = Sender { swallowed, ..sender };
+            prop_assert_eq!(sender.called_dead(), None, "{:?}", sender);
+        }
+    }
+
+    /// Within half a second where round trips are short, and within two timeouts wherever.
+    #[test]
+    fn a_network_that_swallows_is_seen_in_time(sender in sender(), near in any::<bool>()) {
+        let round_trip = if near { sender.round_trip / 100 } else { sender.round_trip };
+        let sender = Sender { swallowed: u32::MAX, round_trip, ..sender };
+        let at = sender.called_dead().expect("it is dead");
+        let (second_timeout, _) = sender.sends()[2 + usize::from(sender.probes_tail)];
+        let bound = if near { Duration::from_millis(500) } else { second_timeout.max(UNACKED_MIN) + LOOK };
+        prop_assert!(at <= bound && at >= UNACKED_MIN, "{:?}: {:?}", at, sender);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use serde_json::json;
+use vmpath_core::placement::{Accepts, HostIndex, Need, PathNeed, UnitNeed, place};
 
 #[tokio::test]
 async fn hosts_see_each_other_and_only_what_is_new() {
@@ -13,10 +14,17 @@ async fn hosts_see_each_other_and_only_what_is_new() {
     let view = one.view("both", |view| names(view) == ["kvm1", "kvm2"]).await;
     assert_eq!(*view.hosts[1], host("kvm2", 2));
     let mut shedding = host("kvm2", 2);
-    shedding.shedding = true;
+    shedding.accepts = Accepts::No("shedding".into());
     two.cluster.order(ClusterOrder::Publish(Box::new(shedding))).expect("room");
-    let later = one.view("kvm2 shedding", |view| view.hosts.iter().any(|host| host.shedding)).await;
-    assert!(later.revision > view.revision);
+    one.view("kvm2 shedding", |view| view.hosts.iter().any(|host| host.accepts != Accepts::Yes)).await;
+    let (mut placed, nobody) = (ClusterView::default(), Others::default());
+    view.update(&nobody, &mut placed);
+    let ranked = |placed: &ClusterView| -> Vec<String> {
+        place(&need(), placed).best.iter().map(|at: &HostIndex| placed.name(*at).to_owned()).collect()
+    };
+    assert_eq!(ranked(&placed), ["kvm2"], "what was read is what is placed by");
+    nobody.update(&view, &mut placed);
+    assert_eq!(ranked(&placed), [""; 0]);
     // Somebody else's cluster in the same etcd is not seen.
     let mut third = Host::with("kvm3", &etcd.clients(), &["a"], "prefix = '/other'");
     third.publish();
@@ -27,17 +35,35 @@ async fn hosts_see_each_other_and_only_what_is_new() {
     one.view("both again", |view| names(view) == ["kvm1", "kvm2"]).await;
 }
 
+/// VM `vm0` of kvm1, with one disk on u0.
+fn need() -> Need {
+    Need {
+        vm: "vm0".into(),
+        from: "kvm1".into(),
+        version: "0.1.0".into(),
+        units: vec![UnitNeed { target: "san0".into(), unit: "u0".into(), size: 1 << 30 }],
+        room: vec![("san0".into(), 1 << 20)],
+        paths: PathNeed { only: vec![], avoid: vec![], at_least: 2 },
+        only: None,
+    }
+}
+
 #[tokio::test]
 async fn of_two_decisions_on_one_view_one_gets_the_room() {
     let Some(etcd) = etcd(1) else { return };
     let mut one = Host::start("kvm1", &etcd.clients(), &["a"]);
     let mut two = Host::start("kvm2", &etcd.clients(), &["a"]);
     one.publish();
-    let seen = one.view("itself", |view| names(view) == ["kvm1"]).await.revision;
+    let seen = &one.view("itself", |view| names(view) == ["kvm1"]).await;
     two.up().await;
-    let room =
-        |id: &str, host: &str| Room { id: id.into(), host: host.into(), targets: vec![("san0".into(), 5)] };
-    let claim = |id: &'static str, host: &'static str, seen| {
+    let room = |id: &str, host: &str| Room {
+        id: id.into(),
+        vm: "db1".into(),
+        host: host.into(),
+        targets: vec![("san0".into(), 5)],
+    };
+    let claim = |id: &'static str, host: &'static str, seen: &Arc<Others>| {
+        let seen = Arc::clone(seen);
         move |ticket| ClusterOrder::ClaimRoom {
             ticket,
             room: room(id, host),
@@ -51,7 +77,7 @@ async fn of_two_decisions_on_one_view_one_gets_the_room() {
     assert_eq!(answers, ["crowded", "done: "]);
     // Who waits for the other's claim decides again; another host's room is another matter.
     let view = two.view("a claim", |view| view.rooms.len() == 1).await;
-    assert_eq!(text(&two.ask(claim("m3", "kvm9", view.revision)).await), "done: ");
+    assert_eq!(text(&two.ask(claim("m3", "kvm9", &view)).await), "done: ");
     assert_eq!(text(&two.ask(claim("m4", "kvm8", seen)).await), "done: ");
     two.cluster.order(ClusterOrder::DropRoom { id: "m3".into() }).expect("room");
     two.view("m3 gone", |view| view.rooms.len() == 2 && view.rooms.iter().all(|room| room.id != "m3")).await;
@@ -59,7 +85,7 @@ async fn of_two_decisions_on_one_view_one_gets_the_room() {
     let brief = |ticket| ClusterOrder::ClaimRoom {
         ticket,
         room: room("m5", "kvm7"),
-        seen: i64::MAX - 1,
+        seen: Arc::clone(seen),
         ttl: Duration::from_secs(1),
     };
     assert_eq!(text(&two.ask(brief).await), "done: ");

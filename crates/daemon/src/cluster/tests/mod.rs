@@ -103,7 +103,7 @@ impl Host {
             ClusterReport::Down { why } => Some(why.clone()),
             ClusterReport::Up
             | ClusterReport::Owner(_)
-            | ClusterReport::View(_)
+            | ClusterReport::Others(_)
             | ClusterReport::Answer { .. } => None,
         };
         self.hear("Down", why).await
@@ -120,6 +120,16 @@ impl Host {
         self.answer(ticket).await
     }
 
+    /// Asked again while it was not even asked: sessions may change just then.
+    async fn settled(&mut self, order: impl Fn(Ticket) -> ClusterOrder) -> Outcome {
+        loop {
+            let outcome = self.ask(&order).await;
+            if !matches!(outcome, Outcome::Refused(Refusal::NotAsked(_))) {
+                return outcome;
+            }
+        }
+    }
+
     /// Without waiting for the answer.
     fn tell(&mut self, order: impl FnOnce(Ticket) -> ClusterOrder) -> Ticket {
         self.ticket += 1;
@@ -134,7 +144,7 @@ impl Host {
             | ClusterReport::Up
             | ClusterReport::Down { .. }
             | ClusterReport::Owner(_)
-            | ClusterReport::View(_) => None,
+            | ClusterReport::Others(_) => None,
         };
         self.hear("answer", answer).await
     }
@@ -147,22 +157,26 @@ impl Host {
             | ClusterReport::Answer { .. }
             | ClusterReport::Up
             | ClusterReport::Down { .. }
-            | ClusterReport::View(_) => None,
+            | ClusterReport::Others(_) => None,
         };
         self.hear(&format!("owner {expected:?} of {unit}"), told).await;
     }
 
-    /// A view that is so.
-    async fn view(&mut self, what: &str, mut is: impl FnMut(&ClusterView) -> bool) -> Arc<ClusterView> {
+    /// A view that is so. Those before it are forgotten: what was so then is no news.
+    async fn view(&mut self, what: &str, is: impl Fn(&Others) -> bool) -> Arc<Others> {
         let view = |report: &ClusterReport| match report {
-            ClusterReport::View(view) if is(view) => Some(Arc::clone(view)),
-            ClusterReport::View(_)
-            | ClusterReport::Owner(_)
+            ClusterReport::Others(view) => Some(Arc::clone(view)),
+            ClusterReport::Owner(_)
             | ClusterReport::Answer { .. }
             | ClusterReport::Up
             | ClusterReport::Down { .. } => None,
         };
-        self.hear(what, view).await
+        loop {
+            let view = self.hear(what, view).await;
+            if is(&view) {
+                return view;
+            }
+        }
     }
 
     fn publish(&mut self) {
@@ -181,13 +195,13 @@ fn text(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Done { owners: found, .. } => format!("done: {}", owners(found)),
         Outcome::Refused(Refusal::There(found)) => format!("there: {}", owners(found)),
-        Outcome::Refused(Refusal::Crowded { .. }) => "crowded".into(),
+        Outcome::Refused(Refusal::Crowded) => "crowded".into(),
         Outcome::Refused(Refusal::NotAsked(why)) => format!("not asked: {why}"),
         Outcome::Unknown { why } => format!("unknown: {why}"),
     }
 }
 
-fn names(view: &ClusterView) -> Vec<&str> {
+fn names(view: &Others) -> Vec<&str> {
     view.hosts.iter().map(|host| host.host.as_str()).collect()
 }
 

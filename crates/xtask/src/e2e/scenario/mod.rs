@@ -1,7 +1,9 @@
 //! The scenarios, by name. Each is one story: what is set up, what goes wrong, what must have been seen.
 
+mod by_hand;
 mod failover;
 mod ghost;
+mod hosts;
 mod identity;
 mod input;
 mod link_down;
@@ -150,5 +152,17 @@ pub(super) const ALL: &[Scenario] = &[
     )
     .over(Over::OnlyNbd)
     .within(Duration::from_secs(60)),
+    story(
+        "hosts",
+        "three hosts on one array: one loses a path, the others see nothing; two writers are found",
+        hosts::hosts,
+    )
+    .over(Over::OnlyVhostUser),
+    story(
+        "move-by-hand",
+        "a resting guest moves between two hosts by hand; stuck once, and cancelled",
+        by_hand::by_hand,
+    )
+    .over(Over::OnlyVhostUser),
     story("tools", "other NBD clients on the front ends", tools::tools).over(Over::OnlyNbd),
 ];

@@ -4,10 +4,10 @@ use std::ops::Range;
 use vmpath_core::time::Duration;
 
 #[derive(Clone, Debug)]
-pub(super) struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x1234_5678_9abc_def0)
     }
 
@@ -19,32 +19,32 @@ impl Rng {
     }
 
     /// From 0 up to, but without, `n`.
-    pub(super) fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.next() % n
     }
 
-    pub(super) fn index(&mut self, length: usize) -> usize {
+    pub(crate) fn index(&mut self, length: usize) -> usize {
         self.below(length as u64) as usize
     }
 
-    pub(super) fn percent(&mut self, chance: u64) -> bool {
+    pub(crate) fn percent(&mut self, chance: u64) -> bool {
         self.below(100) < chance
     }
 
-    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.index(from.len())]
     }
 
-    pub(super) fn micros(&mut self, range: Range<u64>) -> Duration {
+    pub(crate) fn micros(&mut self, range: Range<u64>) -> Duration {
         Duration::from_nanos(range.start * 1000 + self.below((range.end - range.start) * 1000))
     }
 
-    pub(super) fn millis(&mut self, range: Range<u64>) -> Duration {
+    pub(crate) fn millis(&mut self, range: Range<u64>) -> Duration {
         self.micros(range.start * 1000..range.end * 1000)
     }
 
     /// Up to `longest`, often its last moment.
-    pub(super) fn within(&mut self, longest: Duration) -> Duration {
+    pub(crate) fn within(&mut self, longest: Duration) -> Duration {
         let nanos = longest.as_nanos() as u64;
         Duration::from_nanos(if self.percent(30) { nanos - 1 } else { self.below(nanos) })
     }
