@@ -20,7 +20,8 @@ impl Controller {
             let travel = &self.vms[vm.index()].travel;
             let elsewhere = match &travel.place {
                 Place::Leaving { reason, machine } => {
-                    let leaving = machine.save().map(|machine| SavedLeaving { reason: reason.clone(), machine });
+                    let leaving =
+                        machine.save().map(|machine| SavedLeaving { reason: reason.clone(), machine });
                     saved.leaving.extend(leaving);
                     None
                 }
@@ -34,7 +35,12 @@ impl Controller {
             };
             if elsewhere.is_some() || travel.arrived.is_some() || travel.home.is_some() {
                 let (arrived, home) = (travel.arrived, travel.home.clone());
-                saved.travels.push(SavedTravel { vm: self.spec.vm(vm).name.clone(), elsewhere, arrived, home });
+                saved.travels.push(SavedTravel {
+                    vm: self.spec.vm(vm).name.clone(),
+                    elsewhere,
+                    arrived,
+                    home,
+                });
             }
         }
         saved

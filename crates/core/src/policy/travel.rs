@@ -122,7 +122,9 @@ impl Travel {
 
     /// It stays, and is not tried again for a while.
     pub fn has_failed(&mut self, now: Instant, why: String) {
-        let every = self.tried.as_ref().map_or(TRY_AGAIN, |tried| (tried.every * 2).min(TRY_AGAIN_MAX));
+        // One that is long past says nothing of today.
+        let recent = self.tried.as_ref().filter(|tried| now.since(tried.again) < TRY_AGAIN_MAX);
+        let every = recent.map_or(TRY_AGAIN, |tried| (tried.every * 2).min(TRY_AGAIN_MAX));
         self.place = Place::Here;
         self.tried = Some(Tried { why, again: now + every, every });
     }

@@ -440,6 +440,13 @@ impl World {
             ["suspend", vm] => self.command(Command::SuspendVm(self.vm(vm))),
             ["resume", vm] => self.command(Command::ResumeVm(self.vm(vm))),
             ["failback"] => self.command(Command::Failback(TargetId(0))),
+            ["load", ref vms @ ..] => self.load(vms),
+            ref words => self.act_in_cluster(words),
+        }
+    }
+
+    fn act_in_cluster(&mut self, words: &[&str]) {
+        match *words {
             ["etcd"] => self.handle(Event::Cluster(Heard::Up { nonce: 0x7f })),
             ["no-etcd"] => self.handle(Event::Cluster(Heard::Down { why: "no quorum".into() })),
             ["owner", host] => self.owner(host),
@@ -454,9 +461,13 @@ impl World {
             ["migrate", vm] => self.command(Command::MigrateVm { vm: self.vm(vm), to: None }),
             ["return", vm] => self.command(Command::ReturnVm(self.vm(vm))),
             ["cancel", vm] => self.command(Command::CancelMigration(self.vm(vm))),
-            ["load", ref vms @ ..] => self.load(vms),
             ref other => panic!("what is {other:?}?"),
         }
+    }
+
+    /// What has happened so far is not compared.
+    pub(super) fn forget_log(&mut self) {
+        self.log.clear();
     }
 
     /// Of all units, under epoch 3.

@@ -206,3 +206,38 @@ fn both_die_in_the_middle_of_the_commit() {
     assert_eq!(world.word(), "moved");
     world.check_end();
 }
+
+/// The checks are worth what they can find.
+#[test]
+#[should_panic(expected = "owns under other epochs than the store's")]
+fn a_destination_that_believes_a_forged_read_is_found() {
+    let mut world = World::new();
+    until(&mut world, "committing");
+    let owner = |unit: &crate::ownership::UnitEpoch| crate::ownership::Found {
+        unit: unit.unit.clone(),
+        owner: Some(crate::ownership::Owner {
+            host: "kvm2".into(),
+            epoch: unit.epoch + 1,
+            move_id: Some(super::id(1)),
+        }),
+    };
+    let found = super::plan().units().iter().map(owner).collect();
+    world.tell_destination(destination::Input::Owners(Ok(found)));
+}
+
+#[test]
+#[should_panic(expected = "cancelled while a commit may still take effect")]
+fn a_cancel_beside_a_commit_that_travels_is_found() {
+    let mut world = World::new();
+    until(&mut world, "committing");
+    world.cancel();
+}
+
+#[test]
+#[should_panic(expected = "the source dispatches and is not the owner")]
+fn a_source_that_forgets_its_move_is_found() {
+    let mut world = World::new();
+    until(&mut world, "continuing");
+    world.forget_source();
+    world.check();
+}

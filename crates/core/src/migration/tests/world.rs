@@ -203,7 +203,7 @@ impl World {
         }
     }
 
-    fn cancel(&mut self) {
+    pub(super) fn cancel(&mut self) {
         let in_flight = self.wires.iter().any(|wire| match wire {
             Wire::FromSource(_, source::Act::Commit { units, .. }) => self.is_at("kvm1", units),
             Wire::FromSource(..)
@@ -217,6 +217,12 @@ impl World {
             self.leaving = Leaving::Cancelled;
             self.break_stream();
         }
+    }
+
+    /// What no process does: it goes on as if there had been no move.
+    pub(super) fn forget_source(&mut self) {
+        self.source = None;
+        (self.source_owns, self.source_holds) = (true, false);
     }
 
     /// The stream has ended before all of it was there: an incoming hypervisor ends by itself.
