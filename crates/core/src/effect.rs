@@ -1,6 +1,7 @@
 //! Everything that the controller can ask for, as one closed enum. The daemon's `control/effects` performs it with one
 //! `match`; the simulator with another.
 
+use crate::cluster::Ask;
 use crate::ids::{IncidentId, PathId, TargetId, UnitId, VmId};
 use crate::plan::RoutePlan;
 use crate::time::Instant;
@@ -15,6 +16,8 @@ pub enum Effect {
     Continue { vm: VmId, instance: u64 },
     /// Keep the VM's monitor connected, or let go of it: nothing is served to the VM any more.
     Monitor { vm: VmId, wanted: Wanted },
+    /// Ask another host, the store that hosts share, or the data plane, for a move.
+    Cluster(Ask),
     /// Append to the journal.
     Record(JournalEntry),
     /// Answer the operator's command.

@@ -1,5 +1,6 @@
 //! Everything that can happen to a host, as one closed enum: what [`crate::controller::Controller`] is told.
 
+use crate::cluster::Heard;
 use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId, WorkerId};
 use crate::migration::MigrationStatus;
 use crate::plan::Health;
@@ -26,6 +27,8 @@ pub enum Event {
         ticket: u64,
         command: Command,
     },
+    /// Of other hosts, and of moves.
+    Cluster(Heard),
     /// A new configuration, already rebased on the present one (the same names keep their ids).
     Reload(Arc<Spec>),
     /// The time that the controller asked to be woken at has come, or simply some time has passed.
@@ -280,6 +283,14 @@ pub enum Command {
     SuspendVm(VmId),
     ResumeVm(VmId),
     Failback(TargetId),
+    /// Move it to this host, or to the best one.
+    MigrateVm {
+        vm: VmId,
+        to: Option<String>,
+    },
+    /// Move it back to the host that it came from.
+    ReturnVm(VmId),
+    CancelMigration(VmId),
 }
 
 /// Whether a command may take away what a VM needs.

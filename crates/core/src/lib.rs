@@ -7,6 +7,7 @@
 //! It does not know sockets, protocols, QMP, JSON or files; the daemon translates.
 #![forbid(unsafe_code)]
 
+pub mod cluster;
 pub mod controller;
 pub mod effect;
 pub mod event;

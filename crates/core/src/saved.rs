@@ -5,8 +5,9 @@
 //! It does not know how it is kept.
 
 use crate::ids::{IncidentId, PathId, TargetId, UnitId};
+use crate::migration::{destination, source};
 use crate::path::{Damping, PathState};
-use crate::policy::{Dwell, Ladder, Run};
+use crate::policy::{Dwell, Ladder, Reason, Run};
 use crate::spec::{Access, Spec};
 use crate::time::Instant;
 
@@ -76,6 +77,31 @@ pub struct SavedVm {
     pub dwell: Dwell,
     /// The hypervisor process that was last seen running.
     pub ran: Option<u64>,
+}
+
+/// What one controller leaves to the next of its moves. Kept beside [`Saved`], because after a boot it is still worth
+/// something: the hypervisor at the other end may live.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SavedMoves {
+    pub leaving: Vec<SavedLeaving>,
+    pub arriving: Vec<destination::Saved>,
+    pub travels: Vec<SavedTravel>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedLeaving {
+    pub reason: Reason,
+    pub machine: source::Saved,
+}
+
+/// What is known of a VM that is not on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedTravel {
+    pub vm: String,
+    /// The host that it left for.
+    pub elsewhere: Option<String>,
+    pub arrived: Option<Instant>,
+    pub home: Option<String>,
 }
 
 /// How the process before ended.

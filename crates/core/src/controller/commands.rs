@@ -30,6 +30,9 @@ impl Controller {
             Command::SuspendVm(vm) => self.known_vm(*vm).and_then(|vm| self.suspend(vm)),
             Command::ResumeVm(vm) => self.known_vm(*vm).and_then(|vm| self.resume(vm)),
             Command::Failback(target) => self.fail_back(*target),
+            Command::MigrateVm { vm, to } => self.known_vm(*vm).and_then(|vm| self.migrate(vm, to.clone())),
+            Command::ReturnVm(vm) => self.known_vm(*vm).and_then(|vm| self.return_home(vm)),
+            Command::CancelMigration(vm) => self.known_vm(*vm).and_then(|vm| self.cancel_migration(vm)),
         };
         self.out.answers.push(Effect::Answer { ticket, result });
     }
@@ -128,6 +131,9 @@ impl Controller {
 
     fn suspend(&mut self, vm: VmId) -> Answer {
         let name = self.spec.vm(vm).name.clone();
+        if let Some(words) = self.away_words(vm) {
+            return conflict(words);
+        }
         let guest = &self.vms[vm.index()].guest;
         match guest.state() {
             VmState::Running => {}
@@ -164,6 +170,9 @@ impl Controller {
 
     fn resume(&mut self, vm: VmId) -> Answer {
         let name = self.spec.vm(vm).name.clone();
+        if let Some(words) = self.away_words(vm) {
+            return conflict(words);
+        }
         let guest = &self.vms[vm.index()].guest;
         match &guest.run {
             Run::Suspended { .. } => {

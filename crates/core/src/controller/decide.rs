@@ -5,12 +5,13 @@
 
 use super::shed::Outlook;
 use super::{Controller, RESUME_PACE, ROUNDS_MAX, UNMANAGED_ACTIVE_FOR};
+use crate::cluster::Whereto;
 use crate::effect::{JournalKind, Subject};
 use crate::event::RunState;
 use crate::ids::{IncidentId, PathId, VmId};
 use crate::mutant::{self, Mutant};
-use crate::policy::rules::{self, OnLoss, Stopping};
-use crate::policy::{Cause, Input, Ladder, Monitor, Outstanding, Run, Why};
+use crate::policy::rules::{self, Migrating, OnLoss, Stopping};
+use crate::policy::{Cause, Input, Ladder, Monitor, Outstanding, Reason, Run, Why};
 use crate::spec::{HOLD_DEFAULT, OnPathLoss, When};
 use crate::time::Duration;
 
@@ -37,10 +38,15 @@ impl Controller {
             let mut look = Outlook::at(self.now);
             for at in 0..self.order.len() {
                 let (vm, before) = (self.order[at], self.out.records.len());
+                self.travel_timer(vm);
+                if self.is_away(vm) {
+                    continue;
+                }
                 self.run_timer(vm);
                 self.climb_ladder(vm);
                 self.apply_path_loss(vm);
                 self.release(vm, &look);
+                self.ask_home(vm);
                 if self.out.records.len() > before {
                     // Who runs has changed, and so has who fits.
                     look = Outlook::at(self.now);
@@ -85,9 +91,9 @@ impl Controller {
         let rule = self.loss_rule(vm, &lost);
         let requests = match rules::on_loss(policy) {
             OnLoss::Stay => return,
-            OnLoss::Migrate => {
-                let text = format!("{rule}; {}; it stays, and its requests fail over", rules::NO_OTHER_HOST);
-                return self.block(vm, incident, text);
+            OnLoss::Migrate(requests) => {
+                let reason = Reason { incident: Some(incident), rule, requests };
+                return self.migrate_for_loss(vm, incident, reason);
             }
             OnLoss::Suspend(requests) => requests,
         };
@@ -116,6 +122,20 @@ impl Controller {
             }
             (Stopping::Impossible(why), Outstanding::FailOver) => {
                 self.block(vm, incident, format!("{rule}; {why}; its I/O goes on over other paths"));
+            }
+        }
+    }
+
+    fn migrate_for_loss(&mut self, vm: VmId, incident: IncidentId, reason: Reason) {
+        let migrating = match self.move_dwell(vm) {
+            Some(why) => Migrating::Impossible(format!("it is not moved again: {why}")),
+            None => self.migrating(vm),
+        };
+        match migrating {
+            Migrating::Possible => self.wants_move(vm, reason, Whereto::Best),
+            Migrating::Wait(why) | Migrating::Impossible(why) => {
+                let text = format!("{}; {why}; it stays, and its requests fail over", reason.rule);
+                self.block(vm, incident, text);
             }
         }
     }
@@ -153,6 +173,9 @@ impl Controller {
     /// It runs, as far as can be known, and is not about to stop.
     pub(super) fn runs(&self, vm: VmId) -> bool {
         let state = &self.vms[vm.index()];
+        if self.is_away(vm) {
+            return false;
+        }
         match (&state.guest.run, &state.guest.monitor) {
             (Run::Suspending { .. } | Run::Suspended { .. }, _) => false,
             (Run::Resuming { .. }, _) => true,
@@ -249,6 +272,9 @@ impl Controller {
 
     /// Suspended by us, what it waits for has come, and its process can be continued.
     fn may_resume(&self, vm: VmId, look: &Outlook) -> bool {
+        if self.is_away(vm) {
+            return false;
+        }
         match &self.vms[vm.index()].guest.run {
             Run::Suspended { cause, .. } => {
                 self.cause_wait(vm, cause, look).is_none()

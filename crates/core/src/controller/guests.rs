@@ -20,6 +20,7 @@ impl Controller {
         if vm.index() >= self.vms.len() || self.vm_standing(vm) == Standing::Gone {
             return;
         }
+        let of_move = report.clone();
         match report {
             HypervisorReport::Connected { instance, state, stops_on_error } => {
                 let vhost_user = self.spec.is_vhost_user(vm);
@@ -29,12 +30,12 @@ impl Controller {
             HypervisorReport::Lost { why } => self.monitor_lost(vm, why),
             HypervisorReport::State(state) => self.run_state(vm, state),
             HypervisorReport::Refused { why } => self.refused(vm, &why),
-            // These are the business of the VM's move, which has a machine of its own.
             HypervisorReport::Machine(_)
             | HypervisorReport::Migration(_)
             | HypervisorReport::MigrationRefused { .. }
             | HypervisorReport::Deaf { .. } => {}
         }
+        self.hypervisor_of_move(vm, &of_move);
     }
 
     fn connected(&mut self, vm: VmId, monitor: Monitor) {
@@ -123,7 +124,7 @@ impl Controller {
         let guest = &self.vms[vm.index()].guest;
         // Another disk of it may have said the same, and a `stop` that is on its way serves both.
         let is_free = matches!(guest.run, Run::Free { .. } | Run::Proving { .. });
-        if !is_free || self.network.unserved_unit(vm).is_some() {
+        if !is_free || self.is_away(vm) || self.network.unserved_unit(vm).is_some() {
             return;
         }
         let rule = format!(

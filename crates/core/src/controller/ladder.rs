@@ -7,11 +7,12 @@
 
 use super::Controller;
 use super::words::seconds;
+use crate::cluster::Whereto;
 use crate::effect::{JournalKind, Subject};
 use crate::ids::{UnitId, VmId};
 use crate::mutant::{self, Mutant};
 use crate::policy::rules::{self, Gone, On, Plight, Stand};
-use crate::policy::{Cause, Input, Lack, Ladder, Loss, Retell, Run, Why};
+use crate::policy::{Cause, Input, Lack, Ladder, Loss, Reason, Retell, Run, Why};
 use crate::spec::NoPathAction;
 use crate::time::{Duration, Instant};
 
@@ -72,7 +73,7 @@ impl Controller {
         };
         let incident = self.enter_incident(self.spec.unit(unit).target, None, &what);
         let loss = Loss { since: self.now, unit, incident, lack };
-        let rung = NoPathAction::Hold;
+        let rung = self.first_rung(vm);
         self.vms[vm.index()].ladder = Ladder::Waiting { loss, rung, since: self.now };
         let (_, passed) = rules::stand(&self.spec.vm(vm).on_no_path, &self.plight(vm, loss), On::Start);
         let barred = self.barred_words(vm, unit).unwrap_or_default();
@@ -91,6 +92,18 @@ impl Controller {
         let until = Some(self.until(vm));
         self.record_until(kind, Subject::Vm(vm), Some(incident), (reason, until));
         self.next_rung(vm);
+    }
+
+    /// A host may have it at once, where there are others.
+    fn first_rung(&self, vm: VmId) -> NoPathAction {
+        let first = self.spec.vm(vm).on_no_path.rungs.first().map(|rung| rung.action);
+        match (first, &self.spec.cluster) {
+            (Some(NoPathAction::Migrate), Some(_)) => NoPathAction::Migrate,
+            (Some(NoPathAction::Migrate), None)
+            | (Some(NoPathAction::Hold | NoPathAction::Suspend | NoPathAction::Fail) | None, _) => {
+                NoPathAction::Hold
+            }
+        }
     }
 
     /// Of the rungs before the first hold.
@@ -114,7 +127,8 @@ impl Controller {
 
     fn plight(&self, vm: VmId, loss: Loss) -> Plight<'_> {
         let gone = if self.network.gone_for_good(vm, loss.unit) { Gone::ForGood } else { Gone::No };
-        Plight { monitor: &self.vms[vm.index()].guest.monitor, lack: loss.lack, gone }
+        let monitor = &self.vms[vm.index()].guest.monitor;
+        Plight { monitor, lack: loss.lack, gone, migrating: self.migrating(vm) }
     }
 
     /// What is to be done now, as far as it is not done already. Asked again at each event: a monitor may have come back.
@@ -129,7 +143,8 @@ impl Controller {
         let (stand, passed) = rules::stand(&self.spec.vm(vm).on_no_path, &self.plight(vm, loss), on);
         match stand {
             Stand::Moot => {}
-            Stand::Wait(rung) => self.wait_on(vm, rung),
+            Stand::Wait(rung) => self.wait_on(vm, rung, &passed),
+            Stand::Migrate => self.move_for(vm, loss, &passed),
             Stand::Suspend => {
                 let (unit, rule) = (loss.unit, self.ladder_rule(vm, loss) + &and(&passed));
                 self.vms[vm.index()].ladder = Ladder::Suspended { loss, since: self.now };
@@ -150,7 +165,7 @@ impl Controller {
     }
 
     /// From the hold to a suspend that cannot be done: it is held for as long as that might have lasted.
-    fn wait_on(&mut self, vm: VmId, next: NoPathAction) {
+    fn wait_on(&mut self, vm: VmId, next: NoPathAction, passed: &str) {
         let Ladder::Waiting { loss, rung, .. } = self.vms[vm.index()].ladder else { return };
         if rung == next {
             return;
@@ -158,6 +173,7 @@ impl Controller {
         self.vms[vm.index()].ladder = Ladder::Waiting { loss, rung: next, since: self.now };
         let stopping = rules::stopping(&self.vms[vm.index()].guest.monitor, rules::requests(loss.lack));
         let why = match stopping {
+            _ if next != NoPathAction::Suspend => and(passed),
             rules::Stopping::Impossible(why) => format!("; {why}"),
             rules::Stopping::Possible | rules::Stopping::Moot => String::new(),
         };
@@ -169,6 +185,14 @@ impl Controller {
         let until = Some(self.until(vm));
         let kind = JournalKind::PolicyBlocked;
         self.record_until(kind, Subject::Vm(vm), Some(loss.incident), (reason, until));
+    }
+
+    /// What is open moves with it: it is held here anyway.
+    fn move_for(&mut self, vm: VmId, loss: Loss, passed: &str) {
+        let rule = self.ladder_rule(vm, loss) + &and(passed);
+        let requests = rules::requests(loss.lack);
+        let reason = Reason { incident: Some(loss.incident), rule, requests };
+        self.wants_move(vm, reason, Whereto::Best);
     }
 
     fn fail(&mut self, vm: VmId, loss: Loss, passed: &str) {
@@ -257,6 +281,7 @@ impl Controller {
             Stand::Nothing(why) => self.strand(vm, loss, why),
             // Neither stands after a suspend.
             Stand::Wait(_) | Stand::Suspend | Stand::Moot => {}
+            Stand::Migrate => self.move_for(vm, loss, &passed),
         }
     }
 

@@ -16,20 +16,26 @@ mod guests;
 mod incidents;
 mod ladder;
 mod leave;
+mod moves;
+mod moving;
 mod paths;
 mod reload;
+mod remember;
 mod restore;
 mod shed;
 mod sick;
 mod view;
 mod words;
 
+use crate::cluster::Ask;
 use crate::effect::{Effect, JournalEntry, JournalKind, Subject};
 use crate::event::{DiskFront, Event, LoadReport};
 use crate::ids::{IncidentId, PathId, UnitId, VmId, WorkerId};
 use crate::path::Network;
 use crate::plan::{Gate, GateReason, PathRoute, RoutePlan, VmRoute};
-use crate::policy::{Cause, Dwell, Floor, Guest, Ladder, Monitor, Run, SUSPENDED_AT_LEAST, StopOrder, Why};
+use crate::policy::{
+    Cause, Dwell, Floor, Guest, Ladder, Monitor, Outstanding, Run, SUSPENDED_AT_LEAST, StopOrder, Travel, Why,
+};
 use crate::spec::Spec;
 use crate::spread::{Division, Parts};
 use crate::time::{Duration, Instant};
@@ -73,6 +79,7 @@ pub struct Controller {
     fronts: Vec<DiskFront>,
     /// Of the first plan with this configuration.
     reloaded_at: u64,
+    cluster: moves::Cluster,
     out: Outbox,
 }
 
@@ -89,6 +96,9 @@ struct Vm {
     dwell: Dwell,
     floor: Floor,
     reserve: Reserve,
+    travel: Travel,
+    /// Bytes of its guest's memory, as its hypervisor says.
+    memory: Option<u64>,
     /// When it last had a request.
     last_io: Option<Instant>,
     /// The hypervisor process that was last seen running.
@@ -113,6 +123,7 @@ enum Reserve {
 #[derive(Clone, Debug, Default)]
 struct Outbox {
     acts: Vec<Effect>,
+    asks: Vec<Ask>,
     records: Vec<JournalEntry>,
     answers: Vec<Effect>,
     lost_links: Vec<(PathId, UnitId)>,
@@ -130,6 +141,8 @@ impl Vm {
             dwell: Dwell::default(),
             floor: Floor::Met,
             reserve: Reserve::Kept,
+            travel: Travel::new(now),
+            memory: None,
             last_io: None,
             ran: None,
             before: None,
@@ -175,6 +188,7 @@ impl Controller {
             link_reports: vec![],
             fronts,
             reloaded_at: 0,
+            cluster: moves::Cluster::default(),
             out: Outbox::default(),
         }
     }
@@ -204,6 +218,7 @@ impl Controller {
             Event::Load(report) => self.take_load(&report),
             Event::Silent(disk) => self.take_silence(disk),
             Event::Command { ticket, command } => self.take_command(ticket, &command),
+            Event::Cluster(heard) => self.take_cluster(heard),
             Event::Reload(spec) => self.take_reload(spec),
             Event::Tick => {}
         }
@@ -247,7 +262,10 @@ impl Controller {
             }
         };
         let rung = self.ladder_deadline(vm);
-        [settled, held, dwell, rung, self.drained_by(vm), state.guest.run.deadline()].into_iter().flatten()
+        let travel = state.travel.deadline().into_iter().chain(self.home_deadline(vm)).min();
+        [settled, held, dwell, rung, travel, self.drained_by(vm), state.guest.run.deadline()]
+            .into_iter()
+            .flatten()
     }
 
     /// From then on its suspend has lasted long enough. One that only wakes a device is over at once.
@@ -301,6 +319,7 @@ impl Controller {
         effects.extend(self.next_plan().map(Effect::Publish));
         let out = std::mem::take(&mut self.out);
         effects.extend(out.acts);
+        effects.extend(out.asks.into_iter().map(Effect::Cluster));
         effects.extend(out.records.into_iter().map(Effect::Record));
         effects.extend(out.answers);
         effects
@@ -333,6 +352,12 @@ impl Controller {
 
     fn gate(&self, vm: VmId) -> Gate {
         let state = &self.vms[vm.index()];
+        if let Some(reason) = state.travel.reason().filter(|reason| reason.requests == Outstanding::Held)
+            && matches!(state.guest.run, Run::Free { .. } | Run::Proving { .. })
+        {
+            let text = format!("it moves to another host: {}", reason.rule);
+            return Gate::Hold(GateReason { incident: reason.incident, text });
+        }
         match &state.guest.run {
             Run::Free { .. } | Run::Proving { .. } | Run::Withdrawing { .. } | Run::Resuming { .. } => {
                 ladder_gate(&state.ladder).unwrap_or(Gate::Open)

@@ -7,14 +7,15 @@
 
 use super::words::seconds;
 use super::{Controller, Reserve};
+use crate::cluster::Whereto;
 use crate::effect::{JournalKind, Subject};
 use crate::ids::{IncidentId, PathId, TargetId, VmId};
 use crate::mutant::{self, Mutant};
 use crate::path::{Link, PathState, UnitReach};
 use crate::plan::Health;
 use crate::policy::fit::{Claim, Kept, Room};
-use crate::policy::rules::{Stopping, stopping};
-use crate::policy::{Cause, Floor, Input, Outstanding, Why};
+use crate::policy::rules::{Migrating, Stopping, stopping};
+use crate::policy::{Cause, Floor, Input, Outstanding, Reason, Why};
 use crate::spec::{ByteRate, ShedWhen};
 use crate::time::{Duration, Instant};
 use std::cell::OnceCell;
@@ -262,6 +263,7 @@ impl Controller {
             return;
         }
         let missing: Vec<_> = self.missing(vm, verdict);
+        let leaves = self.may_leave(vm);
         let what = format!("{} cannot carry its reservations", self.spec.target(short.target).name);
         let incident = self.enter_incident(short.target, None, &what);
         self.vms[vm.index()].reserve = Reserve::Kept;
@@ -271,8 +273,19 @@ impl Controller {
                 self.vms[other.index()].floor = Floor::Met;
             }
         }
+        if leaves {
+            let reason = Reason { incident: Some(incident), rule, requests: Outstanding::FailOver };
+            return self.wants_move(vm, reason, Whereto::Best);
+        }
         let cause = Cause { incident: Some(incident), why: Why::Shed { paths: missing }, rule };
         self.tell(vm, Input::Suspend(cause));
+    }
+
+    /// It is shed by a move, and not by a suspend.
+    fn may_leave(&self, vm: VmId) -> bool {
+        let may =
+            self.spec.vm(vm).may_migrate && self.spec.cluster.is_some() && self.move_dwell(vm).is_none();
+        may && self.network.unserved_unit(vm).is_none() && self.migrating(vm) == Migrating::Possible
     }
 
     pub(super) fn meets_target(&self, vm: VmId, target: TargetId) -> bool {
@@ -287,6 +300,9 @@ impl Controller {
     fn cannot_shed(&self, vm: VmId, open: Option<IncidentId>) -> Option<String> {
         let state = &self.vms[vm.index()];
         let name = &self.spec.vm(vm).name;
+        if self.may_leave(vm) && (open.is_none() || state.pardon != open) {
+            return None;
+        }
         if !self.spec.vm(vm).may_suspend {
             return Some(format!("{name} has may_suspend = false"));
         }

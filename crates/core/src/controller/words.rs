@@ -184,7 +184,7 @@ impl Controller {
                 let shaky = self.subject_to_loss_rule(vm, self.network.shaky_paths(vm, now));
                 self.paths_wait(vm, &shaky, now)
             }
-            OnLoss::Stay | OnLoss::Migrate => None,
+            OnLoss::Stay | OnLoss::Migrate(_) => None,
         }
     }
 
@@ -347,7 +347,9 @@ impl Controller {
                 let next = rungs_after(policy, *rung);
                 let moot = policy.has(NoPathAction::Suspend)
                     && stopping(&state.guest.monitor, requests(loss.lack)) == Stopping::Moot;
-                Some(if moot {
+                Some(if *rung == NoPathAction::Migrate {
+                    format!("{path}, or its turn to move to another host")
+                } else if moot {
                     format!("{path}; it does not run anyway")
                 } else if next.is_empty() {
                     format!("{path}; in {} at the latest it is told that no rung is left", seconds(rest))

@@ -20,3 +20,6 @@ pub use note::{Note, Step};
 pub use pace::Pace;
 pub use source::{DiskEpoch, Move, RoomNeed, Source};
 pub use status::{Answer, MigrationState, MigrationStatus};
+
+#[cfg(test)]
+mod tests;

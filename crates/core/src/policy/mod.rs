@@ -14,6 +14,7 @@ mod guest;
 mod ladder;
 pub mod rules;
 mod run;
+mod travel;
 
 pub use cause::{Cause, Outstanding, Why};
 pub use dwell::{Dwell, RESUMES_MAX, RESUMES_WITHIN, SUSPENDED_AT_LEAST};
@@ -24,3 +25,4 @@ pub use run::{
     Act, Input, LateStop, Note, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX, STOP_CONFIRM_WITHIN, Step,
     StopOrder,
 };
+pub use travel::{ASK_HOME, PLACE_WITHIN, Place, Reason, Travel, Tried};

@@ -15,7 +15,16 @@ pub enum OnLoss {
     Stay,
     Suspend(Outstanding),
     /// Leave for another host.
-    Migrate,
+    Migrate(Outstanding),
+}
+
+/// Whether a VM can leave for another host now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Migrating {
+    Possible,
+    /// In a moment that has an end; in words.
+    Wait(String),
+    Impossible(String),
 }
 
 #[must_use]
@@ -24,7 +33,8 @@ pub fn on_loss(policy: OnPathLoss) -> OnLoss {
         OnPathLoss::Failover => OnLoss::Stay,
         OnPathLoss::Suspend => OnLoss::Suspend(Outstanding::Held),
         OnPathLoss::FailoverSuspend => OnLoss::Suspend(Outstanding::FailOver),
-        OnPathLoss::Migrate | OnPathLoss::FailoverMigrate => OnLoss::Migrate,
+        OnPathLoss::Migrate => OnLoss::Migrate(Outstanding::Held),
+        OnPathLoss::FailoverMigrate => OnLoss::Migrate(Outstanding::FailOver),
     }
 }
 
@@ -99,9 +109,10 @@ pub enum On {
 /// What a VM that lacks paths is to do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stand {
-    /// Wait on this rung: on `hold`, or on a `suspend` that cannot be done.
+    /// Wait on this rung: on `hold`, on a `suspend` that cannot be done, or for its turn to move.
     Wait(NoPathAction),
     Suspend,
+    Migrate,
     Fail,
     /// The rung is to stop it, and it does not run anyway.
     Moot,
@@ -110,12 +121,13 @@ pub enum Stand {
 }
 
 /// What is known of a VM that lacks paths.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Plight<'a> {
     pub monitor: &'a Monitor,
     pub lack: Lack,
     /// The target says that there is no such unit: waiting is no use.
     pub gone: Gone,
+    pub migrating: Migrating,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,7 +176,11 @@ fn first_possible(
                 Stopping::Impossible(_) if waits && lasts => return Some(Stand::Wait(NoPathAction::Suspend)),
                 Stopping::Impossible(why) => impossible.push(why),
             },
-            NoPathAction::Migrate => impossible.push(NO_OTHER_HOST.into()),
+            NoPathAction::Migrate => match &plight.migrating {
+                Migrating::Possible => return Some(Stand::Migrate),
+                Migrating::Wait(_) if waits => return Some(Stand::Wait(NoPathAction::Migrate)),
+                Migrating::Wait(why) | Migrating::Impossible(why) => impossible.push(why.clone()),
+            },
             NoPathAction::Fail => match cannot_fail(plight, on) {
                 None => return Some(Stand::Fail),
                 Some(why) => impossible.push(why),

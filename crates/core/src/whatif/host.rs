@@ -3,6 +3,7 @@
 //! Invariant: time goes on only to where something is to happen, and not for ever: steps and time are bounded.
 //! It does not know what any of it means to a VM.
 
+use crate::cluster::{Ask, Heard};
 use crate::controller::Controller;
 use crate::effect::{CommandError, Effect, JournalEntry};
 use crate::event::{
@@ -191,7 +192,14 @@ impl Host {
                 Effect::Continue { vm, .. } => self.obey(vm, RunState::Running),
                 Effect::Record(entry) => self.told.push(entry),
                 Effect::Answer { result, .. } => self.answer = Some(result),
-                Effect::Publish(_) | Effect::Monitor { .. } => {}
+                Effect::Cluster(Ask::Place { vm, .. }) => {
+                    let result = Err("a forecast asks no other host".to_owned());
+                    let event = Event::Cluster(Heard::Placed { vm, result });
+                    self.coming.entry(self.now).or_default().push(event);
+                }
+                Effect::Publish(_)
+                | Effect::Monitor { .. }
+                | Effect::Cluster(Ask::Leave { .. } | Ask::Arrive { .. } | Ask::Decline { .. }) => {}
             }
         }
     }

@@ -71,6 +71,8 @@ impl Performer {
                     let line = self.journal.append(entry, spec, at_unix_us);
                     self.store.append(&line, self.journal.first_seq(), clock::now());
                 }
+                // Nothing is heard of a store yet, so nothing is asked.
+                Effect::Cluster(ask) => tracing::error!("asked of a cluster that is not there: {ask:?}"),
                 Effect::Answer { ticket, result } => outcome.answers.push(Answered { ticket, result }),
             }
         }
@@ -80,7 +82,7 @@ impl Performer {
     #[must_use]
     pub fn orders_anything(effects: &[Effect]) -> bool {
         effects.iter().any(|effect| match effect {
-            Effect::Stop { .. } | Effect::Continue { .. } => true,
+            Effect::Stop { .. } | Effect::Continue { .. } | Effect::Cluster(_) => true,
             Effect::Publish(_) | Effect::Monitor { .. } | Effect::Record(_) | Effect::Answer { .. } => false,
         })
     }

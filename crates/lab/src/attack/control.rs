@@ -106,6 +106,8 @@ impl World {
                 Effect::Monitor { vm, wanted } => self.processes[vm.index()].wanted = *wanted == Wanted::Yes,
                 Effect::Record(entry) => self.trace.mix(entry.kind as u64),
                 Effect::Answer { ticket, .. } => self.trace.mix(*ticket),
+                // This world has one host.
+                Effect::Cluster(_) => {}
             }
         }
         self.save();
@@ -178,6 +180,7 @@ impl World {
             Effect::Stop { .. }
             | Effect::Continue { .. }
             | Effect::Monitor { .. }
+            | Effect::Cluster(_)
             | Effect::Record(_)
             | Effect::Answer { .. } => None,
         });
@@ -217,7 +220,11 @@ fn shown(effect: &Effect) -> String {
         Effect::Record(entry) => {
             format!("{} {:?} {:?}: {}", entry.kind.as_str(), entry.subject, entry.incident, entry.reason)
         }
-        Effect::Stop { .. } | Effect::Continue { .. } | Effect::Monitor { .. } | Effect::Answer { .. } => {
+        Effect::Stop { .. }
+        | Effect::Continue { .. }
+        | Effect::Monitor { .. }
+        | Effect::Cluster(_)
+        | Effect::Answer { .. } => {
             format!("{effect:?}")
         }
     }

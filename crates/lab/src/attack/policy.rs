@@ -89,6 +89,7 @@ impl PolicyChecks {
             Event::Link(_)
             | Event::Hypervisor { .. }
             | Event::Silent(_)
+            | Event::Cluster(_)
             | Event::Command { .. }
             | Event::Tick => {}
         }
@@ -171,7 +172,10 @@ impl PolicyChecks {
                 | Command::DrainPath(..)
                 | Command::EnablePath(_)
                 | Command::SetAccess(..)
-                | Command::SuspendVm(_) => {}
+                | Command::SuspendVm(_)
+                | Command::MigrateVm { .. }
+                | Command::ReturnVm(_)
+                | Command::CancelMigration(_) => {}
             }
         }
     }
@@ -226,6 +230,7 @@ impl PolicyChecks {
                 | Effect::Stop { .. }
                 | Effect::Continue { .. }
                 | Effect::Monitor { .. }
+                | Effect::Cluster(_)
                 | Effect::Answer { .. } => false,
             })
         };
@@ -250,7 +255,11 @@ impl PolicyChecks {
                         return broken("process", format!("an untold `cont` of {}", self.facts.vm_name(*vm)));
                     }
                 }
-                Effect::Publish(_) | Effect::Monitor { .. } | Effect::Record(_) | Effect::Answer { .. } => {}
+                Effect::Publish(_)
+                | Effect::Monitor { .. }
+                | Effect::Cluster(_)
+                | Effect::Record(_)
+                | Effect::Answer { .. } => {}
             }
         }
         Ok(())
@@ -272,7 +281,11 @@ impl PolicyChecks {
         let order = effects.iter().find_map(|effect| match effect {
             Effect::Stop { vm: v, instance } => (*v == vm && !resumes).then_some(*instance),
             Effect::Continue { vm: v, instance } => (*v == vm && resumes).then_some(*instance),
-            Effect::Publish(_) | Effect::Monitor { .. } | Effect::Record(_) | Effect::Answer { .. } => None,
+            Effect::Publish(_)
+            | Effect::Monitor { .. }
+            | Effect::Cluster(_)
+            | Effect::Record(_)
+            | Effect::Answer { .. } => None,
         });
         let was = self.facts.story(vm).ours;
         if kind == JournalKind::ReservationLost && cause == Cause::Shed {

@@ -127,7 +127,7 @@ impl Checker {
                     );
                     must(!needs_end || entry.until.is_some(), || format!("no end: {entry:?}"))?;
                 }
-                Effect::Monitor { .. } | Effect::Answer { .. } => {}
+                Effect::Monitor { .. } | Effect::Cluster(_) | Effect::Answer { .. } => {}
             }
         }
         self.gates()?;
@@ -143,6 +143,7 @@ impl Checker {
                 Effect::Stop { .. }
                 | Effect::Continue { .. }
                 | Effect::Monitor { .. }
+                | Effect::Cluster(_)
                 | Effect::Record(_)
                 | Effect::Answer { .. } => None,
             })
@@ -243,6 +244,7 @@ fn told(effects: &[Effect], vm: VmId, kind: JournalKind) -> bool {
         | Effect::Stop { .. }
         | Effect::Continue { .. }
         | Effect::Monitor { .. }
+        | Effect::Cluster(_)
         | Effect::Answer { .. } => false,
     })
 }
@@ -258,6 +260,7 @@ fn begins_resume(effects: &[Effect], vm: VmId) -> bool {
         | Effect::Stop { .. }
         | Effect::Continue { .. }
         | Effect::Monitor { .. }
+        | Effect::Cluster(_)
         | Effect::Answer { .. } => false,
     })
 }

@@ -10,6 +10,7 @@ mod ladder;
 mod leave;
 mod loss;
 mod many;
+mod moves;
 mod no_path;
 mod random;
 mod restart;

@@ -234,7 +234,7 @@ impl Sim {
                 }
                 Effect::Stop { vm, instance } => self.obey(*vm, *instance, RunState::Paused),
                 Effect::Continue { vm, instance } => self.obey(*vm, *instance, RunState::Running),
-                Effect::Monitor { .. } | Effect::Record(_) | Effect::Answer { .. } => {}
+                Effect::Monitor { .. } | Effect::Cluster(_) | Effect::Record(_) | Effect::Answer { .. } => {}
             }
         }
         Ok(())
@@ -612,6 +612,7 @@ fn shown(effect: &Effect) -> String {
         Effect::Stop { .. }
         | Effect::Continue { .. }
         | Effect::Monitor { .. }
+        | Effect::Cluster(_)
         | Effect::Record(_)
         | Effect::Answer { .. } => format!("{effect:?}"),
     }

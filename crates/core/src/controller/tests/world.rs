@@ -4,6 +4,7 @@
 //! controller did, one line for each event that made it do anything: gates that changed, `stop` and `cont`, the
 //! journal's kinds by subject, answers. `check` compares the whole text.
 
+use crate::cluster::{Ask, Heard};
 use crate::controller::Controller;
 use crate::effect::{CommandError, Effect, JournalEntry, Subject, Wanted};
 use crate::event::{
@@ -11,6 +12,7 @@ use crate::event::{
     StopsOnError, VmLoad,
 };
 use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId, WorkerId};
+use crate::ownership::{Owner, Ownership};
 use crate::plan::{Gate, RoutePlan};
 use crate::saved::{Before, Saved};
 use crate::spec::{
@@ -138,6 +140,7 @@ pub(super) struct World {
     pub(super) plan: RoutePlan,
     pub(super) journal: Vec<JournalEntry>,
     pub(super) answers: Vec<Result<String, CommandError>>,
+    pub(super) asks: Vec<Ask>,
     log: String,
     /// Hypervisors that obey after 5 ms.
     obedient: bool,
@@ -175,6 +178,7 @@ impl World {
             plan,
             journal: vec![],
             answers: vec![],
+            asks: vec![],
             log: String::new(),
             obedient: false,
             real: BTreeMap::new(),
@@ -255,6 +259,10 @@ impl World {
                 Effect::Record(entry) => {
                     said.push(format!("{} {}", self.subject(entry.subject), entry.kind.as_str()));
                     self.journal.push(entry.clone());
+                }
+                Effect::Cluster(ask) => {
+                    said.push(format!("ask {}", ask_word(ask)));
+                    self.asks.push(ask.clone());
                 }
                 Effect::Monitor { vm, wanted: Wanted::Yes } => {
                     said.push(format!("monitor {}", self.spec.vm(*vm).name));
@@ -433,7 +441,44 @@ impl World {
             ["resume", vm] => self.command(Command::ResumeVm(self.vm(vm))),
             ["failback"] => self.command(Command::Failback(TargetId(0))),
             ["load", ref vms @ ..] => self.load(vms),
+            ref words => self.act_in_cluster(words),
+        }
+    }
+
+    fn act_in_cluster(&mut self, words: &[&str]) {
+        match *words {
+            ["etcd"] => self.handle(Event::Cluster(Heard::Up { nonce: 0x7f })),
+            ["no-etcd"] => self.handle(Event::Cluster(Heard::Down { why: "no quorum".into() })),
+            ["owner", host] => self.owner(host),
+            ["placed", vm, host] => {
+                let (vm, result) = (self.vm(vm), Ok(host.to_owned()));
+                self.handle(Event::Cluster(Heard::Placed { vm, result }));
+            }
+            ["no-place", vm] => {
+                let (vm, result) = (self.vm(vm), Err("kvm2: 0 of 2 paths".to_owned()));
+                self.handle(Event::Cluster(Heard::Placed { vm, result }));
+            }
+            ["migrate", vm] => self.command(Command::MigrateVm { vm: self.vm(vm), to: None }),
+            ["return", vm] => self.command(Command::ReturnVm(self.vm(vm))),
+            ["cancel", vm] => self.command(Command::CancelMigration(self.vm(vm))),
             ref other => panic!("what is {other:?}?"),
+        }
+    }
+
+    /// What has happened so far is not compared.
+    pub(super) fn forget_log(&mut self) {
+        self.log.clear();
+    }
+
+    /// Of all units, under epoch 3.
+    pub(super) fn owner(&mut self, host: &str) {
+        for unit in self.spec.clone().unit_ids() {
+            let ownership = if host == self.spec.host.name {
+                Ownership::Ours { epoch: 3 }
+            } else {
+                Ownership::Theirs(Owner { host: host.into(), epoch: 3, move_id: None })
+            };
+            self.handle(Event::Cluster(Heard::Owner { unit, ownership }));
         }
     }
 
@@ -460,6 +505,17 @@ pub(super) fn down(fault: Fault) -> LinkChange {
 
 pub(super) fn connected(instance: u64, state: RunState, stops_on_error: StopsOnError) -> HypervisorReport {
     HypervisorReport::Connected { instance, state, stops_on_error }
+}
+
+/// The question and whom it is about.
+fn ask_word(ask: &Ask) -> String {
+    let word = |act: String| act.split([' ', '(']).next().unwrap_or_default().to_lowercase();
+    match ask {
+        Ask::Place { vm, .. } => format!("place {vm}"),
+        Ask::Leave { vm, act, .. } => format!("leave {vm} {}", word(format!("{act:?}"))),
+        Ask::Arrive { vm, act, .. } => format!("arrive {vm} {}", word(format!("{act:?}"))),
+        Ask::Decline { .. } => "decline".into(),
+    }
 }
 
 pub(super) fn gate_word(gate: &Gate) -> &'static str {

@@ -157,9 +157,18 @@ impl Destination {
 
     /// A process before this one may have asked to give them back.
     pub(super) fn renews(&mut self, now: Instant, units: Vec<UnitEpoch>) -> Step {
-        let known = if let State::Renewing { pace, .. } = self.state { Some(pace) } else { None };
-        let pace = known.unwrap_or_else(|| Pace::first(now, ASK_AGAIN));
-        self.state = State::Renewing { units: units.clone(), pace };
+        let State::Renewing { units: asked, .. } = &self.state else {
+            self.state = State::Renewing { units: units.clone(), pace: Pace::first(now, ASK_AGAIN) };
+            return Step::acts(vec![Act::Bump { units }]);
+        };
+        let pairs = || units.iter().zip(asked);
+        if pairs().any(|(found, asked)| found.epoch < asked.epoch) {
+            return Step::default();
+        }
+        // An epoch of its own that is later: the answer was lost. To raise it again would make a late answer wrong.
+        if pairs().all(|(found, asked)| found.epoch > asked.epoch) {
+            return self.owns(now, vec![], units);
+        }
         Step::acts(vec![Act::Bump { units }])
     }
 

@@ -15,7 +15,7 @@ pub enum Input {
     /// The answer to [`Act::Query`] if it has not landed.
     Waiting,
     /// The source hands over.
-    HandOver(HandOver),
+    HandOver(Box<HandOver>),
     /// The hand-over is in a file, or why not.
     Stored(Result<(), String>),
     /// The source does not move it after all, or cannot go on after the commit; in words.

@@ -105,18 +105,18 @@ impl Destination {
         }
     }
 
-    fn hand_over(&mut self, now: Instant, offered: HandOver) -> Step {
+    fn hand_over(&mut self, now: Instant, offered: Box<HandOver>) -> Step {
         if let Err(why) = self.plan.matches(&offered) {
             return Step::acts(vec![Act::AnswerHandOver(Err(why))]);
         }
         match &self.state {
             State::Prepared { uri, .. } => {
                 let (uri, until) = (uri.clone(), now + STORE_WITHIN);
-                self.state = State::Storing { uri, until, hand_over: Box::new(offered.clone()) };
-                Step::acts(vec![Act::Store(Box::new(offered))])
+                self.state = State::Storing { uri, until, hand_over: offered.clone() };
+                Step::acts(vec![Act::Store(offered)])
             }
             State::Storing { .. } => Step::default(),
-            State::Stored { hand_over, .. } if **hand_over == offered => {
+            State::Stored { hand_over, .. } if *hand_over == offered => {
                 Step::acts(vec![Act::AnswerHandOver(Ok(()))])
             }
             State::Stored { .. } => {

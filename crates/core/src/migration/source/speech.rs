@@ -96,7 +96,7 @@ pub enum Act {
     /// Give the claim up.
     Unclaim,
     /// Ask the destination to start a hypervisor that waits for the VM.
-    Prepare(Move),
+    Prepare(Box<Move>),
     /// QMP: `pause-before-switchover` on, then `migrate`.
     Migrate {
         instance: u64,
@@ -108,7 +108,7 @@ pub enum Act {
         by: Duration,
     },
     /// Give this to the destination, which answers when it is stored.
-    HandOver(HandOver),
+    HandOver(Box<HandOver>),
     /// One transaction: if every unit belongs to this host under its epoch, they all belong to `to` under the next, by this
     /// move. Sent once; the answer is [`Input::Committed`].
     Commit {

@@ -88,7 +88,7 @@ impl Source {
             Answer::Done(()) => {
                 self.state = State::Preparing { until: now + PREPARE_WITHIN };
                 let reason = format!("{} has room; its hypervisor is launched there", self.plan.to);
-                let prepare = Act::Prepare(self.plan.clone());
+                let prepare = Act::Prepare(Box::new(self.plan.clone()));
                 self.goes_on(vec![prepare], reason, "it waits for the VM's memory", PREPARE_WITHIN)
             }
             Answer::Refused(why) => {
@@ -203,7 +203,7 @@ impl Source {
         };
         let open: usize = disks.iter().flat_map(|disk| &disk.queues).map(|queue| queue.open.len()).sum();
         let ranges: usize = disks.iter().map(|disk| disk.quarantine.len()).sum();
-        let hand_over = HandOver {
+        let hand_over = Box::new(HandOver {
             move_id: self.plan.id.clone(),
             vm: self.plan.vm.clone(),
             from: self.plan.from.clone(),
@@ -211,11 +211,11 @@ impl Source {
             disks,
             incident: self.plan.incident.clone(),
             vm_state: self.plan.vm_state.clone(),
-        };
+        });
         self.state = State::HandingOver {
             until: now + HAND_OVER_WITHIN,
             again: now + HAND_OVER_AGAIN,
-            hand_over: Box::new(hand_over.clone()),
+            hand_over: hand_over.clone(),
         };
         let reason = format!(
             "nothing of it is in flight; {open} open requests and {ranges} quarantined ranges are handed to {}",
@@ -318,7 +318,7 @@ impl Source {
             State::HandingOver { until, again, hand_over } => {
                 if *until > now {
                     *again = now + HAND_OVER_AGAIN;
-                    return Step::acts(vec![Act::HandOver((**hand_over).clone())]);
+                    return Step::acts(vec![Act::HandOver(hand_over.clone())]);
                 }
                 let why = self.late("stored the hand-over", HAND_OVER_WITHIN);
                 self.cancels(now, why)

@@ -14,7 +14,11 @@ fn absent() -> Monitor {
 
 fn at(ladder: &str, monitor: &Monitor, lack: Lack, gone: Gone, on: On) -> Stand {
     let policy = ladder.parse().expect(ladder);
-    stand(&policy, &Plight { monitor, lack, gone }, on).0
+    stand(&policy, &Plight { monitor, lack, gone, migrating: alone() }, on).0
+}
+
+fn alone() -> Migrating {
+    Migrating::Impossible(NO_OTHER_HOST.into())
 }
 
 fn secs(seconds: u64) -> Duration {
@@ -109,8 +113,31 @@ fn after_the_suspend_its_errors_reach_a_guest_that_does_not_stop_on_them() {
 #[test]
 fn what_is_passed_over_is_said() {
     let policy: OnNoPath = "migrate, then hold 60s, then suspend".parse().expect("a ladder");
-    let plight = Plight { monitor: &absent(), lack: Lack::NoPath, gone: Gone::No };
+    let plight = Plight { monitor: &absent(), lack: Lack::NoPath, gone: Gone::No, migrating: alone() };
     assert_eq!(stand(&policy, &plight, On::Start), (Stand::Wait(Hold), NO_OTHER_HOST.into()));
     assert_eq!(rungs_after(&policy, Hold), "suspend");
     assert_eq!(rungs_after(&policy, NoPathAction::Migrate), "hold 60s, then suspend");
+}
+
+#[test]
+fn a_vm_moves_before_it_waits_if_a_host_may_have_it() {
+    let monitor = present(RunState::Running, StopsOnError::NeedNot);
+    let policy = "migrate, then hold 60s, then suspend".parse().expect("a ladder");
+    let at = |migrating, on| {
+        stand(&policy, &Plight { monitor: &monitor, lack: Lack::NoPath, gone: Gone::No, migrating }, on).0
+    };
+    let turn = || Migrating::Wait("it waits for its turn: 2 moves are under way".into());
+    let table = [
+        (Migrating::Possible, On::Start, Stand::Migrate),
+        (turn(), On::Start, Stand::Wait(NoPathAction::Migrate)),
+        (turn(), On::Rung(NoPathAction::Migrate, secs(9)), Stand::Wait(NoPathAction::Migrate)),
+        (Migrating::Possible, On::Rung(NoPathAction::Migrate, secs(9)), Stand::Migrate),
+        (alone(), On::Rung(NoPathAction::Migrate, secs(9)), Stand::Wait(Hold)),
+        // What it has passed it does not go back to within one loss.
+        (Migrating::Possible, On::Rung(Hold, secs(59)), Stand::Wait(Hold)),
+        (Migrating::Possible, On::Rung(Hold, secs(60)), Stand::Suspend),
+    ];
+    for (migrating, on, expected) in table {
+        assert_eq!(at(migrating.clone(), on), expected, "{migrating:?} {on:?}");
+    }
 }

@@ -77,7 +77,11 @@ fn happen(controller: &mut Controller, mut now: Instant, spec: &Spec, lost: &[Pa
             match effect {
                 Effect::Stop { vm, .. } => orders.push((vm, RunState::Paused)),
                 Effect::Continue { vm, .. } => orders.push((vm, RunState::Running)),
-                Effect::Publish(_) | Effect::Monitor { .. } | Effect::Record(_) | Effect::Answer { .. } => {}
+                Effect::Publish(_)
+                | Effect::Monitor { .. }
+                | Effect::Cluster(_)
+                | Effect::Record(_)
+                | Effect::Answer { .. } => {}
             }
         }
     };

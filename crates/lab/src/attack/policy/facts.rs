@@ -113,7 +113,7 @@ impl Facts {
                     }
                 }
             }
-            Event::Silent(_) | Event::Tick => {}
+            Event::Silent(_) | Event::Cluster(_) | Event::Tick => {}
         }
     }
 
@@ -157,6 +157,7 @@ impl Facts {
                 Effect::Stop { .. }
                 | Effect::Continue { .. }
                 | Effect::Monitor { .. }
+                | Effect::Cluster(_)
                 | Effect::Record(_) => {}
             }
         }

@@ -64,6 +64,7 @@ impl Tamper {
                 Effect::Stop { .. }
                 | Effect::Continue { .. }
                 | Effect::Monitor { .. }
+                | Effect::Cluster(_)
                 | Effect::Answer { .. } => {}
             }
         }
@@ -133,7 +134,7 @@ impl Tamper {
                 };
                 !is_spared && !is_dropped
             }
-            Effect::Publish(_) | Effect::Monitor { .. } | Effect::Answer { .. } => true,
+            Effect::Publish(_) | Effect::Monitor { .. } | Effect::Cluster(_) | Effect::Answer { .. } => true,
         });
     }
 

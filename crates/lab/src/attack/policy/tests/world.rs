@@ -145,7 +145,7 @@ impl World {
                 Effect::Publish(_) => self.eio(),
                 Effect::Stop { vm, instance } => self.obey(*vm, *instance, RunState::Paused),
                 Effect::Continue { vm, instance } => self.obey(*vm, *instance, RunState::Running),
-                Effect::Monitor { .. } | Effect::Record(_) | Effect::Answer { .. } => {}
+                Effect::Monitor { .. } | Effect::Cluster(_) | Effect::Record(_) | Effect::Answer { .. } => {}
             }
         }
         Ok(())

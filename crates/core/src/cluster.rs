@@ -1,0 +1,50 @@
+//! What one host's controller hears of the others, and what it asks of them: one closed enum each way.
+//!
+//! The controller decides whether a VM should leave, and each move is a machine of its own ([`crate::migration`]); the daemon
+//! knows the store, the other daemons and the data plane, and says what became of what was asked.
+//! It does not know who the other hosts are: a host is looked for by placement, on being asked.
+
+use crate::ids::{UnitId, VmId};
+use crate::migration::{Move, MoveId, destination, source};
+use crate::ownership::Ownership;
+
+/// As [`crate::event::Event::Cluster`].
+#[derive(Clone, Debug)]
+pub enum Heard {
+    /// The store that hosts share answers. `nonce` tells this process of vmpath from every other: it is part of each move's name.
+    Up { nonce: u64 },
+    /// It does not; in words. What is known of owners stays known.
+    Down { why: String },
+    /// Who owns a unit, as this host knows it now.
+    Owner { unit: UnitId, ownership: Ownership },
+    /// The answer to [`Ask::Place`]: the best host, or why none will do.
+    Placed { vm: VmId, result: Result<String, String> },
+    /// Another host wants to move one of its VMs here. Answered with an [`source::Input::Prepared`] at that host.
+    Invited(Box<Move>),
+    /// What became of an [`Ask::Leave`]. What its hypervisor says comes as [`crate::event::Event::Hypervisor`].
+    Leaving { vm: VmId, move_id: MoveId, input: source::Input },
+    /// What became of an [`Ask::Arrive`], or what the source wants.
+    Arriving { vm: VmId, move_id: MoveId, input: destination::Input },
+}
+
+/// As [`crate::effect::Effect::Cluster`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Look for a host. Answered with [`Heard::Placed`], soon.
+    Place { vm: VmId, whereto: Whereto },
+    /// A step of a move of a VM that leaves.
+    Leave { vm: VmId, move_id: MoveId, act: source::Act },
+    /// A step of a move of a VM that comes.
+    Arrive { vm: VmId, move_id: MoveId, act: destination::Act },
+    /// An invitation is refused; in words.
+    Decline { move_id: MoveId, why: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whereto {
+    Best,
+    /// The operator has named it.
+    Named(String),
+    /// Where it came from, if that host has its paths back for long enough.
+    Home(String),
+}

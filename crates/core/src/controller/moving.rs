@@ -1,0 +1,177 @@
+//! What operators and hypervisors say of moves, translated for the machine of the VM's move.
+//!
+//! It does not know what the machine makes of it.
+
+use super::Controller;
+use super::commands::{Answer, conflict};
+use crate::cluster::Whereto;
+use crate::event::{HypervisorReport, Machine, MigrationOrder, Role, RunState};
+use crate::ids::VmId;
+use crate::migration::{VmCarry, destination, source};
+use crate::policy::rules::Migrating;
+use crate::policy::{Outstanding, Place, Reason};
+
+impl Controller {
+    pub(super) fn migrate(&mut self, vm: VmId, to: Option<String>) -> Answer {
+        let name = self.spec.vm(vm).name.clone();
+        if let Some(words) = self.away_words(vm) {
+            return conflict(words);
+        }
+        if to.as_ref() == Some(&self.spec.host.name) {
+            return conflict(format!("{name} is on {} already", self.spec.host.name));
+        }
+        let command = to.as_ref().map_or_else(String::new, |to| format!(" --to {to}"));
+        let whereto = to.map_or(Whereto::Best, Whereto::Named);
+        self.move_by_hand(vm, &format!("`vmpath vm migrate {name}{command}`"), whereto)
+    }
+
+    pub(super) fn return_home(&mut self, vm: VmId) -> Answer {
+        let name = self.spec.vm(vm).name.clone();
+        if let Some(words) = self.away_words(vm) {
+            return conflict(words);
+        }
+        match self.vms[vm.index()].travel.home.clone() {
+            None => conflict(format!(
+                "{name} has no other home than this host: name a host with `vmpath vm migrate {name} --to HOST`"
+            )),
+            Some(home) => self.move_by_hand(vm, &format!("`vmpath vm return {name}`"), Whereto::Named(home)),
+        }
+    }
+
+    /// An operator may try again what has come to nothing, and need not wait for a dwell time.
+    fn move_by_hand(&mut self, vm: VmId, command: &str, whereto: Whereto) -> Answer {
+        let name = self.spec.vm(vm).name.clone();
+        let tried = self.vms[vm.index()].travel.tried.take();
+        match self.migrating(vm) {
+            Migrating::Possible => {}
+            Migrating::Wait(why) | Migrating::Impossible(why) => {
+                self.vms[vm.index()].travel.tried = tried;
+                return conflict(format!("{name}: {why}"));
+            }
+        }
+        let rule = format!("the operator asked for it: {command}");
+        self.wants_move(vm, Reason { incident: None, rule, requests: Outstanding::FailOver }, whereto);
+        Ok(format!("a host is looked for {name}; `vmpath show migrations` tells how it goes"))
+    }
+
+    pub(super) fn cancel_migration(&mut self, vm: VmId) -> Answer {
+        let name = self.spec.vm(vm).name.clone();
+        match &self.vms[vm.index()].travel.place {
+            Place::Placing { .. } => {
+                self.vms[vm.index()].travel.place = Place::Here;
+                Ok(format!("{name} stays: no host was found for it yet"))
+            }
+            Place::Leaving { machine, .. } => {
+                let (before, to) = (machine.state().word(), machine.plan().to.clone());
+                self.hypervisor_leaving(vm, source::Input::Cancel("the operator has cancelled it".into()));
+                match &self.vms[vm.index()].travel.place {
+                    Place::Leaving { machine, .. } if machine.state().word() == before => {
+                        conflict(format!("{name} is {before}: its move to {to} cannot be cancelled any more"))
+                    }
+                    Place::Leaving { .. }
+                    | Place::Here
+                    | Place::Placing { .. }
+                    | Place::Arriving(_)
+                    | Place::Elsewhere { .. } => Ok(format!("the move of {name} to {to} is being cancelled")),
+                }
+            }
+            Place::Arriving(machine) => {
+                conflict(format!("{name} comes from {}: cancel it there", machine.plan().from))
+            }
+            Place::Here | Place::Elsewhere { .. } => conflict(format!("{name} is not being moved")),
+        }
+    }
+
+    /// Why no other order can be given for it; none if it is here.
+    pub(super) fn away_words(&self, vm: VmId) -> Option<String> {
+        let name = &self.spec.vm(vm).name;
+        match &self.vms[vm.index()].travel.place {
+            Place::Here if self.is_away(vm) => {
+                Some(format!("{name} is at another host: its disks are owned there"))
+            }
+            Place::Here => None,
+            Place::Placing { .. } => Some(format!("a host is being looked for {name}")),
+            Place::Leaving { machine, .. } => Some(format!(
+                "{name} is being moved to {} ({}): `vmpath vm migrate {name} --cancel` ends that",
+                machine.plan().to,
+                machine.state().word()
+            )),
+            Place::Arriving(machine) => Some(format!(
+                "{name} is just coming from {} ({})",
+                machine.plan().from,
+                machine.state().word()
+            )),
+            Place::Elsewhere { host } => Some(format!("{name} is at {host}")),
+        }
+    }
+
+    /// What the VM's own hypervisor says, for its move; told after the VM's other state has taken it in.
+    pub(super) fn hypervisor_of_move(&mut self, vm: VmId, report: &HypervisorReport) {
+        match report {
+            HypervisorReport::Connected { instance, state, .. } => {
+                let planned = match &self.vms[vm.index()].travel.place {
+                    Place::Leaving { machine, .. } => Some(machine.plan().instance),
+                    Place::Here | Place::Placing { .. } | Place::Arriving(_) | Place::Elsewhere { .. } => {
+                        None
+                    }
+                };
+                if planned.is_some_and(|planned| planned != *instance) {
+                    self.hypervisor_leaving(vm, source::Input::Replaced);
+                }
+                self.may_have_landed(vm, *state);
+            }
+            HypervisorReport::Lost { why } => {
+                self.hypervisor_leaving(vm, source::Input::MonitorLost(why.clone()));
+            }
+            HypervisorReport::State(state) => self.may_have_landed(vm, *state),
+            HypervisorReport::Machine(machine) => self.machine_of_move(vm, machine),
+            HypervisorReport::Migration(status) => {
+                self.hypervisor_leaving(vm, source::Input::Hypervisor(status.clone()));
+            }
+            HypervisorReport::MigrationRefused { order, why } => match order {
+                MigrationOrder::Start => {
+                    self.hypervisor_leaving(vm, source::Input::MigrateRefused(why.clone()));
+                }
+                // They are given again until their effect is seen.
+                MigrationOrder::Continue
+                | MigrationOrder::Cancel
+                | MigrationOrder::Listen
+                | MigrationOrder::Query => {}
+            },
+            // A transfer that nothing is heard of stands still, and is given up for that.
+            HypervisorReport::Refused { .. } | HypervisorReport::Deaf { .. } => {}
+        }
+    }
+
+    fn may_have_landed(&mut self, vm: VmId, state: RunState) {
+        let Place::Arriving(machine) = &self.vms[vm.index()].travel.place else { return };
+        let has_landed = match (state, &machine.plan().vm_state) {
+            (RunState::Running, _)
+            | (RunState::Paused | RunState::IoError, VmCarry::Suspended { .. } | VmCarry::StoppedByOther) => {
+                true
+            }
+            (RunState::Paused | RunState::IoError, VmCarry::Running) | (RunState::Other, _) => false,
+        };
+        if has_landed {
+            self.hypervisor_arriving(vm, destination::Input::Landed);
+        }
+    }
+
+    fn machine_of_move(&mut self, vm: VmId, machine: &Machine) {
+        self.vms[vm.index()].memory = machine.memory;
+        let Place::Arriving(coming) = &self.vms[vm.index()].travel.place else { return };
+        match (&machine.role, coming.plan().memory, machine.memory) {
+            (Role::Incoming { .. }, Some(there), Some(here)) if there != here => {
+                let why = format!(
+                    "its guest has {} MiB of memory at {}, and {} MiB here",
+                    there >> 20,
+                    coming.plan().from,
+                    here >> 20
+                );
+                self.hypervisor_arriving(vm, destination::Input::Discard(why));
+            }
+            (Role::Incoming { .. }, _, _) => {}
+            (Role::Home, _, _) => self.hypervisor_arriving(vm, destination::Input::Landed),
+        }
+    }
+}
