@@ -1,6 +1,6 @@
 //! How long a large cluster takes to decide where VMs go, and whether those decisions hold.
 //!
-//! A thousand hosts that fail on fifty of them, laid out from a seed; the decisions are core's own. What came out is counted again here
+//! A thousand hosts, two hundred of which lose half of their paths, laid out from a seed; the decisions are core's own. What came out is counted again here
 //! by other means: every host's sum, and whether whoever left did not fit where he was.
 //! It does not know etcd, nor how a VM is moved.
 
@@ -12,22 +12,22 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 use vmpath_core::placement::{
-    Accepts, ClusterView, HostSummary, Need, PathNeed, TargetSummary, UnitNeed, UnitSummary, VmPlace,
+    Accepts, ClusterView, HostSummary, Need, PathNeed, Placed, TargetSummary, UnitNeed, UnitSummary, VmPlace,
     VmSummary, place, place_all,
 };
 
 const MIB: u64 = 1 << 20;
 const TARGETS: u64 = 4;
 const PATHS: [&str; 2] = ["a", "b"];
-const PATH_CAPACITY: u64 = 400 * MIB;
+const PATH_CAPACITY: u64 = 60 * MIB;
 const UNIT_SIZE: u64 = 64 << 30;
-/// Hosts that lose half of their paths, of a thousand.
-const FAIL_PER_MILLE: u64 = 50;
+/// Every so many-th host loses half of its paths: enough for [`AT_ONCE`] VMs to lose their place.
+const FAILS_EVERY: u64 = 5;
 const AT_ONCE: usize = 500;
 /// Decisions that are timed one by one.
 const SINGLE: usize = 500;
 
-/// Where a thousand hosts' VMs go when fifty of the hosts lose half of their paths: how long that takes to decide
+/// Where a thousand hosts' VMs go when every fifth host loses half of its paths: how long that takes to decide
 #[derive(Clone, Debug, clap::Args)]
 pub struct PlacementArgs {
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(4..=10_000))]
@@ -61,6 +61,8 @@ struct World {
 #[derive(Serialize)]
 struct Times {
     median_us: f64,
+    /// 99 of 100 took at most this.
+    most_us: f64,
     worst_us: f64,
 }
 
@@ -107,11 +109,22 @@ fn time_one_by_one(report: &mut Report, name: &str, needs: &[Need], view: &Clust
         })
         .collect();
     took.sort_by(f64::total_cmp);
-    let worst = took.last().copied();
-    let median = took.get(took.len() / 2).copied();
-    report.check(name, worst.map(|us| us / 1000.0), Bound::AtMost(5.0), "ms").note =
-        median.map(|us| format!("the worst of {}; median {us:.0} us", took.len())).unwrap_or_default();
-    report.attach(name, &median.zip(worst).map(|(median_us, worst_us)| Times { median_us, worst_us }));
+    let at = |share: usize| took.get((took.len() * share / 100).min(took.len().saturating_sub(1))).copied();
+    let times = at(50).zip(at(99)).zip(at(100));
+    let times = times.map(|((median_us, most_us), worst_us)| Times { median_us, most_us, worst_us });
+    // The machine is others', too: the one that it interrupted says nothing of the decision.
+    report.check(name, times.as_ref().map(|t| t.most_us / 1000.0), Bound::AtMost(5.0), "ms").note = times
+        .as_ref()
+        .map(|t| {
+            format!(
+                "99 of 100; median {:.0} us, the worst of {} {:.0} us",
+                t.median_us,
+                took.len(),
+                t.worst_us
+            )
+        })
+        .unwrap_or_default();
+    report.attach(name, &times);
 }
 
 impl World {
@@ -178,7 +191,7 @@ impl World {
         }
     }
 
-    /// Path `a` of every twentieth host is lost, to all its targets. Whom that leaves without room, highest priority kept: the VMs that are to
+    /// Path `a` of every fifth host is lost, to all its targets. Whom that leaves without room, highest priority kept: the VMs that are to
     /// move.
     fn fail(&mut self) -> Vec<usize> {
         let mut order: Vec<_> = (0..self.vms.len()).collect();
@@ -186,7 +199,7 @@ impl World {
             let key = |vm: &Vm| (std::cmp::Reverse(vm.priority), vm.name.clone());
             key(&self.vms[*a]).cmp(&key(&self.vms[*b]))
         });
-        let failed = |host: usize| (host as u64).is_multiple_of(1000 / FAIL_PER_MILLE);
+        let failed = |host: usize| (host as u64).is_multiple_of(FAILS_EVERY);
         let mut left = BTreeMap::<(usize, u64), u64>::new();
         let mut shed = vec![];
         for vm in order {
@@ -267,6 +280,34 @@ impl World {
         );
         report.check("VMs that found a place", Some(f64::from(moved)), Bound::AtLeast(1.0), "").note =
             format!("of {} that lost theirs", needs.len());
+        report.check(
+            "VMs moved that had room where they were",
+            Some(self.needless(needs, &placed, view)),
+            Bound::Equal(0.0),
+            "",
+        );
+    }
+
+    /// Of those that were placed, how many would have fitted at home beside all of higher priority, by sums.
+    fn needless(&self, needs: &[Need], placed: &Placed, view: &ClusterView) -> f64 {
+        let moved: Vec<_> =
+            needs.iter().zip(&placed.to).filter(|(_, to)| to.is_some()).map(|(need, _)| need).collect();
+        let is_needless = |need: &&&Need| {
+            let home = &self.hosts[view.find(&need.from).expect("it is a host of this world").0];
+            let before = |vm: &&Vm| {
+                self.hosts[vm.home].host == home.host && format!("san{}", vm.target) == need.room[0].0
+            };
+            let own = self.vms.iter().find(|vm| vm.name == need.vm).expect("it is a VM of this world");
+            let above = |vm: &&Vm| (vm.priority, &own.name) > (own.priority, &vm.name);
+            let kept = self
+                .vms
+                .iter()
+                .filter(before)
+                .filter(above)
+                .filter(|vm| needs.iter().all(|n| n.vm != vm.name));
+            kept.map(|vm| vm.rate).sum::<u64>() + own.rate <= PATH_CAPACITY
+        };
+        moved.iter().filter(is_needless).count() as f64
     }
 }
 

@@ -1,9 +1,9 @@
 //! Doing what the controller decided: one `match`, and the only caller of hypervisors.
 //!
 //! Invariant: nothing here waits. A plan is published, an order is queued, a line is appended. What cannot be done
-//! comes back as a report, as if the hypervisor had refused. An order to a hypervisor leaves only when the state that
-//! remembers it is on the disk, or when the disk is late: a kill in between would leave a VM stopped by nobody. It decides
-//! nothing.
+//! comes back as a report, as if the hypervisor had refused. An order to a hypervisor, or an operator's answer, leaves only when
+//! the state that remembers it is on the disk, or when the disk is late: a kill in between would leave a VM stopped by nobody,
+//! or undo what somebody was told is done. It decides nothing.
 
 use super::journal::Journal;
 use crate::dataplane::Dataplane;
@@ -20,7 +20,7 @@ use vmpath_core::spec::Spec;
 use vmpath_core::time::Instant;
 
 /// A commit takes some milliseconds; behind a disk that takes longer, a VM is stopped all the same.
-const ORDER_WAIT: Duration = Duration::from_millis(200);
+const KEPT_WITHIN: Duration = Duration::from_millis(200);
 
 /// What the owner acts on.
 #[derive(Debug)]
@@ -29,18 +29,23 @@ pub struct Performer {
     pub hypervisors: Hypervisors,
     pub journal: Journal,
     pub store: Store,
-    /// In the order in which they were given.
-    pub orders: VecDeque<WaitingOrder>,
+    /// In the order in which they were decided.
+    pub waiting: VecDeque<Waiting>,
 }
 
-/// An order that waits for the state that remembers it to be on the disk.
-#[derive(Clone, Debug)]
-pub struct WaitingOrder {
-    vm: VmId,
-    order: Order,
+/// What leaves when the state that remembers it is on the disk.
+#[derive(Debug)]
+pub struct Waiting {
+    leaves: Leaving,
     needs: Ticket,
     /// At the latest.
     until: Instant,
+}
+
+#[derive(Debug)]
+enum Leaving {
+    Order(VmId, Order),
+    Answer(Answered),
 }
 
 /// An operator's command has been decided.
@@ -63,8 +68,12 @@ impl Performer {
         for effect in effects {
             match effect {
                 Effect::Publish(plan) => self.dataplane.publish(&Arc::new(plan)),
-                Effect::Stop { vm, instance } => self.order(vm, Order::Stop { instance }, outcome),
-                Effect::Continue { vm, instance } => self.order(vm, Order::Continue { instance }, outcome),
+                Effect::Stop { vm, instance } => {
+                    self.leave(Leaving::Order(vm, Order::Stop { instance }), outcome);
+                }
+                Effect::Continue { vm, instance } => {
+                    self.leave(Leaving::Order(vm, Order::Continue { instance }), outcome);
+                }
                 Effect::Monitor { vm, wanted } => self.hypervisors.set(spec, vm, wanted),
                 Effect::Record(entry) => {
                     let at_unix_us = clock::unix_micros(entry.at);
@@ -73,36 +82,45 @@ impl Performer {
                 }
                 // Nothing is heard of a store yet, so nothing is asked.
                 Effect::Cluster(ask) => tracing::error!("asked of a cluster that is not there: {ask:?}"),
-                Effect::Answer { ticket, result } => outcome.answers.push(Answered { ticket, result }),
+                Effect::Answer { ticket, result } => {
+                    self.leave(Leaving::Answer(Answered { ticket, result }), outcome);
+                }
             }
         }
     }
 
     /// Whether any of these needs its state to be kept first.
     #[must_use]
-    pub fn orders_anything(effects: &[Effect]) -> bool {
+    pub fn must_be_kept(effects: &[Effect]) -> bool {
         effects.iter().any(|effect| match effect {
-            Effect::Stop { .. } | Effect::Continue { .. } | Effect::Cluster(_) => true,
-            Effect::Publish(_) | Effect::Monitor { .. } | Effect::Record(_) | Effect::Answer { .. } => false,
+            Effect::Stop { .. } | Effect::Continue { .. } | Effect::Cluster(_) | Effect::Answer { .. } => {
+                true
+            }
+            Effect::Publish(_) | Effect::Monitor { .. } | Effect::Record(_) => false,
         })
     }
 
-    fn order(&mut self, vm: VmId, order: Order, outcome: &mut Outcome) {
+    fn leave(&mut self, leaves: Leaving, outcome: &mut Outcome) {
         let (needs, now) = (self.store.ticket(), clock::now());
-        self.orders.push_back(WaitingOrder { vm, order, needs, until: now + ORDER_WAIT });
+        self.waiting.push_back(Waiting { leaves, needs, until: now + KEPT_WITHIN });
         self.release(now, outcome);
     }
 
-    /// Sends the orders that need not wait any longer.
+    /// Lets go what need not wait any longer.
     pub fn release(&mut self, now: Instant, outcome: &mut Outcome) {
-        while let Some(waiting) = self.orders.front() {
+        while let Some(waiting) = self.waiting.front() {
             let kept = waiting.needs <= self.store.committed() || self.store.is_late();
             if !kept && now < waiting.until {
                 return;
             }
-            let Some(WaitingOrder { vm, order, .. }) = self.orders.pop_front() else { return };
-            if let Err(why) = self.hypervisors.send(vm, order.clone()) {
-                outcome.events.push(Event::Hypervisor { vm, report: order.refused(why) });
+            let Some(Waiting { leaves, .. }) = self.waiting.pop_front() else { return };
+            match leaves {
+                Leaving::Order(vm, order) => {
+                    if let Err(why) = self.hypervisors.send(vm, order.clone()) {
+                        outcome.events.push(Event::Hypervisor { vm, report: order.refused(why) });
+                    }
+                }
+                Leaving::Answer(answered) => outcome.answers.push(answered),
             }
         }
     }
@@ -110,6 +128,6 @@ impl Performer {
     /// When [`Self::release`] has something to do, whatever the disk does.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.orders.front().map(|waiting| waiting.until)
+        self.waiting.front().map(|waiting| waiting.until)
     }
 }

@@ -217,7 +217,7 @@ fn owner(spec: &Arc<Spec>, links: &Links, store: Store, left: Left, beat: Beat) 
     let dataplane = Dataplane::start(&Arc::new(plan), &links.reports)?;
     let hypervisors = Hypervisors::start(spec, &links.monitors);
     let journal = Journal::restored(Bounds::of(&spec.host), lines, clock::unix_micros(clock::now()));
-    let mut performer = Performer { dataplane, hypervisors, journal, store, orders: VecDeque::new() };
+    let mut performer = Performer { dataplane, hypervisors, journal, store, waiting: VecDeque::new() };
     performer.perform(effects, spec, &mut Outcome::default());
     Ok(Owner::new(Arc::clone(spec), controller, performer, beat))
 }

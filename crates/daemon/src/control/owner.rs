@@ -223,12 +223,13 @@ impl Owner {
         self.publish();
     }
 
-    /// Orders whose state is kept now; and what becomes of those that cannot be sent.
+    /// Orders and answers whose state is kept now; and what becomes of those that cannot be sent.
     fn release(&mut self) {
         let now = clock::now();
         self.performer.store.look(now);
         let mut outcome = Outcome::default();
         self.performer.release(now, &mut outcome);
+        self.answer(outcome.answers);
         for event in outcome.events {
             self.apply(event);
         }
@@ -244,7 +245,7 @@ impl Owner {
             let Some(event) = events.pop_front() else { break };
             let effects = self.controller.handle(clock::now(), event);
             acted |= !effects.is_empty();
-            if Performer::orders_anything(&effects) {
+            if Performer::must_be_kept(&effects) {
                 self.performer.store.save(self.controller.save(), clock::now());
             }
             self.performer.perform(effects, &self.spec, &mut outcome);

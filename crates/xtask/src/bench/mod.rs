@@ -43,7 +43,7 @@ enum What {
     Protect(protect::Arguments),
     /// A cluster of 1,000 hosts and 10,000 VMs: how long it takes to decide where VMs go, and whether it holds
     ///
-    /// Fifty hosts lose half of their paths. Timed are single decisions, for a VM that 32 hosts know and for one that all know, and 500
+    /// Every fifth host loses half of its paths. Timed are single decisions, for a VM that 32 hosts know and for one that all know, and 500
     /// at once. Counted anew are the sums of every host. The exit status is 0 only if every number that is asked for is reached.
     Placement(placement::Arguments),
 }
