@@ -311,6 +311,7 @@ impl Worker {
                 self.router.sample_read(unit, ticket, content, self.now);
             }
             Purpose::Compare(range) => self.compared(index, range, result.map(|()| own.data)),
+            Purpose::Nobody => {}
         }
     }
 

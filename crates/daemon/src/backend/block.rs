@@ -166,15 +166,18 @@ impl Worker {
             return Ok(());
         }
         let Some(own) = back.own.iter_mut().find(|o| o.cookie == cookie) else { return Ok(()) };
-        let is_comparison = matches!(own.purpose, Purpose::Compare(_));
+        let shows_life = match own.purpose {
+            Purpose::Ping | Purpose::FirstRead => true,
+            Purpose::Compare(_) | Purpose::Remember(_) | Purpose::Probe(_) | Purpose::Nobody => false,
+        };
         let read = match (result, buffer) {
             (Ok(bytes), Some(buffer)) if *bytes == own.data.len() => {
                 own.data.copy_from_slice(buffer);
                 Ok(())
             }
-            // Behind the kernel there is nobody who answers "alive, but this block is bad": a block that cannot be read at all
-            // is a path that does not work. Of a comparison it only means one block less.
-            (Err(error), _) if !is_comparison => {
+            // Behind the kernel there is nobody who answers "alive, but this block is bad": a first block that cannot be read
+            // is a path that does not work. Of any other it only means one block less to know the unit by.
+            (Err(error), _) if shows_life => {
                 return Err(Fault::Refused(format!("it cannot be read: {error}")));
             }
             _ => Err(NbdError::Io),

@@ -50,32 +50,39 @@ impl Worker {
         while self.backs.units[unit.index()].comparison.is_none() {
             let Some(new) = self.backs.units[unit.index()].waiting.pop_front() else { return };
             let known = self.reference(new, unit);
-            let (ranges, deadline) = match known {
-                Some(known) => (self.begin_sampling(unit, new, known), self.now + HOLD_MAX),
-                // Nothing is held: no write can go.
-                None => {
-                    let target = self.plan.spec.unit(unit).target;
-                    let budget = self.plan.spec.target(target).ping_budget;
-                    (self.router.remembered_samples(unit), self.now + budget)
+            match known {
+                Some(known) => {
+                    let ranges = self.begin_sampling(unit, new, known);
+                    self.compare(new, Some(known), ranges, self.now + HOLD_MAX);
                 }
-            };
-            if known.is_none() && ranges.is_empty() {
-                self.take_unproven(new);
-                continue;
+                None if self.recalls(new) => {}
+                None => self.take_unproven(new),
             }
-            let blank = vec![None; ranges.len()];
-            let of_known = if known.is_some() { blank.clone() } else { Vec::new() };
-            self.backs.backs[new].phase = Phase::Comparing;
-            self.backs.units[unit.index()].comparison = Some(Comparison {
-                new,
-                known,
-                ranges,
-                data: [blank, of_known],
-                stage: Stage::Quieting,
-                deadline,
-            });
-            self.advance_comparison(unit);
         }
+    }
+
+    fn compare(&mut self, new: usize, known: Option<usize>, ranges: Vec<Extent>, deadline: Instant) {
+        let unit = self.backs.links[self.backs.backs[new].link].unit;
+        let blank = vec![None; ranges.len()];
+        let of_known = if known.is_some() { blank.clone() } else { Vec::new() };
+        self.backs.backs[new].phase = Phase::Comparing;
+        let data = [blank, of_known];
+        self.backs.units[unit.index()].comparison =
+            Some(Comparison { new, known, ranges, data, stage: Stage::Quieting, deadline });
+        self.advance_comparison(unit);
+    }
+
+    /// Begins to compare it with what is remembered of the unit. False if that is nothing. No write is held: one that goes to such a place
+    /// makes it forgotten.
+    fn recalls(&mut self, new: usize) -> bool {
+        let unit = self.backs.links[self.backs.backs[new].link].unit;
+        let ranges = self.router.remembered_samples(unit);
+        if ranges.is_empty() {
+            return false;
+        }
+        let budget = self.plan.spec.target(self.plan.spec.unit(unit).target).ping_budget;
+        self.compare(new, None, ranges, self.now + budget);
+        true
     }
 
     /// Holds writes to the blocks that are compared.
@@ -118,7 +125,7 @@ impl Worker {
         let Some(comparison) = &mut self.backs.units[unit.index()].comparison else { return };
         let (new, known) = (comparison.new, comparison.known);
         if self.now > comparison.deadline {
-            self.cut(new, Fault::Identity("its blocks could not be compared in time".into()));
+            self.too_late(unit);
             return;
         }
         if comparison.stage == Stage::Quieting && self.router.sampling_is_quiet(unit) {
@@ -138,6 +145,28 @@ impl Worker {
                 );
             }
         }
+    }
+
+    /// Whoever has not answered says nothing of the other: if that is the known one, what is remembered must do.
+    fn too_late(&mut self, unit: UnitId) {
+        let Some(comparison) = &self.backs.units[unit.index()].comparison else { return };
+        let new = comparison.new;
+        let has_answered =
+            comparison.stage == Stage::Reading && comparison.data[0].iter().all(Option::is_some);
+        if comparison.known.is_none() || !has_answered {
+            self.cut(new, Fault::Identity("its blocks could not be compared in time".into()));
+            return;
+        }
+        let known = comparison.known.and_then(|known| self.backs.backs.get_mut(known));
+        if let Some(known) = known {
+            forget_comparison(&mut known.own);
+        }
+        self.backs.units[unit.index()].comparison = None;
+        self.router.end_sampling(unit, self.now);
+        if !self.recalls(new) {
+            self.cut(new, Fault::ConnectTimeout);
+        }
+        self.next_comparison(unit);
     }
 
     /// A sampled block has come over one of the two connections.
@@ -161,7 +190,13 @@ impl Worker {
         let Some(known) = comparison.known else {
             match self.recall(unit, &comparison) {
                 Verdict::Same => self.activate(new),
+                // Then it has been compared with another path before.
+                Verdict::Blank if self.reference(new, unit).is_some() => self.activate(new),
                 Verdict::Blank => self.take_unproven(new),
+                // What is remembered may be younger than what was read, if others could write meanwhile.
+                verdict if self.reference(new, unit).is_some() && self.may_be_passing(new, verdict) => {
+                    self.compare_again(new, self.now + HOLD_MAX);
+                }
                 verdict @ (Verdict::Differs { .. } | Verdict::Unreadable) => {
                     let why = in_words(verdict, &comparison).unwrap_or_default();
                     self.cut(new, Fault::Identity(why));
@@ -179,10 +214,12 @@ impl Worker {
         if spoilt {
             // A write was lost on the way: what was read proves nothing. Again, behind the others.
             self.compare_again(new, comparison.deadline);
-        } else if self.may_be_passing(new, unit, verdict) {
+        } else if self.router.has_many_writers(unit) && self.may_be_passing(new, verdict) {
             self.compare_again(new, self.now + HOLD_MAX);
         } else {
             match in_words(verdict, &comparison) {
+                // A clone is equal in those few places, and the known path may read nothing at all.
+                None if !is_fine && self.recalls(new) => {}
                 None => self.activate(new),
                 Some(why) => self.cut(new, Fault::Identity(why)),
             }
@@ -196,9 +233,9 @@ impl Worker {
         self.backs.units[self.backs.links[back.link].unit.index()].waiting.push_back(new);
     }
 
-    /// Another host may have written between the two reads.
-    fn may_be_passing(&mut self, new: usize, unit: UnitId, verdict: Verdict) -> bool {
-        if !matches!(verdict, Verdict::Differs { .. }) || !self.router.has_many_writers(unit) {
+    /// Somebody may have written between the two reads.
+    fn may_be_passing(&mut self, new: usize, verdict: Verdict) -> bool {
+        if !matches!(verdict, Verdict::Differs { .. }) {
             return false;
         }
         let back = &mut self.backs.backs[new];
@@ -265,7 +302,7 @@ impl Worker {
 
 fn forget_comparison(asked: &mut [super::Own]) {
     let compares = |own: &&mut super::Own| matches!(own.purpose, Purpose::Compare(_));
-    asked.iter_mut().filter(compares).for_each(|own| own.purpose = Purpose::Ping);
+    asked.iter_mut().filter(compares).for_each(|own| own.purpose = Purpose::Nobody);
 }
 
 /// The verdict on what was read over both connections.

@@ -108,6 +108,8 @@ enum Purpose {
     Remember(Ticket),
     /// The probe of this number.
     Probe(u64),
+    /// Whoever asked does not wait for it any more.
+    Nobody,
 }
 
 /// A connection to storage.

@@ -11,5 +11,6 @@ pub mod journal;
 pub mod lifecycle;
 pub mod monitor;
 pub mod owner;
+mod pulse;
 pub mod rates;
 pub mod reload;

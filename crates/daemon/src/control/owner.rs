@@ -8,6 +8,7 @@ use super::effects::{Answered, Outcome, Performer};
 use super::handle::{Input, Snapshot};
 use super::journal::Bounds;
 use super::monitor::Beat;
+use super::pulse::Pulse;
 use super::rates::RateWindow;
 use crate::dataplane::{Dataplane, WorkerReport};
 use crate::hypervisor::Report;
@@ -28,11 +29,6 @@ use vmpath_core::view::WorkerView;
 
 /// The owner wakes at least this often: the monitor counts on a beat each second.
 const WAKE_AT_LEAST: Duration = Duration::from_millis(500);
-
-/// The data plane reports five times a second. Silent for this long, over this many wakes of the owner (a process that was
-/// stopped and goes on is not dead), it is stuck: the process ends and is restarted, rather than hang its guests for ever.
-const DATAPLANE_SILENT_MAX: Duration = Duration::from_secs(10);
-const SILENT_WAKES_MIN: u32 = 20;
 
 /// The timer's grain: a deadline that stays due cannot spin the task.
 const WAKE_AT_MOST: Duration = Duration::from_millis(1);
@@ -128,16 +124,21 @@ impl Owner {
 
     /// Runs until asked to stop, or until the data plane is dead. Gives back the data plane and the store, to be ended.
     pub async fn run(mut self, mut sources: Sources) -> (Ended, Dataplane, Store) {
-        let (mut silent_wakes, mut heard) = (0, clock::now());
+        let mut pulse = Pulse::new(usize::from(self.spec.host.workers), clock::now());
         let ended = loop {
             self.beat.beat();
+            if let Some(worker) = pulse.stuck(clock::now()) {
+                break Ended::DataplaneDead(format!("worker {} has reported nothing for 10 s", worker.0));
+            }
             self.release();
             self.refresh(sources.are_empty());
             let wake = tokio::time::sleep(self.wait());
             tokio::select! {
                 _ = &mut sources.stop => break Ended::Asked,
                 Some(report) = sources.dataplane.recv() => {
-                    (silent_wakes, heard) = (0, clock::now());
+                    if let WorkerReport::Load(load) = &report {
+                        pulse.heard(load.worker, clock::now());
+                    }
                     if let Err(why) = self.dataplane(report) {
                         break Ended::DataplaneDead(why);
                     }
@@ -146,13 +147,7 @@ impl Owner {
                 Some(input) = sources.inputs.recv() => self.input(input),
                 // The orders that waited for it leave at the top of the loop.
                 Ok(()) = sources.commits.changed() => {}
-                () = wake => {
-                    silent_wakes += 1;
-                    if silent_wakes >= SILENT_WAKES_MIN && clock::now().since(heard) >= DATAPLANE_SILENT_MAX {
-                        break Ended::DataplaneDead("it has reported nothing for 10 s".into());
-                    }
-                    self.apply(Event::Tick);
-                }
+                () = wake => self.apply(Event::Tick),
             }
         };
         self.publish();

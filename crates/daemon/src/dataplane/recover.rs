@@ -70,11 +70,15 @@ impl Recovered {
                 continue;
             }
             match record::read(&path) {
-                Ok(remains) => {
-                    found.add(remains.unwrap_or_default(), spec);
-                    found.files.push(path);
-                }
-                Err(error) => found.cannot_read(&path, &error, now),
+                Ok(remains) => match found.add(remains.unwrap_or_default(), spec) {
+                    Ok(()) => found.files.push(path),
+                    Err(unit) => found.cannot_tell(
+                        &path,
+                        &format!("it tells of writes to {unit}, which no disk uses under that name"),
+                        now,
+                    ),
+                },
+                Err(error) => found.cannot_tell(&path, &error.to_string(), now),
             }
         }
         Ok(found)
@@ -82,14 +86,14 @@ impl Recovered {
 
     /// It stays until nothing that it would have told of can take effect any more: a process that dies while it holds must not be followed by
     /// one that knows of nothing. Its name remembers since when that is counted, so that no row of starts holds for ever.
-    fn cannot_read(&mut self, path: &Path, error: &std::io::Error, now: Instant) {
+    fn cannot_tell(&mut self, path: &Path, why: &str, now: Instant) {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let told = name.split_once(UNREADABLE).and_then(|(_, at)| at.parse().ok()).map(Instant::from_nanos);
         // One of the future is of another boot.
         let since = told.filter(|at| *at <= now).unwrap_or(now);
         tracing::warn!(
             "it is not known what the former vmpath had in flight: every unit is held until its target's `quiesce` has passed \
-             since that was first seen, {} s ago; {}: {error}",
+             since that was first seen, {} s ago; {}: {why}",
             now.since(since).as_secs(),
             path.display()
         );
@@ -104,18 +108,18 @@ impl Recovered {
         self.unreadable.push((kept, since));
     }
 
-    fn add(&mut self, remains: Remains, spec: &Spec) {
+    /// # Errors
+    /// A unit that it tells of and that the configuration does not: it may be there under another name.
+    fn add(&mut self, remains: Remains, spec: &Spec) -> Result<(), String> {
+        let mut unknown = Ok(());
         for (name, range, until) in remains.writes {
             match spec.unit_ids().find(|unit| spec.unit_name(*unit) == name) {
                 Some(unit) => self.writes.push((unit, range, until)),
-                // Nothing is sent to it, so nothing can be overtaken.
-                None => tracing::info!(
-                    unit = name,
-                    "a write of unknown outcome to a unit that no disk uses any more"
-                ),
+                None => unknown = Err(name),
             }
         }
         self.connections.extend(remains.connections);
+        unknown
     }
 
     /// Makes sure that no connection of the former process is left.
@@ -295,14 +299,10 @@ nbd = "/run/d.sock"
     }
 
     #[test]
-    fn what_was_never_finished_or_belongs_to_nobody_counts_for_nothing() {
+    fn what_was_never_finished_or_is_of_another_boot_counts_for_nothing() {
         let scene = Scene::new();
         fs::write(scene.folder().join("record-0.5.new"), b"half").unwrap();
         fs::write(scene.folder().join("other"), b"not ours").unwrap();
-        let path = scene.folder().join("record-0.6");
-        let boot = BootId::current().unwrap();
-        let mut gone = Record::create(&path, &boot, &["san9/gone".to_owned()]).unwrap();
-        gone.remember(0, 0, 0..4096, None);
         let another_boot = BootId::from_bytes([3; 16]);
         let path = scene.folder().join("record-0.7");
         let mut before = Record::create(&path, &another_boot, &["san0/root".to_owned()]).unwrap();
@@ -311,6 +311,26 @@ nbd = "/run/d.sock"
         assert_eq!((found.writes.len(), found.knowledge), (0, Knowledge::Complete));
         found.remove_files(QUIESCE, NOW);
         assert_eq!(fs::read_dir(scene.folder()).unwrap().count(), 1, "what is not ours stays");
+    }
+
+    #[test]
+    fn writes_to_a_unit_of_another_name_hold_everything_for_one_bound() {
+        let scene = Scene::new();
+        let path = scene.folder().join("record-0.6");
+        let boot = BootId::current().unwrap();
+        let units = ["san9/gone".to_owned(), "san0/root".to_owned()];
+        let mut record = Record::create(&path, &boot, &units).unwrap();
+        record.remember(0, 0, 0..4096, None);
+        record.remember(1, 1, 4096..8192, None);
+        drop(record);
+        let found = scene.read();
+        assert_eq!((found.knowledge, found.writes.len()), (Knowledge::Incomplete { since: NOW }, 1));
+        found.remove_files(QUIESCE, NOW);
+        let later = NOW + Duration::from_secs(6);
+        let next = scene.read_at(later);
+        assert_eq!(next.knowledge, Knowledge::Incomplete { since: NOW });
+        next.remove_files(QUIESCE, later);
+        assert_eq!(fs::read_dir(scene.folder()).unwrap().count(), 0);
     }
 
     #[test]
