@@ -203,12 +203,16 @@ impl Cluster {
     }
 }
 
-/// Why a configuration with `[cluster]` cannot be used, if this program was built for a host that is alone. To go on as if
-/// alone would be a second writer.
+/// Why a configuration with `[cluster]` cannot be used. To go on as if alone would be a second writer, and the control owner does not
+/// yet say whose a unit is, without which the data plane holds everything.
 #[must_use]
 pub fn lacking(spec: &Spec) -> Option<&'static str> {
-    let lacks = cfg!(not(feature = "cluster")) && spec.cluster.is_some();
-    lacks.then_some("[cluster] is configured, and this vmpath was built without cluster")
+    spec.cluster.as_ref()?;
+    Some(if cfg!(feature = "cluster") {
+        "[cluster] is configured, and this version does not move VMs yet: take the table out, each host is alone"
+    } else {
+        "[cluster] is configured, and this vmpath was built without cluster"
+    })
 }
 
 /// Nobody gets here: [`lacking`] is asked first. It refuses all the same.
