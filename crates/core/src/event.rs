@@ -223,6 +223,16 @@ pub struct VmLoad {
     pub requests_completed: u64,
     /// Part of the interval (0 to 1) in which requests waited for room on a path, not for the VM's own limit.
     pub backlogged: f64,
+    /// Requests that were not answered at its end: on their way, or waiting for whatever but the VM itself, which stands still.
+    pub open: u32,
+}
+
+impl VmLoad {
+    /// It wants something of its disks. One without a path gets nothing and has no backlog on any, and lives all the same.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        self.requests_completed > 0 || self.backlogged > 0.0 || self.open > 0
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]

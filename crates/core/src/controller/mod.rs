@@ -290,7 +290,7 @@ impl Controller {
         }
         for (index, load) in report.vms.iter().enumerate().take(self.vms.len()) {
             let vm = &mut self.vms[index];
-            if load.requests_completed > 0 || load.backlogged > 0.0 {
+            if load.is_active() {
                 vm.last_io = Some(self.now);
             }
             if let Some(reservation) = self.spec.vms[index].reservation {

@@ -100,6 +100,7 @@ mod tests {
                 bytes_completed: mib * (1 << 20) / 5,
                 requests_completed: *mib,
                 backlogged: *backlogged,
+                open: 1,
             };
             floor.measured(now, ByteRate(100 << 20), step, &load);
             floor.elapsed(now, Duration::from_secs(1));

@@ -105,7 +105,8 @@ impl Router {
                 mark.recent.carried[at] = blend(mark.recent.carried[at], rate(bytes, interval));
             }
         }
-        VmLoad { bytes_completed: bytes, requests_completed: requests, backlogged }
+        let open = lane.queued + lane.in_flight;
+        VmLoad { bytes_completed: bytes, requests_completed: requests, backlogged, open }
     }
 
     fn path_load(&mut self, path: PathId, interval: Duration, now: Instant) -> PathReport {

@@ -695,6 +695,18 @@ fn the_report_tells_waiting_for_room_from_waiting_for_the_limit() {
 }
 
 #[test]
+fn the_report_tells_that_requests_wait_without_any_path() {
+    let mut b = Bench::new(1, vec![vm("a")]);
+    b.read(1, 0);
+    b.pass(100);
+    let report = b.router.load_report(b.now);
+    assert_eq!((report.vms[0].open, report.vms[0].is_active()), (1, true), "{report:?}");
+    assert!(report.vms[0].backlogged < 1e-9, "it waits for no room: {report:?}");
+    b.abandon(1);
+    assert!(!b.router.load_report(b.now).vms[0].is_active());
+}
+
+#[test]
 fn a_limit_holds_back_new_requests_and_no_failover() {
     let limited = VmSpec { limit: Some(ByteRate(1 << 20)), ..vm("a") };
     let mut b = Bench::new(2, vec![limited]);

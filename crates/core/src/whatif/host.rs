@@ -72,7 +72,7 @@ impl Host {
         });
         host.step(links.into_iter().chain(monitors).collect());
         host.now += WARM_UP;
-        let busy = VmLoad { bytes_completed: 0, requests_completed: 1, backlogged: 0.0 };
+        let busy = VmLoad { requests_completed: 1, ..VmLoad::default() };
         let vms = vec![busy; spec.vms.len()];
         host.step(vec![Event::Load(LoadReport { vms, ..LoadReport::default() })]);
         (host.controller, host.now)
@@ -174,6 +174,7 @@ impl Host {
                     Kept::Stays => 0.0,
                     Kept::Leaves => 1.0,
                 },
+                open: 0,
             };
         }
         events.push(Event::Load(LoadReport { interval, vms, ..LoadReport::default() }));

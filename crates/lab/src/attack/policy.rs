@@ -149,7 +149,7 @@ impl PolicyChecks {
         }
         self.facts.restarted(now, controller);
         self.keep.configured(&self.facts.spec);
-        self.hold = Hold::default();
+        self.hold = Hold::restarted(controller.view(now).vms.iter().map(|row| &row.gate));
         self.incidents.restarted(now, self.facts.heard, controller);
         self.generation = None;
     }

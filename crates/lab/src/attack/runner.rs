@@ -38,6 +38,9 @@ pub(super) const REGRESSIONS: &[u64] = &[
     13342, // That a `cont` was taken back died with the process.
     13419, // A crash brings back a hold that had ended, as it does with a suspend.
     39565,
+    22496, // A VM that failed before a restart goes on failing when its other disk is lost once more.
+    35322, // The same, on one target.
+    4994, // A restart forgot that a VM without a monitor and without a path is alive, and others got its room.
 ];
 /// A line of progress this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);

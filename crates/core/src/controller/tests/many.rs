@@ -32,7 +32,7 @@ fn host(vms: usize) -> Spec {
 
 /// Everybody asks for more than he gets.
 fn load(vms: usize) -> Event {
-    let row = VmLoad { bytes_completed: MIB / 10, requests_completed: 1, backlogged: 1.0 };
+    let row = VmLoad { bytes_completed: MIB / 10, requests_completed: 1, backlogged: 1.0, open: 1 };
     let interval = Duration::from_millis(200);
     Event::Load(LoadReport { interval, vms: vec![row; vms], ..LoadReport::default() })
 }

@@ -414,6 +414,7 @@ impl Sim {
                 bytes_completed: self.dice.roll(100) << 20,
                 requests_completed: 9,
                 backlogged: self.dice.pick(&[0.0, 1.0]),
+                open: 1,
             })
             .collect();
         self.handle(Event::Load(LoadReport {

@@ -1,8 +1,10 @@
 //! Which VMs leave when what remains cannot carry the reservations, when, and when they come back.
 
 use super::world::{MIB, World, add_disk, add_vm, check, check_in, path, spec, target};
+use crate::event::{Event, LoadReport, VmLoad};
 use crate::ids::{PathId, TargetId, UnitId, VmId};
 use crate::spec::{ByteRate, Failback, ResumeOn, ShedWhen, Spec};
+use crate::view::VmState;
 
 const THREE: [(&str, u32, u64); 3] = [("gold", 60, 60), ("silver", 30, 30), ("bronze", 10, 30)];
 
@@ -452,4 +454,34 @@ fn a_new_vm_by_reload_is_weighed_with_the_others() {
         @20 pass
         ",
     );
+}
+
+/// A VM without a monitor has lost all its paths, and `open` of its requests wait: who is suspended when one path is back?
+fn shed_after_an_outage(open: u32, outage: &str) -> String {
+    let mut spec = reserved(&[("gold", 60, 60), ("silver", 30, 60)]);
+    for vm in &mut spec.vms {
+        vm.on_no_path = "hold 600s, then suspend".parse().expect("a ladder");
+    }
+    let mut world = World::new(spec);
+    world.run(outage);
+    let mut vms = vec![VmLoad::default(); 2];
+    vms[0].open = open;
+    world.handle(Event::Load(LoadReport { vms, ..LoadReport::default() }));
+    world.run("@100 up b\n@120 pass");
+    let views = world.controller.view(world.now).vms;
+    let suspended = views.iter().filter(|vm| vm.state == VmState::Suspended);
+    suspended.map(|vm| world.spec.vm(vm.vm).name.clone()).collect()
+}
+
+#[test]
+fn a_vm_whose_monitor_says_nothing_is_alive_if_its_requests_wait_for_a_path() {
+    // Longer than its last completed request is remembered, and over a restart, which remembers none.
+    let outages = [
+        "@1 obedient; lost gold; down a; down b\n@90 pass",
+        "@1 obedient; lost gold; down a; down b\n@90 restart; connect silver 1; down a; down b\n@91 pass",
+    ];
+    for outage in outages {
+        assert_eq!(shed_after_an_outage(1, outage), "silver", "{outage}");
+        assert_eq!(shed_after_an_outage(0, outage), "", "{outage}");
+    }
 }

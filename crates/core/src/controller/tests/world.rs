@@ -488,8 +488,12 @@ impl World {
         for word in vms {
             let (vm, mib) = word.split_once('=').expect("vm=MiB/s");
             let mib: u64 = mib.parse().expect("MiB/s");
-            rows[self.vm(vm).index()] =
-                VmLoad { bytes_completed: mib * MIB / 5, requests_completed: mib.max(1), backlogged: 1.0 };
+            rows[self.vm(vm).index()] = VmLoad {
+                bytes_completed: mib * MIB / 5,
+                requests_completed: mib.max(1),
+                backlogged: 1.0,
+                open: 1,
+            };
         }
         let interval = Duration::from_millis(200);
         for _ in 0..6 {

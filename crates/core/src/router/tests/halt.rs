@@ -62,6 +62,7 @@ fn a_stopped_disk_is_neither_starved_nor_charged_and_the_other_goes_on() {
     b.pass(1000);
     let load = b.router.load_report(b.now);
     assert!(load.vms[0].backlogged < 1e-9, "{load:?}");
+    assert_eq!([load.vms[0].open, load.vms[1].open], [1, 1], "only what its own standstill does not keep");
     b.router.resume_disk(DISK, b.now);
     b.act();
     assert!(b.sent().starts_with("1r@a 2r@a"), "its limit has not been used up meanwhile");

@@ -117,6 +117,7 @@ fn measured(controller: &Controller, now: Instant, spec: &Spec) -> Vec<VmLoad> {
             bytes_completed: party.gets.div_ceil(5),
             requests_completed: 1,
             backlogged: f64::from(u8::from(party.kept == Kept::Leaves)),
+            open: 0,
         };
     }
     vms

@@ -108,7 +108,7 @@ impl Facts {
             }
             Event::Load(report) => {
                 for (story, load) in self.stories.iter_mut().zip(&report.vms) {
-                    if load.requests_completed > 0 || load.backlogged > 0.0 {
+                    if load.is_active() {
                         story.last_io = Some(now);
                     }
                 }

@@ -68,16 +68,23 @@ enum Expected {
 struct Loss {
     since: Instant,
     told: bool,
-    failing: bool,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Hold {
     /// By `VmId`.
     losses: Vec<Option<Loss>>,
+    /// By `VmId`: its guest sees errors. That outlives a process of ours, unlike what is known of its loss: it fails until all
+    /// its units are served again, however many losses follow each other until then.
+    failing: Vec<bool>,
 }
 
 impl Hold {
+    /// Another process of ours goes on, and these are the gates that it begins with.
+    pub(super) fn restarted<'a>(gates: impl Iterator<Item = &'a Gate>) -> Self {
+        Self { losses: vec![], failing: gates.map(|gate| matches!(gate, Gate::Fail(_))).collect() }
+    }
+
     /// How long it is held, and what comes then, as things are now.
     fn expected(facts: &Facts, vm: VmId) -> (Duration, Expected) {
         let mut hold = Duration::ZERO;
@@ -108,11 +115,12 @@ impl Hold {
     /// At the beginning of a batch: who is cut off.
     pub(super) fn begin(&mut self, facts: &Facts, now: Instant) {
         self.losses.resize(facts.spec.vms.len(), None);
+        self.failing.resize(facts.spec.vms.len(), false);
         for vm in facts.spec.vm_ids() {
             let loss = &mut self.losses[vm.index()];
             let is_cut = facts.network.cut_off(&facts.spec, vm).is_some();
             let still = loss.filter(|_| !facts.network.serves(&facts.spec, vm));
-            *loss = still.or(is_cut.then_some(Loss { since: now, told: false, failing: false }));
+            *loss = still.or(is_cut.then_some(Loss { since: now, told: false }));
         }
     }
 
@@ -129,17 +137,20 @@ impl Hold {
 
     fn never_early(&mut self, facts: &Facts, vm: VmId, now: Instant) -> Verdict {
         let is_failing = matches!(facts.gate(vm), Some(Gate::Fail(_)));
+        let was_failing = std::mem::replace(&mut self.failing[vm.index()], is_failing);
         let name = facts.vm_name(vm);
-        let Some(loss) = &mut self.losses[vm.index()] else {
-            if is_failing && facts.network.serves(&facts.spec, vm) {
-                return broken("fail-rung", format!("{name}'s requests fail though it has paths"));
-            }
-            return Ok(());
-        };
-        let was_failing = std::mem::replace(&mut loss.failing, is_failing);
+        if is_failing && facts.network.serves(&facts.spec, vm) {
+            return broken("fail-rung", format!("{name}'s requests fail though it has paths"));
+        }
         if !is_failing || was_failing {
             return Ok(());
         }
+        let Some(loss) = self.losses[vm.index()] else {
+            return broken(
+                "fail-rung",
+                format!("{name}'s requests begin to fail while a path may yet come up"),
+            );
+        };
         let steps = steps(&facts.spec.vm(vm).on_no_path);
         if !steps.contains(&Step::Fail) {
             return broken("fail-rung", format!("{name}'s requests fail, and it has no such rung"));

@@ -130,7 +130,8 @@ impl Story {
 
     /// `heard`: when the process before heard something last.
     pub(super) fn restarted(&mut self, now: Instant, heard: Instant, (remembered, gate): (VmState, &Gate)) {
-        self.monitor = None;
+        // That a VM without a monitor is alive is known by its requests, which the next process has to hear of itself.
+        (self.monitor, self.last_io) = (None, None);
         if let Some((instance, until)) = self.running.take() {
             let is_fresh = until.is_none_or(|until| heard.since(until) < SAVED_WITHIN);
             self.ran = is_fresh.then_some(instance);

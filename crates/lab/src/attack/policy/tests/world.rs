@@ -325,6 +325,7 @@ impl World {
             bytes_completed: if short { 1 << 20 } else { dice.roll(40) << 20 },
             requests_completed: 9,
             backlogged: dice.pick(&[0.0, 1.0, 1.0, 1.0]),
+            open: 1,
         };
         let vms = self.spec.vms.iter().map(row).collect();
         let report = LoadReport { interval: Duration::from_millis(200), vms, ..LoadReport::default() };
