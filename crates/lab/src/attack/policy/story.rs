@@ -92,6 +92,8 @@ impl Story {
         if self.ran.take() == Some(monitor.instance) && monitor.state == RunState::IoError {
             self.stopped = Some(monitor.instance);
         }
+    /// When a process that was suspended was let go or replaced: whatever it lacks, its ladder begins anew with the next lack.
+    pub(super) anew_since: Instant,
         if self.monitor != Some(monitor) {
             self.monitor_since = now;
         }
@@ -101,6 +103,9 @@ impl Story {
 
     pub(super) fn monitor_lost(&mut self, now: Instant) {
         (self.monitor, self.monitor_since) = (None, now);
+            if self.is_about_a_process() {
+                self.anew_since = now;
+            }
         self.heard(now);
     }
 
@@ -242,6 +247,18 @@ impl Story {
         } else if kind == JournalKind::VmSuspended {
             self.suspended(now, entry);
         } else if kind == JournalKind::VmResuming {
+    /// A `stop` of ours has concerned a process of it, and may still.
+    fn is_about_a_process(&self) -> bool {
+        match self.ours {
+            Ours::Stopping
+            | Ours::Stopped { .. }
+            | Ours::Withdrawn { .. }
+            | Ours::Continuing
+            | Ours::Proving { .. } => true,
+            Ours::Nothing | Ours::Held => false,
+        }
+    }
+
             self.resuming(now, order);
         } else if kind == JournalKind::VmResumed {
             self.resumed(now);
@@ -276,6 +293,9 @@ impl Story {
             Ours::Held => self.ours = Ours::Nothing,
             Ours::Stopping | Ours::Stopped { .. } | Ours::Continuing => {
                 (self.ours, self.operator) = (Ours::Nothing, false);
+            if matches!(before, Ours::Stopping | Ours::Stopped { .. } | Ours::Continuing) {
+                self.anew_since = now;
+            }
             }
             Ours::Nothing | Ours::Withdrawn { .. } | Ours::Proving { .. } => {}
         }
