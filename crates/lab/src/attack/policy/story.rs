@@ -162,7 +162,8 @@ impl Story {
         if remembers {
             return;
         }
-        if let (Gate::Hold(reason), true) = (gate, self.is_free()) {
+        // The hold is on disk, and perhaps not the `stop` that followed: then that has not left either.
+        if let (Gate::Hold(reason), false) = (gate, self.stands_still_by_us()) {
             (self.ours, self.ours_since, self.cause) = (Ours::Held, now, Some(Cause::of(&reason.text)));
             self.operator = false;
             return;
