@@ -38,6 +38,9 @@ pub(super) const REGRESSIONS: &[u64] = &[
     13342, // That a `cont` was taken back died with the process.
     13419, // A crash brings back a hold that had ended, as it does with a suspend.
     39565,
+    9802, // A process that was replaced while its paths were connecting begins its holds when it is cut off.
+    25655, // A crash brings back a hold that a `stop` had followed.
+    31548, // A crash brings back an earlier suspension, and a path that had failed was taken for one that connects first.
 ];
 /// A line of progress this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
