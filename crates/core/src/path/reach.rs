@@ -100,17 +100,20 @@ impl Network {
         reach.paths.iter().filter(lost).copied().collect()
     }
 
-    /// The paths that this VM has lost, or that are up again but have not stayed good for long enough.
+    /// The paths that this VM has lost, or that are up again but have not stayed good for long enough. After a restart that
+    /// includes a path that had failed and of which its own link is not back yet: it may be lost as soon as that is known.
     #[must_use]
     pub fn shaky_paths(&self, vm: VmId, now: Instant) -> Vec<PathId> {
         let reach = self.reach(vm);
         let probation = |p: PathId| matches!(self.state(p), PathState::Probation { .. });
+        let down = |p: PathId| matches!(self.state(p), PathState::Down { .. });
         let shaky = |p: &&PathId| {
             self.in_service(**p)
                 && reach.units.iter().filter(|u| u.paths.contains(p)).any(|u| match self.link(**p, u.unit) {
                     Some(Link::Down { .. }) => true,
                     Some(Link::Up { proven_at, .. }) => *proven_at > now || probation(**p),
-                    Some(Link::Connecting { .. }) | None => false,
+                    Some(Link::Connecting { .. }) => probation(**p) || down(**p),
+                    None => false,
                 })
         };
         reach.paths.iter().filter(shaky).copied().collect()

@@ -41,6 +41,10 @@ pub(super) const REGRESSIONS: &[u64] = &[
     22496, // A VM that failed before a restart goes on failing when its other disk is lost once more.
     35322, // The same, on one target.
     4994, // A restart forgot that a VM without a monitor and without a path is alive, and others got its room.
+    25440, // A ladder that begins anew in the batch that tells of its hold is told of once.
+    9802, // A process that was replaced while its paths were connecting begins its holds when it is cut off.
+    25655, // A crash brings back a hold that a `stop` had followed.
+    31548, // A crash brings back an earlier suspension, and a path that had failed was taken for one that connects first.
 ];
 /// A line of progress this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);

@@ -34,6 +34,35 @@ fn who_was_suspended_is_resumed_by_the_next_process() {
     );
 }
 
+/// On a path that had failed, the first connection of the new process is a wait like any other: the VM would be suspended again.
+#[test]
+fn a_path_that_was_proving_itself_is_waited_for_though_its_link_only_connects() {
+    check(
+        suspends(),
+        "
+        @1 obedient; down a
+        > 1: stop gold, san0 incident-opened, a path-down, gold vm-suspending
+        > 1.005: gold hold, gold vm-suspended
+        @5 down b
+        > 5: b path-down
+        @6 up a; up b
+        > 6: a path-up
+        > 6: b path-up
+        @6.5 restart; up a; connect-paused gold 1
+        > 6.5: host restarted
+        > 6.5: a path-up
+        > 6.5: gold vm-managed
+        > 7.5: a path-repaired, a failback
+        @12 up b
+        > 12: b path-up
+        > 13: gold open, cont gold, b path-repaired, b failback, gold vm-resuming
+        > 13.005: gold vm-resumed
+        > 15.005: san0 incident-closed
+        @60 pass
+        ",
+    );
+}
+
 #[test]
 fn it_explains_as_before() {
     let mut world = World::new(suspends());

@@ -191,7 +191,7 @@ impl Facts {
         self.network.restarted(now, controller);
         self.stories.resize_with(view.vms.len(), Story::default);
         for row in &view.vms {
-            self.stories[row.vm.index()].restarted(now, self.heard, (row.state, &row.gate));
+            self.stories[row.vm.index()].restarted(now, self.heard, row);
         }
         self.gates.clear();
         self.draining.clear();

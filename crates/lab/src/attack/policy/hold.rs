@@ -67,6 +67,9 @@ enum Expected {
 #[derive(Clone, Copy, Debug)]
 struct Loss {
     since: Instant,
+    /// Since when its ladder counts it at the latest: a VM that was let go, or whose process was replaced, while its paths were
+    /// only connecting lacks nothing then, and has its whole hold before it when it is cut off again.
+    counted: Instant,
     told: bool,
 }
 
@@ -120,7 +123,14 @@ impl Hold {
             let loss = &mut self.losses[vm.index()];
             let is_cut = facts.network.cut_off(&facts.spec, vm).is_some();
             let still = loss.filter(|_| !facts.network.serves(&facts.spec, vm));
-            *loss = still.or(is_cut.then_some(Loss { since: now, told: false }));
+            let new = Loss { since: now, counted: now, told: false };
+            *loss = still.or(is_cut.then_some(new));
+            if let Some(loss) = loss
+                && is_cut
+                && loss.counted < facts.story(vm).anew_since
+            {
+                loss.counted = now;
+            }
         }
     }
 
@@ -202,7 +212,7 @@ impl Hold {
             return Ok(());
         }
         let (hold, expected) = Self::expected(facts, vm);
-        let since = loss.since.max(story.free_since).max(facts.fresh_since);
+        let since = loss.counted.max(story.free_since).max(facts.fresh_since);
         let changed = story.monitor_since.max(facts.fresh_since + SETTLE);
         // A rung that its monitor makes possible or impossible may begin with that.
         let due = since.max(changed) + hold + SLACK;

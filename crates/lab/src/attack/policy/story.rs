@@ -3,13 +3,14 @@
 //! Invariant: a VM that really stands still because of us stays ours in here, whatever the controller remembers.
 //! It does not know paths or rules.
 
-use super::words::{Cause, is_giving_up, is_path_back, is_taken_back};
+use super::words::{Cause, is_giving_up, is_path_back, is_taken_back, suspended_by};
+use std::collections::VecDeque;
 use vmpath_core::effect::{JournalEntry, JournalKind};
 use vmpath_core::event::{RunState, StopsOnError};
 use vmpath_core::ids::PathId;
 use vmpath_core::plan::Gate;
 use vmpath_core::time::{Duration, Instant};
-use vmpath_core::view::VmState;
+use vmpath_core::view::{VmState, VmView};
 
 /// A VM without a monitor counts as running for so long after its last request.
 const ACTIVE_FOR: Duration = Duration::from_secs(60);
@@ -17,6 +18,9 @@ const ACTIVE_FOR: Duration = Duration::from_secs(60);
 const SAVED_WITHIN: Duration = Duration::from_secs(2);
 /// A `stop` that nobody wants any more may take effect within this.
 const LATE: Duration = Duration::from_secs(75);
+
+/// More suspensions of one VM are never on their way to the disk at once.
+const FORMER_MAX: usize = 4;
 
 /// What we have done to its vCPUs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,6 +51,14 @@ pub(super) struct Monitor {
     pub(super) stops: StopsOnError,
 }
 
+/// What an earlier suspension was for.
+#[derive(Clone, Debug)]
+struct Former {
+    rule: String,
+    cause: Option<Cause>,
+    lost: Vec<PathId>,
+}
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Story {
     pub(super) monitor: Option<Monitor>,
@@ -60,6 +72,10 @@ pub(super) struct Story {
     pub(super) cause: Option<Cause>,
     /// The paths for which the suspension waits, where it is for paths.
     pub(super) lost: Vec<PathId>,
+    /// The sentence that it was suspended with.
+    rule: String,
+    /// The suspensions before this one, the latest last: a crash may bring one of them back.
+    former: VecDeque<Former>,
     /// Suspended by the operator's word.
     pub(super) operator: bool,
     /// The process that was told to stop, or stopped on our EIO.
@@ -76,6 +92,8 @@ pub(super) struct Story {
     pub(super) is_counted: bool,
     /// Since when nothing of ours concerns its vCPUs.
     pub(super) free_since: Instant,
+    /// When a process that was suspended was let go or replaced: whatever it lacks, its ladder begins anew with the next lack.
+    pub(super) anew_since: Instant,
     pub(super) suspended_at: Instant,
     pub(super) last_io: Option<Instant>,
 }
@@ -85,6 +103,9 @@ impl Story {
         let is_other = self.stopped.is_some_and(|known| known != monitor.instance);
         if is_other || self.monitor.is_some_and(|known| known.instance != monitor.instance) {
             (self.stopped, self.operator, self.free_since) = (None, false, now);
+            if self.is_about_a_process() {
+                self.anew_since = now;
+            }
             if self.ours != Ours::Held {
                 self.ours = Ours::Nothing;
             }
@@ -129,7 +150,8 @@ impl Story {
     }
 
     /// `heard`: when the process before heard something last.
-    pub(super) fn restarted(&mut self, now: Instant, heard: Instant, (remembered, gate): (VmState, &Gate)) {
+    pub(super) fn restarted(&mut self, now: Instant, heard: Instant, row: &VmView) {
+        let (remembered, gate) = (row.state, &row.gate);
         // That a VM without a monitor is alive is known by its requests, which the next process has to hear of itself.
         (self.monitor, self.last_io) = (None, None);
         if let Some((instance, until)) = self.running.take() {
@@ -156,9 +178,13 @@ impl Story {
             (self.ours, self.ours_since) = (Ours::Continuing, now);
         }
         if remembers {
+            if let Some(rule) = row.because.iter().find_map(|words| suspended_by(words)) {
+                self.is_of_rule(heard, rule);
+            }
             return;
         }
-        if let (Gate::Hold(reason), true) = (gate, self.is_free()) {
+        // The hold is on disk, and perhaps not the `stop` that followed: then that has not left either.
+        if let (Gate::Hold(reason), false) = (gate, self.stands_still_by_us()) {
             (self.ours, self.ours_since, self.cause) = (Ours::Held, now, Some(Cause::of(&reason.text)));
             self.operator = false;
             return;
@@ -222,6 +248,18 @@ impl Story {
         })
     }
 
+    /// A `stop` of ours has concerned a process of it, and may still.
+    fn is_about_a_process(&self) -> bool {
+        match self.ours {
+            Ours::Stopping
+            | Ours::Stopped { .. }
+            | Ours::Withdrawn { .. }
+            | Ours::Continuing
+            | Ours::Proving { .. } => true,
+            Ours::Nothing | Ours::Held => false,
+        }
+    }
+
     /// Whether this `cont` of it is the first of a resume, and not one for a `stop` that came too late.
     pub(super) fn is_first_cont(&self) -> bool {
         match self.ours {
@@ -256,6 +294,9 @@ impl Story {
         }
         if before != self.ours && self.is_free() {
             self.free_since = now;
+            if matches!(before, Ours::Stopping | Ours::Stopped { .. } | Ours::Continuing) {
+                self.anew_since = now;
+            }
         }
     }
 
@@ -285,12 +326,34 @@ impl Story {
     fn suspending(&mut self, now: Instant, entry: &JournalEntry, order: Option<u64>) {
         self.stopped = order.or(self.stopped);
         if self.ours != Ours::Stopping {
-            self.cause = Some(Cause::of(&entry.reason));
-            (self.suspended_at, self.attempts) = (now, 0);
-            (self.gave_up, self.is_counted) = (false, false);
-            self.lost.clear();
+            self.begins(now, entry);
         }
         self.ours = Ours::Stopping;
+    }
+
+    /// Another suspension.
+    fn begins(&mut self, now: Instant, entry: &JournalEntry) {
+        let rule = std::mem::replace(&mut self.rule, entry.reason.clone());
+        self.former.push_back(Former { rule, cause: self.cause, lost: std::mem::take(&mut self.lost) });
+        if self.former.len() > FORMER_MAX {
+            self.former.pop_front();
+        }
+        self.cause = Some(Cause::of(&entry.reason));
+        (self.suspended_at, self.attempts) = (now, 0);
+        (self.gave_up, self.is_counted) = (false, false);
+    }
+
+    /// A process of ours that died before this suspension was on disk has left the one before: the VM waits for what that one was
+    /// for. One that had the time to save it must know it.
+    fn is_of_rule(&mut self, heard: Instant, rule: &str) {
+        if self.rule.ends_with(rule) || heard.since(self.suspended_at) >= SAVED_WITHIN {
+            return;
+        }
+        if let Some(at) = self.former.iter().rposition(|former| former.rule.ends_with(rule)) {
+            let Former { rule, cause, lost } = self.former[at].clone();
+            (self.rule, self.cause, self.lost) = (rule, cause, lost);
+            self.former.truncate(at);
+        }
     }
 
     fn suspended(&mut self, now: Instant, entry: &JournalEntry) {
@@ -300,10 +363,7 @@ impl Story {
             Ours::Stopping | Ours::Stopped { .. } | Ours::Continuing => false,
         };
         if is_adopted && !self.is_taken_back {
-            self.cause = Some(Cause::of(&entry.reason));
-            (self.suspended_at, self.attempts) = (now, 0);
-            (self.gave_up, self.is_counted) = (false, false);
-            self.lost.clear();
+            self.begins(now, entry);
         }
         self.ours = Ours::Stopped { since: now };
     }

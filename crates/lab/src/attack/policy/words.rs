@@ -52,3 +52,8 @@ pub(super) fn is_taken_back(reason: &str) -> bool {
 pub(super) fn is_path_back(reason: &str) -> bool {
     reason.starts_with("a path to ") || reason.starts_with("it has its min_paths to ")
 }
+
+/// The rule that a VM is or was suspended by, in the words of a view.
+pub(super) fn suspended_by(because: &str) -> Option<&str> {
+    because.strip_prefix("rule: ").or_else(|| because.strip_prefix("it was suspended by the rule: "))
+}
