@@ -16,35 +16,48 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Seeds that found something, since mended: played before all others.
-pub(super) const REGRESSIONS: &[u64] = &[
-    // A VM that met an I/O error just before a crash is continued by the next process, which cannot know better.
-    532,   // The order that would have enabled a path found no process, and a VM waited for it.
-    1080,  // A restart counts a relapse of a path that was proving itself.
-    1563,  // Guests were held for most of ten minutes.
-    627,   // An operator's resume and a new cause to suspend in one batch: no `cont`.
-    3299,  // The world ended between a `cont` and the word of it.
-    3300,  // An incident's number died with the process that had opened it.
-    3527,  // What a VM waited for was forgotten in a crash.
-    3044,  // A request that its hypervisor kept met a second error, and was asked again twice.
-    15643, // Two writes of the same blocks, both lost by the process that knew them apart.
-    12588, // A crash brings back a suspend that was let go, and whose end was still on its way to the disk.
-    16972, // A path that perhaps counted was taken for one that the shed VM waited for.
-    10684, // A write that had not left was in the record at a crash: to the next process it was lost.
-    30072,
-    // A VM was suspended for want of room on a path of which its own link was told lost before the others.
-    2828,  // A first connection that never came is a failure of its path.
-    12077, // What a target says of a unit while a first connection is awaited.
-    13342, // That a `cont` was taken back died with the process.
-    13419, // A crash brings back a hold that had ended, as it does with a suspend.
-    39565,
-    22496, // A VM that failed before a restart goes on failing when its other disk is lost once more.
-    35322, // The same, on one target.
-    4994, // A restart forgot that a VM without a monitor and without a path is alive, and others got its room.
-    25440, // A ladder that begins anew in the batch that tells of its hold is told of once.
-    9802, // A process that was replaced while its paths were connecting begins its holds when it is cut off.
-    25655, // A crash brings back a hold that a `stop` had followed.
-    31548, // A crash brings back an earlier suspension, and a path that had failed was taken for one that connects first.
+/// Seeds that found something, since mended, and what: played before all others.
+pub(super) const REGRESSIONS: &[(u64, &str)] = &[
+    (
+        532,
+        "A VM that met an I/O error just before a crash is continued by the next process, which cannot know better.",
+    ),
+    (1080, "The order that would have enabled a path found no process, and a VM waited for it."),
+    (1563, "A restart counts a relapse of a path that was proving itself."),
+    (627, "Guests were held for most of ten minutes."),
+    (3299, "An operator's resume and a new cause to suspend in one batch: no `cont`."),
+    (3300, "The world ended between a `cont` and the word of it."),
+    (3527, "An incident's number died with the process that had opened it."),
+    (3044, "What a VM waited for was forgotten in a crash."),
+    (15643, "A request that its hypervisor kept met a second error, and was asked again twice."),
+    (12588, "Two writes of the same blocks, both lost by the process that knew them apart."),
+    (16972, "A crash brings back a suspend that was let go, and whose end was still on its way to the disk."),
+    (10684, "A path that perhaps counted was taken for one that the shed VM waited for."),
+    (30072, "A write that had not left was in the record at a crash: to the next process it was lost."),
+    (
+        2828,
+        "A VM was suspended for want of room on a path of which its own link was told lost before the others.",
+    ),
+    (12077, "A first connection that never came is a failure of its path."),
+    (13342, "What a target says of a unit while a first connection is awaited."),
+    (13419, "That a `cont` was taken back died with the process."),
+    (39565, "A crash brings back a hold that had ended, as it does with a suspend."),
+    (22496, "A VM that failed before a restart goes on failing when its other disk is lost once more."),
+    (35322, "The same, on one target."),
+    (
+        4994,
+        "A restart forgot that a VM without a monitor and without a path is alive, and others got its room.",
+    ),
+    (25440, "A ladder that begins anew in the batch that tells of its hold is told of once."),
+    (
+        9802,
+        "A process that was replaced while its paths were connecting begins its holds when it is cut off.",
+    ),
+    (25655, "A crash brings back a hold that a `stop` had followed."),
+    (
+        31548,
+        "A crash brings back an earlier suspension, and a path that had failed was taken for one that connects first.",
+    ),
 ];
 /// A line of progress this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
@@ -115,8 +128,7 @@ impl Attack {
             }
             let seed = REGRESSIONS
                 .get(at as usize)
-                .copied()
-                .unwrap_or_else(|| self.first + at.saturating_sub(extra));
+                .map_or_else(|| self.first + at.saturating_sub(extra), |(seed, _)| *seed);
             let (mut tally, _, violation) = play(seed, Trace::silent(), &self.blind);
             tally.seeds = 1;
             let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
