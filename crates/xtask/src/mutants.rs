@@ -5,7 +5,7 @@
 //! Rejected: a run of the unit tests for each fault, which takes a build for each. It does not know what the rules are.
 
 use crate::{check, step};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use vmpath_core::mutant::Mutant;
 use vmpath_lab::report::{Bound, Report};
 
-const BUILD_TIME: Duration = Duration::from_secs(900);
 /// Of one mutant, or of the build without one: a simulator that is slower than this has another fault.
 const RUN_TIME: Duration = Duration::from_secs(600);
 
@@ -68,7 +67,7 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<bool> {
     }
     let binary = match &arguments.binary {
         Some(binary) => binary.canonicalize().with_context(|| format!("there is no {}", binary.display()))?,
-        None => build(root)?,
+        None => check::build_mutants(root)?,
     };
     let folder = tempfile::Builder::new().prefix("vmpath-mutants-").tempdir()?;
     let mut report = Report::new();
@@ -86,19 +85,6 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<bool> {
         report.write(file)?;
     }
     Ok(report.passed())
-}
-
-/// A release build that holds the mutants, in a folder of its own: the other builds stay as they are.
-///
-/// # Errors
-/// It does not build.
-pub(crate) fn build(root: &Path) -> Result<PathBuf> {
-    let folder = check::target_dir(root)?.join("mutants");
-    let mut build = crate::cargo(root);
-    build.args(["build", "--release", "-p", "vmpath", "--features", "mutants", "--target-dir"]).arg(&folder);
-    let finished = step::run("build with mutants", &mut build, BUILD_TIME)?;
-    ensure!(finished.succeeded, "the release binary does not build with the feature `mutants`");
-    Ok(folder.join("release/vmpath"))
 }
 
 fn choose(only: &[String]) -> Result<Vec<Mutant>> {
