@@ -31,5 +31,8 @@ pub mod volume;
 pub mod whatif;
 pub mod window;
 
+/// VMs move between hosts with equal ones only.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 #[cfg(test)]
 mod testing;

@@ -11,7 +11,9 @@ use crate::time::{Duration, Instant};
 use std::sync::Arc;
 
 mod capacity;
+mod moves;
 pub use capacity::{CapacityStanding, CapacityView, PartyView};
+pub use moves::{MoveEnd, MoveSide, MoveView, TransferView};
 
 /// What the control owner knows and has decided.
 #[derive(Clone, Debug)]
@@ -31,6 +33,8 @@ pub struct HostView {
     pub incidents: Vec<IncidentView>,
     /// By `TargetId`.
     pub capacity: Vec<CapacityView>,
+    /// Those under way first, then those that are over, the latest first.
+    pub moves: Vec<MoveView>,
 }
 
 #[derive(Clone, Debug)]

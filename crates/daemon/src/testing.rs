@@ -126,6 +126,7 @@ fn host_view() -> HostView {
             paths: vec![PathId::at(0)],
             vms_affected: vec![VmId::at(1)],
         }],
+        moves: vec![],
         capacity: vec![capacity_view()],
     }
 }

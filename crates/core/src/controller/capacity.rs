@@ -79,7 +79,7 @@ impl Controller {
         }
     }
 
-    fn carried_by(&self, paths: &[PathId]) -> Option<u64> {
+    pub(super) fn carried_by(&self, paths: &[PathId]) -> Option<u64> {
         let mut rates = paths.iter().map(|p| self.spec.path(*p).capacity);
         rates.try_fold(0, |sum: u64, rate| Some(sum.saturating_add(rate?.0)))
     }

@@ -24,6 +24,7 @@ mod remember;
 mod restore;
 mod shed;
 mod sick;
+mod summary;
 mod view;
 mod words;
 
@@ -80,6 +81,7 @@ pub struct Controller {
     /// Of the first plan with this configuration.
     reloaded_at: u64,
     cluster: moves::Cluster,
+    past: summary::Past,
     out: Outbox,
 }
 
@@ -189,6 +191,7 @@ impl Controller {
             fronts,
             reloaded_at: 0,
             cluster: moves::Cluster::default(),
+            past: summary::Past::default(),
             out: Outbox::default(),
         }
     }

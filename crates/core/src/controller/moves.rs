@@ -11,7 +11,7 @@ use crate::cluster::{Ask, Heard, Whereto};
 use crate::effect::{JournalKind, Subject};
 use crate::ids::{UnitId, VmId};
 use crate::migration::{
-    Destination, DiskEpoch, Move, MoveId, Note, RoomNeed, Source, Step, VmCarry, destination, source,
+    Destination, DiskEpoch, Move, MoveId, Note, Source, Step, VmCarry, destination, source,
 };
 use crate::ownership::{Ownership, UnitEpoch};
 use crate::policy::rules::{Migrating, NO_OTHER_HOST};
@@ -77,7 +77,7 @@ impl Controller {
         }
     }
 
-    fn owner(&self, unit: UnitId) -> &Ownership {
+    pub(super) fn owner(&self, unit: UnitId) -> &Ownership {
         self.cluster.owners.get(unit.index()).unwrap_or(&Ownership::Unknown)
     }
 
@@ -220,7 +220,7 @@ impl Controller {
             disks,
             instance,
             memory: self.vms[vm.index()].memory,
-            room: self.room_of(vm),
+            room: crate::placement::room_of(&spec, vm),
             settle: cluster.migration.settle,
             incident: reason.incident.map(|id| id.to_string()),
             vm_state,
@@ -237,23 +237,6 @@ impl Controller {
             (_, Some(RunState::Paused)) => Ok(VmCarry::StoppedByOther),
             (_, Some(RunState::IoError | RunState::Other) | None) => Err("it does not run".into()),
         }
-    }
-
-    /// Its reservation, split evenly over its disks as everywhere.
-    fn room_of(&self, vm: VmId) -> Vec<RoomNeed> {
-        let Some(reservation) = self.spec.vm(vm).reservation else { return vec![] };
-        let units = &self.network.reach(vm).units;
-        let disks: u32 = units.iter().map(|unit| unit.disks).sum();
-        let mut room: Vec<RoomNeed> = vec![];
-        for unit in units {
-            let target = &self.spec.target(unit.target).name;
-            let rate = reservation.0 / u64::from(disks.max(1)) * u64::from(unit.disks);
-            match room.iter_mut().find(|need| need.target == *target) {
-                Some(need) => need.rate += rate,
-                None => room.push(RoomNeed { target: target.clone(), rate }),
-            }
-        }
-        room
     }
 
     pub(super) fn tell_leaving(&mut self, vm: VmId, of: &MoveId, input: source::Input) {
@@ -273,15 +256,15 @@ impl Controller {
     pub(super) fn leave(&mut self, vm: VmId, step: Step<source::Act>) {
         let Place::Leaving { reason, machine } = &self.vms[vm.index()].travel.place else { return };
         let (id, incident) = (machine.plan().id.clone(), reason.incident);
-        let outcome = machine.outcome().cloned();
-        let to = machine.plan().to.clone();
+        let over = machine.outcome().cloned().map(|outcome| (machine.clone(), outcome));
         let asks = step.acts.into_iter().map(|act| Ask::Leave { vm, move_id: id.clone(), act });
         self.out.asks.extend(asks);
         self.tell_note(vm, incident, step.note);
+        let Some((machine, outcome)) = over else { return };
+        self.remember_left(&machine, &outcome);
         match outcome {
-            None => {}
-            Some(source::Outcome::Stayed { why }) => self.vms[vm.index()].travel.has_failed(self.now, why),
-            Some(source::Outcome::Moved { .. }) => self.has_left(vm, to),
+            source::Outcome::Stayed { why } => self.vms[vm.index()].travel.has_failed(self.now, why),
+            source::Outcome::Moved { .. } => self.has_left(vm, machine.plan().to.clone()),
         }
     }
 
@@ -381,17 +364,18 @@ impl Controller {
 
     pub(super) fn arrive(&mut self, vm: VmId, step: Step<destination::Act>) {
         let Place::Arriving(machine) = &self.vms[vm.index()].travel.place else { return };
-        let plan = machine.plan();
-        let (id, carried, from) = (plan.id.clone(), plan.vm_state.clone(), plan.from.clone());
-        let outcome = machine.outcome().cloned();
+        let id = machine.plan().id.clone();
+        let over = machine.outcome().cloned().map(|outcome| (machine.clone(), outcome));
         let asks = step.acts.into_iter().map(|act| Ask::Arrive { vm, move_id: id.clone(), act });
         self.out.asks.extend(asks);
         self.tell_note(vm, None, step.note);
+        let Some((machine, outcome)) = over else { return };
+        self.remember_come(&machine, &outcome);
+        let plan = machine.plan();
         match outcome {
-            None => {}
-            Some(destination::Outcome::Arrived) => self.has_arrived(vm, carried),
-            Some(destination::Outcome::Discarded { .. } | destination::Outcome::GivenBack { .. }) => {
-                self.vms[vm.index()].travel.place = Place::Elsewhere { host: from };
+            destination::Outcome::Arrived => self.has_arrived(vm, plan.vm_state.clone()),
+            destination::Outcome::Discarded { .. } | destination::Outcome::GivenBack { .. } => {
+                self.vms[vm.index()].travel.place = Place::Elsewhere { host: plan.from.clone() };
                 self.vms[vm.index()].travel.home = None;
             }
         }

@@ -7,7 +7,7 @@ use super::commands::{Answer, conflict};
 use crate::cluster::Whereto;
 use crate::event::{HypervisorReport, Machine, MigrationOrder, Role, RunState};
 use crate::ids::VmId;
-use crate::migration::{VmCarry, destination, source};
+use crate::migration::{MigrationState, VmCarry, destination, source};
 use crate::policy::rules::Migrating;
 use crate::policy::{Outstanding, Place, Reason};
 
@@ -127,6 +127,19 @@ impl Controller {
             HypervisorReport::Machine(machine) => self.machine_of_move(vm, machine),
             HypervisorReport::Migration(status) => {
                 self.hypervisor_leaving(vm, source::Input::Hypervisor(status.clone()));
+                // Of a VM that comes: its own end of the stream.
+                let answer = match status.state {
+                    MigrationState::Completed => destination::Input::Landed,
+                    MigrationState::None
+                    | MigrationState::Setup
+                    | MigrationState::Active
+                    | MigrationState::PreSwitchover
+                    | MigrationState::Device
+                    | MigrationState::Failed(_)
+                    | MigrationState::Cancelling
+                    | MigrationState::Cancelled => destination::Input::Waiting,
+                };
+                self.hypervisor_arriving(vm, answer);
             }
             HypervisorReport::MigrationRefused { order, why } => match order {
                 MigrationOrder::Start => {

@@ -29,6 +29,7 @@ impl Controller {
             disks: self.spec.disk_ids().map(|disk| self.disk_standing(disk)).collect(),
             incidents: self.incidents.open().iter().map(|i| self.incident_view(i)).collect(),
             capacity: self.capacity_view(&look),
+            moves: self.move_views(),
         }
     }
 

@@ -6,11 +6,13 @@
 //! It does not know the store, nor what is done with requests of a unit that belongs to somebody else.
 
 mod judge;
+pub mod keeper;
 
 use crate::migration::MoveId;
 use std::fmt;
 
 pub use judge::{Change, Judged, judge};
+pub use keeper::Keeper;
 
 /// What the store says of one unit.
 #[derive(Clone, Debug, PartialEq, Eq)]

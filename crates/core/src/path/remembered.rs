@@ -19,7 +19,7 @@ const FOLLOWING: usize = 8;
 const FOLLOW_EVERY: Duration = Duration::from_secs(10);
 /// A place is read when it has not been written for that long: one that is written all the time is not worth reading.
 const QUIET: Duration = Duration::from_millis(500);
-/// A read that has not been answered for that long was lost with its connection.
+/// A read that has not been answered for that long is asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// Places that are read when a path comes back: after a repair all units of a target are read at once.
 const COMPARED_MAX: usize = 16;

@@ -5,10 +5,12 @@
 //! Rejected: the host with the most room, always. Ten deciders that cannot see each other would all choose it.
 //! It does not know whether what a host says is still true: the chosen one is asked, and reads the units, before anything moves.
 
+mod need;
 mod refusal;
 mod summary;
 mod view;
 
+pub use need::room_of;
 pub use refusal::Refusal;
 pub use summary::{
     Accepts, Claim, HostSummary, Need, PathNeed, TargetSummary, UnitNeed, UnitSummary, VmPlace, VmSummary,

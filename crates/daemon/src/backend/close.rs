@@ -91,6 +91,7 @@ impl Worker {
             Wire::Block(device) => (Vec::new(), block::fence(device)),
         };
         drop(back.wire);
+        self.forget_reads(self.backs.links[back.link].unit, &back.own);
         self.record.disconnected(index as u32);
         let link = &mut self.backs.links[back.link];
         link.connections -= 1;

@@ -4,7 +4,7 @@
 //! gone, all is forgotten: so a unit that was meant to change, by a restore say, is taken again after its VM was shut down.
 //! It does not know which places are worth reading (`core::path::remembered`), nor what follows from a difference.
 
-use super::{Phase, Purpose, SAMPLE};
+use super::{Own, Phase, Purpose, SAMPLE};
 use crate::dataplane::Worker;
 use vmpath_core::ids::UnitId;
 
@@ -50,5 +50,14 @@ impl Worker {
             self.read_own(index, Purpose::Remember(ticket), range.start, length);
         }
         count
+    }
+
+    /// A connection is gone, and what was being read over it is not coming: those places are read again soon.
+    pub(super) fn forget_reads(&mut self, unit: UnitId, lost: &[Own]) {
+        for own in lost {
+            if let Purpose::Remember(ticket) = own.purpose {
+                self.router.sample_read(unit, ticket, None, self.now);
+            }
+        }
     }
 }

@@ -54,15 +54,17 @@ fn serve(stage: &mut Stage, folder: &Path) -> Result<Server> {
     let mut command = Command::new("nbdkit");
     // Without `noparallel`, nbdkit 1.32 aborts when a client vanishes with requests open, and tears a read that meets
     // a write.
+    // The delay is that of a disk, so that whatever is cut off has something on its way.
     command.args([
         "--foreground",
         "--exit-with-parent",
+        "--filter=delay",
         "--filter=noparallel",
         "-p",
         &PORT.to_string(),
         "file",
     ]);
-    command.arg(format!("dir={}", folder.display()));
+    command.arg(format!("dir={}", folder.display())).args(["rdelay=10ms", "wdelay=10ms"]);
     let mut server = Server::start("nbdkit", &mut command, &stage.dir)?;
     stage.wait("nbdkit to listen", START_MAX, |_| {
         server.check_alive()?;

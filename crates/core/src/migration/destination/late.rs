@@ -93,7 +93,7 @@ impl Destination {
     }
 
     fn arrived(&mut self, mut acts: Vec<Act>, more: &str) -> Step {
-        acts.push(Act::Forget);
+        acts.push(Act::Keep);
         self.state = State::Ended(Outcome::Arrived);
         let reason = format!("it has come from {}{more}", self.plan.from);
         Step::told(acts, JournalKind::VmArrived, (reason, None))

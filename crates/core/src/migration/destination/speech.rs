@@ -95,6 +95,8 @@ pub enum Act {
     Query,
     /// End the hypervisor that was launched, with its process group.
     End,
-    /// Remove what is kept of the move: the hand-over's file.
+    /// The VM is here: its hypervisor is nobody's to end any more, and what is left of the hand-over goes with its rings.
+    Keep,
+    /// The VM does not come: remove what is kept of the move.
     Forget,
 }

@@ -255,6 +255,12 @@ impl Source {
         }
     }
 
+    /// Bytes of memory sent and left, while that is being done.
+    #[must_use]
+    pub fn transfer(&self) -> Option<(u64, u64)> {
+        if let State::Transferring { watch } = &self.state { watch.transfer() } else { None }
+    }
+
     /// When [`Input::Elapsed`] is due. None once it has ended.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {

@@ -68,6 +68,12 @@ impl Watch {
         }
     }
 
+    /// Bytes sent, as of the last progress, and bytes left; none before memory is being sent.
+    #[must_use]
+    pub fn transfer(&self) -> Option<(u64, u64)> {
+        self.mark.map(|(sent, _)| (sent, self.left))
+    }
+
     /// Why it is to be given up, in words.
     #[must_use]
     pub fn verdict(&self, now: Instant) -> Option<String> {

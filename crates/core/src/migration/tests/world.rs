@@ -287,7 +287,7 @@ impl World {
                     self.end_coming();
                     self.answer_destination(destination::Input::Ended("it was ended".into()));
                 }
-                Act::Forget => self.offered = false,
+                Act::Forget | Act::Keep => self.offered = false,
                 Act::AnswerPrepare(_)
                 | Act::AnswerHandOver(_)
                 | Act::AnswerDiscard(_)

@@ -1,27 +1,27 @@
 //! One queue's part in a move. See [`super::super::moving`].
 
+use super::super::device::Changes;
+use super::super::fault::Misfit;
+use super::super::moving::{Ending, LeftFate, LeftOpen, LeftQueue, Leftover};
+use super::super::slot::{Slot, State, UNNAMED};
+use super::super::world::{Opening, World};
 use super::{Fault, Queue};
-use crate::frontend::vhost_user::device::Changes;
-use crate::frontend::vhost_user::fault::Misfit;
-use crate::frontend::vhost_user::moving::{Ending, LeftFate, LeftOpen, LeftQueue, Leftover};
-use crate::frontend::vhost_user::slot::{Slot, State, UNNAMED};
-use crate::frontend::vhost_user::world::{Opening, World};
 use crate::sys::inflight::BufferId;
 use crate::sys::vring::Ring;
 use vmpath_core::migration::QueueHandOver;
 use vmpath_protocol::virtio_blk::request::Operation;
 
 impl Queue {
-    pub(in crate::frontend::vhost_user) fn expect(&mut self, incoming: QueueHandOver) {
+    pub(in super::super) fn expect(&mut self, incoming: QueueHandOver) {
         self.incoming = Some(incoming);
     }
 
-    pub(in crate::frontend::vhost_user) fn expect_nothing(&mut self) {
+    pub(in super::super) fn expect_nothing(&mut self) {
         self.incoming = None;
     }
 
     /// What the stopped ring has open.
-    pub(in crate::frontend::vhost_user) fn left(&self) -> Option<LeftQueue> {
+    pub(in super::super) fn left(&self) -> Option<LeftQueue> {
         let left = self.left.as_ref().filter(|_| !self.is_running())?;
         let mut open: Vec<(u64, LeftOpen)> =
             (0u16..).zip(&self.slots).filter_map(|(head, slot)| left_open(head, slot)).collect();

@@ -1,0 +1,423 @@
+//! The units of one VM at one host: claimed when somebody uses them, renewed after a restart, released when nobody does.
+//!
+//! Invariant: a unit is this host's only after its own change was answered as done, or a move's machine has said so; whatever may
+//! have happened without an answer makes it uncertain until it was read. While a VM is on its way its move decides, and this waits.
+//! Rejected: to claim each unit alone. Two hosts that start one VM would each get a part of it.
+//! It does not know the store, nor what a move is.
+
+use super::{Found, Owner, Ownership, UnitEpoch};
+use crate::time::{Duration, Instant};
+
+/// Nobody attached and nothing open for so long: the units are given up. A hypervisor that restarts is back sooner.
+pub const RELEASE_AFTER: Duration = Duration::from_secs(10);
+
+/// After a change that was refused or not answered.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// What is asked of the store; one at a time, each answered by [`Reply`]. Units by name, `target/unit`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// They have no owner: make them ours.
+    Claim(Vec<String>),
+    /// Ours as before, under the next epoch: what a process before this one has sent has no effect any more.
+    Renew(Vec<UnitEpoch>),
+    /// Nobody's from now on.
+    Release(Vec<UnitEpoch>),
+    Read(Vec<String>),
+}
+
+/// What the store makes of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// It is so, and this is how the units stand.
+    Done(Vec<Found>),
+    /// It is not so, and these are there.
+    There(Vec<Found>),
+    /// It was not even tried.
+    NotAsked,
+    /// It may be so, or become so yet.
+    Unknown,
+}
+
+/// What is so around it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Around {
+    pub store: Store,
+    pub usage: Usage,
+    pub moving: Moving,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    Up,
+    Down,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Usage {
+    /// A front end is attached, or a request is open, or a write may still take effect.
+    Used,
+    Idle,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moving {
+    /// Its move's machine decides about its units.
+    Yes,
+    No,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Known {
+    Unread,
+    Free,
+    Theirs(Owner),
+    /// In this host's name, and not by this process.
+    Stale {
+        epoch: u64,
+    },
+    Ours {
+        epoch: u64,
+    },
+    Uncertain,
+}
+
+impl Known {
+    fn ownership(&self) -> Ownership {
+        match self {
+            Self::Unread => Ownership::Unknown,
+            Self::Free => Ownership::Free,
+            Self::Theirs(owner) => Ownership::Theirs(owner.clone()),
+            Self::Ours { epoch } => Ownership::Ours { epoch: *epoch },
+            Self::Stale { .. } | Self::Uncertain => Ownership::Uncertain,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Unit {
+    name: String,
+    known: Known,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Claim,
+    Renew,
+    Release,
+    Read,
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Keeper {
+    host: String,
+    units: Vec<Unit>,
+    asked: Option<Asked>,
+    again: Instant,
+    idle_since: Option<Instant>,
+    moving: Moving,
+}
+
+impl Keeper {
+    #[must_use]
+    pub fn new(host: &str, units: impl IntoIterator<Item = String>, now: Instant) -> Self {
+        let unit = |name| Unit { name, known: Known::Unread };
+        let units = units.into_iter().map(unit).collect();
+        Self { host: host.into(), units, asked: None, again: now, idle_since: None, moving: Moving::No }
+    }
+
+    /// Of each unit, in the order in which they were given.
+    pub fn ownerships(&self) -> impl Iterator<Item = (&str, Ownership)> {
+        self.units.iter().map(|unit| (unit.name.as_str(), unit.known.ownership()))
+    }
+
+    /// A move's machine has read, or written, that they are ours.
+    pub fn own(&mut self, units: &[UnitEpoch]) {
+        for UnitEpoch { unit, epoch } in units {
+            self.set(unit, Known::Ours { epoch: *epoch });
+        }
+    }
+
+    /// A move's machine says that they are not.
+    pub fn disown(&mut self, units: &[String]) {
+        for unit in units {
+            self.set(unit, Known::Uncertain);
+        }
+    }
+
+    fn set(&mut self, name: &str, known: Known) {
+        if let Some(unit) = self.units.iter_mut().find(|unit| unit.name == name) {
+            unit.known = known;
+        }
+    }
+
+    /// The store says how a unit stands: a first reading, or a change.
+    pub fn found(&mut self, found: &Found) {
+        // Its answer says which of the changes it is.
+        let awaited = matches!(self.asked, Some(Asked::Claim | Asked::Renew));
+        let moving = self.moving == Moving::Yes;
+        let Some(unit) = self.units.iter_mut().find(|unit| unit.name == found.unit) else { return };
+        unit.known = match (&found.owner, &unit.known) {
+            (None, _) => Known::Free,
+            (Some(owner), _) if owner.host != self.host => Known::Theirs(owner.clone()),
+            (Some(owner), Known::Ours { epoch }) => Known::Ours { epoch: owner.epoch.max(*epoch) },
+            (Some(_), known) if awaited || moving => known.clone(),
+            (Some(owner), _) => Known::Stale { epoch: owner.epoch },
+        };
+    }
+
+    /// The answer to the last act.
+    pub fn answered(&mut self, now: Instant, reply: Reply) {
+        let Some(asked) = self.asked.take() else { return };
+        match reply {
+            Reply::Done(found) if matches!(asked, Asked::Claim | Asked::Renew) => self.is_ours(&found),
+            Reply::Done(found) => found.iter().for_each(|found| self.found(found)),
+            Reply::There(found) => {
+                self.again = now + AGAIN_AFTER;
+                found.iter().for_each(|found| self.found(found));
+            }
+            Reply::NotAsked => self.again = now + AGAIN_AFTER,
+            Reply::Unknown => {
+                self.again = now + AGAIN_AFTER;
+                for unit in &mut self.units {
+                    match (&unit.known, asked) {
+                        (Known::Theirs(_), _) | (_, Asked::Read) => {}
+                        // A claim is of those that were free, and nothing else of it can have changed.
+                        (Known::Ours { .. }, Asked::Claim) => {}
+                        (
+                            Known::Unread
+                            | Known::Free
+                            | Known::Stale { .. }
+                            | Known::Ours { .. }
+                            | Known::Uncertain,
+                            Asked::Claim | Asked::Renew | Asked::Release,
+                        ) => unit.known = Known::Uncertain,
+                    }
+                }
+            }
+        }
+    }
+
+    /// The change that made it so was this process's own.
+    fn is_ours(&mut self, found: &[Found]) {
+        for Found { unit, owner } in found {
+            match owner {
+                Some(owner) if owner.host == self.host => {
+                    self.set(unit, Known::Ours { epoch: owner.epoch });
+                }
+                Some(owner) => self.set(unit, Known::Theirs(owner.clone())),
+                None => self.set(unit, Known::Free),
+            }
+        }
+    }
+
+    /// What is to be asked now, as things stand; the answer is awaited then.
+    pub fn look(&mut self, now: Instant, around: Around) -> Option<Act> {
+        let Around { store, usage, moving } = around;
+        if std::mem::replace(&mut self.moving, moving) == Moving::Yes && moving == Moving::No {
+            self.forget_others();
+        }
+        self.idle_since = match usage {
+            Usage::Used => None,
+            Usage::Idle => Some(self.idle_since.unwrap_or(now)),
+        };
+        if moving == Moving::Yes || store == Store::Down || self.asked.is_some() || now < self.again {
+            return None;
+        }
+        let act = self.next(now)?;
+        self.asked = Some(match &act {
+            Act::Claim(_) => Asked::Claim,
+            Act::Renew(_) => Asked::Renew,
+            Act::Release(_) => Asked::Release,
+            Act::Read(_) => Asked::Read,
+        });
+        Some(act)
+    }
+
+    /// What was heard meanwhile was the move's business.
+    fn forget_others(&mut self) {
+        for unit in &mut self.units {
+            if !matches!(unit.known, Known::Ours { .. }) {
+                unit.known = Known::Unread;
+            }
+        }
+    }
+
+    fn next(&self, now: Instant) -> Option<Act> {
+        let names = |wanted: fn(&Known) -> bool| {
+            let units = self.units.iter().filter(|unit| wanted(&unit.known));
+            let names: Vec<String> = units.map(|unit| unit.name.clone()).collect();
+            (!names.is_empty()).then_some(names)
+        };
+        if let Some(units) = names(|known| matches!(known, Known::Unread | Known::Uncertain)) {
+            return Some(Act::Read(units));
+        }
+        let stale = self.epochs(|known| match known {
+            Known::Stale { epoch } => Some(*epoch),
+            Known::Unread | Known::Free | Known::Theirs(_) | Known::Ours { .. } | Known::Uncertain => None,
+        });
+        if !stale.is_empty() {
+            return Some(Act::Renew(stale));
+        }
+        if self.idle_since.is_none() {
+            let theirs = names(|known| matches!(known, Known::Theirs(_))).is_some();
+            let free = names(|known| *known == Known::Free);
+            return if theirs { None } else { free.map(Act::Claim) };
+        }
+        let rested = self.idle_since.is_some_and(|since| now.since(since) >= RELEASE_AFTER);
+        let ours = self.epochs(|known| match known {
+            Known::Ours { epoch } => Some(*epoch),
+            Known::Unread | Known::Free | Known::Theirs(_) | Known::Stale { .. } | Known::Uncertain => None,
+        });
+        (rested && !ours.is_empty()).then_some(Act::Release(ours))
+    }
+
+    fn epochs(&self, of: impl Fn(&Known) -> Option<u64>) -> Vec<UnitEpoch> {
+        let unit = |unit: &Unit| Some(UnitEpoch { unit: unit.name.clone(), epoch: of(&unit.known)? });
+        self.units.iter().filter_map(unit).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const USED: Around = Around { store: Store::Up, usage: Usage::Used, moving: Moving::No };
+    const IDLE: Around = Around { usage: Usage::Idle, ..USED };
+    const MOVING: Around = Around { moving: Moving::Yes, ..USED };
+
+    fn at(seconds: u64) -> Instant {
+        Instant::from_nanos(seconds * 1_000_000_000)
+    }
+
+    fn keeper() -> Keeper {
+        Keeper::new("kvm1", ["t/a".to_owned(), "t/b".to_owned()], at(0))
+    }
+
+    fn found(unit: &str, owner: Option<(&str, u64)>) -> Found {
+        let owner = owner.map(|(host, epoch)| Owner { host: host.into(), epoch, move_id: None });
+        Found { unit: unit.into(), owner }
+    }
+
+    fn both(owner: Option<(&str, u64)>) -> Vec<Found> {
+        vec![found("t/a", owner), found("t/b", owner)]
+    }
+
+    fn names() -> Vec<String> {
+        vec!["t/a".into(), "t/b".into()]
+    }
+
+    fn epochs(epoch: u64) -> Vec<UnitEpoch> {
+        names().into_iter().map(|unit| UnitEpoch { unit, epoch }).collect()
+    }
+
+    fn dispatches(keeper: &Keeper) -> bool {
+        keeper.ownerships().all(|(_, ownership)| ownership.may_dispatch())
+    }
+
+    /// As after its claim.
+    fn owner() -> Keeper {
+        let mut keeper = keeper();
+        assert_eq!(keeper.look(at(0), USED), Some(Act::Read(names())));
+        keeper.answered(at(0), Reply::Done(both(None)));
+        assert_eq!(keeper.look(at(0), USED), Some(Act::Claim(names())));
+        assert_eq!(keeper.look(at(0), USED), None, "one question at a time");
+        keeper.answered(at(0), Reply::Done(both(Some(("kvm1", 1)))));
+        assert!(dispatches(&keeper));
+        keeper
+    }
+
+    #[test]
+    fn used_units_are_claimed_and_idle_ones_released() {
+        let mut keeper = owner();
+        assert_eq!(keeper.look(at(1), IDLE), None);
+        assert_eq!(keeper.look(at(10), IDLE), None);
+        assert_eq!(keeper.look(at(11), IDLE), Some(Act::Release(epochs(1))));
+        keeper.answered(at(11), Reply::Done(both(None)));
+        assert!(!dispatches(&keeper));
+        assert_eq!(keeper.look(at(30), IDLE), None, "nobody needs them");
+        assert_eq!(keeper.look(at(30), USED), Some(Act::Claim(names())));
+    }
+
+    #[test]
+    fn who_comes_back_in_time_keeps_them() {
+        let mut keeper = owner();
+        assert_eq!(keeper.look(at(1), IDLE), None);
+        assert_eq!(keeper.look(at(10), USED), None);
+        assert_eq!(keeper.look(at(12), IDLE), None);
+        assert_eq!(keeper.look(at(21), IDLE), None);
+        assert!(keeper.look(at(22), IDLE).is_some());
+    }
+
+    #[test]
+    fn what_a_former_process_owned_is_renewed_before_anything_is_dispatched() {
+        let mut keeper = keeper();
+        both(Some(("kvm1", 7))).iter().for_each(|found| keeper.found(found));
+        assert!(!dispatches(&keeper));
+        assert_eq!(keeper.look(at(0), USED), Some(Act::Renew(epochs(7))));
+        // The watch is sooner than the answer.
+        both(Some(("kvm1", 8))).iter().for_each(|found| keeper.found(found));
+        assert!(!dispatches(&keeper));
+        keeper.answered(at(0), Reply::Done(both(Some(("kvm1", 8)))));
+        assert!(dispatches(&keeper));
+    }
+
+    #[test]
+    fn an_unanswered_change_stops_everything_until_it_was_read() {
+        let mut keeper = owner();
+        assert!(keeper.look(at(0), IDLE).is_none());
+        assert!(matches!(keeper.look(at(10), IDLE), Some(Act::Release(_))));
+        keeper.answered(at(10), Reply::Unknown);
+        assert!(!dispatches(&keeper));
+        assert_eq!(keeper.look(at(10), USED), None, "not at once");
+        assert_eq!(keeper.look(at(11), USED), Some(Act::Read(names())));
+        keeper.answered(at(11), Reply::Done(both(Some(("kvm1", 1)))));
+        assert!(!dispatches(&keeper), "the release may still come");
+        assert_eq!(keeper.look(at(11), USED), Some(Act::Renew(epochs(1))));
+    }
+
+    #[test]
+    fn anothers_units_are_left_alone_and_lost_ones_are_not_dispatched() {
+        let mut keeper = owner();
+        keeper.found(&found("t/b", Some(("kvm2", 9))));
+        assert!(!dispatches(&keeper));
+        assert_eq!(keeper.look(at(0), USED), None);
+        // A claim that takes effect late is seen, and made sure of.
+        keeper.found(&found("t/b", Some(("kvm1", 10))));
+        assert_eq!(
+            keeper.look(at(0), USED),
+            Some(Act::Renew(vec![UnitEpoch { unit: "t/b".into(), epoch: 10 }]))
+        );
+    }
+
+    #[test]
+    fn an_older_reading_takes_nothing_away_and_a_later_epoch_is_taken_over() {
+        let mut keeper = owner();
+        keeper.found(&found("t/a", Some(("kvm1", 3))));
+        keeper.found(&found("t/a", Some(("kvm1", 2))));
+        let known: Vec<_> = keeper.ownerships().map(|(_, ownership)| ownership).collect();
+        assert_eq!(known, [Ownership::Ours { epoch: 3 }, Ownership::Ours { epoch: 1 }]);
+    }
+
+    #[test]
+    fn on_its_way_the_move_decides() {
+        let mut keeper = keeper();
+        assert_eq!(keeper.look(at(0), MOVING), None);
+        both(Some(("kvm1", 5))).iter().for_each(|found| keeper.found(found));
+        assert_eq!(keeper.look(at(0), MOVING), None);
+        keeper.own(&epochs(5));
+        assert!(dispatches(&keeper));
+        keeper.disown(&names());
+        assert!(!dispatches(&keeper));
+        assert_eq!(keeper.look(at(1), USED), Some(Act::Read(names())), "then it is read again");
+    }
+
+    #[test]
+    fn without_the_store_nothing_is_asked_and_nothing_lost() {
+        let mut keeper = owner();
+        assert_eq!(keeper.look(at(1), Around { store: Store::Down, ..IDLE }), None);
+        assert_eq!(keeper.look(at(60), Around { store: Store::Down, ..IDLE }), None);
+        assert!(dispatches(&keeper));
+    }
+}
