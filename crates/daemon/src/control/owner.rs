@@ -6,6 +6,7 @@
 
 use super::effects::{Answered, Outcome, Performer};
 use super::handle::{Input, Snapshot};
+use super::hosts::{News, Post};
 use super::journal::Bounds;
 use super::monitor::Beat;
 use super::pulse::Pulse;
@@ -48,6 +49,8 @@ pub struct Sources {
     pub inputs: mpsc::Receiver<Input>,
     pub hypervisors: mpsc::Receiver<Report>,
     pub dataplane: mpsc::UnboundedReceiver<WorkerReport>,
+    /// None without `[cluster]`.
+    pub hosts: Option<Post>,
     /// What the store has on its disk.
     pub commits: watch::Receiver<Ticket>,
     /// Fires, or is dropped, when the daemon shall end.
@@ -145,9 +148,13 @@ impl Owner {
                 }
                 Some(report) = sources.hypervisors.recv() => self.hypervisor(report),
                 Some(input) = sources.inputs.recv() => self.input(input),
+                news = next(&mut sources.hosts) => self.news(news),
                 // The orders that waited for it leave at the top of the loop.
                 Ok(()) = sources.commits.changed() => {}
-                () = wake => self.apply(Event::Tick),
+                () = wake => {
+                    self.apply(Event::Tick);
+                    self.look();
+                }
             }
         };
         self.publish();
@@ -169,9 +176,12 @@ impl Owner {
                 self.views.insert(worker, view);
                 self.rates.push(Arc::new(WorkerView::merge(self.views.values().map(Arc::as_ref))));
                 self.stale = self.stale.max(Stale::Measures);
+                self.look();
             }
-            // Nobody gives orders yet.
-            WorkerReport::Order(_) => {}
+            WorkerReport::Order(report) => {
+                let events = self.performer.hear_order(report, &self.controller);
+                self.apply_all(events);
+            }
             WorkerReport::Dead(why) => return Err(why),
         }
         Ok(())
@@ -179,6 +189,9 @@ impl Owner {
 
     fn hypervisor(&mut self, report: Report) {
         let Report { vm, report } = report;
+        if let Some(hosts) = &mut self.performer.hosts {
+            hosts.see(vm, &report);
+        }
         self.apply(Event::Hypervisor { vm, report });
     }
 
@@ -214,7 +227,12 @@ impl Owner {
     fn reload(&mut self, spec: Arc<Spec>) {
         self.spec = Arc::clone(&spec);
         self.performer.journal.bound(Bounds::of(&spec.host));
+        let of_hosts = match &mut self.performer.hosts {
+            Some(hosts) => hosts.reload(&spec, clock::now()),
+            None => vec![],
+        };
         self.apply(Event::Reload(spec));
+        self.apply_all(of_hosts);
         self.publish();
     }
 
@@ -225,9 +243,27 @@ impl Owner {
         let mut outcome = Outcome::default();
         self.performer.release(now, &mut outcome);
         self.answer(outcome.answers);
-        for event in outcome.events {
+        self.apply_all(outcome.events);
+    }
+
+    fn apply_all(&mut self, events: Vec<Event>) {
+        for event in events {
             self.apply(event);
         }
+    }
+
+    /// What other hosts, etcd or launched hypervisors say.
+    fn news(&mut self, news: News) {
+        let events = self.performer.hear(news, &self.controller);
+        self.apply_all(events);
+        self.look();
+    }
+
+    /// What this host owns follows who uses it.
+    fn look(&mut self) {
+        let view = self.rates.latest().cloned();
+        let events = self.performer.look(&self.controller, view.as_deref());
+        self.apply_all(events);
     }
 
     /// One event, and what its effects lead to at once.
@@ -280,6 +316,9 @@ impl Owner {
             self.host_at = now;
             self.performer.store.save(self.controller.save(), now);
             self.performer.journal.forget(clock::unix_micros(now));
+            if let Some(hosts) = &mut self.performer.hosts {
+                hosts.publish(&self.controller);
+            }
             Arc::new(self.controller.view(now))
         } else {
             Arc::clone(&self.snapshot.load().host)
@@ -292,6 +331,14 @@ impl Owner {
         }));
         self.snapshot_at = now;
         self.stale = Stale::Nothing;
+    }
+}
+
+/// Never, without `[cluster]`.
+async fn next(post: &mut Option<Post>) -> News {
+    match post {
+        Some(post) => post.next().await,
+        None => std::future::pending().await,
     }
 }
 
