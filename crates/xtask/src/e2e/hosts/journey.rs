@@ -17,6 +17,8 @@ use vmpath_lab::report::{Bound, Truth};
 /// A guest of 256 MiB on a busy machine; longer has hung.
 const MOVED_MAX: Duration = Duration::from_secs(40);
 const STEP_MAX: Duration = Duration::from_secs(20);
+/// For a daemon to tell what it knows.
+const TOLD_MAX: Duration = Duration::from_secs(3);
 /// What a healthy guest under load may be moved in.
 const WHOLE_S: f64 = 3.0;
 /// What its requests may wait beyond the time for which QEMU stops it.
@@ -75,11 +77,34 @@ impl<'a> Journey<'a> {
             Ok((guest.run_state()? == "running").then_some(()))
         })?;
         hosts.host(self.to).wait_vm(stage, self.vm, "running", STEP_MAX)?;
-        guest.wait_progress(stage)?;
-        hosts.host(self.from).wait_vm(stage, self.vm, "elsewhere", STEP_MAX)?;
+        guest.wait_progress(stage).inspect_err(|_| self.ask_why(hosts))?;
+        self.check_source(stage, hosts)?;
         self.check_owner(stage, hosts)?;
         self.check_times(stage, hosts, since_unix_us, shape)?;
         self.check_pauses(stage, hosts, guest, (&sent, shape))
+    }
+
+    /// What an operator would ask when the guest does not go on.
+    fn ask_why(&self, hosts: &Hosts) {
+        let questions: [&[&str]; 3] =
+            [&["explain", "vm", self.vm], &["show", "disks"], &["show", "units", "-o", "json"]];
+        for host in [self.from, self.to] {
+            for words in questions {
+                let said = hosts.operator(host, words).map(|answer| [answer.stdout, answer.stderr].concat());
+                let said = said.unwrap_or_default();
+                println!("--- h{host}: vmpath {}\n{}", words.join(" "), String::from_utf8_lossy(&said));
+            }
+        }
+    }
+
+    fn check_source(&self, stage: &mut Stage, hosts: &mut Hosts) -> Result<()> {
+        let source = hosts.host(self.from);
+        let told = stage.wait("the source to say so", TOLD_MAX, |_| {
+            Ok((source.vm_state(self.vm)? == "elsewhere").then_some(()))
+        });
+        let name = format!("{} to h{}: the source says that it is elsewhere", self.vm, self.to);
+        stage.report.check_that(&name, Truth::from(told.is_ok()), source.vm(self.vm)?["because"].to_string());
+        Ok(())
     }
 
     /// What etcd says, asked from outside.
