@@ -277,7 +277,7 @@ impl Owner {
             let effects = self.controller.handle(clock::now(), event);
             acted |= !effects.is_empty();
             if Performer::must_be_kept(&effects) {
-                self.performer.store.save(self.controller.save(), clock::now());
+                self.performer.store.save(self.controller.save(), self.controller.save_moves(), clock::now());
             }
             self.performer.perform(effects, &self.spec, &mut outcome);
             events.extend(outcome.events.drain(..));
@@ -314,7 +314,7 @@ impl Owner {
         // Its sentences tell times, so it grows old by itself, too.
         let host = if self.stale == Stale::Host || now.since(self.host_at) >= HOST_VIEW_EVERY {
             self.host_at = now;
-            self.performer.store.save(self.controller.save(), now);
+            self.performer.store.save(self.controller.save(), self.controller.save_moves(), now);
             self.performer.journal.forget(clock::unix_micros(now));
             if let Some(hosts) = &mut self.performer.hosts {
                 hosts.publish(&self.controller);
