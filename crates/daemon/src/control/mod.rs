@@ -7,6 +7,7 @@
 pub mod config;
 pub mod effects;
 pub mod handle;
+pub mod hosts_view;
 pub mod journal;
 pub mod lifecycle;
 pub mod monitor;

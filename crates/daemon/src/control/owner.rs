@@ -99,6 +99,7 @@ impl Owner {
             worker: None,
             rates: RateWindow::default().rates(),
             last_event_seq: performer.journal.last_seq(),
+            hosts: Arc::default(),
         };
         Self {
             spec,
@@ -208,6 +209,9 @@ impl Owner {
             Input::Fork { reply } => {
                 let _ = reply.send(Box::new(self.controller.clone()));
             }
+            Input::TakeOver { reply, .. } => {
+                let _ = reply.send(Err(CommandError::Unsupported("the hosts are not joined yet".into())));
+            }
         }
     }
 
@@ -289,6 +293,7 @@ impl Owner {
             worker: self.rates.latest().cloned(),
             rates: self.rates.rates(),
             last_event_seq: self.performer.journal.last_seq(),
+            hosts: Arc::clone(&self.snapshot.load().hosts),
         }));
         self.snapshot_at = now;
         self.stale = Stale::Nothing;
