@@ -100,6 +100,8 @@ fn host_view() -> HostView {
         because: Vec::new(),
         waits_for: None,
         incident: None,
+        other_host: None,
+        home: None,
     };
     let text = "suspended: the reservations no longer fit".to_owned();
     let bronze = VmView {
