@@ -12,9 +12,11 @@ mod leave;
 mod owners;
 mod place;
 mod post;
+mod takeover;
 
 pub use post::{News, Post};
 
+use super::hosts_view::HostsView;
 use crate::cluster::{Cluster, ClusterOrder, ClusterReport, Others, Outcome, Refusal, Ticket};
 use crate::dataplane::{Dataplane, OrderReport, WorkerOrder};
 use crate::hypervisor::{Hypervisors, Order};
@@ -61,6 +63,7 @@ enum Asked {
     /// The units of a VM that is not on its way.
     Kept(VmId),
     Call(calls::Pending),
+    TakeOver(takeover::TakeOver),
     /// Hypervisors that a daemon before this one has launched, and of whose moves nothing is known any more.
     Orphans(Vec<MoveId>),
 }
@@ -97,6 +100,7 @@ pub struct Hosts {
     reports: mpsc::Sender<ClusterReport>,
     channel: Channel,
     agent: Agent,
+    fenced: mpsc::UnboundedSender<takeover::Fenced>,
     /// Of this process.
     nonce: u64,
     last_ticket: Ticket,
@@ -135,6 +139,7 @@ impl Hosts {
             reports: links.cluster,
             channel: Channel::start(settings, links.calls, links.peer),
             agent,
+            fenced: links.fenced,
             nonce,
             last_ticket: 0,
             asked: HashMap::new(),
@@ -182,7 +187,8 @@ impl Hosts {
                 self.cluster_answer(ticket, outcome, hands)
             }
             News::Peer(PeerReport { ticket, outcome }) => self.peer_answer(ticket, outcome),
-            News::Call(call) => self.called(call, controller, hands),
+            News::Call(call) => self.called(*call, controller, hands),
+            News::Fenced(fenced) => self.fenced(fenced),
             News::Agent(AgentReport { move_id, event }) => {
                 self.hypervisor_is(&move_id, event, controller, hands)
             }
@@ -251,7 +257,7 @@ impl Hosts {
                 Arriving::Owners | Arriving::GiveBack | Arriving::Bar | Arriving::Bump => true,
                 Arriving::Expect | Arriving::Store | Arriving::Withdraw => false,
             },
-            Asked::Kept(_) | Asked::Orphans(_) => true,
+            Asked::Kept(_) | Asked::Orphans(_) | Asked::TakeOver(_) => true,
             Asked::Call(pending) => pending.is_of_cluster(),
         };
         let lost: Vec<Ticket> =
@@ -282,6 +288,17 @@ impl Hosts {
             | HypervisorReport::Migration(_)
             | HypervisorReport::MigrationRefused { .. }
             | HypervisorReport::Deaf { .. } => {}
+        }
+    }
+
+    /// What can be shown of the others, and of who owns what.
+    #[must_use]
+    pub fn view(&self) -> HostsView {
+        HostsView {
+            store: self.owners.store_state(),
+            channel_trouble: self.channel.trouble(),
+            hosts: HostsView::rows(&self.others, &self.spec.host.name),
+            owners: self.owners.rows(&self.spec.host.name),
         }
     }
 
@@ -352,6 +369,7 @@ impl Hosts {
                 self.owners.answered(vm, outcome);
                 vec![]
             }
+            Asked::TakeOver(take) => self.taken_over(&take, outcome),
             Asked::Orphans(orphans) => {
                 self.judge_orphans(orphans, read(outcome));
                 vec![]
@@ -468,7 +486,7 @@ impl Hosts {
     }
 
     /// An order to a VM's hypervisor.
-    fn tell_hypervisor(&self, vm: VmId, order: Order, hands: &Hands<'_>) -> Vec<Event> {
+    fn tell_hypervisor(&self, vm: VmId, order: &Order, hands: &Hands<'_>) -> Vec<Event> {
         match hands.hypervisors.send(vm, order.clone()) {
             Ok(()) => vec![],
             Err(why) => vec![Event::Hypervisor { vm, report: order.refused(why) }],

@@ -88,11 +88,12 @@ fn read_travel(r: &mut Reader<'_>) -> Read<SavedTravel> {
 }
 
 fn write_move(w: &mut Writer, plan: &Move) {
-    let Move { id, vm, from, to, disks, instance, memory, room, settle, incident, vm_state, rule } = plan;
+    let Move { id, vm, from, to, home, disks, instance, memory, room, settle, incident, vm_state, rule } =
+        plan;
     w.text(&id.host);
     w.u64(id.nonce);
     w.u64(id.number);
-    for name in [vm, from, to] {
+    for name in [vm, from, to, home] {
         w.text(name);
     }
     w.list(disks, |w, DiskEpoch { disk, unit: UnitEpoch { unit, epoch } }| {
@@ -125,6 +126,7 @@ fn read_move(r: &mut Reader<'_>) -> Read<Move> {
         vm: owned(r)?,
         from: owned(r)?,
         to: owned(r)?,
+        home: owned(r)?,
         disks: r.list(|r| {
             Ok(DiskEpoch { disk: owned(r)?, unit: UnitEpoch { unit: owned(r)?, epoch: r.u64()? } })
         })?,

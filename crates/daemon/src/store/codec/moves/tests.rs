@@ -36,7 +36,8 @@ fn plan() -> impl Strategy<Value = Move> {
     (id, names, lists, numbers, carry).prop_map(|(id, names, (disks, room), numbers, vm_state)| {
         let ((vm, from, to, rule, incident), (instance, memory, settle)) = (names, numbers);
         let settle = Duration::from_nanos(settle);
-        Move { id, vm, from, to, disks, instance, memory, room, settle, incident, vm_state, rule }
+        let home = from.clone();
+        Move { id, vm, from, to, home, disks, instance, memory, room, settle, incident, vm_state, rule }
     })
 }
 
@@ -91,6 +92,7 @@ pub(in super::super::super) fn known() -> SavedMoves {
         instance: 6,
         memory: None,
         room: vec![RoomNeed { target: "t".into(), rate: 7 }],
+        home: "kvm9".into(),
         settle: Duration::from_nanos(8),
         incident: Some("INC-9".into()),
         vm_state: VmCarry::Suspended { why: "w".into() },
