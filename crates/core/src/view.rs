@@ -85,9 +85,24 @@ pub enum VmState {
     StoppedByOther,
     /// No hypervisor monitor: its I/O goes on, it cannot be suspended.
     Unmanaged,
+    /// On its way to another host, or from one.
+    Migrating,
+    /// At another host: nothing of it is served here.
+    Elsewhere,
 }
 
 impl VmState {
+    pub const ALL: [Self; 8] = [
+        Self::Running,
+        Self::Suspending,
+        Self::Suspended,
+        Self::Resuming,
+        Self::StoppedByOther,
+        Self::Unmanaged,
+        Self::Migrating,
+        Self::Elsewhere,
+    ];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -97,6 +112,8 @@ impl VmState {
             Self::Resuming => "resuming",
             Self::StoppedByOther => "stopped-by-other",
             Self::Unmanaged => "unmanaged",
+            Self::Migrating => "migrating",
+            Self::Elsewhere => "elsewhere",
         }
     }
 }
@@ -135,6 +152,10 @@ pub struct VmView {
     /// What it waits for; none if it waits for nothing.
     pub waits_for: Option<String>,
     pub incident: Option<IncidentId>,
+    /// At which it is while it is elsewhere; to which it goes or from which it comes while it is migrating.
+    pub other_host: Option<String>,
+    /// To which it goes back by itself (`return = true`).
+    pub home: Option<String>,
 }
 
 #[derive(Clone, Debug)]

@@ -64,6 +64,7 @@ pub(crate) fn snapshot() -> Snapshot {
         worker: Some(Arc::new(worker_view())),
         rates: Rates { paths: vec![0, 62_914_560], vms: vec![62_914_560, 0] },
         last_event_seq: 57,
+        hosts: Arc::default(),
     }
 }
 
@@ -99,6 +100,8 @@ fn host_view() -> HostView {
         because: Vec::new(),
         waits_for: None,
         incident: None,
+        other_host: None,
+        home: None,
     };
     let text = "suspended: the reservations no longer fit".to_owned();
     let bronze = VmView {

@@ -149,6 +149,9 @@ impl Controller {
                 let state = guest.monitor.run_state().map_or("not running", run_state_word);
                 return conflict(format!("{name} does not run: it is {state}, and somebody else stopped it"));
             }
+            VmState::Migrating | VmState::Elsewhere => {
+                return conflict(format!("{name} is {}", guest.state().as_str()));
+            }
             VmState::Unmanaged => {
                 let Stopping::Impossible(why) = stopping(&guest.monitor, Outstanding::FailOver) else {
                     return conflict(format!("{name} is unmanaged"));
@@ -210,6 +213,7 @@ impl Controller {
                 )
             }
             VmState::Unmanaged => format!("{name} is unmanaged: vmpath did not suspend it"),
+            VmState::Migrating | VmState::Elsewhere => format!("{name} is {}", guest.state().as_str()),
             VmState::Running | VmState::Suspending | VmState::Suspended | VmState::Resuming => {
                 format!("{name} is not suspended: it is running")
             }

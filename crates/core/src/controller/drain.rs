@@ -81,9 +81,13 @@ impl Controller {
     }
 
     fn is_awake(&self, vm: VmId) -> bool {
-        match self.vms[vm.index()].guest.state() {
-            VmState::Suspended | VmState::StoppedByOther => false,
-            VmState::Running | VmState::Suspending | VmState::Resuming | VmState::Unmanaged => true,
+        match self.vm_state(vm) {
+            VmState::Suspended | VmState::StoppedByOther | VmState::Elsewhere => false,
+            VmState::Running
+            | VmState::Suspending
+            | VmState::Resuming
+            | VmState::Unmanaged
+            | VmState::Migrating => true,
         }
     }
 

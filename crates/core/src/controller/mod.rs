@@ -26,6 +26,7 @@ mod shed;
 mod sick;
 mod summary;
 mod view;
+mod whereabouts;
 mod words;
 
 use crate::cluster::Ask;

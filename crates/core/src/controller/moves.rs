@@ -58,6 +58,9 @@ impl Controller {
             Heard::Arriving { vm, move_id, input } if vm.index() < self.vms.len() => {
                 self.tell_arriving(vm, &move_id, input);
             }
+            Heard::TakeOver { unit, reason, until } => {
+                self.record_until(JournalKind::DiskTakeover, Subject::Unit(unit), None, (reason, until));
+            }
             // Of a VM that has no row any more.
             Heard::Placed { .. } | Heard::Leaving { .. } | Heard::Arriving { .. } => {}
         }

@@ -92,24 +92,35 @@ impl Controller {
 
     fn vm_view(&self, vm: VmId, look: &Outlook) -> VmView {
         let guest = &self.vms[vm.index()].guest;
+        let state = self.vm_state(vm);
         VmView {
             vm,
             standing: self.vm_standing(vm),
-            state: guest.state(),
+            state,
             run_state: guest.monitor.run_state(),
             gate: self.gate(vm),
-            since: guest.since(),
+            since: self.since(vm),
             because: self.because(vm, look),
-            waits_for: self.waits_for(vm, look).or_else(|| match guest.state() {
-                VmState::StoppedByOther => Some("whoever stopped it".into()),
+            waits_for: match state {
+                VmState::Migrating | VmState::Elsewhere => self.place_wait(vm, look.now),
+                VmState::StoppedByOther => {
+                    self.any_wait(vm, look).or_else(|| Some("whoever stopped it".into()))
+                }
                 VmState::Running
                 | VmState::Suspending
                 | VmState::Suspended
                 | VmState::Resuming
-                | VmState::Unmanaged => None,
-            }),
+                | VmState::Unmanaged => self.any_wait(vm, look),
+            },
             incident: self.vm_incident(vm),
+            other_host: self.other_host(vm),
+            home: self.vms[vm.index()].travel.home.clone(),
         }
+    }
+
+    /// It is here: a host that is looked for it comes before what else it waits for.
+    fn any_wait(&self, vm: VmId, look: &Outlook) -> Option<String> {
+        self.place_wait(vm, look.now).or_else(|| self.waits_for(vm, look))
     }
 
     fn because(&self, vm: VmId, look: &Outlook) -> Vec<String> {
@@ -118,6 +129,10 @@ impl Controller {
         }
         let leaving = self.spec.disks_of_vm(vm).filter(|d| self.disk_standing(*d) == Standing::Leaving);
         let mut because: Vec<_> = leaving.map(|disk| self.leaving_words(disk)).collect();
+        self.because_place(vm, look.now, &mut because);
+        if !self.is_shown_here(vm) {
+            return because;
+        }
         because.extend(self.troubled_paths(vm, look));
         self.because_run(vm, &mut because);
         let state = &self.vms[vm.index()];
@@ -178,7 +193,7 @@ impl Controller {
                 because.push(format!("it was suspended by the rule: {}", cause.rule));
             }
         }
-        match (&state.guest.monitor, state.guest.state()) {
+        match (&state.guest.monitor, self.vm_state(vm)) {
             (Monitor::Absent { why, .. }, _) => because.push(format!("unmanaged: no monitor ({why})")),
             (Monitor::Unknown, _) => because.push("unmanaged: nothing was heard of its monitor yet".into()),
             (Monitor::Present { state, .. }, VmState::StoppedByOther) => because.push(format!(

@@ -11,7 +11,7 @@ use crate::time::Instant;
 use crate::view::{HostView, LinkState, PartyView, Standing, VmState};
 
 /// To which fate an entry brings its VM.
-const BRINGS: [(JournalKind, Fate); 8] = [
+const BRINGS: [(JournalKind, Fate); 9] = [
     (JournalKind::NoPath, Fate::Held),
     (JournalKind::VmHeld, Fate::Held),
     (JournalKind::VmSuspending, Fate::Suspended),
@@ -20,6 +20,7 @@ const BRINGS: [(JournalKind, Fate); 8] = [
     (JournalKind::VmReleased, Fate::Running),
     (JournalKind::VmResuming, Fate::Running),
     (JournalKind::VmResumed, Fate::Running),
+    (JournalKind::VmMigrated, Fate::Elsewhere),
 ];
 
 /// Of each VM; and the entries that are about none.
@@ -122,13 +123,20 @@ fn fate(serving: &Serving, view: &HostView, vm: VmId) -> Fate {
     let is_served = serving.cut_off[vm.index()].is_empty();
     match (row.standing, row.state, &row.gate) {
         (Standing::Gone, _, _) => Fate::Gone,
+        (_, VmState::Elsewhere, _) => Fate::Elsewhere,
         (_, VmState::Suspending | VmState::Suspended, _) => Fate::Suspended,
         (_, VmState::StoppedByOther, _) => Fate::Stopped,
-        (_, VmState::Running | VmState::Resuming | VmState::Unmanaged, Gate::Fail(_)) => Fate::Failed,
-        (_, VmState::Running | VmState::Resuming | VmState::Unmanaged, Gate::Hold(_) | Gate::Bounce(_)) => {
-            Fate::Held
-        }
-        (_, VmState::Running | VmState::Resuming | VmState::Unmanaged, Gate::Open) => {
+        (
+            _,
+            VmState::Running | VmState::Resuming | VmState::Unmanaged | VmState::Migrating,
+            Gate::Fail(_),
+        ) => Fate::Failed,
+        (
+            _,
+            VmState::Running | VmState::Resuming | VmState::Unmanaged | VmState::Migrating,
+            Gate::Hold(_) | Gate::Bounce(_),
+        ) => Fate::Held,
+        (_, VmState::Running | VmState::Resuming | VmState::Unmanaged | VmState::Migrating, Gate::Open) => {
             if is_served {
                 Fate::Running
             } else {

@@ -66,13 +66,22 @@ pub enum Fate {
     Stopped,
     /// It is served. Whether as it was promised, its floor says.
     Running,
+    /// At another host: nothing that happens here touches it.
+    Elsewhere,
     /// It has left the configuration and is not served.
     Gone,
 }
 
 impl Fate {
-    pub const ALL: [Self; 6] =
-        [Self::Failed, Self::Suspended, Self::Held, Self::Stopped, Self::Running, Self::Gone];
+    pub const ALL: [Self; 7] = [
+        Self::Failed,
+        Self::Suspended,
+        Self::Held,
+        Self::Stopped,
+        Self::Running,
+        Self::Elsewhere,
+        Self::Gone,
+    ];
 
     /// The word in API and docs.
     #[must_use]
@@ -83,6 +92,7 @@ impl Fate {
             Self::Held => "held",
             Self::Stopped => "stopped",
             Self::Running => "running",
+            Self::Elsewhere => "elsewhere",
             Self::Gone => "gone",
         }
     }

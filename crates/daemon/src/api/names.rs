@@ -1,11 +1,14 @@
 //! From the names in an address to ids, and from a wrong name to the near ones.
 
 use super::error::ApiError;
-use vmpath_core::ids::{PathId, TargetId, VmId};
+use crate::control::hosts_view::HostsView;
+use vmpath_core::ids::{DiskId, PathId, TargetId, VmId};
 use vmpath_core::spec::Spec;
 
 /// Near names that help is willing to list.
 const NEAR_MAX: usize = 3;
+/// Hosts that help is willing to list.
+const HOSTS_MAX: usize = 16;
 
 pub(super) fn path(spec: &Spec, target: &str, path: &str) -> Result<PathId, ApiError> {
     let name = format!("{target}/{path}");
@@ -21,6 +24,31 @@ pub(super) fn vm(spec: &Spec, name: &str) -> Result<VmId, ApiError> {
 pub(super) fn target(spec: &Spec, name: &str) -> Result<TargetId, ApiError> {
     let known = || spec.targets.iter().map(|target| target.name.clone());
     spec.target_by_name(name).ok_or_else(|| unknown("target", name, known(), "vmpath show paths"))
+}
+
+pub(super) fn disk(spec: &Spec, vm: &str, disk: &str) -> Result<DiskId, ApiError> {
+    let name = format!("{vm}/{disk}");
+    let known = || spec.disk_ids().map(|id| spec.disk_name(id));
+    let found = spec.disk_ids().find(|id| spec.disk_name(*id) == name);
+    found.ok_or_else(|| unknown("disk", &name, known(), "vmpath show disks"))
+}
+
+/// Whether a host is heard of. While nobody is, that cannot be told, and any name passes.
+pub(super) fn host(hosts: &HostsView, name: &str) -> Result<(), ApiError> {
+    if hosts.hosts.is_empty() || hosts.host(name).is_some() {
+        return Ok(());
+    }
+    let known: Vec<_> = hosts.hosts.iter().map(|host| host.name.as_str()).take(HOSTS_MAX).collect();
+    let more = hosts.hosts.len() - known.len();
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    let near: Vec<_> = near(name, hosts.hosts.iter().map(|host| host.name.clone()))
+        .into_iter()
+        .map(|name| format!("`{name}`"))
+        .collect();
+    let near = if near.is_empty() { String::new() } else { format!("did you mean {}? ", near.join(" or ")) };
+    let help =
+        format!("{near}those heard of are {}{more}; `vmpath show hosts` tells all of them", known.join(", "));
+    Err(ApiError::not_found(format!("no host `{name}` is heard of"), help))
 }
 
 fn unknown(what: &str, name: &str, known: impl Iterator<Item = String>, show: &str) -> ApiError {

@@ -3,7 +3,7 @@
 use super::access::{Caller, Rule, group_id};
 use super::error::ApiError;
 use super::show::{self, Shown};
-use super::{events, explained, names, whatif, wire};
+use super::{events, explained, moves, names, whatif, wire};
 use crate::control::handle::{ControlHandle, Snapshot, Unanswered};
 use crate::sys::clock;
 use axum::body::Bytes;
@@ -37,7 +37,7 @@ pub(super) struct Shared {
     pub(super) forecasts: Arc<Semaphore>,
 }
 
-type Answer<T> = Result<Json<T>, ApiError>;
+pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 
 pub(super) fn router(shared: Shared) -> Router {
     let changes = Router::new()
@@ -49,6 +49,7 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/v1/vms/{name}/resume", post(resume))
         .route("/v1/targets/{target}/failback", post(failback))
         .route("/v1/reload", post(reload))
+        .merge(moves::changes())
         .route_layer(middleware::from_fn_with_state(shared.clone(), only_who_may));
     Router::new()
         .route("/v1/host", get(host))
@@ -56,6 +57,8 @@ pub(super) fn router(shared: Shared) -> Router {
         .route("/v1/vms", get(vms))
         .route("/v1/vms/{name}", get(vm))
         .route("/v1/units", get(units))
+        .route("/v1/hosts", get(hosts))
+        .route("/v1/migrations", get(migrations))
         .route("/v1/events", get(events))
         .route("/v1/incidents", get(incidents))
         .route("/v1/vms/{name}/explain", get(explain_vm))
@@ -114,6 +117,14 @@ async fn vm(State(shared): State<Shared>, Path(name): Path<String>) -> Answer<wi
 
 async fn units(State(shared): State<Shared>) -> Json<wire::Units> {
     Json(shown(&shared.control.snapshot()).units())
+}
+
+async fn hosts(State(shared): State<Shared>) -> Json<wire::Hosts> {
+    Json(shown(&shared.control.snapshot()).hosts())
+}
+
+async fn migrations(State(shared): State<Shared>) -> Json<wire::Migrations> {
+    Json(shown(&shared.control.snapshot()).migrations(clock::now()))
 }
 
 async fn incidents(State(shared): State<Shared>, asked: Pairs) -> Answer<wire::Incidents> {
@@ -244,7 +255,7 @@ fn spec(state: &State<Shared>) -> Arc<vmpath_core::spec::Spec> {
     Arc::clone(&state.control.snapshot().host.spec)
 }
 
-async fn command(State(shared): State<Shared>, command: Command) -> Answer<wire::Done> {
+pub(super) async fn command(State(shared): State<Shared>, command: Command) -> Answer<wire::Done> {
     let message = shared.control.command(command).await??;
     Ok(Json(wire::Done { message, warnings: Vec::new() }))
 }

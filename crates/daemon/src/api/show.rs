@@ -3,7 +3,7 @@
 //! Invariant: a pure function of the snapshot and a way to tell the wall clock. A row exists for each thing in the
 //! configuration, whether or not the data plane has spoken of it yet.
 
-use super::wire;
+use super::{hosts, wire};
 use crate::control::handle::Snapshot;
 use crate::control::journal::{Line, Page};
 use std::cmp::Reverse;
@@ -50,7 +50,7 @@ impl Shown<'_> {
             shed_after_ms: millis(host.shed_after),
             paths: count(HEALTHS.map(|h| h.to_string()), view.paths.iter().map(|p| p.health.to_string())),
             vms: count(
-                VM_STATES.map(|s| s.as_str().into()),
+                VmState::ALL.map(|s| s.as_str().into()),
                 view.vms.iter().map(|vm| vm.state.as_str().into()),
             ),
             open_incidents: view.incidents.len(),
@@ -213,6 +213,8 @@ impl Shown<'_> {
             because: view.because.clone(),
             waits_for: view.waits_for.clone(),
             incident: incident(view.incident),
+            other_host: view.other_host.clone(),
+            home: view.home.clone(),
             disks: self.spec().disks_of_vm(id).map(|disk| self.disk_of_vm(disk)).collect(),
         })
     }
@@ -229,6 +231,7 @@ impl Shown<'_> {
             nbd_tcp: disk.nbd_tcp.map(|address| address.to_string()),
             vhost_user: disk.vhost_user.clone(),
             clients: load.map_or(0, |load| load.clients),
+            owner: self.snapshot.hosts.owner(&self.spec().unit_name(disk.unit)).map(hosts::owner),
         }
     }
 
@@ -287,15 +290,6 @@ impl Shown<'_> {
 }
 
 const HEALTHS: [Health; 5] = [Health::Up, Health::Marginal, Health::Down, Health::Draining, Health::Disabled];
-
-const VM_STATES: [VmState; 6] = [
-    VmState::Running,
-    VmState::Suspending,
-    VmState::Suspended,
-    VmState::Resuming,
-    VmState::StoppedByOther,
-    VmState::Unmanaged,
-];
 
 fn count<const N: usize>(words: [String; N], found: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
     let mut counts: BTreeMap<_, _> = words.into_iter().map(|word| (word, 0)).collect();
@@ -406,6 +400,6 @@ pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn micros(duration: Duration) -> u64 {
+pub(super) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

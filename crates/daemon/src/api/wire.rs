@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 mod explain;
+mod hosts;
 mod whatif;
 pub use explain::{Explanation, IfLost, IncidentExplanation, PathExplanation, Supposed};
+pub use hosts::{HostOfCluster, Hosts, Migration, Migrations, Owner, TargetOfHost, UnitOfHost, VmOfHost};
 pub use whatif::{Capacity, ForecastEvent, Party, Stage, Step, VmFate, WhatIf};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -165,6 +167,10 @@ pub struct Vm {
     pub because: Vec<String>,
     pub waits_for: Option<String>,
     pub incident: Option<String>,
+    /// Where it is or comes from or goes to, if it is `elsewhere` or `migrating`.
+    pub other_host: Option<String>,
+    /// To which it goes back by itself.
+    pub home: Option<String>,
     pub disks: Vec<DiskOfVm>,
 }
 
@@ -196,6 +202,8 @@ pub struct DiskOfVm {
     pub nbd_tcp: Option<String>,
     pub vhost_user: Option<PathBuf>,
     pub clients: u32,
+    /// None without a cluster, and of a unit with several writers.
+    pub owner: Option<Owner>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

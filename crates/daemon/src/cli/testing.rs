@@ -69,6 +69,8 @@ pub(super) fn vm(name: &str, priority: u32) -> wire::Vm {
         because: Vec::new(),
         waits_for: None,
         incident: None,
+        other_host: None,
+        home: None,
         disks: vec![wire::DiskOfVm {
             name: "vda".into(),
             presence: "present".into(),
@@ -77,6 +79,7 @@ pub(super) fn vm(name: &str, priority: u32) -> wire::Vm {
             nbd_tcp: None,
             vhost_user: None,
             clients: 1,
+            owner: None,
         }],
     }
 }

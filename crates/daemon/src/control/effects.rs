@@ -5,6 +5,7 @@
 //! the state that remembers it is on the disk, or when the disk is late: a kill in between would leave a VM stopped by nobody,
 //! or undo what somebody was told is done. It decides nothing.
 
+use super::handle::Confirmed;
 use super::hosts::{Hands, Hosts, News};
 use super::journal::Journal;
 use crate::dataplane::{Dataplane, OrderReport};
@@ -18,7 +19,7 @@ use vmpath_core::cluster::Ask;
 use vmpath_core::controller::Controller;
 use vmpath_core::effect::{CommandError, Effect};
 use vmpath_core::event::Event;
-use vmpath_core::ids::VmId;
+use vmpath_core::ids::{DiskId, VmId};
 use vmpath_core::spec::Spec;
 use vmpath_core::time::Instant;
 use vmpath_core::view::WorkerView;
@@ -107,7 +108,7 @@ impl Performer {
     }
 
     fn leave(&mut self, leaves: Leaving, outcome: &mut Outcome) {
-        let (needs, now) = (self.store.ticket(), clock::now());
+        let (needs, now) = (self.store.state_ticket(), clock::now());
         self.waiting.push_back(Waiting { leaves, needs, until: now + KEPT_WITHIN });
         self.release(now, outcome);
     }
@@ -149,6 +150,23 @@ impl Performer {
     /// What the data plane says of orders.
     pub fn hear_order(&mut self, report: OrderReport, controller: &Controller) -> Vec<Event> {
         self.with_hosts(|hosts, hands| hosts.hear_order(report, controller, hands))
+    }
+
+    /// Begins to take a disk over from a host that is dead.
+    pub fn take_over(
+        &mut self,
+        of: (DiskId, &str),
+        confirmed: Confirmed,
+        controller: &Controller,
+    ) -> (Result<String, CommandError>, Vec<Event>) {
+        let Some(hosts) = &mut self.hosts else {
+            let why = "this host is configured to be alone: it has no [cluster]".to_owned();
+            return (Err(CommandError::Unsupported(why)), vec![]);
+        };
+        match hosts.take_over(of, confirmed, controller) {
+            Ok((answer, events)) => (Ok(answer), events),
+            Err(error) => (Err(error), vec![]),
+        }
     }
 
     /// Claims and releases units as things stand now.

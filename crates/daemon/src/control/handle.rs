@@ -3,6 +3,7 @@
 //! Invariant: a reader cannot slow the owner down (it loads the snapshot), and whoever asks for something waits for a
 //! bounded time. It does not know HTTP; the API maps its answers.
 
+use super::hosts_view::HostsView;
 use super::journal::{Page, Past, Query};
 use super::rates::Rates;
 use super::reload::{ReloadError, ReloadRequest, Reloaded};
@@ -13,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use vmpath_core::controller::Controller;
 use vmpath_core::effect::CommandError;
 use vmpath_core::event::Command;
-use vmpath_core::ids::IncidentId;
+use vmpath_core::ids::{DiskId, IncidentId};
 use vmpath_core::spec::Spec;
 use vmpath_core::view::{HostView, WorkerView};
 
@@ -52,6 +53,23 @@ pub enum Input {
     Fork {
         reply: oneshot::Sender<Box<Controller>>,
     },
+    /// Make the disk's unit this host's although `from`, which owns it, does not answer. Answered when that has begun or is
+    /// refused: a fence of a host takes longer than anybody waits for an answer.
+    TakeOver {
+        disk: DiskId,
+        from: String,
+        confirmed: Confirmed,
+        reply: oneshot::Sender<Result<String, CommandError>>,
+    },
+}
+
+/// What makes sure that a host writes no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirmed {
+    /// The operator vouches for it, by its name.
+    ByOperator,
+    /// `host.fence_command`: it has yet to be run, and to succeed, before anything else happens.
+    ByFenceCommand,
 }
 
 /// All that can be shown, at one moment.
@@ -62,6 +80,8 @@ pub struct Snapshot {
     pub worker: Option<Arc<WorkerView>>,
     pub rates: Rates,
     pub last_event_seq: u64,
+    /// Of the other hosts, and of who owns what.
+    pub hosts: Arc<HostsView>,
 }
 
 /// The owner did not answer in time, or is gone.
@@ -136,6 +156,20 @@ impl ControlHandle {
     pub async fn fork(&self) -> Result<Box<Controller>, Unanswered> {
         let (reply, answer) = oneshot::channel();
         self.ask(Input::Fork { reply }, answer).await
+    }
+
+    /// Takes a disk over from a host that is dead; answered when that has begun.
+    ///
+    /// # Errors
+    /// [`Unanswered`]; the inner result says why not.
+    pub async fn take_over(
+        &self,
+        disk: DiskId,
+        from: String,
+        confirmed: Confirmed,
+    ) -> Result<Result<String, CommandError>, Unanswered> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Input::TakeOver { disk, from, confirmed, reply }, answer).await
     }
 
     /// Reads the configuration files again.

@@ -211,11 +211,14 @@ fn owner(
     left: Left,
     beat: Beat,
 ) -> Result<(Owner, Option<Post>)> {
-    let Left { saved, lines, unreadable, .. } = left;
+    let Left { saved, moves, lines, unreadable, .. } = left;
     let (controller, effects) = match before(left.boot, left.clean)? {
         Some(before) => Controller::restore(Arc::clone(spec), saved, before, clock::now()),
         None => Controller::new(Arc::clone(spec), clock::now()),
     };
+    let mut controller = controller;
+    let mut effects = effects;
+    effects.extend(controller.restore_moves(clock::now(), moves));
     let (plans, mut effects): (Vec<_>, Vec<_>) =
         effects.into_iter().partition(|effect| matches!(effect, Effect::Publish(_)));
     let Some(Effect::Publish(plan)) = plans.into_iter().last() else {

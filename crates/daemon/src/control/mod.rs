@@ -12,6 +12,7 @@ pub mod hosts;
 #[cfg(not(feature = "cluster"))]
 #[path = "no_hosts.rs"]
 pub mod hosts;
+pub mod hosts_view;
 pub mod journal;
 pub mod lifecycle;
 pub mod monitor;

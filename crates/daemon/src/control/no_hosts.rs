@@ -2,13 +2,16 @@
 //!
 //! A configuration with `[cluster]` is refused before anything starts, so nothing of this ever exists.
 
+use super::handle::Confirmed;
+use super::hosts_view::HostsView;
 use crate::dataplane::{Dataplane, OrderReport};
 use crate::hypervisor::Hypervisors;
 use std::sync::Arc;
 use vmpath_core::cluster::Ask;
 use vmpath_core::controller::Controller;
+use vmpath_core::effect::CommandError;
 use vmpath_core::event::{Event, HypervisorReport};
-use vmpath_core::ids::VmId;
+use vmpath_core::ids::{DiskId, VmId};
 use vmpath_core::spec::Spec;
 use vmpath_core::time::Instant;
 use vmpath_core::view::WorkerView;
@@ -57,6 +60,19 @@ impl Hosts {
     }
 
     pub fn see(&mut self, _: VmId, _: &HypervisorReport) {
+        match *self {}
+    }
+
+    pub fn take_over(
+        &mut self,
+        _: (DiskId, &str),
+        _: Confirmed,
+        _: &Controller,
+    ) -> Result<(String, Vec<Event>), CommandError> {
+        match *self {}
+    }
+
+    pub fn view(&self) -> HostsView {
         match *self {}
     }
 

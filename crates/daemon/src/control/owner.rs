@@ -102,6 +102,7 @@ impl Owner {
             worker: None,
             rates: RateWindow::default().rates(),
             last_event_seq: performer.journal.last_seq(),
+            hosts: Arc::default(),
         };
         Self {
             spec,
@@ -221,6 +222,11 @@ impl Owner {
             Input::Fork { reply } => {
                 let _ = reply.send(Box::new(self.controller.clone()));
             }
+            Input::TakeOver { disk, from, confirmed, reply } => {
+                let (answer, events) = self.performer.take_over((disk, &from), confirmed, &self.controller);
+                self.apply_all(events);
+                let _ = reply.send(answer);
+            }
         }
     }
 
@@ -277,7 +283,7 @@ impl Owner {
             let effects = self.controller.handle(clock::now(), event);
             acted |= !effects.is_empty();
             if Performer::must_be_kept(&effects) {
-                self.performer.store.save(self.controller.save(), clock::now());
+                self.performer.store.save(self.controller.save(), self.controller.save_moves(), clock::now());
             }
             self.performer.perform(effects, &self.spec, &mut outcome);
             events.extend(outcome.events.drain(..));
@@ -312,9 +318,13 @@ impl Owner {
     fn publish(&mut self) {
         let now = clock::now();
         // Its sentences tell times, so it grows old by itself, too.
+        let hosts = match &self.performer.hosts {
+            Some(hosts) if self.stale == Stale::Host => Arc::new(hosts.view()),
+            Some(_) | None => Arc::clone(&self.snapshot.load().hosts),
+        };
         let host = if self.stale == Stale::Host || now.since(self.host_at) >= HOST_VIEW_EVERY {
             self.host_at = now;
-            self.performer.store.save(self.controller.save(), now);
+            self.performer.store.save(self.controller.save(), self.controller.save_moves(), now);
             self.performer.journal.forget(clock::unix_micros(now));
             if let Some(hosts) = &mut self.performer.hosts {
                 hosts.publish(&self.controller);
@@ -328,6 +338,7 @@ impl Owner {
             worker: self.rates.latest().cloned(),
             rates: self.rates.rates(),
             last_event_seq: self.performer.journal.last_seq(),
+            hosts,
         }));
         self.snapshot_at = now;
         self.stale = Stale::Nothing;

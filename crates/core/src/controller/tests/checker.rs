@@ -226,7 +226,10 @@ impl Checker {
         let view = controller.view(controller.now);
         for row in &view.vms {
             let kept = row.gate != Gate::Open
-                || matches!(row.state, VmState::Suspending | VmState::Suspended | VmState::Resuming);
+                || matches!(
+                    row.state,
+                    VmState::Suspending | VmState::Suspended | VmState::Resuming | VmState::Migrating
+                );
             must(!kept || !row.because.is_empty(), || format!("no sentence says why: {row:?}"))?;
             must(!kept || row.waits_for.is_some(), || format!("it waits for nothing: {row:?}"))?;
             must(row.gate == self.plan.vms[row.vm.index()].gate, || format!("not published: {row:?}"))?;

@@ -17,5 +17,6 @@ mod restart;
 mod restore;
 mod seeing;
 mod shedding;
+mod whereabouts;
 mod windows;
 mod world;

@@ -11,10 +11,10 @@ use crate::policy::Place;
 use crate::spec::{ClusterSpec, EtcdSpec, Identity, MigrationSpec, OnPathLoss, PeerSpec, Spec};
 use crate::time::Duration;
 
-const BRONZE: VmId = VmId(0);
+pub(super) const BRONZE: VmId = VmId(0);
 
 /// A host of a cluster with one VM, whose disk is a vhost-user device.
-fn clustered(on_path_loss: OnPathLoss, on_no_path: &str) -> Spec {
+pub(super) fn clustered(on_path_loss: OnPathLoss, on_no_path: &str) -> Spec {
     let mut spec = spec(&[("bronze", 50, 0)]);
     let address = ([10, 0, 0, 1], 7100).into();
     spec.cluster = Some(ClusterSpec {
@@ -50,7 +50,7 @@ fn place(world: &World) -> &Place {
     &world.controller.vms[BRONZE.index()].travel.place
 }
 
-fn state_word(world: &World) -> &'static str {
+pub(super) fn state_word(world: &World) -> &'static str {
     match place(world) {
         Place::Here => "here",
         Place::Placing { .. } => "placing",
@@ -60,33 +60,33 @@ fn state_word(world: &World) -> &'static str {
     }
 }
 
-fn leaving(world: &mut World, input: source::Input) {
+pub(super) fn leaving(world: &mut World, input: source::Input) {
     let Place::Leaving { machine, .. } = place(world) else { panic!("it is {}", state_word(world)) };
     let move_id = machine.plan().id.clone();
     world.handle(Event::Cluster(Heard::Leaving { vm: BRONZE, move_id, input }));
 }
 
-fn arriving(world: &mut World, input: destination::Input) {
+pub(super) fn arriving(world: &mut World, input: destination::Input) {
     let Place::Arriving(machine) = place(world) else { panic!("it is {}", state_word(world)) };
     let move_id = machine.plan().id.clone();
     world.handle(Event::Cluster(Heard::Arriving { vm: BRONZE, move_id, input }));
 }
 
-fn migration(world: &mut World, state: MigrationState) {
+pub(super) fn migration(world: &mut World, state: MigrationState) {
     let status =
         MigrationStatus { state, ram_total: 1 << 28, ram_remaining: 1 << 20, transferred: 9, downtime: None };
     world.report(BRONZE, HypervisorReport::Migration(status));
 }
 
 /// Until its memory is being sent.
-fn transfers(world: &mut World) {
+pub(super) fn transfers(world: &mut World) {
     leaving(world, source::Input::Probed(Answer::Done(())));
     leaving(world, source::Input::Claimed(Answer::Done(())));
     leaving(world, source::Input::Prepared(Answer::Done("tcp:10.0.0.2:49152".into())));
     assert_eq!(state_word(world), "transferring");
 }
 
-fn until_it_has_left(world: &mut World) {
+pub(super) fn until_it_has_left(world: &mut World) {
     transfers(world);
     migration(world, MigrationState::PreSwitchover);
     let disk = crate::migration::DiskHandOver {
@@ -249,7 +249,7 @@ fn an_operator_moves_it_and_may_think_better_of_it() {
     );
 }
 
-fn coming(memory: u64) -> Move {
+pub(super) fn coming(memory: u64) -> Move {
     Move {
         id: MoveId { host: "kvm2".into(), nonce: 1, number: 1 },
         vm: "bronze".into(),
@@ -271,7 +271,7 @@ fn coming(memory: u64) -> Move {
 }
 
 /// Where the VM is at another host.
-fn waiting() -> World {
+pub(super) fn waiting() -> World {
     let mut spec = clustered(OnPathLoss::Migrate, "hold 60s, then suspend");
     spec.vms[0].returns = true;
     let mut world = World::dark(spec);

@@ -541,7 +541,12 @@ impl Sim {
             let well = match row.state {
                 VmState::Running => process.state == RunState::Running,
                 VmState::StoppedByOther => process.foreign,
-                VmState::Suspending | VmState::Suspended | VmState::Resuming | VmState::Unmanaged => false,
+                VmState::Suspending
+                | VmState::Suspended
+                | VmState::Resuming
+                | VmState::Unmanaged
+                | VmState::Migrating
+                | VmState::Elsewhere => false,
             };
             if !well || row.gate != Gate::Open {
                 return Err(format!("not well in the end: {row:?}, really {:?}", process.state));

@@ -45,7 +45,9 @@ fn owner(served: &mut Served) -> JoinHandle<()> {
                 Input::Incidents { limit, reply } => drop(reply.send(journal.incidents(limit))),
                 Input::Incident { incident, reply } => drop(reply.send(journal.incident(incident))),
                 Input::Fork { reply } => drop(reply.send(Box::new(controller.clone()))),
-                Input::Command { .. } | Input::Reload { .. } => panic!("nobody asks for a change"),
+                Input::Command { .. } | Input::Reload { .. } | Input::TakeOver { .. } => {
+                    panic!("nobody asks for a change")
+                }
             }
         }
     })

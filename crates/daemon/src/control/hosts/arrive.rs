@@ -73,7 +73,7 @@ impl Hosts {
             }
             Act::Withdraw => self.withdraw(vm, id, hands),
             Act::Query => match self.instances.get(&vm).copied() {
-                Some(instance) => self.tell_hypervisor(vm, Order::QueryMigrate { instance }, hands),
+                Some(instance) => self.tell_hypervisor(vm, &Order::QueryMigrate { instance }, hands),
                 None => vec![],
             },
             Act::End if self.agent.end(&id) => vec![],

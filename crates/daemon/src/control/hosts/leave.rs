@@ -46,7 +46,7 @@ impl Hosts {
                 )
             }
             Act::Revoke => {
-                if let Err(error) = hands.dataplane.order(WorkerOrder::Revoke { ticket: 0, vm }) {
+                if let Err(error) = hands.dataplane.order(WorkerOrder::Revoke { vm }) {
                     tracing::error!("VM {}: its requests stay held: {error}", self.vm_name(vm));
                 }
                 vec![]
@@ -70,15 +70,15 @@ impl Hosts {
                 self.tell_owners(hands)
             }
             Act::Migrate { instance, uri } => {
-                self.tell_hypervisor(vm, Order::Migrate { instance, uri }, hands)
+                self.tell_hypervisor(vm, &Order::Migrate { instance, uri }, hands)
             }
             Act::Continue { instance } => {
-                self.tell_hypervisor(vm, Order::MigrateContinue { instance }, hands)
+                self.tell_hypervisor(vm, &Order::MigrateContinue { instance }, hands)
             }
-            Act::Cancel { instance } => self.tell_hypervisor(vm, Order::MigrateCancel { instance }, hands),
-            Act::Query { instance } => self.tell_hypervisor(vm, Order::QueryMigrate { instance }, hands),
-            Act::Stop { instance } => self.tell_hypervisor(vm, Order::Stop { instance }, hands),
-            Act::Resume { instance } => self.tell_hypervisor(vm, Order::Continue { instance }, hands),
+            Act::Cancel { instance } => self.tell_hypervisor(vm, &Order::MigrateCancel { instance }, hands),
+            Act::Query { instance } => self.tell_hypervisor(vm, &Order::QueryMigrate { instance }, hands),
+            Act::Stop { instance } => self.tell_hypervisor(vm, &Order::Stop { instance }, hands),
+            Act::Resume { instance } => self.tell_hypervisor(vm, &Order::Continue { instance }, hands),
         }
     }
 

@@ -12,9 +12,11 @@ mod leave;
 mod owners;
 mod place;
 mod post;
+mod takeover;
 
 pub use post::{News, Post};
 
+use super::hosts_view::HostsView;
 use crate::cluster::{Cluster, ClusterOrder, ClusterReport, Others, Outcome, Refusal, Ticket};
 use crate::dataplane::{Dataplane, OrderReport, WorkerOrder};
 use crate::hypervisor::{Hypervisors, Order};
@@ -61,6 +63,7 @@ enum Asked {
     /// The units of a VM that is not on its way.
     Kept(VmId),
     Call(calls::Pending),
+    TakeOver(takeover::TakeOver),
     /// Hypervisors that a daemon before this one has launched, and of whose moves nothing is known any more.
     Orphans(Vec<MoveId>),
 }
@@ -97,6 +100,7 @@ pub struct Hosts {
     reports: mpsc::Sender<ClusterReport>,
     channel: Channel,
     agent: Agent,
+    fenced: mpsc::UnboundedSender<takeover::Fenced>,
     /// Of this process.
     nonce: u64,
     last_ticket: Ticket,
@@ -135,6 +139,7 @@ impl Hosts {
             reports: links.cluster,
             channel: Channel::start(settings, links.calls, links.peer),
             agent,
+            fenced: links.fenced,
             nonce,
             last_ticket: 0,
             asked: HashMap::new(),
@@ -182,7 +187,8 @@ impl Hosts {
                 self.cluster_answer(ticket, outcome, hands)
             }
             News::Peer(PeerReport { ticket, outcome }) => self.peer_answer(ticket, outcome),
-            News::Call(call) => self.called(call, controller, hands),
+            News::Call(call) => self.called(*call, controller, hands),
+            News::Fenced(fenced) => self.fenced(fenced),
             News::Agent(AgentReport { move_id, event }) => {
                 self.hypervisor_is(&move_id, event, controller, hands)
             }
@@ -201,20 +207,23 @@ impl Hosts {
                 self.probed(ticket, units);
                 vec![]
             }
-            OrderReport::Settled { ticket, disks, .. } => {
+            OrderReport::Settled { ticket, disks } => {
                 self.leaving_answer(ticket, |_| source::Input::Settled(disks))
             }
             OrderReport::Expected { ticket, result } => self.expected(ticket, result, controller, hands),
             OrderReport::Stored { ticket, result } => {
                 self.arriving_answer(ticket, destination::Input::Stored(result))
             }
-            OrderReport::Withdrawn { ticket, withdrawn, .. } => {
+            OrderReport::Withdrawn { ticket, withdrawn } => {
                 self.arriving_answer(ticket, destination::Input::Withdrawn(withdrawn))
             }
             OrderReport::Taken { vm, move_id } => {
                 vec![arriving(vm, &move_id, destination::Input::Taken)]
             }
-            OrderReport::Revoked { .. } => vec![],
+            OrderReport::Revoked { vm } => {
+                tracing::debug!("VM {}: its requests go on here", self.vm_name(vm));
+                vec![]
+            }
             OrderReport::Arrived { vm, move_id } => {
                 tracing::debug!("VM {}: all that was handed over is taken ({move_id})", self.vm_name(vm));
                 vec![]
@@ -251,7 +260,7 @@ impl Hosts {
                 Arriving::Owners | Arriving::GiveBack | Arriving::Bar | Arriving::Bump => true,
                 Arriving::Expect | Arriving::Store | Arriving::Withdraw => false,
             },
-            Asked::Kept(_) | Asked::Orphans(_) => true,
+            Asked::Kept(_) | Asked::Orphans(_) | Asked::TakeOver(_) => true,
             Asked::Call(pending) => pending.is_of_cluster(),
         };
         let lost: Vec<Ticket> =
@@ -282,6 +291,17 @@ impl Hosts {
             | HypervisorReport::Migration(_)
             | HypervisorReport::MigrationRefused { .. }
             | HypervisorReport::Deaf { .. } => {}
+        }
+    }
+
+    /// What can be shown of the others, and of who owns what.
+    #[must_use]
+    pub fn view(&self) -> HostsView {
+        HostsView {
+            store: self.owners.store_state(),
+            channel_trouble: self.channel.trouble(),
+            hosts: HostsView::rows(&self.others, &self.spec.host.name),
+            owners: self.owners.rows(&self.spec.host.name),
         }
     }
 
@@ -352,6 +372,7 @@ impl Hosts {
                 self.owners.answered(vm, outcome);
                 vec![]
             }
+            Asked::TakeOver(take) => self.taken_over(&take, outcome),
             Asked::Orphans(orphans) => {
                 self.judge_orphans(orphans, read(outcome));
                 vec![]
@@ -468,7 +489,7 @@ impl Hosts {
     }
 
     /// An order to a VM's hypervisor.
-    fn tell_hypervisor(&self, vm: VmId, order: Order, hands: &Hands<'_>) -> Vec<Event> {
+    fn tell_hypervisor(&self, vm: VmId, order: &Order, hands: &Hands<'_>) -> Vec<Event> {
         match hands.hypervisors.send(vm, order.clone()) {
             Ok(()) => vec![],
             Err(why) => vec![Event::Hypervisor { vm, report: order.refused(why) }],

@@ -4,6 +4,7 @@
 
 use super::{Asked, Hands, Hosts};
 use crate::cluster::{ClusterOrder, Outcome, Refusal};
+use crate::control::hosts_view::{OwnerRow, StoreState};
 use crate::dataplane::WorkerOrder;
 use std::collections::HashMap;
 use vmpath_core::cluster::Heard;
@@ -103,6 +104,28 @@ impl Owners {
             Outcome::Unknown { .. } => Reply::Unknown,
         };
         self.keepers[vm.index()].answered(crate::sys::clock::now(), reply);
+    }
+
+    /// None: the unit has no owner by its nature, or is not known.
+    pub(super) fn of(&self, unit: UnitId) -> Option<Ownership> {
+        let is_it = |(name, _): &(&str, Ownership)| self.units.get(*name).is_some_and(|(id, _)| *id == unit);
+        self.keepers.iter().flat_map(Keeper::ownerships).find(is_it).map(|(_, ownership)| ownership)
+    }
+
+    pub(super) fn store_state(&self) -> StoreState {
+        match (self.store, &self.why_down) {
+            (Store::Up, _) => StoreState::Up,
+            (Store::Down, Some(why)) => StoreState::Down { why: why.clone() },
+            (Store::Down, None) => StoreState::Connecting,
+        }
+    }
+
+    /// By unit.
+    pub(super) fn rows(&self, host: &str) -> Vec<OwnerRow> {
+        let kept = self.keepers.iter().flat_map(Keeper::ownerships);
+        let mut rows: Vec<_> = kept.map(|(unit, ownership)| OwnerRow::of(unit, &ownership, host)).collect();
+        rows.sort_by(|a, b| a.unit.cmp(&b.unit));
+        rows
     }
 
     /// How every unit stands.

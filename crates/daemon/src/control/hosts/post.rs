@@ -1,5 +1,6 @@
 //! What comes from outside, in one stream.
 
+use super::takeover::Fenced;
 use crate::cluster::ClusterReport;
 use crate::peer::agent::AgentReport;
 use crate::peer::{CALLS_MAX, PeerCall, PeerReport};
@@ -12,8 +13,9 @@ const CLUSTER_REPORTS_MAX: usize = 256;
 pub enum News {
     Cluster(ClusterReport),
     Peer(PeerReport),
-    Call(PeerCall),
+    Call(Box<PeerCall>),
     Agent(AgentReport),
+    Fenced(Fenced),
 }
 
 /// The receiving ends.
@@ -23,6 +25,7 @@ pub struct Post {
     peer: mpsc::UnboundedReceiver<PeerReport>,
     calls: mpsc::Receiver<PeerCall>,
     agent: mpsc::UnboundedReceiver<AgentReport>,
+    fenced: mpsc::UnboundedReceiver<Fenced>,
 }
 
 /// The sending ends.
@@ -32,6 +35,7 @@ pub(super) struct Links {
     pub(super) peer: mpsc::UnboundedSender<PeerReport>,
     pub(super) calls: mpsc::Sender<PeerCall>,
     pub(super) agent: mpsc::UnboundedSender<AgentReport>,
+    pub(super) fenced: mpsc::UnboundedSender<Fenced>,
 }
 
 pub(super) fn channels() -> (Links, Post) {
@@ -39,8 +43,15 @@ pub(super) fn channels() -> (Links, Post) {
     let (peer, peer_reports) = mpsc::unbounded_channel();
     let (calls, called) = mpsc::channel(CALLS_MAX);
     let (agent, agent_reports) = mpsc::unbounded_channel();
-    let links = Links { cluster, peer, calls, agent };
-    let post = Post { cluster: cluster_reports, peer: peer_reports, calls: called, agent: agent_reports };
+    let (fenced, fences) = mpsc::unbounded_channel();
+    let links = Links { cluster, peer, calls, agent, fenced };
+    let post = Post {
+        cluster: cluster_reports,
+        peer: peer_reports,
+        calls: called,
+        agent: agent_reports,
+        fenced: fences,
+    };
     (links, post)
 }
 
@@ -50,8 +61,9 @@ impl Post {
         tokio::select! {
             Some(report) = self.cluster.recv() => News::Cluster(report),
             Some(report) = self.peer.recv() => News::Peer(report),
-            Some(call) = self.calls.recv() => News::Call(call),
+            Some(call) = self.calls.recv() => News::Call(Box::new(call)),
             Some(report) = self.agent.recv() => News::Agent(report),
+            Some(fenced) = self.fenced.recv() => News::Fenced(fenced),
             // All senders live as long as the owner.
             else => std::future::pending().await,
         }

@@ -161,7 +161,11 @@ impl Story {
         self.monitor_since = now;
         let remembers = match remembered {
             VmState::Suspending | VmState::Suspended | VmState::Resuming => true,
-            VmState::Running | VmState::StoppedByOther | VmState::Unmanaged => false,
+            VmState::Running
+            | VmState::StoppedByOther
+            | VmState::Unmanaged
+            | VmState::Migrating
+            | VmState::Elsewhere => false,
         };
         // What is on disk is behind what was known: until it is decided anew, or its monitor is heard, a VM that was let go
         // meanwhile is once more what it was.
