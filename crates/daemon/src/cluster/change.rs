@@ -24,6 +24,8 @@ enum Kind {
     Bump,
     Commit { id: MoveId, to: String },
     TakeOver { from: String },
+    Bar { owner: String },
+    GiveBack { to: String },
 }
 
 impl Change {
@@ -46,6 +48,10 @@ impl Change {
             ClusterOrder::TakeOver { ticket, from, units } => {
                 (ticket, Kind::TakeOver { from: from.clone() }, units)
             }
+            ClusterOrder::Bar { ticket, owner, units } => (ticket, Kind::Bar { owner: owner.clone() }, units),
+            ClusterOrder::GiveBack { ticket, to, units } => {
+                (ticket, Kind::GiveBack { to: to.clone() }, units)
+            }
             ClusterOrder::Publish(_)
             | ClusterOrder::ReadOwners { .. }
             | ClusterOrder::ClaimRoom { .. }
@@ -57,13 +63,15 @@ impl Change {
 
     /// What becomes of the unit of that number; none if something else is there than the order is for.
     ///
-    /// | order    | before        | after                     |
-    /// |----------|---------------|---------------------------|
-    /// | claim    | free, n       | ours, n + 1               |
-    /// | release  | ours, n       | free, n + 1               |
-    /// | bump     | ours, n, by m | ours, n + 1, by m         |
-    /// | commit   | ours, n       | theirs, n + 1, by the move |
-    /// | takeover | theirs, n     | ours, n + 1               |
+    /// | order     | before          | after                      |
+    /// |-----------|-----------------|----------------------------|
+    /// | claim     | free, n         | ours, n + 1                |
+    /// | release   | ours, n         | free, n + 1                |
+    /// | bump      | ours, n, by m   | ours, n + 1, by m          |
+    /// | commit    | ours, n         | theirs, n + 1, by the move |
+    /// | takeover  | theirs, n       | ours, n + 1                |
+    /// | bar       | theirs, n, by m | theirs, n + 1, by m        |
+    /// | give back | ours, n         | theirs, n + 1              |
     pub(super) fn next(&self, me: &str, unit: usize, before: &Record) -> Option<Record> {
         let asked = self.epochs.get(unit);
         if asked.is_some_and(|epoch| *epoch != before.epoch) {
@@ -80,6 +88,8 @@ impl Change {
                 held_by(me).then(|| Some(Held { host: to.clone(), move_id: Some(id.clone()) }))
             }
             Kind::TakeOver { from } => held_by(from).then_some(Some(ours)),
+            Kind::Bar { owner } => held_by(owner).then(|| holder.cloned()),
+            Kind::GiveBack { to } => held_by(me).then(|| Some(Held { host: to.clone(), move_id: None })),
         }?;
         Some(Record { epoch: before.epoch.checked_add(1)?, held })
     }
@@ -106,7 +116,9 @@ mod tests {
             ClusterOrder::Release { ticket: 1, units: units.clone() },
             ClusterOrder::Bump { ticket: 1, units: units.clone() },
             ClusterOrder::Commit { ticket: 1, id: id(), to: "you".into(), units: units.clone() },
-            ClusterOrder::TakeOver { ticket: 1, from: "you".into(), units },
+            ClusterOrder::TakeOver { ticket: 1, from: "you".into(), units: units.clone() },
+            ClusterOrder::Bar { ticket: 1, owner: "you".into(), units: units.clone() },
+            ClusterOrder::GiveBack { ticket: 1, to: "you".into(), units },
         ]
     }
 
@@ -125,8 +137,15 @@ mod tests {
             .iter()
             .map(|order| [None, Some("me"), Some("you")].map(|host| after(order, host).unwrap_or_default()))
             .collect();
-        let expected =
-            [["me -", "", ""], ["", "free", ""], ["", "me by", ""], ["", "you by", ""], ["", "", "me -"]];
+        let expected = [
+            ["me -", "", ""],
+            ["", "free", ""],
+            ["", "me by", ""],
+            ["", "you by", ""],
+            ["", "", "me -"],
+            ["", "", "you by"],
+            ["", "you -", ""],
+        ];
         assert_eq!(rows, expected.map(|row| row.map(str::to_owned)));
     }
 
