@@ -91,8 +91,8 @@ pub struct Room {
     pub targets: Vec<(String, u64)>,
 }
 
-/// What the session has to say. Of one unit nothing is told, as a change or in an answer, that is older than what was told of it
-/// before: whoever takes over whatever comes ends with the newest.
+/// What the session has to say. Of a unit of this host's disks nothing is told, as a change or in an answer, that is older than what
+/// was told of it before: whoever takes over whatever comes ends with the newest.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClusterReport {
     /// Orders are carried out from now on. What was known has been read again.

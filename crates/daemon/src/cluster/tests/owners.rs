@@ -152,6 +152,19 @@ fn moves(outcome: &Outcome) -> Vec<Option<MoveId>> {
     owners.iter().map(|found| found.owner.as_ref().and_then(|owner| owner.move_id.clone())).collect()
 }
 
+#[test]
+fn an_answer_to_a_change_tells_what_has_changed_since() {
+    let found = |unit: &str, epoch| {
+        let owner = vmpath_core::ownership::Owner { host: "kvm1".into(), epoch, move_id: None };
+        Found { unit: unit.into(), owner: Some(owner) }
+    };
+    let (owners, later) = (vec![found("t/a", 1), found("t/b", 1)], [found("t/b", 2)]);
+    let done = Outcome::Done { revision: 5, owners: owners.clone() };
+    assert_eq!(text(&done.with(&later)), "done: kvm1 (epoch 1), kvm1 (epoch 2)");
+    let there = Outcome::Refused(Refusal::There(owners));
+    assert_eq!(text(&there.with(&later)), "there: kvm1 (epoch 1), kvm1 (epoch 2)");
+}
+
 /// What a watch tells and what calls answer come over different streams, and the owner takes one report at a time.
 #[tokio::test]
 async fn nothing_is_told_of_a_unit_that_is_older_than_what_was_told_before() {
