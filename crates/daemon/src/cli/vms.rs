@@ -168,8 +168,11 @@ fn standing(vm: &wire::Vm) -> Vec<Row> {
     }
     rows.extend(vm.disks.iter().map(|disk| {
         let clients = plural(disk.clients as usize, "client");
-        ("disk", format!("{} = {}, {}, {clients}", disk.name, disk.unit, disk.presence))
+        let owner = disk.owner.as_ref().map(|owner| format!(", {}", owner.words)).unwrap_or_default();
+        ("disk", format!("{} = {}, {}, {clients}{owner}", disk.name, disk.unit, disk.presence))
     }));
+    rows.extend(vm.other_host.iter().map(|host| ("other host", host.clone())));
+    rows.extend(vm.home.iter().map(|home| ("goes back to", home.clone())));
     let gate = vm.gate.reason.as_ref().map(|reason| format!("{}: {reason}", vm.gate.state));
     rows.extend(gate.map(|gate| ("gate", gate)));
     rows.extend(vm.because.iter().map(|why| ("because", why.clone())));
