@@ -21,6 +21,8 @@ pub enum Heard {
     Placed { vm: VmId, result: Result<String, String> },
     /// Another host wants to move one of its VMs here. Answered with an [`source::Input::Prepared`] at that host.
     Invited(Box<Move>),
+    /// How far a unit has been taken over from a host that is dead, in words, and what ends that state.
+    TakeOver { unit: UnitId, reason: String, until: Option<String> },
     /// What became of an [`Ask::Leave`]. What its hypervisor says comes as [`crate::event::Event::Hypervisor`].
     Leaving { vm: VmId, move_id: MoveId, input: source::Input },
     /// What became of an [`Ask::Arrive`], or what the source wants.

@@ -111,6 +111,8 @@ pub enum JournalKind {
     DiskGone,
     /// It is in the configuration again.
     DiskReturned,
+    /// Its unit is taken over from a host that is dead.
+    DiskTakeover,
     /// vmpath runs again after a stop, a crash or a boot.
     Restarted,
     /// A step of a move to another host, at the host that the VM leaves.
@@ -129,7 +131,7 @@ pub enum JournalKind {
 }
 
 impl JournalKind {
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::PathDown,
         Self::PathUp,
         Self::PathRepaired,
@@ -165,6 +167,7 @@ impl JournalKind {
         Self::DiskLeaving,
         Self::DiskGone,
         Self::DiskReturned,
+        Self::DiskTakeover,
         Self::Restarted,
         Self::VmMigrating,
         Self::VmMigrated,
@@ -220,6 +223,7 @@ impl JournalKind {
             Self::DiskLeaving => "disk-leaving",
             Self::DiskGone => "disk-gone",
             Self::DiskReturned => "disk-returned",
+            Self::DiskTakeover => "disk-takeover",
             Self::Restarted => "restarted",
             Self::VmMigrating => "vm-migrating",
             Self::VmMigrated => "vm-migrated",

@@ -7,16 +7,12 @@
 mod api;
 mod backend;
 mod cli;
-// The session stands and is tested; control speaks to it once it moves VMs.
-#[allow(dead_code, unused_imports)]
 mod cluster;
 mod control;
 mod dataplane;
 mod frontend;
 mod hypervisor;
 #[cfg(feature = "cluster")]
-// Both ends stand and are tested; control speaks to them once it moves VMs.
-#[allow(dead_code, unused_imports)]
 mod peer;
 mod store;
 mod sys;

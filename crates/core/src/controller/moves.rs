@@ -58,6 +58,9 @@ impl Controller {
             Heard::Arriving { vm, move_id, input } if vm.index() < self.vms.len() => {
                 self.tell_arriving(vm, &move_id, input);
             }
+            Heard::TakeOver { unit, reason, until } => {
+                self.record_until(JournalKind::DiskTakeover, Subject::Unit(unit), None, (reason, until));
+            }
             // Of a VM that has no row any more.
             Heard::Placed { .. } | Heard::Leaving { .. } | Heard::Arriving { .. } => {}
         }
@@ -217,6 +220,7 @@ impl Controller {
             vm: spec.vm(vm).name.clone(),
             from: spec.host.name.clone(),
             to,
+            home: self.vms[vm.index()].travel.home.clone().unwrap_or_else(|| spec.host.name.clone()),
             disks,
             instance,
             memory: self.vms[vm.index()].memory,
@@ -294,9 +298,6 @@ impl Controller {
         {
             return self.tell_arriving(vm, &plan.id, destination::Input::PrepareAgain);
         }
-        let came_from_here = matches!(self.vms[vm.index()].travel.place, Place::Elsewhere { .. });
-        let home = (self.spec.vm(vm).returns && !came_from_here).then(|| plan.from.clone());
-        self.vms[vm.index()].travel.home = home;
         let (machine, step) = Destination::begin(self.now, plan);
         self.vms[vm.index()].travel.place = Place::Arriving(Box::new(machine));
         self.arrive(vm, step);
@@ -373,10 +374,13 @@ impl Controller {
         self.remember_come(&machine, &outcome);
         let plan = machine.plan();
         match outcome {
-            destination::Outcome::Arrived => self.has_arrived(vm, plan.vm_state.clone()),
+            destination::Outcome::Arrived => {
+                let away = plan.home != self.spec.host.name;
+                self.vms[vm.index()].travel.home = away.then(|| plan.home.clone());
+                self.has_arrived(vm, plan.vm_state.clone());
+            }
             destination::Outcome::Discarded { .. } | destination::Outcome::GivenBack { .. } => {
                 self.vms[vm.index()].travel.place = Place::Elsewhere { host: plan.from.clone() };
-                self.vms[vm.index()].travel.home = None;
             }
         }
     }

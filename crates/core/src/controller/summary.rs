@@ -5,7 +5,7 @@
 
 use super::Controller;
 use crate::ids::{PathId, TargetId, UnitId, VmId};
-use crate::migration::{Move, destination, source};
+use crate::migration::{Move, MoveId, destination, source};
 use crate::path::{Link, PathState};
 use crate::placement::{Accepts, HostSummary, TargetSummary, UnitSummary, VmPlace, VmSummary};
 use crate::policy::{Place, Run};
@@ -83,7 +83,7 @@ impl Controller {
                 .map(|path| spec.path(*path).name.clone())
                 .collect(),
         };
-        let served = |vm: &VmId| self.is_served(*vm);
+        let served = |vm: &VmId| self.is_served(*vm) || self.arriving_plan(*vm).is_some();
         let its = |vm: VmId| crate::placement::room_of(spec, vm).into_iter();
         let name = &spec.target(target).name;
         let reserved = spec.vm_ids().filter(served).flat_map(its).filter(|need| need.target == *name);
@@ -121,6 +121,31 @@ impl Controller {
         match self.vms.get(vm.index()).map(|vm| &vm.travel.place) {
             Some(Place::Leaving { .. } | Place::Arriving(_)) => true,
             Some(Place::Here | Place::Placing { .. } | Place::Elsewhere { .. }) | None => false,
+        }
+    }
+
+    /// The VM that comes here by this move.
+    #[must_use]
+    pub fn arriving(&self, id: &MoveId) -> Option<VmId> {
+        self.spec.vm_ids().find(|vm| self.arriving_plan(*vm).is_some_and(|plan| plan.id == *id))
+    }
+
+    /// By which move a VM comes here.
+    #[must_use]
+    pub fn arriving_plan(&self, vm: VmId) -> Option<&Move> {
+        match &self.vms.get(vm.index())?.travel.place {
+            Place::Arriving(machine) => Some(machine.plan()),
+            Place::Here | Place::Placing { .. } | Place::Leaving { .. } | Place::Elsewhere { .. } => None,
+        }
+    }
+
+    /// How far it has come, in one word.
+    #[must_use]
+    pub fn arriving_state(&self, vm: VmId) -> &'static str {
+        match self.vms.get(vm.index()).map(|vm| &vm.travel.place) {
+            Some(Place::Arriving(machine)) => machine.state().word(),
+            Some(Place::Here | Place::Placing { .. } | Place::Leaving { .. } | Place::Elsewhere { .. })
+            | None => "not coming",
         }
     }
 

@@ -67,7 +67,7 @@ pub struct Travel {
     pub tried: Option<Tried>,
     /// When it came here; none if it began here.
     pub arrived: Option<Instant>,
-    /// Where it came from, if it is to go back there.
+    /// Where it began, if that was elsewhere: `return = true` takes it back there.
     pub home: Option<String>,
     /// When it is asked next whether it may.
     pub ask_home: Instant,

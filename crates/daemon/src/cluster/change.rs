@@ -24,6 +24,8 @@ enum Kind {
     Bump,
     Commit { id: MoveId, to: String },
     TakeOver { from: String },
+    Bar { owner: String },
+    GiveBack { to: String },
 }
 
 impl Change {
@@ -46,6 +48,10 @@ impl Change {
             ClusterOrder::TakeOver { ticket, from, units } => {
                 (ticket, Kind::TakeOver { from: from.clone() }, units)
             }
+            ClusterOrder::Bar { ticket, owner, units } => (ticket, Kind::Bar { owner: owner.clone() }, units),
+            ClusterOrder::GiveBack { ticket, to, units } => {
+                (ticket, Kind::GiveBack { to: to.clone() }, units)
+            }
             ClusterOrder::Publish(_)
             | ClusterOrder::ReadOwners { .. }
             | ClusterOrder::ClaimRoom { .. }
@@ -64,6 +70,8 @@ impl Change {
     /// | bump     | ours, n, by m | ours, n + 1, by m         |
     /// | commit   | ours, n       | theirs, n + 1, by the move |
     /// | takeover | theirs, n     | ours, n + 1               |
+    /// | bar      | theirs, n, by m | theirs, n + 1, by m     |
+    /// | give back | ours, n      | theirs, n + 1             |
     pub(super) fn next(&self, me: &str, unit: usize, before: &Record) -> Option<Record> {
         let asked = self.epochs.get(unit);
         if asked.is_some_and(|epoch| *epoch != before.epoch) {
@@ -80,6 +88,8 @@ impl Change {
                 held_by(me).then(|| Some(Held { host: to.clone(), move_id: Some(id.clone()) }))
             }
             Kind::TakeOver { from } => held_by(from).then_some(Some(ours)),
+            Kind::Bar { owner } => held_by(owner).then(|| holder.cloned()),
+            Kind::GiveBack { to } => held_by(me).then(|| Some(Held { host: to.clone(), move_id: None })),
         }?;
         Some(Record { epoch: before.epoch.checked_add(1)?, held })
     }

@@ -65,6 +65,10 @@ pub enum ClusterOrder {
     Commit { ticket: Ticket, id: MoveId, to: String, units: Vec<UnitEpoch> },
     /// Ours from now on, and `from`'s until now. Only for who has fenced that host.
     TakeOver { ticket: Ticket, from: String, units: Vec<UnitEpoch> },
+    /// `owner`'s as before, under the next epoch: a commit of its that still travels fails.
+    Bar { ticket: Ticket, owner: String, units: Vec<UnitEpoch> },
+    /// Ours until now; from now on `to`'s again, by no move.
+    GiveBack { ticket: Ticket, to: String, units: Vec<UnitEpoch> },
     /// Keeps room on another host for a VM, if nobody else has claimed any there that `seen`, the view that was decided upon,
     /// does not hold.
     ClaimRoom { ticket: Ticket, room: Room, seen: Arc<Others>, ttl: Duration },
@@ -203,16 +207,11 @@ impl Cluster {
     }
 }
 
-/// Why a configuration with `[cluster]` cannot be used. To go on as if alone would be a second writer, and the control owner does not
-/// yet say whose a unit is, without which the data plane holds everything.
+/// Why a configuration with `[cluster]` cannot be used. To go on as if alone would be a second writer.
 #[must_use]
 pub fn lacking(spec: &Spec) -> Option<&'static str> {
-    spec.cluster.as_ref()?;
-    Some(if cfg!(feature = "cluster") {
-        "[cluster] is configured, and this version does not move VMs yet: take the table out, each host is alone"
-    } else {
-        "[cluster] is configured, and this vmpath was built without cluster"
-    })
+    let is_absent = spec.cluster.is_some() && !cfg!(feature = "cluster");
+    is_absent.then_some("[cluster] is configured, and this vmpath was built without the feature cluster")
 }
 
 /// Nobody gets here: [`lacking`] is asked first. It refuses all the same.
@@ -234,6 +233,8 @@ impl ClusterOrder {
             | Self::Bump { ticket, .. }
             | Self::Commit { ticket, .. }
             | Self::TakeOver { ticket, .. }
+            | Self::Bar { ticket, .. }
+            | Self::GiveBack { ticket, .. }
             | Self::ClaimRoom { ticket, .. } => Some(*ticket),
         }
     }

@@ -206,6 +206,8 @@ impl Task {
             | ClusterOrder::Bump { .. }
             | ClusterOrder::Commit { .. }
             | ClusterOrder::TakeOver { .. }
+            | ClusterOrder::Bar { .. }
+            | ClusterOrder::GiveBack { .. }
             | ClusterOrder::ClaimRoom { .. } => {}
         }
     }
@@ -331,7 +333,9 @@ impl Task {
             | ClusterOrder::Release { .. }
             | ClusterOrder::Bump { .. }
             | ClusterOrder::Commit { .. }
-            | ClusterOrder::TakeOver { .. } => {}
+            | ClusterOrder::TakeOver { .. }
+            | ClusterOrder::Bar { .. }
+            | ClusterOrder::GiveBack { .. } => {}
         }
     }
 

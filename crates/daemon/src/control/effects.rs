@@ -5,19 +5,24 @@
 //! the state that remembers it is on the disk, or when the disk is late: a kill in between would leave a VM stopped by nobody,
 //! or undo what somebody was told is done. It decides nothing.
 
+use super::handle::Confirmed;
+use super::hosts::{Hands, Hosts, News};
 use super::journal::Journal;
-use crate::dataplane::Dataplane;
+use crate::dataplane::{Dataplane, OrderReport};
 use crate::hypervisor::{Hypervisors, Order};
 use crate::store::{Store, Ticket};
 use crate::sys::clock;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
+use vmpath_core::cluster::Ask;
+use vmpath_core::controller::Controller;
 use vmpath_core::effect::{CommandError, Effect};
 use vmpath_core::event::Event;
-use vmpath_core::ids::VmId;
+use vmpath_core::ids::{DiskId, VmId};
 use vmpath_core::spec::Spec;
 use vmpath_core::time::Instant;
+use vmpath_core::view::WorkerView;
 
 /// A commit takes some milliseconds; behind a disk that takes longer, a VM is stopped all the same.
 const KEPT_WITHIN: Duration = Duration::from_millis(200);
@@ -27,6 +32,8 @@ const KEPT_WITHIN: Duration = Duration::from_millis(200);
 pub struct Performer {
     pub dataplane: Dataplane,
     pub hypervisors: Hypervisors,
+    /// None without `[cluster]`.
+    pub hosts: Option<Hosts>,
     pub journal: Journal,
     pub store: Store,
     /// In the order in which they were decided.
@@ -46,6 +53,7 @@ pub struct Waiting {
 enum Leaving {
     Order(VmId, Order),
     Answer(Answered),
+    Ask(Ask),
 }
 
 /// An operator's command has been decided.
@@ -80,8 +88,7 @@ impl Performer {
                     let line = self.journal.append(entry, spec, at_unix_us);
                     self.store.append(&line, self.journal.first_seq(), clock::now());
                 }
-                // Nothing is heard of a store yet, so nothing is asked.
-                Effect::Cluster(ask) => tracing::error!("asked of a cluster that is not there: {ask:?}"),
+                Effect::Cluster(ask) => self.leave(Leaving::Ask(ask), outcome),
                 Effect::Answer { ticket, result } => {
                     self.leave(Leaving::Answer(Answered { ticket, result }), outcome);
                 }
@@ -101,7 +108,7 @@ impl Performer {
     }
 
     fn leave(&mut self, leaves: Leaving, outcome: &mut Outcome) {
-        let (needs, now) = (self.store.ticket(), clock::now());
+        let (needs, now) = (self.store.state_ticket(), clock::now());
         self.waiting.push_back(Waiting { leaves, needs, until: now + KEPT_WITHIN });
         self.release(now, outcome);
     }
@@ -121,8 +128,50 @@ impl Performer {
                     }
                 }
                 Leaving::Answer(answered) => outcome.answers.push(answered),
+                Leaving::Ask(ask) => {
+                    let events = self.with_hosts(|hosts, hands| hosts.perform(ask, hands));
+                    outcome.events.extend(events);
+                }
             }
         }
+    }
+
+    fn with_hosts(&mut self, ask: impl FnOnce(&mut Hosts, &mut Hands<'_>) -> Vec<Event>) -> Vec<Event> {
+        let Some(hosts) = &mut self.hosts else { return vec![] };
+        let (dataplane, hypervisors) = (&self.dataplane, &mut self.hypervisors);
+        ask(hosts, &mut Hands { dataplane, hypervisors, now: clock::now() })
+    }
+
+    /// What other hosts, etcd or launched hypervisors say, as events to be applied.
+    pub fn hear(&mut self, news: News, controller: &Controller) -> Vec<Event> {
+        self.with_hosts(|hosts, hands| hosts.hear(news, controller, hands))
+    }
+
+    /// What the data plane says of orders.
+    pub fn hear_order(&mut self, report: OrderReport, controller: &Controller) -> Vec<Event> {
+        self.with_hosts(|hosts, hands| hosts.hear_order(report, controller, hands))
+    }
+
+    /// Begins to take a disk over from a host that is dead.
+    pub fn take_over(
+        &mut self,
+        of: (DiskId, &str),
+        confirmed: Confirmed,
+        controller: &Controller,
+    ) -> (Result<String, CommandError>, Vec<Event>) {
+        let Some(hosts) = &mut self.hosts else {
+            let why = "this host is configured to be alone: it has no [cluster]".to_owned();
+            return (Err(CommandError::Unsupported(why)), vec![]);
+        };
+        match hosts.take_over(of, confirmed, controller) {
+            Ok((answer, events)) => (Ok(answer), events),
+            Err(error) => (Err(error), vec![]),
+        }
+    }
+
+    /// Claims and releases units as things stand now.
+    pub fn look(&mut self, controller: &Controller, view: Option<&WorkerView>) -> Vec<Event> {
+        self.with_hosts(|hosts, hands| hosts.look(controller, view, hands))
     }
 
     /// When [`Self::release`] has something to do, whatever the disk does.

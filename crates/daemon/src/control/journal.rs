@@ -240,6 +240,7 @@ const fn is_trouble(kind: JournalKind) -> bool {
         | JournalKind::DiskLeaving
         | JournalKind::DiskGone
         | JournalKind::DiskReturned
+        | JournalKind::DiskTakeover
         | JournalKind::Restarted
         | JournalKind::VmMigrating
         | JournalKind::VmMigrated

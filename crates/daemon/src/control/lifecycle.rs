@@ -7,6 +7,7 @@
 use super::config::{Config, load};
 use super::effects::{Outcome, Performer};
 use super::handle::ControlHandle;
+use super::hosts::{Hosts, Post};
 use super::journal::{Bounds, Journal};
 use super::monitor::{Beat, Monitor};
 use super::owner::{Ended, Owner, Sources};
@@ -110,9 +111,10 @@ impl Daemon {
 
         let beat = Beat::default();
         let (store, left) = open_store(&spec).await?;
-        let sources = Sources { inputs, hypervisors, dataplane, commits: store.commits(), stop };
         let links = Links { monitors: report, reports: worker_report };
-        let owner = owner(&spec, &links, store, left, beat.clone())?;
+        let commits = store.commits();
+        let (owner, hosts) = owner(&spec, &links, store, left, beat.clone())?;
+        let sources = Sources { inputs, hypervisors, dataplane, hosts, commits, stop };
         let (reload, reloads) = mpsc::channel(reload::REQUESTS_MAX);
         let handle = ControlHandle::new(input.clone(), reload.clone(), owner.snapshots());
         let monitor = Monitor::start(beat).context("cannot start the monitor thread")?;
@@ -202,12 +204,21 @@ struct Links {
 }
 
 /// Makes the owner: first decisions, data plane, monitors.
-fn owner(spec: &Arc<Spec>, links: &Links, store: Store, left: Left, beat: Beat) -> Result<Owner> {
-    let Left { saved, lines, unreadable, .. } = left;
+fn owner(
+    spec: &Arc<Spec>,
+    links: &Links,
+    store: Store,
+    left: Left,
+    beat: Beat,
+) -> Result<(Owner, Option<Post>)> {
+    let Left { saved, moves, lines, unreadable, .. } = left;
     let (controller, effects) = match before(left.boot, left.clean)? {
         Some(before) => Controller::restore(Arc::clone(spec), saved, before, clock::now()),
         None => Controller::new(Arc::clone(spec), clock::now()),
     };
+    let mut controller = controller;
+    let mut effects = effects;
+    effects.extend(controller.restore_moves(clock::now(), moves));
     let (plans, mut effects): (Vec<_>, Vec<_>) =
         effects.into_iter().partition(|effect| matches!(effect, Effect::Publish(_)));
     let Some(Effect::Publish(plan)) = plans.into_iter().last() else {
@@ -217,9 +228,12 @@ fn owner(spec: &Arc<Spec>, links: &Links, store: Store, left: Left, beat: Beat) 
     let dataplane = Dataplane::start(&Arc::new(plan), &links.reports)?;
     let hypervisors = Hypervisors::start(spec, &links.monitors);
     let journal = Journal::restored(Bounds::of(&spec.host), lines, clock::unix_micros(clock::now()));
-    let mut performer = Performer { dataplane, hypervisors, journal, store, waiting: VecDeque::new() };
+    let now = clock::now();
+    let nonce = clock::unix_micros(now) << 16 | u64::from(std::process::id() & 0xffff);
+    let (hosts, post) = Hosts::start(spec, nonce, now).map_err(|why| anyhow!("[cluster]: {why}"))?.unzip();
+    let mut performer = Performer { dataplane, hypervisors, hosts, journal, store, waiting: VecDeque::new() };
     performer.perform(effects, spec, &mut Outcome::default());
-    Ok(Owner::new(Arc::clone(spec), controller, performer, beat))
+    Ok((Owner::new(Arc::clone(spec), controller, performer, beat), post))
 }
 
 /// How the process before ended; none if there was none.

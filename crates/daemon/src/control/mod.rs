@@ -7,6 +7,11 @@
 pub mod config;
 pub mod effects;
 pub mod handle;
+#[cfg(feature = "cluster")]
+pub mod hosts;
+#[cfg(not(feature = "cluster"))]
+#[path = "no_hosts.rs"]
+pub mod hosts;
 pub mod hosts_view;
 pub mod journal;
 pub mod lifecycle;

@@ -6,6 +6,7 @@
 
 use super::effects::{Answered, Outcome, Performer};
 use super::handle::{Input, Snapshot};
+use super::hosts::{News, Post};
 use super::journal::Bounds;
 use super::monitor::Beat;
 use super::pulse::Pulse;
@@ -48,6 +49,8 @@ pub struct Sources {
     pub inputs: mpsc::Receiver<Input>,
     pub hypervisors: mpsc::Receiver<Report>,
     pub dataplane: mpsc::UnboundedReceiver<WorkerReport>,
+    /// None without `[cluster]`.
+    pub hosts: Option<Post>,
     /// What the store has on its disk.
     pub commits: watch::Receiver<Ticket>,
     /// Fires, or is dropped, when the daemon shall end.
@@ -146,9 +149,13 @@ impl Owner {
                 }
                 Some(report) = sources.hypervisors.recv() => self.hypervisor(report),
                 Some(input) = sources.inputs.recv() => self.input(input),
+                news = next(&mut sources.hosts) => self.news(news),
                 // The orders that waited for it leave at the top of the loop.
                 Ok(()) = sources.commits.changed() => {}
-                () = wake => self.apply(Event::Tick),
+                () = wake => {
+                    self.apply(Event::Tick);
+                    self.look();
+                }
             }
         };
         self.publish();
@@ -170,9 +177,12 @@ impl Owner {
                 self.views.insert(worker, view);
                 self.rates.push(Arc::new(WorkerView::merge(self.views.values().map(Arc::as_ref))));
                 self.stale = self.stale.max(Stale::Measures);
+                self.look();
             }
-            // Nobody gives orders yet.
-            WorkerReport::Order(_) => {}
+            WorkerReport::Order(report) => {
+                let events = self.performer.hear_order(report, &self.controller);
+                self.apply_all(events);
+            }
             WorkerReport::Dead(why) => return Err(why),
         }
         Ok(())
@@ -180,6 +190,9 @@ impl Owner {
 
     fn hypervisor(&mut self, report: Report) {
         let Report { vm, report } = report;
+        if let Some(hosts) = &mut self.performer.hosts {
+            hosts.see(vm, &report);
+        }
         self.apply(Event::Hypervisor { vm, report });
     }
 
@@ -209,8 +222,10 @@ impl Owner {
             Input::Fork { reply } => {
                 let _ = reply.send(Box::new(self.controller.clone()));
             }
-            Input::TakeOver { reply, .. } => {
-                let _ = reply.send(Err(CommandError::Unsupported("the hosts are not joined yet".into())));
+            Input::TakeOver { disk, from, confirmed, reply } => {
+                let (answer, events) = self.performer.take_over((disk, &from), confirmed, &self.controller);
+                self.apply_all(events);
+                let _ = reply.send(answer);
             }
         }
     }
@@ -218,7 +233,12 @@ impl Owner {
     fn reload(&mut self, spec: Arc<Spec>) {
         self.spec = Arc::clone(&spec);
         self.performer.journal.bound(Bounds::of(&spec.host));
+        let of_hosts = match &mut self.performer.hosts {
+            Some(hosts) => hosts.reload(&spec, clock::now()),
+            None => vec![],
+        };
         self.apply(Event::Reload(spec));
+        self.apply_all(of_hosts);
         self.publish();
     }
 
@@ -229,9 +249,27 @@ impl Owner {
         let mut outcome = Outcome::default();
         self.performer.release(now, &mut outcome);
         self.answer(outcome.answers);
-        for event in outcome.events {
+        self.apply_all(outcome.events);
+    }
+
+    fn apply_all(&mut self, events: Vec<Event>) {
+        for event in events {
             self.apply(event);
         }
+    }
+
+    /// What other hosts, etcd or launched hypervisors say.
+    fn news(&mut self, news: News) {
+        let events = self.performer.hear(news, &self.controller);
+        self.apply_all(events);
+        self.look();
+    }
+
+    /// What this host owns follows who uses it.
+    fn look(&mut self) {
+        let view = self.rates.latest().cloned();
+        let events = self.performer.look(&self.controller, view.as_deref());
+        self.apply_all(events);
     }
 
     /// One event, and what its effects lead to at once.
@@ -245,7 +283,7 @@ impl Owner {
             let effects = self.controller.handle(clock::now(), event);
             acted |= !effects.is_empty();
             if Performer::must_be_kept(&effects) {
-                self.performer.store.save(self.controller.save(), clock::now());
+                self.performer.store.save(self.controller.save(), self.controller.save_moves(), clock::now());
             }
             self.performer.perform(effects, &self.spec, &mut outcome);
             events.extend(outcome.events.drain(..));
@@ -280,10 +318,17 @@ impl Owner {
     fn publish(&mut self) {
         let now = clock::now();
         // Its sentences tell times, so it grows old by itself, too.
+        let hosts = match &self.performer.hosts {
+            Some(hosts) if self.stale == Stale::Host => Arc::new(hosts.view()),
+            Some(_) | None => Arc::clone(&self.snapshot.load().hosts),
+        };
         let host = if self.stale == Stale::Host || now.since(self.host_at) >= HOST_VIEW_EVERY {
             self.host_at = now;
-            self.performer.store.save(self.controller.save(), now);
+            self.performer.store.save(self.controller.save(), self.controller.save_moves(), now);
             self.performer.journal.forget(clock::unix_micros(now));
+            if let Some(hosts) = &mut self.performer.hosts {
+                hosts.publish(&self.controller);
+            }
             Arc::new(self.controller.view(now))
         } else {
             Arc::clone(&self.snapshot.load().host)
@@ -293,10 +338,18 @@ impl Owner {
             worker: self.rates.latest().cloned(),
             rates: self.rates.rates(),
             last_event_seq: self.performer.journal.last_seq(),
-            hosts: Arc::clone(&self.snapshot.load().hosts),
+            hosts,
         }));
         self.snapshot_at = now;
         self.stale = Stale::Nothing;
+    }
+}
+
+/// Never, without `[cluster]`.
+async fn next(post: &mut Option<Post>) -> News {
+    match post {
+        Some(post) => post.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -4,7 +4,6 @@
 //! VMs' fates, and does not know the hypervisor, the API or the journal.
 
 mod listen;
-#[allow(dead_code, reason = "control gives no orders yet")]
 mod orders;
 mod poller;
 mod recover;
@@ -51,7 +50,6 @@ pub enum WorkerReport {
     Silent(DiskId),
     View(WorkerId, Arc<WorkerView>),
     /// The answer to an order, or what follows from one.
-    #[allow(dead_code, reason = "control gives no orders yet")]
     Order(OrderReport),
     /// A worker has ended; the process cannot go on.
     Dead(String),
@@ -62,7 +60,6 @@ pub enum WorkerReport {
 pub(crate) struct Shared {
     pub(crate) worker: WorkerId,
     pub(crate) plan: ArcSwap<RoutePlan>,
-    #[allow(dead_code, reason = "control gives no orders yet")]
     orders: SyncSender<WorkerOrder>,
     pub(crate) stop: AtomicBool,
     pub(crate) doorbell: OwnedFd,

@@ -11,7 +11,6 @@ mod hand_over;
 mod leave;
 mod moves;
 mod nbd;
-#[allow(dead_code, unused_imports)]
 mod serve;
 mod vhost_user;
 

@@ -22,7 +22,6 @@ use vmpath_core::spec::Spec;
 const ORDERS_MAX: usize = 16;
 
 /// What a monitor may be told. `instance` is the one of its `Connected` report.
-#[cfg_attr(not(test), expect(dead_code, reason = "no move is performed yet that gives the others"))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
     Stop {

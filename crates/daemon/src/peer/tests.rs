@@ -130,6 +130,7 @@ fn order() -> Move {
         vm: "db".into(),
         from: "kvm1".into(),
         to: "kvm2".into(),
+        home: "kvm1".into(),
         disks: Vec::new(),
         instance: 9,
         memory: Some(1 << 28),

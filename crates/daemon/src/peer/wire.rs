@@ -73,6 +73,8 @@ pub struct Prepare {
     pub from: String,
     #[serde(deserialize_with = "name")]
     pub to: String,
+    #[serde(deserialize_with = "name")]
+    pub home: String,
     #[serde(deserialize_with = "list::<_, _, DISKS_MAX>")]
     pub disks: Vec<Disk>,
     pub instance: u64,

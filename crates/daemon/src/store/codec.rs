@@ -5,6 +5,7 @@
 //! Rejected: a serialisation framework; the types are core's, which has none.
 
 mod bytes;
+mod moves;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -15,11 +16,17 @@ use vmpath_core::effect::JournalKind;
 use vmpath_core::ids::IncidentId;
 
 pub(super) use bytes::Corrupt;
+pub(super) use moves::{decode_moves, encode_moves};
 pub(super) use state::{decode_saved, encode_saved};
 
 /// The bytes of a state as the first schema wrote them, and the state.
 #[cfg(test)]
 pub(super) use tests::of_the_first_schema;
+
+#[cfg(test)]
+pub(super) use moves::tests::known as known_moves;
+#[cfg(test)]
+use tests::bytes_of;
 
 pub(super) fn encode_line(line: &Line) -> Vec<u8> {
     let mut w = Writer::default();

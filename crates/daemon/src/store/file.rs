@@ -5,7 +5,7 @@
 //! It does not know threads, nor when it is written.
 
 use super::codec::{self, Corrupt};
-use super::{Left, OpenError};
+use super::{Left, OpenError, State};
 use crate::control::journal::Line;
 use crate::sys::boot::BootId;
 use redb::{
@@ -17,11 +17,11 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use vmpath_core::saved::Saved;
+use vmpath_core::saved::{Saved, SavedMoves};
 
 pub(super) const FILE: &str = "vmpath.redb";
 /// Of what the tables hold. A file with a higher one is refused, one with a lower one is read and written anew.
-pub(crate) const SCHEMA: u64 = 2;
+pub(crate) const SCHEMA: u64 = 3;
 /// The oldest that is still read.
 const SCHEMA_OLDEST: u64 = 1;
 
@@ -33,6 +33,7 @@ const META_SCHEMA: &str = "schema";
 const META_BOOT: &str = "boot";
 const META_CLEAN: &str = "clean";
 const STATE_CONTROLLER: &str = "controller";
+const STATE_MOVES: &str = "moves";
 
 /// A process that was killed a moment ago may still hold the file.
 const IN_USE_TRIES: u32 = 20;
@@ -47,7 +48,7 @@ pub(super) struct Batch {
     pub(super) lines: Vec<Arc<Line>>,
     /// Older lines have left the journal.
     pub(super) first_seq: u64,
-    pub(super) saved: Option<Saved>,
+    pub(super) state: Option<State>,
     /// The process ends as asked: there is nothing more to come.
     pub(super) clean: bool,
 }
@@ -56,6 +57,7 @@ pub(super) struct Batch {
 pub(super) struct StateFile {
     database: Database,
     path: PathBuf,
+    boot: BootId,
 }
 
 /// Why a file could not be read.
@@ -88,7 +90,8 @@ impl StateFile {
                 })?;
                 let told = format!(
                     "the saved state {} cannot be read: {why}; it is kept as {}. Which VMs vmpath had suspended is not \
-                     known: those are shown as stopped-by-other and wait for you",
+                     known: those are shown as stopped-by-other and wait for you. A VM that was just being moved stays as it is: look \
+                     on both hosts where it runs",
                     path.display(),
                     aside.display()
                 );
@@ -99,7 +102,7 @@ impl StateFile {
 
     fn open_whole(path: &Path, boot: &BootId) -> Result<(Self, Left), Trouble> {
         let database = open_database(path)?;
-        let file = Self { database, path: path.to_owned() };
+        let file = Self { database, path: path.to_owned(), boot: *boot };
         let left = file.read().map_err(|error| match error {
             redb::Error::Corrupted(why) => Trouble::Unreadable(why),
             redb::Error::TableTypeMismatch { .. } | redb::Error::TypeDefinitionChanged { .. } => {
@@ -109,7 +112,7 @@ impl StateFile {
             other => Trouble::Open(OpenError::Sick(format!("{}: {other}", path.display()))),
         })?;
         let left = left?;
-        file.begin(boot, &left.saved)
+        file.begin(&left)
             .map_err(|error| Trouble::Open(OpenError::Sick(format!("{}: {error}", path.display()))))?;
         Ok((file, left))
     }
@@ -138,32 +141,32 @@ impl StateFile {
             meta.get(META_BOOT)?.and_then(|bytes| bytes.value().try_into().ok().map(BootId::from_bytes));
         let clean = meta.get(META_CLEAN)?.is_some_and(|bytes| bytes.value() == [1]);
         drop(meta);
-        let saved = match reading.open_table(STATE)?.get(STATE_CONTROLLER)? {
-            Some(bytes) => codec::decode_saved(bytes.value(), schema),
-            None => Ok(Saved::default()),
-        };
+        let state = decode(&reading.open_table(STATE)?, schema)?;
         let mut lines = Vec::new();
         for row in reading.open_table(JOURNAL)?.iter()? {
             let (seq, bytes) = row?;
             lines.push(codec::decode_line(seq.value(), bytes.value()));
         }
         let lines: Result<Vec<_>, Corrupt> = lines.into_iter().collect();
-        Ok(match (saved, lines) {
-            (Ok(saved), Ok(lines)) => Ok(Left { boot, clean, saved, lines, unreadable: None }),
+        Ok(match (state, lines) {
+            (Ok(State { saved, moves }), Ok(lines)) => {
+                Ok(Left { boot, clean, saved, moves, lines, unreadable: None })
+            }
             (Err(error), _) | (_, Err(error)) => Err(Trouble::Unreadable(error.to_string())),
         })
     }
 
     /// From here on an end that nobody marks is a death. What was read is written anew with it: a kill must not leave the
-    /// state of an older schema under this one's number.
-    fn begin(&self, boot: &BootId, saved: &Saved) -> Result<(), redb::Error> {
+    /// state of an older schema under this one's number. It is still of its own boot.
+    fn begin(&self, left: &Left) -> Result<(), redb::Error> {
         let writing = self.write()?;
         {
             let mut meta = writing.open_table(META)?;
             meta.insert(META_SCHEMA, SCHEMA.to_le_bytes().as_slice())?;
-            meta.insert(META_BOOT, boot.as_bytes().as_slice())?;
             meta.insert(META_CLEAN, [0].as_slice())?;
-            writing.open_table(STATE)?.insert(STATE_CONTROLLER, codec::encode_saved(saved).as_slice())?;
+            let mut table = writing.open_table(STATE)?;
+            table.insert(STATE_CONTROLLER, codec::encode_saved(&left.saved).as_slice())?;
+            table.insert(STATE_MOVES, codec::encode_moves(&left.moves).as_slice())?;
             writing.open_table(JOURNAL)?;
         }
         writing.commit()?;
@@ -174,8 +177,11 @@ impl StateFile {
     pub(super) fn commit(&self, batch: &Batch) -> Result<(), redb::Error> {
         let writing = self.write()?;
         {
-            if let Some(saved) = &batch.saved {
-                writing.open_table(STATE)?.insert(STATE_CONTROLLER, codec::encode_saved(saved).as_slice())?;
+            if let Some(State { saved, moves }) = &batch.state {
+                let mut table = writing.open_table(STATE)?;
+                table.insert(STATE_CONTROLLER, codec::encode_saved(saved).as_slice())?;
+                table.insert(STATE_MOVES, codec::encode_moves(moves).as_slice())?;
+                writing.open_table(META)?.insert(META_BOOT, self.boot.as_bytes().as_slice())?;
             }
             let mut journal = writing.open_table(JOURNAL)?;
             for line in &batch.lines {
@@ -198,6 +204,17 @@ impl StateFile {
         writing.set_quick_repair(true);
         Ok(writing)
     }
+}
+
+/// The rows of the state; a row that is not there was never written. The inner error says that it is not for this version.
+fn decode(
+    table: &impl ReadableTable<&'static str, &'static [u8]>,
+    schema: u64,
+) -> Result<Result<State, Corrupt>, StorageError> {
+    let (saved, moves) = (table.get(STATE_CONTROLLER)?, table.get(STATE_MOVES)?);
+    let saved = saved.map_or(Ok(Saved::default()), |bytes| codec::decode_saved(bytes.value(), schema));
+    let moves = moves.map_or(Ok(SavedMoves::default()), |bytes| codec::decode_moves(bytes.value(), schema));
+    Ok(saved.and_then(|saved| Ok(State { saved, moves: moves? })))
 }
 
 fn open_database(path: &Path) -> Result<Database, Trouble> {

@@ -1,4 +1,4 @@
-//! vmpath's own state, kept over restarts: journal, incidents, suspended VMs and why, what operators have set.
+//! vmpath's own state, kept over restarts: journal, incidents, suspended VMs and why, moves, what operators have set.
 //!
 //! A [`Store`] is the control owner's end: it hands over what has changed and never waits. A thread behind it commits, and
 //! coalesces what came meanwhile. Invariant: a state that is known as committed survives a kill; a disk that hangs or
@@ -13,12 +13,13 @@ mod writer;
 
 use crate::control::journal::Line;
 use crate::sys::boot::BootId;
+use crate::sys::clock;
 use file::{FILE, StateFile};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use vmpath_core::saved::Saved;
+use vmpath_core::saved::{Saved, SavedMoves};
 use vmpath_core::time::Instant;
 use writer::Writer;
 
@@ -34,11 +35,15 @@ const LATE_AFTER: Duration = Duration::from_secs(5);
 /// What the process before has left.
 #[derive(Debug, Default)]
 pub struct Left {
-    /// In which boot of the host it ran; none if there was none.
+    /// In which boot of the host its state was written; none if it wrote none.
     pub boot: Option<BootId>,
     /// It ended as asked.
     pub clean: bool,
     pub saved: Saved,
+    /// Also those of another boot: another host may still wait for how they end. What means nothing after a boot is replaced:
+    /// times by the present moment (a VM that arrived dwells anew), the hypervisor process that was to leave by none that
+    /// there is.
+    pub moves: SavedMoves,
     /// The journal, the oldest first.
     pub lines: Vec<Line>,
     /// What it left could not be read, and is kept elsewhere; in words.
@@ -62,6 +67,13 @@ impl std::fmt::Display for OpenError {
     }
 }
 
+/// All that the controller leaves to the next one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct State {
+    saved: Saved,
+    moves: SavedMoves,
+}
+
 /// Counts what was handed over: the state of a ticket is on the disk when [`Store::committed`] has reached it.
 pub type Ticket = u64;
 
@@ -71,8 +83,11 @@ pub struct Store {
     /// None: nothing is kept in this run.
     writer: Option<Writer>,
     committed: watch::Receiver<Ticket>,
-    last: Saved,
+    /// What this boot has kept last; none if that was another one.
+    last: Option<State>,
     ticket: Ticket,
+    /// Of the last state.
+    state_ticket: Ticket,
     /// Since when something has been waiting to be written.
     waiting_since: Option<Instant>,
     told_late: bool,
@@ -92,7 +107,7 @@ impl Store {
             .spawn(move || drop(done.send(StateFile::open(&theirs, &boot))))
             .map_err(|error| OpenError::Sick(format!("cannot start a thread: {error}")))?;
         let path = dir.join(FILE);
-        let (file, left) = opened.recv_timeout(OPEN_WAIT).map_err(|error| match error {
+        let (file, mut left) = opened.recv_timeout(OPEN_WAIT).map_err(|error| match error {
             std::sync::mpsc::RecvTimeoutError::Timeout => OpenError::Sick(format!(
                 "{} does not open within {} s: its disk hangs",
                 path.display(),
@@ -102,23 +117,35 @@ impl Store {
                 OpenError::Sick(format!("{}: reading it has failed", path.display()))
             }
         })??;
-        let store = Self::over(dir.to_owned(), boot, file, left.saved.clone())?;
-        Ok((store, left))
+        // After a boot the same state is worth writing again: from then on it is of this one.
+        let last =
+            (left.boot == Some(boot)).then(|| State { saved: left.saved.clone(), moves: left.moves.clone() });
+        if last.is_none() {
+            renew(&mut left.moves, clock::now());
+        }
+        Ok((Self::over(dir.to_owned(), boot, file, last)?, left))
     }
 
-    fn over(dir: PathBuf, boot: BootId, file: StateFile, last: Saved) -> Result<Self, OpenError> {
+    fn over(dir: PathBuf, boot: BootId, file: StateFile, last: Option<State>) -> Result<Self, OpenError> {
         let (commits, committed) = watch::channel(0);
         let writer = Writer::start(dir, boot, file, commits)
             .map_err(|error| OpenError::Sick(format!("cannot start the store's thread: {error}")))?;
-        Ok(Self { writer: Some(writer), committed, last, ticket: 0, waiting_since: None, told_late: false })
+        Ok(Self { writer: Some(writer), committed, last, ..Self::none() })
     }
 
     /// A store that keeps nothing, for a run without a disk for it.
     #[must_use]
     pub fn none() -> Self {
         let (_, committed) = watch::channel(Ticket::MAX);
-        let last = Saved::default();
-        Self { writer: None, committed, last, ticket: 0, waiting_since: None, told_late: false }
+        Self {
+            writer: None,
+            committed,
+            last: None,
+            ticket: 0,
+            state_ticket: 0,
+            waiting_since: None,
+            told_late: false,
+        }
     }
 
     /// Keeps a line of the journal, and forgets those below `first_seq`. Never waits.
@@ -130,16 +157,18 @@ impl Store {
         }
     }
 
-    /// Keeps a state, if it differs from the last one. Never waits.
-    pub fn save(&mut self, saved: Saved, now: Instant) {
-        if saved == self.last {
+    /// Keeps a state, both parts of it in one commit, if it differs from the last one. Never waits.
+    pub fn save(&mut self, saved: Saved, moves: SavedMoves, now: Instant) {
+        let state = State { saved, moves };
+        if self.last.as_ref() == Some(&state) {
             return;
         }
         if let Some(writer) = &self.writer {
             self.ticket += 1;
             self.waiting_since.get_or_insert(now);
-            writer.save(saved.clone(), self.ticket);
-            self.last = saved;
+            self.state_ticket = self.ticket;
+            writer.save(state.clone(), self.ticket);
+            self.last = Some(state);
         }
     }
 
@@ -147,6 +176,12 @@ impl Store {
     #[must_use]
     pub const fn ticket(&self) -> Ticket {
         self.ticket
+    }
+
+    /// Of the last state that was handed over: lines of the journal that came after it need not be waited for.
+    #[must_use]
+    pub const fn state_ticket(&self) -> Ticket {
+        self.state_ticket
     }
 
     /// What is on the disk.
@@ -172,7 +207,7 @@ impl Store {
             self.told_late = true;
             tracing::error!(
                 "vmpath's own state has not been written for {} s (state_dir): if vmpath is killed now, the next one does \
-                 not know what has happened since, among it which VMs were suspended; guests' disks are not concerned",
+                 not know what has happened since, among it which VMs were suspended or being moved; guests' disks are not concerned",
                 LATE_AFTER.as_secs()
             );
         }
@@ -188,5 +223,23 @@ impl Store {
     #[must_use]
     pub fn close(self, wait: Duration) -> bool {
         self.writer.is_none_or(|writer| writer.close(wait))
+    }
+}
+
+/// No process has this number: it holds a pid and a time.
+const NO_INSTANCE: u64 = 0;
+
+/// What another boot has kept, as this one may use it.
+fn renew(moves: &mut SavedMoves, now: Instant) {
+    for leaving in &mut moves.leaving {
+        leaving.machine.began = now;
+        leaving.machine.plan.instance = NO_INSTANCE;
+    }
+    for arriving in &mut moves.arriving {
+        // The process in its plan is the source's, whose host may not have been booted.
+        arriving.began = now;
+    }
+    for travel in &mut moves.travels {
+        travel.arrived = travel.arrived.map(|_| now);
     }
 }

@@ -1,7 +1,10 @@
+use super::codec::known_moves;
 use super::file::FILE;
-use super::{Left, OpenError, SCHEMA, Store};
+
+use super::{Left, NO_INSTANCE, OpenError, SCHEMA, Store};
 use crate::control::journal::{Line, SubjectType};
 use crate::sys::boot::BootId;
+use crate::sys::clock;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -9,10 +12,11 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use vmpath_core::effect::JournalKind;
-use vmpath_core::saved::Saved;
+use vmpath_core::saved::{Saved, SavedMoves};
 use vmpath_core::time::Instant;
 
 const BOOT: BootId = BootId::from_bytes([7; 16]);
+const NEXT_BOOT: BootId = BootId::from_bytes([8; 16]);
 const WAIT: Duration = Duration::from_secs(10);
 
 fn line(seq: u64) -> Arc<Line> {
@@ -42,28 +46,78 @@ fn what_was_handed_over_is_there_after_the_end() {
     let (mut store, left) = open(&dir.path().join("made/here"));
     assert_eq!((left.boot, left.clean, left.lines.len()), (None, false, 0));
     store.append(&line(1), 1, Instant::ZERO);
-    store.save(numbered(4), Instant::ZERO);
+    store.save(numbered(4), known_moves(), Instant::ZERO);
     store.append(&line(2), 1, Instant::ZERO);
     assert!(store.close(WAIT));
     let (mut store, left) = open(&dir.path().join("made/here"));
     assert_eq!((left.boot, left.clean, left.unreadable), (Some(BOOT), true, None));
     assert_eq!((left.lines, left.saved), (vec![(*line(1)).clone(), (*line(2)).clone()], numbered(4)));
+    assert_eq!(left.moves, known_moves());
     // The same state again is nothing to write.
     let ticket = store.ticket();
-    store.save(numbered(4), Instant::ZERO);
+    store.save(numbered(4), known_moves(), Instant::ZERO);
     assert_eq!(store.ticket(), ticket);
     drop(store);
 }
 
 #[test]
+fn one_ticket_is_for_both_parts_of_a_state_and_not_for_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(dir.path());
+    store.save(numbered(1), SavedMoves::default(), Instant::ZERO);
+    assert_eq!((store.ticket(), store.state_ticket()), (1, 1));
+    store.append(&line(1), 1, Instant::ZERO);
+    assert_eq!((store.ticket(), store.state_ticket()), (2, 1));
+    for (saved, moves, ticket) in [(1, known_moves(), 3), (2, known_moves(), 4), (2, known_moves(), 4)] {
+        store.save(numbered(saved), moves, Instant::ZERO);
+        assert_eq!((store.ticket(), store.state_ticket()), (ticket, ticket));
+    }
+    assert!(store.close(WAIT));
+    let (_store, left) = open(dir.path());
+    assert_eq!((left.saved, left.moves), (numbered(2), known_moves()));
+}
+
+#[test]
+fn moves_of_another_boot_are_given_back_and_their_times_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(dir.path());
+    store.save(numbered(4), known_moves(), Instant::ZERO);
+    assert!(store.close(WAIT));
+    let before = clock::now();
+    // As if it was killed before it had kept anything, and then another.
+    for _ in 0..2 {
+        let (store, left) = Store::open(dir.path(), &NEXT_BOOT).unwrap();
+        assert_eq!((left.boot, left.saved), (Some(BOOT), numbered(4)));
+        let now = left.moves.leaving[0].machine.began;
+        assert!(before <= now && now <= clock::now());
+        let mut expected = known_moves();
+        expected.leaving[0].machine.began = now;
+        expected.leaving[0].machine.plan.instance = NO_INSTANCE;
+        expected.arriving[0].began = now;
+        expected.travels[0].arrived = Some(now);
+        assert_eq!(left.moves, expected);
+        assert!(store.close(WAIT));
+    }
+    // What is written from then on is of the new boot, also if it is the same.
+    let (mut store, left) = Store::open(dir.path(), &NEXT_BOOT).unwrap();
+    store.save(left.saved, left.moves.clone(), Instant::ZERO);
+    assert!(store.close(WAIT));
+    let (_store, again) = Store::open(dir.path(), &NEXT_BOOT).unwrap();
+    assert_eq!((again.boot, again.moves), (Some(NEXT_BOOT), left.moves));
+}
+
+#[test]
 fn an_end_that_nobody_marked_is_a_death() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(open(dir.path()).0.close(WAIT));
+    let (mut store, _) = open(dir.path());
+    store.save(numbered(1), SavedMoves::default(), Instant::ZERO);
+    assert!(store.close(WAIT));
     // Opened by a process that says nothing more: the thread goes with the handle.
-    let file = super::file::StateFile::open(dir.path(), &BootId::from_bytes([8; 16])).unwrap().0;
+    let (file, left) = super::file::StateFile::open(dir.path(), &BOOT).unwrap();
+    assert!(left.clean);
     drop(file);
     let (_store, left) = open(dir.path());
-    assert_eq!((left.boot, left.clean), (Some(BootId::from_bytes([8; 16])), false));
+    assert_eq!((left.boot, left.clean), (Some(BOOT), false));
 }
 
 #[test]
@@ -115,9 +169,12 @@ fn what_cannot_be_read_is_kept_elsewhere_and_told() {
 fn a_state_that_is_not_ours_inside_a_whole_file_is_kept_elsewhere_too() {
     let dir = tempfile::tempdir().unwrap();
     assert!(open(dir.path()).0.close(WAIT));
-    put(dir.path(), "state", "controller", b"?");
-    let (_store, left) = open(dir.path());
-    assert!(left.unreadable.is_some_and(|told| told.contains("not what this version")));
+    for row in ["controller", "moves"] {
+        put(dir.path(), "state", row, b"?");
+        let (store, left) = open(dir.path());
+        assert!(left.unreadable.is_some_and(|told| told.contains("not what this version")), "{row}");
+        assert!(store.close(WAIT));
+    }
 }
 
 #[test]
@@ -172,7 +229,7 @@ fn a_directory_that_is_none_is_named() {
 fn without_a_store_nothing_is_waited_for() {
     let mut store = Store::none();
     store.append(&line(1), 1, Instant::ZERO);
-    store.save(numbered(1), Instant::ZERO);
+    store.save(numbered(1), SavedMoves::default(), Instant::ZERO);
     store.look(Instant::from_millis(60_000));
     assert!(store.committed() >= store.ticket() && !store.is_late());
     assert!(store.close(WAIT));
@@ -200,7 +257,7 @@ fn a_child_that_commits_until_it_is_killed() {
     let (mut store, left) = open(Path::new(&dir));
     let first = left.lines.last().map_or(0, |line| line.seq) + 1;
     for seq in first.. {
-        store.save(numbered(seq), Instant::ZERO);
+        store.save(numbered(seq), SavedMoves::default(), Instant::ZERO);
         store.append(&line(seq), 1, Instant::ZERO);
         if seq.is_multiple_of(5) {
             let ticket = store.ticket();

@@ -3,8 +3,8 @@
 //! Invariant: the lock is held to hand something over or to take it, never over I/O. What waits is bounded: one state
 //! (the newest), and as many lines as the journal keeps. After an error the file is opened anew, for ever.
 
-use super::Ticket;
 use super::file::{Batch, StateFile};
+use super::{State, Ticket};
 use crate::control::journal::Line;
 use crate::sys::boot::BootId;
 use std::io;
@@ -14,7 +14,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
-use vmpath_core::saved::Saved;
 
 /// Pause after an error.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -71,9 +70,9 @@ impl Writer {
         self.shared.wake.notify_one();
     }
 
-    pub(super) fn save(&self, saved: Saved, ticket: Ticket) {
+    pub(super) fn save(&self, state: State, ticket: Ticket) {
         let mut waiting = self.shared.lock();
-        waiting.batch.saved = Some(saved);
+        waiting.batch.state = Some(state);
         waiting.ticket = ticket;
         self.shared.wake.notify_one();
     }
@@ -105,7 +104,7 @@ struct Committer {
     /// None after an error.
     file: Option<StateFile>,
     /// What the file holds, should it have to be made anew.
-    last: Option<Saved>,
+    last: Option<State>,
     shared: Arc<Shared>,
     commits: watch::Sender<Ticket>,
 }
@@ -122,7 +121,7 @@ impl Committer {
                     if told.take().is_some() {
                         tracing::info!("vmpath's own state can be written again");
                     }
-                    self.last = unwritten.saved.take().or(self.last.take());
+                    self.last = unwritten.state.take().or(self.last.take());
                     unwritten = Batch::default();
                     self.commits.send_replace(ticket);
                     if end {
@@ -150,15 +149,15 @@ impl Committer {
     /// Waits until there is something to do, and takes all of it. What could not be written before is kept in front.
     fn take(&self, unwritten: &mut Batch) -> (Ticket, bool) {
         let mut waiting = self.shared.lock();
-        let idle = |w: &Waiting| w.batch.lines.is_empty() && w.batch.saved.is_none() && !w.end;
-        while idle(&waiting) && unwritten.lines.is_empty() && unwritten.saved.is_none() {
+        let idle = |w: &Waiting| w.batch.lines.is_empty() && w.batch.state.is_none() && !w.end;
+        while idle(&waiting) && unwritten.lines.is_empty() && unwritten.state.is_none() {
             waiting = self.shared.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
         let new = std::mem::take(&mut waiting.batch);
         unwritten.lines.extend(new.lines);
         unwritten.first_seq = unwritten.first_seq.max(new.first_seq);
         bound(unwritten);
-        unwritten.saved = new.saved.or(unwritten.saved.take());
+        unwritten.state = new.state.or(unwritten.state.take());
         (waiting.ticket, waiting.end)
     }
 
@@ -169,7 +168,7 @@ impl Committer {
                 tracing::error!("{unreadable}");
             }
             self.file = Some(file);
-            batch.saved = batch.saved.take().or_else(|| self.last.clone());
+            batch.state = batch.state.take().or_else(|| self.last.clone());
         }
         let Some(file) = &self.file else { return Ok(()) };
         let done = file.commit(batch);

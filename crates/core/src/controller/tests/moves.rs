@@ -255,6 +255,7 @@ pub(super) fn coming(memory: u64) -> Move {
         vm: "bronze".into(),
         from: "kvm2".into(),
         to: "kvm1".into(),
+        home: "kvm2".into(),
         disks: vec![DiskEpoch {
             disk: "vda".into(),
             unit: UnitEpoch { unit: "san0/bronze".into(), epoch: 3 },

@@ -12,6 +12,8 @@ pub struct Move {
     /// Host names.
     pub from: String,
     pub to: String,
+    /// The host at which the VM began, and to which it is to go back.
+    pub home: String,
     /// All disks of the VM that have an owner, with the epochs under which this host owns them.
     pub disks: Vec<DiskEpoch>,
     /// The hypervisor process that it is about.

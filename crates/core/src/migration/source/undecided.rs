@@ -196,10 +196,10 @@ impl Source {
         self.stays(acts, why)
     }
 
-    /// While QEMU still sends it says itself what becomes of it, and before the commit a discard is of no consequence.
+    /// Before the commit a discard is of no consequence. After it the destination may know better than QEMU here, which may be gone.
     pub(super) fn discarded(&mut self, answer: &Answer) -> Step {
         let runs_there = matches!(answer, Answer::Refused(_));
-        if runs_there && matches!(self.state, State::Stranded { .. }) {
+        if runs_there && matches!(self.state, State::Continuing { .. } | State::Stranded { .. }) {
             self.moved(None)
         } else {
             Step::default()

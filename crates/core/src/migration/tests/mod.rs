@@ -23,6 +23,7 @@ pub(super) fn plan() -> Move {
         vm: "db1".into(),
         from: "kvm1".into(),
         to: "kvm2".into(),
+        home: "kvm1".into(),
         disks: vec![disk("vda", "san0/db1-root", 3), disk("vdb", "san0/db1-data", 8)],
         instance: 41,
         memory: Some(256 << 20),

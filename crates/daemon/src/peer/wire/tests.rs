@@ -85,6 +85,7 @@ fn order() -> impl Strategy<Value = core::Move> {
         core::Move {
             id,
             vm,
+            home: from.clone(),
             from,
             to,
             disks: disks.into_iter().enumerate().map(disk).collect(),

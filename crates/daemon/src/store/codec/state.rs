@@ -12,7 +12,7 @@ use vmpath_core::saved::{Names, Saved, SavedIncident, SavedLink, SavedPath, Save
 use vmpath_core::spec::{Access, NoPathAction};
 use vmpath_core::time::Instant;
 
-type Read<T> = Result<T, Corrupt>;
+pub(super) type Read<T> = Result<T, Corrupt>;
 
 pub(in super::super) fn encode_saved(saved: &Saved) -> Vec<u8> {
     let mut w = Writer::default();
@@ -44,15 +44,15 @@ pub(in super::super) fn decode_saved(bytes: &[u8], schema: u64) -> Read<Saved> {
     Ok(saved)
 }
 
-fn owned(r: &mut Reader<'_>) -> Read<String> {
+pub(super) fn owned(r: &mut Reader<'_>) -> Read<String> {
     r.text().map(str::to_owned)
 }
 
-fn write_time(w: &mut Writer, at: Instant) {
+pub(super) fn write_time(w: &mut Writer, at: Instant) {
     w.u64(at.as_nanos());
 }
 
-fn read_time(r: &mut Reader<'_>) -> Read<Instant> {
+pub(super) fn read_time(r: &mut Reader<'_>) -> Read<Instant> {
     r.u64().map(Instant::from_nanos)
 }
 
@@ -60,11 +60,11 @@ fn read_path_id(r: &mut Reader<'_>) -> Read<PathId> {
     r.u16().map(PathId)
 }
 
-fn write_incident_id(w: &mut Writer, id: IncidentId) {
+pub(super) fn write_incident_id(w: &mut Writer, id: IncidentId) {
     w.u64(id.0);
 }
 
-fn read_incident_id(r: &mut Reader<'_>) -> Read<IncidentId> {
+pub(super) fn read_incident_id(r: &mut Reader<'_>) -> Read<IncidentId> {
     r.u64().map(IncidentId)
 }
 
@@ -169,7 +169,7 @@ fn read_path_state(r: &mut Reader<'_>) -> Read<PathState> {
     })
 }
 
-fn nanos(time: Duration) -> u64 {
+pub(super) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -310,10 +310,7 @@ fn write_cause(w: &mut Writer, cause: &Cause) {
     w.option(cause.incident, write_incident_id);
     match &cause.why {
         Why::PathLoss { paths, requests } => {
-            w.u8(match requests {
-                Outstanding::Held => 0,
-                Outstanding::FailOver => 1,
-            });
+            write_outstanding(w, *requests);
             w.list(paths, |w, path| w.u16(path.0));
         }
         Why::NoPath { unit } => {
@@ -349,6 +346,22 @@ fn read_cause(r: &mut Reader<'_>) -> Read<Cause> {
         _ => return Err(Corrupt),
     };
     Ok(Cause { incident, why, rule: owned(r)? })
+}
+
+/// Also the first two words of a cause.
+pub(super) fn write_outstanding(w: &mut Writer, requests: Outstanding) {
+    w.u8(match requests {
+        Outstanding::Held => 0,
+        Outstanding::FailOver => 1,
+    });
+}
+
+pub(super) fn read_outstanding(r: &mut Reader<'_>) -> Read<Outstanding> {
+    match r.u8()? {
+        0 => Ok(Outstanding::Held),
+        1 => Ok(Outstanding::FailOver),
+        _ => Err(Corrupt),
+    }
 }
 
 fn write_loss(w: &mut Writer, loss: Loss) {

@@ -240,7 +240,7 @@ fn known() -> Saved {
     Saved { last_incident: 3, vms, ..Saved::default() }
 }
 
-fn bytes_of(hex: &str) -> Vec<u8> {
+pub(super) fn bytes_of(hex: &str) -> Vec<u8> {
     let digits: Vec<u8> = hex.chars().filter_map(|c| c.to_digit(16)).map(|d| d as u8).collect();
     digits.chunks(2).map(|two| two[0] * 16 + two[1]).collect()
 }
@@ -268,5 +268,7 @@ fn the_format_changes_only_with_the_schema() {
     let held = "0100000077 000000000000000000 01 0700000000000000 0200 0300000000000000 00 00 0700000000000000\
                 000000 00 00000000";
     let expected = bytes_of(&format!("{HEAD}{more}{held}"));
-    assert_eq!((SCHEMA, encode_saved(&known())), (2, expected));
+    assert_eq!((SCHEMA, encode_saved(&known())), (3, expected.clone()));
+    // The third schema added the moves beside it.
+    assert_eq!(decode_saved(&expected, 2), Ok(known()));
 }

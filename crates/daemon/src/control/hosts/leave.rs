@@ -1,0 +1,118 @@
+//! The steps of a move at the host that the VM leaves.
+
+use super::{Asked, Hands, Hosts, Leaving, leaving};
+use crate::cluster::{ClusterOrder, Ticket};
+use crate::dataplane::WorkerOrder;
+use crate::hypervisor::Order;
+use crate::peer::{self, PeerAnswer, PeerRequest};
+use vmpath_core::event::Event;
+use vmpath_core::ids::VmId;
+use vmpath_core::migration::source::{Act, Input};
+use vmpath_core::migration::{Answer, MoveId};
+
+impl Hosts {
+    pub(super) fn leave(&mut self, vm: VmId, id: MoveId, act: Act, hands: &mut Hands<'_>) -> Vec<Event> {
+        let asked = |what| Asked::Leaving { vm, move_id: id.clone(), what };
+        match act {
+            Act::Probe { to, units } => {
+                self.ask_peer(vm, id, Leaving::Probe, &to, PeerRequest::Probe { units })
+            }
+            Act::Claim { to, room } => self.claim(vm, id, to, room),
+            Act::Unclaim => {
+                // It runs out by itself if this is lost.
+                let _ = self.cluster.order(ClusterOrder::DropRoom { id: id.to_string() });
+                vec![]
+            }
+            Act::Prepare(plan) => {
+                let to = plan.to.clone();
+                self.ask_peer(vm, id, Leaving::Prepare, &to, PeerRequest::Prepare(*plan))
+            }
+            Act::HandOver(hand_over) => {
+                let to = hand_over.to.clone();
+                self.ask_peer(vm, id, Leaving::HandOver, &to, PeerRequest::HandOver(*hand_over))
+            }
+            Act::Discard { to, why } => {
+                let request = PeerRequest::Discard { move_id: id.clone(), why };
+                self.ask_peer(vm, id, Leaving::Discard, &to, request)
+            }
+            Act::Settle { by } => {
+                let by = hands.now + by;
+                let failed = |why| leaving(vm, &id, Input::Settled(Err(why)));
+                self.order(
+                    asked(Leaving::Settle),
+                    hands,
+                    |ticket| WorkerOrder::Settle { ticket, vm, by },
+                    failed,
+                )
+            }
+            Act::Revoke => {
+                if let Err(error) = hands.dataplane.order(WorkerOrder::Revoke { ticket: 0, vm }) {
+                    tracing::error!("VM {}: its requests stay held: {error}", self.vm_name(vm));
+                }
+                vec![]
+            }
+            Act::Commit { to, units } => {
+                let commit = |ticket| ClusterOrder::Commit { ticket, id: id.clone(), to, units };
+                self.ask_cluster(asked(Leaving::Commit), commit)
+            }
+            Act::ReadOwners { units } => {
+                self.ask_cluster(asked(Leaving::Owners), |ticket| ClusterOrder::ReadOwners { ticket, units })
+            }
+            Act::Bump { units } => {
+                self.ask_cluster(asked(Leaving::Bump), |ticket| ClusterOrder::Bump { ticket, units })
+            }
+            Act::Own { units } => {
+                self.owners.own(vm, &units);
+                self.tell_owners(hands)
+            }
+            Act::Disown { units } => {
+                self.owners.disown(vm, &units);
+                self.tell_owners(hands)
+            }
+            Act::Migrate { instance, uri } => {
+                self.tell_hypervisor(vm, &Order::Migrate { instance, uri }, hands)
+            }
+            Act::Continue { instance } => {
+                self.tell_hypervisor(vm, &Order::MigrateContinue { instance }, hands)
+            }
+            Act::Cancel { instance } => self.tell_hypervisor(vm, &Order::MigrateCancel { instance }, hands),
+            Act::Query { instance } => self.tell_hypervisor(vm, &Order::QueryMigrate { instance }, hands),
+            Act::Stop { instance } => self.tell_hypervisor(vm, &Order::Stop { instance }, hands),
+            Act::Resume { instance } => self.tell_hypervisor(vm, &Order::Continue { instance }, hands),
+        }
+    }
+
+    /// What another host has answered.
+    pub(super) fn peer_answer(&mut self, ticket: Ticket, outcome: peer::Outcome) -> Vec<Event> {
+        let plain = |outcome: peer::Outcome| match outcome {
+            Answer::Done(_) => Answer::Done(()),
+            Answer::Refused(why) => Answer::Refused(why),
+            Answer::Unknown(why) => Answer::Unknown(why),
+        };
+        self.leaving_answer(ticket, |what| match what {
+            Leaving::Probe => Input::Probed(plain(outcome)),
+            Leaving::HandOver => Input::HandedOver(plain(outcome)),
+            Leaving::Discard => Input::Discarded(plain(outcome)),
+            Leaving::Prepare => Input::Prepared(match outcome {
+                Answer::Done(PeerAnswer::Incoming(uri)) => Answer::Done(uri),
+                Answer::Done(PeerAnswer::Done | PeerAnswer::State(_)) => {
+                    Answer::Unknown("it has answered something else".into())
+                }
+                Answer::Refused(why) => Answer::Refused(why),
+                Answer::Unknown(why) => Answer::Unknown(why),
+            }),
+            Leaving::Claim(_) | Leaving::Settle | Leaving::Commit | Leaving::Owners | Leaving::Bump => {
+                unreachable!("no other host is asked that")
+            }
+        })
+    }
+
+    pub(super) fn leaving_answer(
+        &mut self,
+        ticket: Ticket,
+        input: impl FnOnce(&Leaving) -> Input,
+    ) -> Vec<Event> {
+        let Some(Asked::Leaving { vm, move_id, what }) = self.asked.remove(&ticket) else { return vec![] };
+        vec![leaving(vm, &move_id, input(&what))]
+    }
+}
