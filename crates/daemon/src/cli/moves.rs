@@ -12,35 +12,36 @@ use vmpath_core::spec::parse_duration;
 
 pub(super) const MIGRATE_HELP: &str = "\
 Examples:
-  vmpath vm migrate db1                          to the host that suits it best
-  vmpath vm migrate db1 --to kvm2 --wait         to this one, and come back when it is there
-  vmpath vm migrate db1 --to kvm2 --wait=60      … or after a minute, whatever has become of it by then
-  vmpath vm migrate db1 --cancel                 it stays, as long as its disks are not given over yet
+  vmpath vm migrate db1                      to the host that suits it best
+  vmpath vm migrate db1 --to kvm2 --wait     to this one, and come back when it is there
+  vmpath vm migrate db1 --wait=60            come back after a minute, whatever has become of it
+  vmpath vm migrate db1 --cancel             it stays, if its disks are not given over yet
 
-Run it on the host where the VM is. Until its disks belong to the other host whatever fails means that it stays and runs on;
-`vmpath show hosts` tells who would take it, `vmpath show migrations` and `vmpath explain vm NAME` how it goes.
+Run it on the host where the VM is. Until its disks belong to the other host, whatever fails means that it stays and runs \
+on. `vmpath show hosts` tells who would take it; `vmpath show migrations` and `vmpath explain vm NAME` how it goes.
 
 Exit status: 0 asked for, or with --wait at the other host; 1 an error, or with --wait it has stayed; 2 wrong usage.";
 
 pub(super) const RETURN_HELP: &str = "\
-Only a VM whose configuration says `return = true` knows where it came from; it goes back by itself when that host has its
-paths again. This asks for it now. Another VM is sent with `vmpath vm migrate NAME --to HOST`.
+Only a VM whose configuration says `return = true` knows where it came from. It goes back by itself when that host has its \
+paths again; this asks for it now. Another VM is sent with `vmpath vm migrate NAME --to HOST`.
 
 Exit status: as of `vmpath vm migrate`.";
 
 pub(super) const TAKEOVER_HELP: &str = "\
-For one case only: the host that owns the disk is dead, or does not answer and cannot be asked. A VM on a host that answers is
-moved: `vmpath vm migrate`, there.
+For one case only: the host that owns the disk is dead, or does not answer and cannot be asked. A VM on a host that \
+answers is moved: `vmpath vm migrate`, there.
 
-Two hosts that write to one disk destroy it, and a host that does not answer may still be writing: its lease in etcd says nothing
-of that. So this needs one of two proofs that it writes no more:
+Two hosts that write to one disk destroy it, and a host that does not answer may still be writing: that its lease in etcd \
+has run out proves nothing. So this needs one of two proofs that it writes no more:
+
   - `fence_command` in [host] of this host's configuration: it is run, and must succeed;
-  - your word. Turn the host off, see with your own eyes or its management board that it is off, and repeat its name:
+  - your word: turn the host off, see that it is off, and repeat its name:
 
-  vmpath disk takeover db1/root --from kvm2 --confirmed-dead kvm2
+      vmpath disk takeover db1/root --from kvm2 --confirmed-dead kvm2
 
-Then the disk is this host's after the storage's quiesce bound, in which what that host has sent may still arrive. The VM is not
-started: do that, when `vmpath show disks` says that the disk is this host's. Take over all disks of a VM before.";
+Then the disk is this host's after the storage's quiesce bound, in which what that host has sent may still arrive; \
+`vmpath show events` tells. All disks of a VM have to be taken over; then start it. vmpath does not.";
 
 #[derive(Debug, Args)]
 pub(super) struct MigrateArgs {
