@@ -4,6 +4,7 @@
 //! nothing of it is left.
 
 use super::{MEMBERS, Story, gold_to_2};
+use crate::e2e::host::Wanted;
 use crate::e2e::hosts::journey::{Journey, Shape};
 use crate::e2e::hosts::network::{Cable, Cut, cut, deafen, hear, host_name, hurry, mend, slow_down};
 use crate::e2e::network::now_unix_us;
@@ -67,9 +68,14 @@ pub(in super::super) fn destination_dies(stage: &mut Stage) -> Result<()> {
     hurry(out.to)?;
     let why = out.stays(stage, &mut story.hosts, &mut story.gold, (began, GIVEN_UP_MAX))?;
     stage.report.check_that("it is told that the destination is silent", Truth::from(!why.is_empty()), why);
+    let again = now_unix_us();
     story.hosts.host(2).begin_again(stage)?;
     story.hosts.host(2).wait_ready(stage)?;
+    let kind = "arrival-cancelled";
+    let wanted = Wanted { kind, subject: "gold", since_unix_us: again, bound: RESTARTED_MAX };
+    story.hosts.host(2).wait_event(stage, &wanted)?;
     out.wait_nothing_there(stage)?;
+    stage.watch(NOTICED, |_| Ok(()))?;
     drop(arrival);
     story.moves_after_all(stage)
 }

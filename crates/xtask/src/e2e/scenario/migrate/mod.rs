@@ -66,17 +66,18 @@ impl Story {
 
     fn command(&mut self, stage: &mut Stage, journey: &Journey<'_>) -> Result<()> {
         let to = host_name(journey.to);
-        let words = ["vm", "migrate", journey.vm, "--to", &to];
-        let answer = self.hosts.host(journey.from).operator(&words)?;
-        let text = [answer.stdout, answer.stderr].concat();
-        let text = String::from_utf8_lossy(&text).trim().to_owned();
-        stage.say(format!("vmpath {}: {text}", words.join(" ")));
-        stage.report.check_that(
-            "a move that is asked for begins",
-            Truth::from(answer.status.success()),
-            text,
-        );
+        let (done, text) = self.ask(stage, journey.from, &["vm", "migrate", journey.vm, "--to", &to])?;
+        stage.report.check_that("a move that is asked for begins", Truth::from(done), text);
         Ok(())
+    }
+
+    /// Whether a host's daemon does what it is asked for, and its words.
+    fn ask(&mut self, stage: &Stage, host: usize, words: &[&str]) -> Result<(bool, String)> {
+        let answer = self.hosts.operator(host, words)?;
+        let text = [answer.stdout, answer.stderr].concat();
+        let text = String::from_utf8_lossy(&text).trim().replace('\n', "; ");
+        stage.say(format!("vmpath {}: {text}", words.join(" ")));
+        Ok((answer.status.success(), text))
     }
 }
 
