@@ -5,13 +5,10 @@ use crate::e2e::hosts::journey::Shape;
 use crate::e2e::network::now_unix_us;
 use crate::e2e::stage::Stage;
 use anyhow::Result;
-use std::time::Duration;
 use vmpath_lab::report::{Bound, Truth};
 
 /// The whole command, with its own pauses between looks.
 const COMMAND_S: f64 = 4.0;
-const ASK_AGAIN: Duration = Duration::from_millis(250);
-const ACCEPTED_MAX: Duration = Duration::from_secs(5);
 
 pub(in super::super) fn by_command(stage: &mut Stage) -> Result<()> {
     let mut story = Story::begin(stage)?;
@@ -23,16 +20,7 @@ pub(in super::super) fn by_command(stage: &mut Stage) -> Result<()> {
     for (way, words) in ways {
         let arrival = story.hosts.expect(stage, way.seat())?;
         story.gold.take_gap()?;
-        let (began, done, text) = stage.wait("the other host to take it", ACCEPTED_MAX, |stage| {
-            let began = now_unix_us();
-            let (done, text) = story.ask(stage, way.from, words)?;
-            // What a host says of itself is a moment old, and nobody goes where others leave.
-            let is_taken = !text.contains("just leaving it");
-            if !is_taken {
-                stage.watch(ASK_AGAIN, |_| Ok(()))?;
-            }
-            Ok(is_taken.then_some((began, done, text)))
-        })?;
+        let (began, done, text) = story.insist(stage, way.from, words)?;
         let took = now_unix_us().saturating_sub(began) as f64 / 1e6;
         let name = format!("vmpath {}", words.join(" "));
         stage.report.check_that(&name, Truth::from(done), text);
