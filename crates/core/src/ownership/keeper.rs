@@ -141,8 +141,12 @@ impl Keeper {
 
     /// A move's machine says that they are not.
     pub fn disown(&mut self, units: &[String]) {
-        for unit in units {
-            self.set(unit, Known::Uncertain);
+        for name in units {
+            // The watch may have told already whose it is.
+            let its = self.units.iter_mut().find(|unit| unit.name == *name);
+            if let Some(unit) = its.filter(|unit| !matches!(unit.known, Known::Theirs(_))) {
+                unit.known = Known::Uncertain;
+            }
         }
     }
 

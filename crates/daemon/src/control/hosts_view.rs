@@ -207,6 +207,7 @@ mod tests {
             target: target.into(),
             capacity: Some(100),
             reserved: 60,
+            lost: 0,
             units: vec![UnitSummary { unit: "gold".into(), size: Some(1 << 30), paths_up: vec!["a".into()] }],
         };
         let vm = |name: &str, place| VmSummary { name: name.into(), priority: 1, reservation: None, place };
