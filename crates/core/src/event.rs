@@ -166,8 +166,6 @@ pub enum MigrationOrder {
     Start,
     Continue,
     Cancel,
-    /// Of the destination: listen.
-    Listen,
     Query,
 }
 

@@ -109,13 +109,8 @@ impl Controller {
     pub(super) fn hypervisor_of_move(&mut self, vm: VmId, report: &HypervisorReport) {
         match report {
             HypervisorReport::Connected { instance, state, .. } => {
-                let planned = match &self.vms[vm.index()].travel.place {
-                    Place::Leaving { machine, .. } => Some(machine.plan().instance),
-                    Place::Here | Place::Placing { .. } | Place::Arriving(_) | Place::Elsewhere { .. } => {
-                        None
-                    }
-                };
-                if planned.is_some_and(|planned| planned != *instance) {
+                debug_assert_eq!(self.vms[vm.index()].guest.monitor.instance(), Some(*instance));
+                if self.is_replaced(vm) {
                     self.hypervisor_leaving(vm, source::Input::Replaced);
                 }
                 self.may_have_landed(vm, *state);
@@ -130,8 +125,9 @@ impl Controller {
                 // Of a VM that comes: its own end of the stream.
                 let answer = match status.state {
                     MigrationState::Completed => destination::Input::Landed,
-                    MigrationState::None
-                    | MigrationState::Setup
+                    // Nothing has come yet, or all of it has: its run state tells.
+                    MigrationState::None => return,
+                    MigrationState::Setup
                     | MigrationState::Active
                     | MigrationState::PreSwitchover
                     | MigrationState::Device
@@ -145,15 +141,26 @@ impl Controller {
                 MigrationOrder::Start => {
                     self.hypervisor_leaving(vm, source::Input::MigrateRefused(why.clone()));
                 }
-                // They are given again until their effect is seen.
-                MigrationOrder::Continue
-                | MigrationOrder::Cancel
-                | MigrationOrder::Listen
-                | MigrationOrder::Query => {}
+                // They are given again until their effect is seen; but not to a process that has ended.
+                MigrationOrder::Continue | MigrationOrder::Cancel | MigrationOrder::Query => {
+                    if self.is_replaced(vm) {
+                        self.hypervisor_leaving(vm, source::Input::Replaced);
+                    }
+                }
             },
             // A transfer that nothing is heard of stands still, and is given up for that.
             HypervisorReport::Refused { .. } | HypervisorReport::Deaf { .. } => {}
         }
+    }
+
+    /// The process that its move is about has ended: another one is there.
+    fn is_replaced(&self, vm: VmId) -> bool {
+        let planned = match &self.vms[vm.index()].travel.place {
+            Place::Leaving { machine, .. } => Some(machine.plan().instance),
+            Place::Here | Place::Placing { .. } | Place::Arriving(_) | Place::Elsewhere { .. } => None,
+        };
+        let present = self.vms[vm.index()].guest.monitor.instance();
+        planned.zip(present).is_some_and(|(planned, present)| planned != present)
     }
 
     fn may_have_landed(&mut self, vm: VmId, state: RunState) {

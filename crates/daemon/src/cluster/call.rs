@@ -48,6 +48,19 @@ pub(super) struct Entry {
     pub(super) revision: Revision,
 }
 
+/// What a call has found of its units, all of it at one revision.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reading {
+    pub(super) as_of: Revision,
+    pub(super) entries: Vec<Entry>,
+}
+
+impl Reading {
+    fn found(&self) -> Vec<Found> {
+        self.entries.iter().map(|entry| entry.record.found(&entry.unit)).collect()
+    }
+}
+
 pub(super) async fn bounded<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Fault> {
     match tokio::time::timeout(CALL_TIMEOUT, call).await {
         Ok(Ok(answer)) => Ok(answer),
@@ -86,13 +99,12 @@ pub(super) async fn look(client: &Client, keys: &Keys, units: &[String]) -> Resu
 }
 
 /// Who owns the units; the same.
-async fn read(client: &Client, keys: &Keys, units: &[String]) -> Result<(Revision, Vec<Entry>), Fault> {
-    let response = look(client, keys, units).await?;
-    let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
-    Ok((revision, entries(units, &response)?))
+async fn read(client: &Client, keys: &Keys, units: &[String]) -> Result<Reading, Fault> {
+    reading(units, &look(client, keys, units).await?)
 }
 
-fn entries(units: &[String], response: &TxnResponse) -> Result<Vec<Entry>, Fault> {
+fn reading(units: &[String], response: &TxnResponse) -> Result<Reading, Fault> {
+    let as_of = response.header().map_or(0, etcd_client::ResponseHeader::revision);
     let responses = response.op_responses();
     let mut entries = vec![];
     for (unit, response) in units.iter().zip(&responses) {
@@ -102,7 +114,7 @@ fn entries(units: &[String], response: &TxnResponse) -> Result<Vec<Entry>, Fault
         entries.push(entry(unit, get)?);
     }
     if entries.len() == units.len() {
-        Ok(entries)
+        Ok(Reading { as_of, entries })
     } else {
         Err(Fault::Unclear("etcd has answered too little".into()))
     }
@@ -116,64 +128,60 @@ fn entry(unit: &str, get: &GetResponse) -> Result<Entry, Fault> {
     Ok(Entry { unit, record, revision: kv.mod_revision() })
 }
 
-fn found(entries: &[Entry]) -> Vec<Found> {
-    entries.iter().map(|entry| entry.record.found(&entry.unit)).collect()
-}
-
 fn not_asked(why: impl Into<String>) -> Outcome {
     Outcome::Refused(Refusal::NotAsked(why.into()))
 }
 
-pub(super) async fn read_owners(client: Client, keys: Keys, units: Vec<String>) -> (Outcome, Vec<Entry>) {
+pub(super) async fn read_owners(client: Client, keys: Keys, units: Vec<String>) -> (Outcome, Reading) {
     if units.is_empty() || units.len() > UNITS_MAX {
-        return (not_asked(format!("an order is for 1 to {UNITS_MAX} units")), vec![]);
+        return (not_asked(format!("an order is for 1 to {UNITS_MAX} units")), Reading::default());
     }
     match read(&client, &keys, &units).await {
-        Ok((revision, entries)) => (Outcome::Done { revision, owners: found(&entries) }, entries),
-        Err(fault) => (not_asked(fault.words()), vec![]),
+        Ok(reading) => (Outcome::Done { revision: reading.as_of, owners: reading.found() }, reading),
+        Err(fault) => (not_asked(fault.words()), Reading::default()),
     }
 }
 
 /// All units or none. Also returns what is known of them now.
-pub(super) async fn change(client: Client, keys: Keys, me: String, change: Change) -> (Outcome, Vec<Entry>) {
+pub(super) async fn change(client: Client, keys: Keys, me: String, change: Change) -> (Outcome, Reading) {
     let units = &change.units;
     if units.is_empty() || units.len() > UNITS_MAX {
-        return (not_asked(format!("an order is for 1 to {UNITS_MAX} units")), vec![]);
+        return (not_asked(format!("an order is for 1 to {UNITS_MAX} units")), Reading::default());
     }
     let before = match read(&client, &keys, units).await {
-        Ok((_, before)) => before,
-        Err(fault) => return (not_asked(fault.words()), vec![]),
+        Ok(before) => before,
+        Err(fault) => return (not_asked(fault.words()), Reading::default()),
     };
     let next = |(at, entry): (usize, &Entry)| change.next(&me, at, &entry.record);
-    let Some(after) = before.iter().enumerate().map(next).collect::<Option<Vec<Record>>>() else {
-        return (Outcome::Refused(Refusal::There(found(&before))), before);
+    let Some(after) = before.entries.iter().enumerate().map(next).collect::<Option<Vec<Record>>>() else {
+        return (Outcome::Refused(Refusal::There(before.found())), before);
     };
     let same =
         |entry: &Entry| Compare::mod_revision(keys.owner(&entry.unit), CompareOp::Equal, entry.revision);
     let put = |(unit, record): (&String, &Record)| TxnOp::put(keys.owner(unit), record.write(), None);
     let txn = Txn::new()
-        .when(before.iter().map(same).collect::<Vec<_>>())
+        .when(before.entries.iter().map(same).collect::<Vec<_>>())
         .and_then(units.iter().zip(&after).map(put).collect::<Vec<_>>())
         .or_else(units.iter().map(|unit| TxnOp::get(keys.owner(unit), None)).collect::<Vec<_>>());
     match bounded(client.kv_client().txn(txn)).await {
         Ok(response) => told(units, after, &response),
         Err(Fault::Declined(why)) => (not_asked(why), before),
-        Err(Fault::Unclear(why)) => (Outcome::Unknown { why }, vec![]),
+        Err(Fault::Unclear(why)) => (Outcome::Unknown { why }, Reading::default()),
     }
 }
 
 /// What etcd has answered to a change.
-fn told(units: &[String], after: Vec<Record>, response: &TxnResponse) -> (Outcome, Vec<Entry>) {
+fn told(units: &[String], after: Vec<Record>, response: &TxnResponse) -> (Outcome, Reading) {
     let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
     if !response.succeeded() {
-        return match entries(units, response) {
-            Ok(there) => (Outcome::Refused(Refusal::There(found(&there))), there),
-            Err(fault) => (not_asked(fault.words()), vec![]),
+        return match reading(units, response) {
+            Ok(there) => (Outcome::Refused(Refusal::There(there.found())), there),
+            Err(fault) => (not_asked(fault.words()), Reading::default()),
         };
     }
     let entry = |(unit, record): (&String, Record)| Entry { unit: unit.clone(), record, revision };
-    let entries: Vec<Entry> = units.iter().zip(after).map(entry).collect();
-    (Outcome::Done { revision, owners: found(&entries) }, entries)
+    let reading = Reading { as_of: revision, entries: units.iter().zip(after).map(entry).collect() };
+    (Outcome::Done { revision, owners: reading.found() }, reading)
 }
 
 /// Also returns the lease under which the room is kept, unless it surely is not.

@@ -63,15 +63,15 @@ impl Change {
 
     /// What becomes of the unit of that number; none if something else is there than the order is for.
     ///
-    /// | order    | before        | after                     |
-    /// |----------|---------------|---------------------------|
-    /// | claim    | free, n       | ours, n + 1               |
-    /// | release  | ours, n       | free, n + 1               |
-    /// | bump     | ours, n, by m | ours, n + 1, by m         |
-    /// | commit   | ours, n       | theirs, n + 1, by the move |
-    /// | takeover | theirs, n     | ours, n + 1               |
-    /// | bar      | theirs, n, by m | theirs, n + 1, by m     |
-    /// | give back | ours, n      | theirs, n + 1             |
+    /// | order     | before          | after                      |
+    /// |-----------|-----------------|----------------------------|
+    /// | claim     | free, n         | ours, n + 1                |
+    /// | release   | ours, n         | free, n + 1                |
+    /// | bump      | ours, n, by m   | ours, n + 1, by m          |
+    /// | commit    | ours, n         | theirs, n + 1, by the move |
+    /// | takeover  | theirs, n       | ours, n + 1                |
+    /// | bar       | theirs, n, by m | theirs, n + 1, by m        |
+    /// | give back | ours, n         | theirs, n + 1              |
     pub(super) fn next(&self, me: &str, unit: usize, before: &Record) -> Option<Record> {
         let asked = self.epochs.get(unit);
         if asked.is_some_and(|epoch| *epoch != before.epoch) {
@@ -116,7 +116,9 @@ mod tests {
             ClusterOrder::Release { ticket: 1, units: units.clone() },
             ClusterOrder::Bump { ticket: 1, units: units.clone() },
             ClusterOrder::Commit { ticket: 1, id: id(), to: "you".into(), units: units.clone() },
-            ClusterOrder::TakeOver { ticket: 1, from: "you".into(), units },
+            ClusterOrder::TakeOver { ticket: 1, from: "you".into(), units: units.clone() },
+            ClusterOrder::Bar { ticket: 1, owner: "you".into(), units: units.clone() },
+            ClusterOrder::GiveBack { ticket: 1, to: "you".into(), units },
         ]
     }
 
@@ -135,8 +137,15 @@ mod tests {
             .iter()
             .map(|order| [None, Some("me"), Some("you")].map(|host| after(order, host).unwrap_or_default()))
             .collect();
-        let expected =
-            [["me -", "", ""], ["", "free", ""], ["", "me by", ""], ["", "you by", ""], ["", "", "me -"]];
+        let expected = [
+            ["me -", "", ""],
+            ["", "free", ""],
+            ["", "me by", ""],
+            ["", "you by", ""],
+            ["", "", "me -"],
+            ["", "", "you by"],
+            ["", "you -", ""],
+        ];
         assert_eq!(rows, expected.map(|row| row.map(str::to_owned)));
     }
 

@@ -65,9 +65,9 @@ pub enum ClusterOrder {
     Commit { ticket: Ticket, id: MoveId, to: String, units: Vec<UnitEpoch> },
     /// Ours from now on, and `from`'s until now. Only for who has fenced that host.
     TakeOver { ticket: Ticket, from: String, units: Vec<UnitEpoch> },
-    /// `owner`'s as before, under the next epoch: a commit of its that still travels fails.
+    /// `owner`'s as before, by the same move, under the next epoch: a commit that was sent under this one and still travels fails.
     Bar { ticket: Ticket, owner: String, units: Vec<UnitEpoch> },
-    /// Ours until now; from now on `to`'s again, by no move.
+    /// Ours until now; from now on the other host's, by no move. For who has not begun with what came to it.
     GiveBack { ticket: Ticket, to: String, units: Vec<UnitEpoch> },
     /// Keeps room on another host for a VM, if nobody else has claimed any there that `seen`, the view that was decided upon,
     /// does not hold.
@@ -91,7 +91,8 @@ pub struct Room {
     pub targets: Vec<(String, u64)>,
 }
 
-/// What the session has to say.
+/// What the session has to say. Of a unit of this host's disks nothing is told, as a change or in an answer, that is older than what
+/// was told of it before: whoever takes over whatever comes ends with the newest.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClusterReport {
     /// Orders are carried out from now on. What was known has been read again.
@@ -151,7 +152,8 @@ impl Others {
 /// What became of an order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outcome {
-    /// It is so, at this revision; and who owns the units now.
+    /// It is so, at this revision; and who owns the units now. What was read is all of that revision; after a change, a unit
+    /// that has changed again since is told as it is known now.
     Done { revision: Revision, owners: Vec<Found> },
     /// It is not so, and this order will never make it so.
     Refused(Refusal),
@@ -160,9 +162,26 @@ pub enum Outcome {
     Unknown { why: String },
 }
 
+#[cfg(feature = "cluster")]
+impl Outcome {
+    /// With these units as they are told here, where it tells of them.
+    fn with(mut self, later: &[Found]) -> Self {
+        let found = match &mut self {
+            Self::Done { owners, .. } | Self::Refused(Refusal::There(owners)) => owners,
+            Self::Refused(Refusal::Crowded | Refusal::NotAsked(_)) | Self::Unknown { .. } => return self,
+        };
+        for found in found {
+            if let Some(later) = later.iter().find(|later| later.unit == found.unit) {
+                *found = later.clone();
+            }
+        }
+        self
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Refusal {
-    /// Something else is there; all units of the order.
+    /// Something else is there; all units of the order, each as it is known now.
     There(Vec<Found>),
     /// Somebody has claimed room there of which the view that was decided upon does not know. Decide again, on the next one.
     Crowded,

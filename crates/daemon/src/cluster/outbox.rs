@@ -1,6 +1,7 @@
 //! What is to be told to the control owner while it has no time: the newest state of each thing, and every answer.
 //!
-//! Invariant: it is bounded by the units of this host and the orders that it has open, however long the owner takes.
+//! Invariant: it is bounded by the units of this host and the orders that it has open, however long the owner takes. What is known
+//! of a unit and what is answered leave in the order in which they came.
 //! Rejected: a queue of events; of a thousand changes of a view the owner needs the last.
 //! It does not know who takes them.
 
@@ -16,9 +17,18 @@ const VIEW_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
     state: Option<ClusterReport>,
+    answers: VecDeque<Answer>,
+    /// Known since the last of the answers.
     owners: BTreeMap<String, Found>,
-    answers: VecDeque<(Ticket, Outcome)>,
     view_told: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    ticket: Ticket,
+    outcome: Outcome,
+    /// What was known before it and is to be told first, so that it finds that known.
+    owners: BTreeMap<String, Found>,
 }
 
 impl Outbox {
@@ -31,7 +41,7 @@ impl Outbox {
     }
 
     pub(super) fn answer(&mut self, ticket: Ticket, outcome: Outcome) {
-        self.answers.push_back((ticket, outcome));
+        self.answers.push_back(Answer { ticket, outcome, owners: std::mem::take(&mut self.owners) });
     }
 
     /// When there is something to tell; none if nothing waits.
@@ -46,15 +56,16 @@ impl Outbox {
         self.view_told.map_or(Instant::from_nanos(0), |told| told + VIEW_PAUSE)
     }
 
-    /// The next to tell. What is known goes before what is answered, so that an answer finds it known.
+    /// The next to tell.
     pub(super) fn next(&mut self, view: &mut View, now: Instant) -> Option<ClusterReport> {
         if let Some(state) = self.state.take() {
             return Some(state);
         }
-        if let Some((_, found)) = self.owners.pop_first() {
+        let owners = self.answers.front_mut().map_or(&mut self.owners, |answer| &mut answer.owners);
+        if let Some((_, found)) = owners.pop_first() {
             return Some(ClusterReport::Owner(found));
         }
-        if let Some((ticket, outcome)) = self.answers.pop_front() {
+        if let Some(Answer { ticket, outcome, .. }) = self.answers.pop_front() {
             return Some(ClusterReport::Answer { ticket, outcome });
         }
         if view.is_dirty() && self.view_due() <= now {
@@ -76,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_of_each_and_every_answer() {
+    fn the_newest_of_each_and_every_answer_in_its_place() {
         let (mut outbox, mut view) = (Outbox::default(), View::new(Keys::new("/v"), std::iter::empty()));
         assert_eq!(outbox.due(&view), None);
         let away = |why: &str| Outcome::Unknown { why: why.into() };
@@ -86,16 +97,19 @@ mod tests {
         };
         outbox.state(ClusterReport::Up);
         outbox.state(ClusterReport::Down { why: "x".into() });
-        outbox.answer(1, away("a"));
-        outbox.answer(2, away("b"));
         outbox.owner(found("a"));
         outbox.owner(found("b"));
+        outbox.answer(1, away("a"));
+        outbox.answer(2, away("b"));
+        outbox.owner(found("c"));
+        outbox.owner(found("d"));
         let told: Vec<_> = std::iter::from_fn(|| outbox.next(&mut view, at(0))).collect();
         let expected = [
             ClusterReport::Down { why: "x".into() },
             ClusterReport::Owner(found("b")),
             ClusterReport::Answer { ticket: 1, outcome: away("a") },
             ClusterReport::Answer { ticket: 2, outcome: away("b") },
+            ClusterReport::Owner(found("d")),
         ];
         assert_eq!(told, expected);
     }

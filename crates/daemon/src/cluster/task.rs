@@ -9,7 +9,7 @@
 //! Invariant: it waits for whatever comes next, never for one call: calls run beside it, outlive a session, and each is answered.
 //! Rejected: a task for each thing that is kept; they would have to agree on when a session is over.
 
-use super::call::{self, Entry};
+use super::call::{self, Reading};
 use super::change::Change;
 use super::keys::Keys;
 use super::outbox::Outbox;
@@ -26,6 +26,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
+use vmpath_core::ownership::Found;
 use vmpath_core::spec::{ClusterSpec, Spec};
 use vmpath_core::time::{Duration, Instant};
 
@@ -54,6 +55,8 @@ pub(super) struct Task {
     reports: mpsc::Sender<ClusterReport>,
     outbox: Outbox,
     calls: JoinSet<Ended>,
+    /// Readings that something newer was heard of meanwhile. Each was a call before.
+    again: Vec<ClusterOrder>,
     view: View,
     pace: Pace,
     lease: Option<i64>,
@@ -65,7 +68,8 @@ pub(super) struct Task {
 
 /// A call that has ended.
 enum Ended {
-    Owners { session: u64, ticket: Ticket, outcome: Outcome, entries: Vec<Entry> },
+    Read { session: u64, ticket: Ticket, outcome: Outcome, reading: Reading },
+    Changed { session: u64, ticket: Ticket, outcome: Outcome, reading: Reading },
     Room { session: u64, ticket: Ticket, id: String, outcome: Outcome, lease: Option<i64> },
     Published { session: u64, result: Result<Puts, String> },
     Nothing,
@@ -96,6 +100,7 @@ impl Task {
             reports,
             outbox: Outbox::default(),
             calls: JoinSet::new(),
+            again: vec![],
             view,
             pace: Pace::default(),
             lease: None,
@@ -172,6 +177,9 @@ impl Task {
     async fn meanwhile<T>(&mut self, why: &str, work: impl Future<Output = T>) -> Option<T> {
         tokio::pin!(work);
         loop {
+            for order in std::mem::take(&mut self.again) {
+                self.refuse(order, why);
+            }
             let now = clock::now();
             let tell = self.outbox.due(&self.view);
             let wait = tell.map_or(IDLE, |due| due.since(now));
@@ -218,6 +226,9 @@ impl Task {
         loop {
             let now = clock::now();
             self.publish(&session, now);
+            for order in std::mem::take(&mut self.again) {
+                self.order(order, &session.client);
+            }
             let tell = self.outbox.due(&self.view);
             let wait = self.next_wake(&session, tell).since(now);
             let ended = tokio::select! {
@@ -305,16 +316,16 @@ impl Task {
         if let Some(change) = Change::of(&order) {
             let (ticket, me) = (change.ticket, self.ground.host.clone());
             self.calls.spawn(async move {
-                let (outcome, entries) = call::change(client, keys, me, change).await;
-                Ended::Owners { session, ticket, outcome, entries }
+                let (outcome, reading) = call::change(client, keys, me, change).await;
+                Ended::Changed { session, ticket, outcome, reading }
             });
             return;
         }
         match order {
             ClusterOrder::Publish(host) => self.pace.publish(&host),
             ClusterOrder::ReadOwners { ticket, units } => drop(self.calls.spawn(async move {
-                let (outcome, entries) = call::read_owners(client, keys, units).await;
-                Ended::Owners { session, ticket, outcome, entries }
+                let (outcome, reading) = call::read_owners(client, keys, units).await;
+                Ended::Read { session, ticket, outcome, reading }
             })),
             ClusterOrder::ClaimRoom { ticket, room, seen, ttl } => drop(self.calls.spawn(async move {
                 let id = room.id.clone();
@@ -337,6 +348,13 @@ impl Task {
             | ClusterOrder::Bar { .. }
             | ClusterOrder::GiveBack { .. } => {}
         }
+    }
+
+    /// Returns what is known to be later than what was read.
+    fn learn(&mut self, reading: &Reading) -> Vec<Found> {
+        let (told, later) = self.view.read(reading);
+        told.into_iter().for_each(|found| self.outbox.owner(found));
+        later
     }
 
     /// # Errors
@@ -362,13 +380,18 @@ impl Task {
                 }
                 (session, ticket, outcome)
             }
-            Ended::Owners { session, ticket, outcome, entries } => {
-                for Entry { unit, record, revision } in entries {
-                    if let Some(found) = self.view.owner(&unit, record, revision) {
-                        self.outbox.owner(found);
-                    }
+            Ended::Read { session, ticket, outcome, reading } => {
+                if !self.learn(&reading).is_empty() {
+                    // All at one revision, and none older than what was told: it is read again, and then is.
+                    let units = reading.entries.into_iter().map(|entry| entry.unit).collect();
+                    self.again.push(ClusterOrder::ReadOwners { ticket, units });
+                    return Ok(());
                 }
                 (session, ticket, outcome)
+            }
+            Ended::Changed { session, ticket, outcome, reading } => {
+                let later = self.learn(&reading);
+                (session, ticket, outcome.with(&later))
             }
         };
         let lost = match &outcome {

@@ -5,6 +5,7 @@
 //! What cannot be read is passed over and counted, and a unit's owner then stays unknown.
 //! It does not know whether anybody may be moved there.
 
+use super::call::{Entry, Reading};
 use super::keys::{Key, Keys};
 use super::record::{Record, read_room};
 use super::slice::{self, Slice};
@@ -123,6 +124,24 @@ impl View {
         Some(found)
     }
 
+    /// Takes in what a call has found of units. Returns what of it is new, and whose record is known to have changed since.
+    pub(super) fn read(&mut self, reading: &Reading) -> (Vec<Found>, Vec<Found>) {
+        let mut told = vec![];
+        let mut later = vec![];
+        for Entry { unit, record, revision } in &reading.entries {
+            // What is not there is so as of the reading.
+            let revision = if *revision == 0 { reading.as_of } else { *revision };
+            told.extend(self.owner(unit, record.clone(), revision));
+            later.extend(
+                self.owners
+                    .get(unit)
+                    .filter(|(known, since)| *since > reading.as_of && known != record)
+                    .map(|(known, _)| known.found(unit)),
+            );
+        }
+        (told, later)
+    }
+
     fn slice(&mut self, target: &str, host: &str, slice: Option<Slice>) {
         let slices = self.slices.entry(host.to_owned()).or_default();
         match slice {
@@ -171,12 +190,14 @@ mod tests {
         Record { epoch, held: Some(Held { host: host.into(), move_id: None }) }.write()
     }
 
+    fn owner_text(found: &Found) -> String {
+        found.owner.as_ref().map_or_else(|| "free".into(), ToString::to_string)
+    }
+
     fn owner(view: &mut View, unit: &str, value: Option<&[u8]>, revision: Revision) -> Option<String> {
         let key = Keys::new("/v").owner(unit);
         match view.learn(Fact { key: key.as_bytes(), value, revision })? {
-            Change::Owner(found) => {
-                Some(found.owner.map_or_else(|| "free".into(), |owner| owner.to_string()))
-            }
+            Change::Owner(found) => Some(owner_text(&found)),
             Change::HostGone { .. } => panic!("an owner"),
         }
     }
@@ -191,6 +212,28 @@ mod tests {
         assert_eq!(learn(Some(b"garbage"), 12), None, "not taken for a unit without an owner");
         assert_eq!(learn(None, 13).as_deref(), Some("free"));
         assert_eq!(owner(&mut view, "san0/other", Some(&record("a", 1)), 14), None, "no disk of ours");
+    }
+
+    #[test]
+    fn a_reading_is_compared_with_what_was_heard_meanwhile() {
+        let mut view = view();
+        let read = |view: &mut View, record: Record, revision, as_of| {
+            let entries = vec![Entry { unit: "san0/u0".into(), record, revision }];
+            let (told, later) = view.read(&Reading { as_of, entries });
+            let words = |found: Vec<Found>| found.iter().map(owner_text).collect::<Vec<_>>().join(" ");
+            (words(told), words(later))
+        };
+        let held = |epoch| Record { epoch, held: Some(Held { host: "a".into(), move_id: None }) };
+        let words = |told: &str, later: &str| (told.to_owned(), later.to_owned());
+        assert_eq!(read(&mut view, Record::ABSENT, 0, 5), words("free", ""));
+        assert_eq!(read(&mut view, held(1), 7, 8), words("a (epoch 1)", ""));
+        assert_eq!(read(&mut view, held(1), 7, 12), words("", ""));
+        owner(&mut view, "san0/u0", Some(&record("a", 2)), 10);
+        assert_eq!(read(&mut view, held(1), 7, 9), words("", "a (epoch 2)"), "a change was heard of sooner");
+        assert_eq!(read(&mut view, held(2), 10, 11), words("", ""));
+        // Deleted by hand, and read before it is heard of.
+        assert_eq!(read(&mut view, Record::ABSENT, 0, 15), words("free", ""));
+        assert_eq!(owner(&mut view, "san0/u0", None, 14), None);
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub enum WorkerOrder {
     /// nothing of the VM is dispatched until `Revoke`; if it could not be settled, until that was answered.
     Settle { ticket: u64, vm: VmId, by: Instant },
     /// The VM stays: its requests go on when its rings run.
-    Revoke { ticket: u64, vm: VmId },
+    Revoke { vm: VmId },
     /// The VM will come by this move: rings of its disks are answered, and not begun before the hand-over is here and the units are
     /// owned.
     Expect { ticket: u64, vm: VmId, move_id: MoveId },
@@ -54,11 +54,9 @@ pub enum OrderReport {
     /// All disks of the VM, with epoch 0 (the data plane knows none); or why not, and then its requests go on as if not asked.
     Settled {
         ticket: u64,
-        vm: VmId,
         disks: Result<Vec<DiskHandOver>, String>,
     },
     Revoked {
-        ticket: u64,
         vm: VmId,
     },
     Expected {
@@ -71,7 +69,6 @@ pub enum OrderReport {
     },
     Withdrawn {
         ticket: u64,
-        vm: VmId,
         withdrawn: Withdrawn,
     },
     /// The first ring of the VM has taken its part: only this host can go on.

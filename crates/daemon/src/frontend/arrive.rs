@@ -250,7 +250,7 @@ impl Worker {
             // Of one that is not known here all may have been taken.
             Some(_) | None => Withdrawn::Taken,
         };
-        self.tell_order(OrderReport::Withdrawn { ticket, vm, withdrawn });
+        self.tell_order(OrderReport::Withdrawn { ticket, withdrawn });
     }
 
     /// The move is over, and nothing of it is here.

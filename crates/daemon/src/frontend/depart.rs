@@ -51,7 +51,7 @@ impl Worker {
     pub(crate) fn settle(&mut self, ticket: u64, vm: VmId, by: Instant) {
         if self.is_arriving(vm) {
             let why = "it has not arrived here whole yet".to_owned();
-            self.tell_order(OrderReport::Settled { ticket, vm, disks: Err(why) });
+            self.tell_order(OrderReport::Settled { ticket, disks: Err(why) });
             return;
         }
         for disk in self.disks_of(vm) {
@@ -63,12 +63,12 @@ impl Worker {
     }
 
     /// The VM stays.
-    pub(crate) fn revoke(&mut self, ticket: u64, vm: VmId) {
+    pub(crate) fn revoke(&mut self, vm: VmId) {
         if let Some(at) = self.moves.departures.iter().position(|departure| departure.vm == vm) {
             self.moves.departures.swap_remove(at);
             self.stay(vm);
         }
-        self.tell_order(OrderReport::Revoked { ticket, vm });
+        self.tell_order(OrderReport::Revoked { vm });
     }
 
     fn stay(&mut self, vm: VmId) {
@@ -168,7 +168,7 @@ impl Worker {
     fn cannot_leave(&mut self, at: usize, why: String) {
         let Departure { vm, ticket, .. } = self.moves.departures.swap_remove(at);
         self.stay(vm);
-        self.tell_order(OrderReport::Settled { ticket, vm, disks: Err(why) });
+        self.tell_order(OrderReport::Settled { ticket, disks: Err(why) });
     }
 
     fn tell_settled(&mut self, at: usize) {
@@ -178,7 +178,7 @@ impl Worker {
         let disks =
             self.disks_of(vm).into_iter().map(|disk| self.left_by(disk)).collect::<Result<Vec<_>, String>>();
         match disks {
-            Ok(disks) => self.tell_order(OrderReport::Settled { ticket, vm, disks: Ok(disks) }),
+            Ok(disks) => self.tell_order(OrderReport::Settled { ticket, disks: Ok(disks) }),
             Err(why) => self.cannot_leave(at, why),
         }
     }

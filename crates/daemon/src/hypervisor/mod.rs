@@ -42,11 +42,6 @@ pub enum Order {
     MigrateCancel {
         instance: u64,
     },
-    /// Of a process that was started with `-incoming defer`: listen there.
-    MigrateIncoming {
-        instance: u64,
-        uri: String,
-    },
     /// Tell how it stands, though nothing may have changed.
     QueryMigrate {
         instance: u64,
@@ -61,7 +56,6 @@ impl Order {
             | Self::Migrate { instance, .. }
             | Self::MigrateContinue { instance }
             | Self::MigrateCancel { instance }
-            | Self::MigrateIncoming { instance, .. }
             | Self::QueryMigrate { instance } => *instance,
         }
     }
@@ -73,7 +67,6 @@ impl Order {
             Self::Migrate { .. } => MigrationOrder::Start,
             Self::MigrateContinue { .. } => MigrationOrder::Continue,
             Self::MigrateCancel { .. } => MigrationOrder::Cancel,
-            Self::MigrateIncoming { .. } => MigrationOrder::Listen,
             Self::QueryMigrate { .. } => MigrationOrder::Query,
         };
         HypervisorReport::MigrationRefused { order, why }

@@ -92,7 +92,6 @@ enum Question {
     Migrate,
     MigrateContinue,
     MigrateCancel,
-    MigrateIncoming,
 }
 
 #[derive(Debug)]
@@ -182,7 +181,6 @@ impl Session {
             Order::Migrate { .. }
             | Order::MigrateContinue { .. }
             | Order::MigrateCancel { .. }
-            | Order::MigrateIncoming { .. }
             | Order::QueryMigrate { .. } => self.order_migration(&order, now),
         }
     }
@@ -236,8 +234,7 @@ impl Session {
             | Question::Parameters
             | Question::Migrate
             | Question::MigrateContinue
-            | Question::MigrateCancel
-            | Question::MigrateIncoming => {
+            | Question::MigrateCancel => {
                 let why = format!("no answer to `{}`", question.name());
                 self.migration_order_failed(question, why, now);
             }
@@ -312,8 +309,7 @@ impl Session {
             | Question::Parameters
             | Question::Migrate
             | Question::MigrateContinue
-            | Question::MigrateCancel
-            | Question::MigrateIncoming => self.migration_order_done(question, now),
+            | Question::MigrateCancel => self.migration_order_done(question, now),
         }
         Ok(())
     }
@@ -338,8 +334,7 @@ impl Session {
             | Question::Parameters
             | Question::Migrate
             | Question::MigrateContinue
-            | Question::MigrateCancel
-            | Question::MigrateIncoming => self.migration_order_failed(question, refused(), now),
+            | Question::MigrateCancel => self.migration_order_failed(question, refused(), now),
             Question::Capabilities | Question::Status { .. } | Question::Migration => return Err(refused()),
         }
         Ok(())
@@ -457,8 +452,7 @@ impl Question {
             | Self::Parameters
             | Self::Migrate
             | Self::MigrateContinue
-            | Self::MigrateCancel
-            | Self::MigrateIncoming => true,
+            | Self::MigrateCancel => true,
             Self::Capabilities
             | Self::Blocks
             | Self::Property
@@ -485,7 +479,6 @@ impl Question {
             Self::Migrate => "migrate",
             Self::MigrateContinue => "migrate-continue",
             Self::MigrateCancel => "migrate_cancel",
-            Self::MigrateIncoming => "migrate-incoming",
         }
     }
 }

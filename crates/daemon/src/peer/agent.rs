@@ -73,7 +73,7 @@ pub struct Launch {
     pub vm: String,
     /// The VM's `launch`, for `/bin/sh -c`.
     pub command: String,
-    /// The VM's `qmp`. QEMU serves one client: if the VM's own task was there first, [`Agent::seen`] says what it has seen.
+    /// The VM's `qmp`. QEMU serves one client: the VM's own task lets go of it until this is ready.
     pub qmp: PathBuf,
     /// Bytes of guest memory at the source; another size is refused.
     pub memory: Option<u64>,
@@ -99,8 +99,6 @@ pub enum Event {
 /// What a hypervisor's task is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Word {
-    /// Its monitor was asked by somebody else: it waits for a VM, with so many bytes of memory.
-    Seen(Option<u64>),
     /// The VM runs in it: it is nobody's to end any more.
     Keep,
     End,
@@ -181,12 +179,6 @@ impl Agent {
         };
         tokio::spawn(task.run(launch, port));
         Ok(())
-    }
-
-    /// The VM's own task has its monitor and has seen it wait (`inmigrate`), with so many bytes of memory, if it knows. Of no
-    /// effect on one that is ready.
-    pub fn seen(&self, move_id: &MoveId, memory: Option<u64>) {
-        self.tell(move_id, Word::Seen(memory));
     }
 
     /// The VM runs in it: from now on it is left alone, also by the daemon that comes next, which finds no note of it.
@@ -367,7 +359,6 @@ impl Task {
 async fn seen(words: &mut mpsc::Receiver<Word>) -> Result<Option<u64>, String> {
     loop {
         match words.recv().await {
-            Some(Word::Seen(memory)) => return Ok(memory),
             Some(Word::End) => return Err("the move was given up".to_owned()),
             // No VM can be in it yet.
             Some(Word::Keep) => {}
@@ -385,11 +376,8 @@ enum Decided {
 
 /// None: nobody can decide any more.
 async fn decided(words: &mut mpsc::Receiver<Word>) -> Option<Decided> {
-    loop {
-        match words.recv().await? {
-            Word::Keep => return Some(Decided::Keep),
-            Word::End => return Some(Decided::End),
-            Word::Seen(_) => {}
-        }
-    }
+    Some(match words.recv().await? {
+        Word::Keep => Decided::Keep,
+        Word::End => Decided::End,
+    })
 }

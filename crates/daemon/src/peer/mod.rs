@@ -31,7 +31,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
-use vmpath_core::migration::HandOver;
 use vmpath_core::spec::{PeerSpec, Spec};
 
 /// Calls that may wait for control; one that finds no room is refused.
@@ -136,8 +135,8 @@ impl Channel {
     }
 
     /// Where other hosts are listened to, or why not; and it tells of changes.
-    #[must_use]
-    pub fn listening(&self) -> watch::Receiver<Listening> {
+    #[cfg(test)]
+    fn listening(&self) -> watch::Receiver<Listening> {
         self.listening.clone()
     }
 
@@ -152,20 +151,4 @@ impl Channel {
             Err(why) => Some(why.clone()),
         }
     }
-}
-
-/// A hand-over as it is kept in a file.
-///
-/// # Errors
-/// It is too large, in words.
-pub fn encode_hand_over(given: &HandOver) -> Result<Vec<u8>, String> {
-    wire::write(&wire::HandOver::of(given))
-}
-
-/// Reads what [`encode_hand_over`] has written.
-///
-/// # Errors
-/// It is not whole, or not by a daemon of this version; in words.
-pub fn decode_hand_over(file: &[u8]) -> Result<HandOver, String> {
-    wire::read::<wire::HandOver>(file).and_then(wire::HandOver::into_core)
 }

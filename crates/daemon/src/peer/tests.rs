@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use vmpath_core::migration::{Move, MoveId, VmCarry};
+use vmpath_core::migration::{HandOver, Move, MoveId, VmCarry};
 use vmpath_lab::certs::{Authority, HostFiles, Validity};
 
 /// 2026-11-23.
@@ -374,7 +374,7 @@ async fn requests_that_no_daemon_sends_are_refused_with_a_reason() {
         (
             Method::PUT,
             "/v1/moves/kvm1.7f.2/handover",
-            encode_hand_over(&hand_over()).unwrap(),
+            wire::write(&wire::HandOver::of(&hand_over())).unwrap(),
             StatusCode::BAD_REQUEST,
             "not for",
         ),

@@ -46,7 +46,7 @@ impl Hosts {
                 )
             }
             Act::Revoke => {
-                if let Err(error) = hands.dataplane.order(WorkerOrder::Revoke { ticket: 0, vm }) {
+                if let Err(error) = hands.dataplane.order(WorkerOrder::Revoke { vm }) {
                     tracing::error!("VM {}: its requests stay held: {error}", self.vm_name(vm));
                 }
                 vec![]

@@ -207,20 +207,23 @@ impl Hosts {
                 self.probed(ticket, units);
                 vec![]
             }
-            OrderReport::Settled { ticket, disks, .. } => {
+            OrderReport::Settled { ticket, disks } => {
                 self.leaving_answer(ticket, |_| source::Input::Settled(disks))
             }
             OrderReport::Expected { ticket, result } => self.expected(ticket, result, controller, hands),
             OrderReport::Stored { ticket, result } => {
                 self.arriving_answer(ticket, destination::Input::Stored(result))
             }
-            OrderReport::Withdrawn { ticket, withdrawn, .. } => {
+            OrderReport::Withdrawn { ticket, withdrawn } => {
                 self.arriving_answer(ticket, destination::Input::Withdrawn(withdrawn))
             }
             OrderReport::Taken { vm, move_id } => {
                 vec![arriving(vm, &move_id, destination::Input::Taken)]
             }
-            OrderReport::Revoked { .. } => vec![],
+            OrderReport::Revoked { vm } => {
+                tracing::debug!("VM {}: its requests go on here", self.vm_name(vm));
+                vec![]
+            }
             OrderReport::Arrived { vm, move_id } => {
                 tracing::debug!("VM {}: all that was handed over is taken ({move_id})", self.vm_name(vm));
                 vec![]

@@ -92,7 +92,7 @@ impl Hosts {
 
     pub(super) fn fenced(&mut self, fenced: Fenced) -> Vec<Event> {
         match fenced {
-            Fenced::Failed(take, why) => vec![self.tell(&take, format!("it is not taken over: {why}"))],
+            Fenced::Failed(take, why) => vec![self.tell(&take, &format!("it is not taken over: {why}"))],
             Fenced::Done(take) => {
                 let unit = UnitEpoch { unit: self.spec.unit_name(take.unit), epoch: take.owner.epoch };
                 let (from, units) = (take.owner.host.clone(), vec![unit]);
@@ -122,10 +122,10 @@ impl Hosts {
             // If it has taken effect the watch tells, and it is renewed then.
             Outcome::Unknown { why } => format!("whether it is taken over is not known yet: {why}"),
         };
-        vec![self.tell(take, words)]
+        vec![self.tell(take, &words)]
     }
 
-    fn tell(&self, take: &TakeOver, words: String) -> Event {
+    fn tell(&self, take: &TakeOver, words: &str) -> Event {
         let reason = format!("{}: {words}", self.spec.unit_name(take.unit));
         Event::Cluster(Heard::TakeOver { unit: take.unit, reason, until: None })
     }

@@ -138,9 +138,6 @@ impl Session {
                 self.ask_once(Question::MigrateContinue, due, qmp::migrate_continue);
             }
             Order::MigrateCancel { .. } => self.cancel(due),
-            Order::MigrateIncoming { uri, .. } => {
-                self.ask_once(Question::MigrateIncoming, due, |id| qmp::migrate_incoming(id, uri));
-            }
             Order::QueryMigrate { .. } => {
                 self.migration.wanted = true;
                 self.ask_migration(now);
@@ -191,7 +188,6 @@ impl Session {
         let order = match question {
             Question::MigrateContinue => MigrationOrder::Continue,
             Question::MigrateCancel => MigrationOrder::Cancel,
-            Question::MigrateIncoming => MigrationOrder::Listen,
             _ => {
                 self.migration.start = None;
                 MigrationOrder::Start

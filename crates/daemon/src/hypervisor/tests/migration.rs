@@ -252,9 +252,6 @@ fn an_incoming_process_is_told_as_such_until_the_vm_is_there() {
     assert_eq!(told(&mut session), ["Start refused: QEMU itself waits for a VM"]);
     session.order(Order::Continue { instance: INSTANCE }, at(2));
     assert!(matches!(&session.take_reports()[..], [HypervisorReport::Refused { .. }]));
-    session.order(Order::MigrateIncoming { instance: INSTANCE, uri: "tcp:h:1".into() }, at(3));
-    talk(&mut session, &mut qemu, at(3));
-    assert_eq!(qemu.told.last().map(String::as_str), Some(r#"migrate-incoming {"uri":"tcp:h:1"}"#));
     // Its own side of the stream is nobody's business here; that the VM runs is.
     qemu.migration = r#"{"status":"active"}"#;
     session.feed(&event("active"), at(4)).expect("an event");
@@ -339,7 +336,6 @@ fn order(number: u8) -> Order {
         2 => Order::Migrate { instance, uri },
         3 => CONTINUE,
         4 => CANCEL,
-        5 => Order::MigrateIncoming { instance, uri },
         _ => Order::QueryMigrate { instance },
     }
 }

@@ -178,23 +178,6 @@ async fn a_hypervisor_that_runs_already_or_is_another_size_is_refused_and_ended(
 }
 
 #[tokio::test]
-async fn a_hypervisor_whose_monitor_is_somebody_else_s_is_ready_when_that_one_says_so() {
-    let mut scene = Scene::new("seen");
-    scene.launch("exec sleep 600").unwrap();
-    scene.agent().seen(&scene.move_id, Some(1 << 28));
-    assert!(matches!(scene.event().await, Event::Ready { .. }));
-    // Said again: nothing changes.
-    scene.agent().seen(&scene.move_id, Some(1 << 28));
-    assert!(scene.agent().end(&scene.move_id));
-    assert!(matches!(scene.event().await, Event::Ended(_)));
-
-    let mut scene = Scene::new("seen-size");
-    scene.launch("exec sleep 600").unwrap();
-    scene.agent().seen(&scene.move_id, Some(1));
-    assert!(scene.failure().await.contains("268435456"));
-}
-
-#[tokio::test]
 async fn a_move_given_up_before_it_is_ready_is_ended_too() {
     let mut scene = Scene::new("early");
     scene.launch("exec sleep 600").unwrap();
