@@ -61,7 +61,8 @@ pub(super) fn forecasts(
             waits_for: after.vms[vm.index()].waits_for.clone(),
             paths: serving[1].paths[vm.index()].clone(),
             cut_off: serving[1].cut_off[vm.index()].clone(),
-            floor: spec.vm(vm).reservation.map(|rate| floor(rate.0)),
+            // What it gets at another host is not known here.
+            floor: spec.vm(vm).reservation.filter(|_| is != Fate::Elsewhere).map(|rate| floor(rate.0)),
             entitled: entitled[vm.index()],
             steps,
         }

@@ -63,9 +63,13 @@ pub(super) fn text(facts: &Facts<'_>) -> Vec<String> {
         text.push(count_of_held(vm));
     }
     text.extend(held::sentences(facts));
-    text.push(rates(vm));
-    text.extend(numbers::of_vm(vm, facts.capacity));
-    text.extend(paths(facts));
+    // What it gets at another host, and by which paths, is told there.
+    if vm.state != "elsewhere" {
+        text.push(rates(vm));
+        text.extend(numbers::of_vm(vm, facts.capacity));
+        text.extend(paths(facts));
+    }
+    text.extend(home(vm));
     if let Some(wait) = &vm.waits_for {
         text.push(format!("It waits for: {}.", wait.trim_end_matches('.')));
     }
@@ -73,10 +77,24 @@ pub(super) fn text(facts: &Facts<'_>) -> Vec<String> {
     text
 }
 
+/// Where it began.
+fn home(vm: &wire::Vm) -> Option<String> {
+    let home = vm.home.as_ref()?;
+    let back = if vm.returns {
+        "it goes back by itself when that host has its paths again (return = true)".into()
+    } else {
+        format!("`vmpath vm return {}` sends it back", vm.name)
+    };
+    Some(format!("Its home is {home}; {back}."))
+}
+
 fn state(facts: &Facts<'_>) -> String {
     let vm = facts.vm;
     let since = span(facts.at_unix_us.saturating_sub(vm.since_unix_us));
+    let other = vm.other_host.as_deref().unwrap_or("another host");
     let state = match vm.state.as_str() {
+        "elsewhere" => &format!("at {other}: nothing of it is served here"),
+        "migrating" => &format!("on its way (the other end is {other})"),
         "suspended" => "suspended by vmpath",
         "stopped-by-other" => "stopped, but not by vmpath, which will leave it so",
         "unmanaged" => "unmanaged: no hypervisor monitor, so its I/O is served and it cannot be suspended",

@@ -15,6 +15,7 @@ use crate::sys::clock;
 use std::collections::BTreeSet;
 use vmpath_core::ids::{IncidentId, PathId, VmId};
 use vmpath_core::plan::{Gate, Health};
+use vmpath_core::view::VmState;
 use vmpath_core::whatif::{Forecast, Question, ask};
 
 /// Events shown with an explanation.
@@ -67,6 +68,10 @@ fn vm_capacity(snapshot: &Snapshot, vm: VmId) -> Vec<wire::Capacity> {
 fn questions(snapshot: &Snapshot, vm: VmId) -> Vec<Question> {
     let host = &snapshot.host;
     let Some(view) = host.vms.get(vm.index()) else { return vec![] };
+    // What becomes of it is decided by two hosts, or by another one: a copy of this one's decisions does not know.
+    if matches!(view.state, VmState::Migrating | VmState::Elsewhere) {
+        return vec![];
+    }
     if view.incident.is_some() || view.waits_for.is_some() || view.gate != Gate::Open {
         return vec![Question::default()];
     }

@@ -1,6 +1,7 @@
 //! The JSON that is promised in `docs/api.md`, and the server over a real socket.
 
 mod forecasts;
+mod moves;
 
 use super::client::{Ask, CallError, Client};
 use super::explain::{Facts, text};
@@ -209,8 +210,8 @@ fn a_vm_shows_its_gate_and_what_it_waits_for() {
         "held_reasons": [{ "reason": "policy", "requests": 3 }], "oldest_held_ms": 400, "rate_bytes_per_second": 0,
         "completed_requests": 0, "completed_bytes": 0, "failed_requests": 0, "retried_requests": 0,
         "because": ["110.0 MiB/s reserved, 100.0 MiB/s left"], "waits_for": "san0/a up and good for 1 s",
-        "incident": "INC-1",
-        "disks": [{ "name": "vda", "unit": "san0/bronze", "nbd_socket": "/run/vmpath/bronze.sock", "nbd_tcp": null, "vhost_user": null, "presence": "present", "clients": 1 }],
+        "incident": "INC-1", "other_host": null, "home": null, "returns": false,
+        "disks": [{ "name": "vda", "owner": null, "unit": "san0/bronze", "nbd_socket": "/run/vmpath/bronze.sock", "nbd_tcp": null, "vhost_user": null, "presence": "present", "clients": 1 }],
     });
     let mut bronze = vms["vms"][1].clone();
     let allocation = taken(&mut bronze, ALLOCATION);
@@ -294,11 +295,15 @@ struct Served {
 
 impl Served {
     fn start() -> Self {
+        Self::showing(testing::snapshot())
+    }
+
+    fn showing(snapshot: Snapshot) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let socket = dir.path().join("run/vmpath.sock");
         let (input, inputs) = mpsc::channel(4);
         let (reload, _) = mpsc::channel(1);
-        let snapshots = Arc::new(ArcSwap::from_pointee(testing::snapshot()));
+        let snapshots = Arc::new(ArcSwap::from_pointee(snapshot));
         let handle = ControlHandle::new(input, reload, snapshots);
         let server = Server::start(Listener::bind(&socket).expect("a socket"), handle);
         Self { server, inputs, client: Client::new(&socket), socket, _dir: dir }

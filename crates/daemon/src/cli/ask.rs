@@ -1,6 +1,6 @@
 //! The commands that ask the daemon for a change.
 
-use super::{Access, PathChange, PathName, VmChange, output};
+use super::{Access, DiskChange, PathChange, PathName, VmChange, moves, output};
 use crate::api::client::{Ask, Client, fault_line, segment};
 use crate::api::wire;
 use std::process::ExitCode;
@@ -79,8 +79,16 @@ pub(super) fn change_vm(client: &Client, change: VmChange) -> anyhow::Result<Exi
     let at = match change {
         VmChange::Suspend { name } => format!("/v1/vms/{}/suspend", segment(&name)),
         VmChange::Resume { name } => format!("/v1/vms/{}/resume", segment(&name)),
+        VmChange::Migrate(args) => return moves::migrate(client, &args),
+        VmChange::Return(args) => return moves::return_home(client, &args),
     };
     change_by(client, &Ask::Post(at))
+}
+
+pub(super) fn change_disk(client: &Client, change: &DiskChange) -> anyhow::Result<ExitCode> {
+    match change {
+        DiskChange::Takeover(args) => moves::takeover(client, args),
+    }
 }
 
 pub(super) fn failback(client: &Client, target: &str) -> anyhow::Result<ExitCode> {
@@ -91,7 +99,7 @@ pub(super) fn reload(client: &Client) -> anyhow::Result<ExitCode> {
     change_by(client, &Ask::Post("/v1/reload".into()))
 }
 
-fn change_by(client: &Client, ask: &Ask) -> anyhow::Result<ExitCode> {
+pub(super) fn change_by(client: &Client, ask: &Ask) -> anyhow::Result<ExitCode> {
     let done: wire::Done = client.call(ask)?.read()?;
     let warnings = done.warnings.iter().map(|fault| format!("warning: {}\n", fault_line(fault)));
     output::print(&format!("{}{}\n", warnings.collect::<String>(), done.message))

@@ -7,6 +7,9 @@ mod ask;
 mod check;
 mod events;
 mod explain;
+mod follow;
+mod hosts;
+mod moves;
 mod output;
 mod show;
 #[cfg(test)]
@@ -33,6 +36,7 @@ Examples:
   vmpath top                                who gets what, over which path, live
   vmpath explain vm db1                     why db1 is where it is, and what it waits for
   vmpath whatif --lose san0/a               what would become of each VM if this path failed
+  vmpath vm migrate db1 --to kvm2 --wait    move a running VM to another host
   vmpath path drain --wait san0/a           take a path out before work on its cable, without hurting anybody
 
 Exit status: 0 done, 1 an error or faults, 2 wrong usage.";
@@ -66,7 +70,7 @@ enum Command {
         #[arg(default_value = config::DEFAULT_FILE)]
         file: PathBuf,
     },
-    /// Show paths, VMs, units, events or open incidents
+    /// Show paths, VMs, units, events, open incidents, other hosts or moves
     Show(ShowArgs),
     /// Watch paths and VMs as they change, once a second
     Top(top::TopArgs),
@@ -83,10 +87,15 @@ enum Command {
         #[command(subcommand)]
         change: PathChange,
     },
-    /// Suspend or resume a VM
+    /// Suspend or resume a VM, move it to another host or back
     Vm {
         #[command(subcommand)]
         change: VmChange,
+    },
+    /// Take a disk over from a host that is dead
+    Disk {
+        #[command(subcommand)]
+        change: DiskChange,
     },
     /// Move a target's traffic back to its repaired paths now
     Failback { target: String },
@@ -130,7 +139,7 @@ enum Show {
     Vms,
     /// One VM with every number of it
     Vm { name: String },
-    /// The VMs' disks: unit, sockets, who is attached, and which are leaving
+    /// The VMs' disks: unit, sockets, who is attached, which are leaving; in a cluster, who owns each
     Disks,
     /// The storage units: size, paths, quarantine, who uses them
     Units,
@@ -143,6 +152,10 @@ enum Show {
         #[arg(short, long)]
         all: bool,
     },
+    /// The hosts of the cluster: who takes VMs, what each reaches, and how much room it has
+    Hosts,
+    /// The moves of VMs from and to this host: those under way, and the last that are over
+    Migrations,
 }
 
 #[derive(Debug, Args)]
@@ -216,6 +229,19 @@ enum VmChange {
     Suspend { name: String },
     /// Let a suspended VM run again
     Resume { name: String },
+    /// Move a running VM to another host; its guest sees a pause, and no error
+    #[command(after_help = moves::MIGRATE_HELP)]
+    Migrate(moves::MigrateArgs),
+    /// Move a VM back to the host where it began
+    #[command(after_help = moves::RETURN_HELP)]
+    Return(moves::ReturnArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum DiskChange {
+    /// Make a disk this host's although the host that owns it does not answer: only if that host is surely off
+    #[command(after_help = moves::TAKEOVER_HELP)]
+    Takeover(moves::TakeoverArgs),
 }
 
 /// `target/path` as typed.
@@ -264,6 +290,7 @@ impl Cli {
             Command::Whatif(args) => whatif::run(&client, &args),
             Command::Path { change } => ask::change_path(&client, change),
             Command::Vm { change } => ask::change_vm(&client, change),
+            Command::Disk { change } => ask::change_disk(&client, &change),
             Command::Failback { target } => ask::failback(&client, &target),
             Command::Reload => ask::reload(&client),
             Command::Demo(args) => args.run(),

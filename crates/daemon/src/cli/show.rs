@@ -1,7 +1,7 @@
 //! `vmpath show`: tables for people, the API's JSON for programs.
 
 use super::text::{ago, bytes, plural, utc};
-use super::{Format, Show, ShowArgs, events, output, tree, vms};
+use super::{Format, Show, ShowArgs, events, hosts, output, tree, vms};
 use crate::api::client::{Ask, Client, segment};
 use crate::api::wire;
 use comfy_table::{ContentArrangement, Table, presets};
@@ -17,6 +17,8 @@ pub(super) fn run(client: &Client, args: &ShowArgs) -> anyhow::Result<ExitCode> 
         Show::Events(asked) => return events::run(client, asked, args.output),
         Show::Incidents { all: false } => "/v1/incidents".into(),
         Show::Incidents { all: true } => "/v1/incidents?all=true".into(),
+        Show::Hosts => "/v1/hosts".into(),
+        Show::Migrations => "/v1/migrations".into(),
     };
     let reply = client.call(&Ask::Get(at))?;
     let text = match (args.output, &args.what) {
@@ -28,6 +30,8 @@ pub(super) fn run(client: &Client, args: &ShowArgs) -> anyhow::Result<ExitCode> 
         (Format::Table, Show::Units) => units(&reply.read()?),
         (Format::Table, Show::Events(_)) => events::table(&reply.read()?),
         (Format::Table, Show::Incidents { .. }) => incidents(&reply.read()?),
+        (Format::Table, Show::Hosts) => hosts::hosts(&reply.read()?, output::width()),
+        (Format::Table, Show::Migrations) => hosts::migrations(&reply.read()?, output::width()),
     };
     output::print(&text)
 }
@@ -51,10 +55,17 @@ pub(super) fn or_dash(text: Option<&String>) -> String {
 }
 
 pub(super) fn disks(reply: &wire::Vms) -> String {
-    let mut table = table(&["DISK", "STATE", "UNIT", "ATTACHED", "VHOST-USER", "NBD", "NBD TCP"]);
+    const OWNER: usize = 3;
+    // Of a host that is alone there is nothing to say of owners.
+    let is_owned = reply.vms.iter().flat_map(|vm| &vm.disks).any(|disk| disk.owner.is_some());
+    let mut header = vec!["DISK", "STATE", "UNIT", "ATTACHED", "VHOST-USER", "NBD", "NBD TCP"];
+    if is_owned {
+        header.insert(OWNER, "OWNER");
+    }
+    let mut table = table(&header);
     for (vm, disk) in reply.vms.iter().flat_map(|vm| vm.disks.iter().map(move |disk| (vm, disk))) {
         let path = |path: &Option<PathBuf>| or_dash(path.as_ref().map(|p| p.display().to_string()).as_ref());
-        table.add_row([
+        let mut row = vec![
             format!("{}/{}", vm.name, disk.name),
             disk.presence.clone(),
             disk.unit.clone(),
@@ -62,9 +73,18 @@ pub(super) fn disks(reply: &wire::Vms) -> String {
             path(&disk.vhost_user),
             path(&disk.nbd_socket),
             or_dash(disk.nbd_tcp.as_ref()),
-        ]);
+        ];
+        if is_owned {
+            row.insert(OWNER, owner(disk.owner.as_ref()));
+        }
+        table.add_row(row);
     }
     lines(&table)
+}
+
+/// A host, or why none is named.
+fn owner(owner: Option<&wire::Owner>) -> String {
+    owner.map_or_else(|| "-".into(), |row| row.owner.clone().unwrap_or_else(|| row.words.clone()))
 }
 
 pub(super) fn units(reply: &wire::Units) -> String {
@@ -124,5 +144,33 @@ fn some(names: &[String]) -> String {
     match names.len().saturating_sub(NAMED_MAX) {
         0 => named,
         more => format!("{named} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::testing;
+
+    fn vms(owner: Option<wire::Owner>) -> wire::Vms {
+        let mut vm = testing::vm("gold", 1);
+        vm.disks[0].owner = owner;
+        let vms = vec![vm, testing::vm("tin", 1)];
+        wire::Vms { at_unix_us: 0, generation: 1, counted_unix_us: None, groups: vec![], vms }
+    }
+
+    #[test]
+    fn owners_are_a_column_in_a_cluster_only() {
+        assert!(!disks(&vms(None)).contains("OWNER"));
+        let owner = |host: Option<&str>| wire::Owner {
+            unit: "san0/gold".into(),
+            owner: host.map(str::to_owned),
+            epoch: None,
+            words: "it has no owner yet".into(),
+        };
+        let text = disks(&vms(Some(owner(Some("kvm2")))));
+        let rows: Vec<Vec<_>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!((rows[0][3], rows[1][3], rows[2][3]), ("OWNER", "kvm2", "-"), "{text}");
+        assert!(disks(&vms(Some(owner(None)))).contains("it has no owner yet"));
     }
 }

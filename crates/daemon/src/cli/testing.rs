@@ -71,6 +71,7 @@ pub(super) fn vm(name: &str, priority: u32) -> wire::Vm {
         incident: None,
         other_host: None,
         home: None,
+        returns: false,
         disks: vec![wire::DiskOfVm {
             name: "vda".into(),
             presence: "present".into(),
@@ -86,4 +87,29 @@ pub(super) fn vm(name: &str, priority: u32) -> wire::Vm {
 
 pub(super) fn paths(paths: Vec<wire::Path>) -> wire::Paths {
     wire::Paths { at_unix_us: 5_000_000, generation: 1, counted_unix_us: Some(5_000_000), paths }
+}
+
+/// Under way from kvm1, this host, to kvm2.
+pub(super) fn migration(id: &str, vm: &str) -> wire::Migration {
+    wire::Migration {
+        id: id.into(),
+        vm: vm.into(),
+        from: "kvm1".into(),
+        to: "kvm2".into(),
+        side: "source".into(),
+        state: "transferring".into(),
+        rule: "the operator asked for it".into(),
+        incident: None,
+        began_unix_us: 1_000_000,
+        took_us: 2_300_000,
+        sent_bytes: Some(120 << 20),
+        left_bytes: Some(30 << 20),
+        ended_unix_us: None,
+        why: None,
+        downtime_us: None,
+    }
+}
+
+pub(super) fn migrations(migrations: Vec<wire::Migration>) -> wire::Migrations {
+    wire::Migrations { at_unix_us: 5_000_000, cluster: "up".into(), why: None, migrations }
 }

@@ -63,7 +63,11 @@ fn matters(vm: &wire::Vm, now: u64) -> Vec<String> {
     let why = vm.gate.reason.as_ref().map(|reason| format!("gate {}: {reason}", vm.gate.state));
     // That it is unmanaged stands in its column; of a host without monitors it would stand under every row.
     let told = |because: &&String| vm.state != "unmanaged" || !because.starts_with("unmanaged");
-    if let Some(why) = why.or_else(|| vm.because.iter().find(told).cloned()) {
+    if vm.state == "migrating" {
+        // Why it moves, and how far it is: the gate's reason is the first of them again.
+        let first = vm.because.first().map(|why| format!("for {since}, {why}"));
+        lines.extend(first.into_iter().chain(vm.because.get(1).cloned()));
+    } else if let Some(why) = why.or_else(|| vm.because.iter().find(told).cloned()) {
         lines.push(format!("for {since}, {why}"));
     }
     lines.extend(vm.waits_for.iter().map(|wait| format!("waits for {wait}")));
@@ -168,8 +172,12 @@ fn standing(vm: &wire::Vm) -> Vec<Row> {
     }
     rows.extend(vm.disks.iter().map(|disk| {
         let clients = plural(disk.clients as usize, "client");
-        ("disk", format!("{} = {}, {}, {clients}", disk.name, disk.unit, disk.presence))
+        let owner = disk.owner.as_ref().map(|owner| format!(", {}", owner.words)).unwrap_or_default();
+        ("disk", format!("{} = {}, {}, {clients}{owner}", disk.name, disk.unit, disk.presence))
     }));
+    rows.extend(vm.other_host.iter().map(|host| ("other host", host.clone())));
+    let returns = if vm.returns { ", and goes back there by itself" } else { "" };
+    rows.extend(vm.home.iter().map(|home| ("home", format!("{home}{returns}"))));
     let gate = vm.gate.reason.as_ref().map(|reason| format!("{}: {reason}", vm.gate.state));
     rows.extend(gate.map(|gate| ("gate", gate)));
     rows.extend(vm.because.iter().map(|why| ("because", why.clone())));
@@ -225,6 +233,18 @@ iron    unmanaged    40             -            -  60.0 MiB/s     2     0
             table(&reply(), None).contains("; the oldest for 1.2 s\n"),
             "nothing is folded without a terminal"
         );
+    }
+
+    #[test]
+    fn one_that_is_on_its_way_says_why_and_how_far() {
+        let mut reply = reply();
+        let vm = &mut reply.vms[0];
+        vm.state = "migrating".into();
+        vm.gate = wire::Gate { state: "hold".into(), reason: Some("it moves".into()), incident: None };
+        vm.because = vec!["it is being moved to kvm2: why".into(), "its memory is being sent".into()];
+        let text = table(&reply, None);
+        assert!(text.contains(" it is being moved to kvm2: why\n  its memory is being sent\n"), "{text}");
+        assert!(!text.contains("gate hold: it moves"), "{text}");
     }
 
     #[test]

@@ -215,6 +215,11 @@ fn why(vm: &wire::Vm, width: usize, paint: Paint) -> Line<'static> {
         ("present", "running" | "unmanaged", "open" | "hold") => None,
         // Running, and its requests are answered with errors: no word matters more.
         ("present", "running" | "unmanaged", gate) => Some(gate),
+        // Nothing is wrong with it: it is shown where it is.
+        ("present", "elsewhere", _) => {
+            let host = vm.other_host.as_deref().unwrap_or("another host");
+            return fit(&format!("at {host}"), width).into();
+        }
         ("present", state, _) => Some(state),
         (presence, _, _) => Some(presence),
     };
