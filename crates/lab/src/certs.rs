@@ -94,7 +94,14 @@ impl Authority {
                 &cert,
             ],
         )?;
-        Ok(HostFiles { ca: self.file("ca.pem"), cert: cert.into(), key: key.into() })
+        Ok(self.files(host))
+    }
+
+    /// Where [`Authority::issue`] puts a host's.
+    #[must_use]
+    pub fn files(&self, host: &str) -> HostFiles {
+        let [cert, key] = ["pem", "key"].map(|end| self.file(&format!("{host}.{end}")));
+        HostFiles { ca: self.file("ca.pem"), cert, key }
     }
 
     fn file(&self, name: &str) -> PathBuf {

@@ -89,13 +89,14 @@ impl Guest {
         Ok(Self { name, dir, machine, agent, monitor })
     }
 
-    /// Goes on with the guest in the QEMU that it has been migrated to. The one that it came from is ended, if we had
-    /// started it: it has nothing more to do.
+    /// Goes on with the guest in the QEMU that it has been migrated to. The one that it came from is ended: it has nothing
+    /// more to do.
     ///
     /// # Errors
     /// That QEMU does not connect, or has no monitor.
     pub fn follow(&mut self, arrival: Arrival) -> Result<()> {
         self.agent.follow(arrival.listener, || Ok(())).with_context(|| starting(&self.name))?;
+        self.end_foreign();
         self.monitor = Monitor::connect(&machine::monitor_socket(&arrival.dir), || Ok(()))
             .with_context(|| starting(&self.name))?;
         self.machine = None;
@@ -187,8 +188,21 @@ impl Guest {
         self.machine.as_ref().map(Machine::pid)
     }
 
+    /// Nobody else ends a QEMU that somebody else has started for a guest of ours.
+    fn end_foreign(&mut self) {
+        if self.machine.is_none() {
+            _ = self.monitor.execute("quit", &serde_json::Value::Null); // it may be gone already
+        }
+    }
+
     fn console_end(&self) -> String {
         last_lines(&self.console(), 12)
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.end_foreign();
     }
 }
 

@@ -5,6 +5,7 @@ use super::server::Server;
 use super::stage::Stage;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -94,6 +95,34 @@ impl Host {
         self.daemon.check_alive()?;
         self.daemon.kill();
         self.start_again(stage)
+    }
+
+    /// Kills the daemon as a crash would, and leaves it so until [`Host::begin_again`].
+    ///
+    /// # Errors
+    /// It had died before.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.daemon.check_alive()?;
+        self.daemon.kill();
+        Ok(())
+    }
+
+    /// Starts the daemon again after [`Host::kill`]. Returns before it answers.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn begin_again(&mut self, stage: &Stage) -> Result<()> {
+        self.start_again(stage)
+    }
+
+    /// Writes something else into its configuration, for the next start.
+    ///
+    /// # Errors
+    /// There is no such text in it.
+    pub(crate) fn edit(&self, from: &str, to: &str) -> Result<()> {
+        let text = fs::read_to_string(&self.place.config)?;
+        anyhow::ensure!(text.contains(from), "the configuration has no {from}");
+        Ok(fs::write(&self.place.config, text.replace(from, to))?)
     }
 
     /// Ends the daemon as an update would, by SIGTERM, and starts it again. Returns before it answers.

@@ -30,7 +30,7 @@ use vmpath_lab::report::{Report, Truth};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Only these scenarios, by name
+    /// Only these scenarios, by name; `NAME` that is none stands for all that begin with `NAME-`
     #[arg(long, value_delimiter = ',', value_name = "NAME,…")]
     only: Vec<String>,
     /// Run each scenario over these front ends, where it makes sense; without it, over its own choice
@@ -56,8 +56,9 @@ pub(crate) struct Arguments {
     inside: bool,
 }
 
+/// Of those that run without being asked for.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    ALL.iter().map(|s| s.name)
+    ALL.iter().filter(|s| !s.by_name).map(|s| s.name)
 }
 
 /// A scenario over one front end.
@@ -118,10 +119,14 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<bool> {
 /// What is asked for, over the front ends that are asked for.
 fn choose(arguments: &Arguments) -> Result<Vec<Part>> {
     let only = &arguments.only;
-    if let Some(unknown) = only.iter().find(|name| names().all(|n| n != name.as_str())) {
-        bail!("there is no scenario {unknown}; there are: {}", names().collect::<Vec<_>>().join(", "));
+    if let Some(unknown) = only.iter().find(|word| ALL.iter().all(|s| !is_meant(word, s))) {
+        let all: Vec<&str> = ALL.iter().map(|s| s.name).collect();
+        bail!("there is no scenario {unknown}; there are: {}", all.join(", "));
     }
-    let wanted = |scenario: &&Scenario| only.is_empty() || only.iter().any(|name| name == scenario.name);
+    let wanted = |scenario: &&Scenario| {
+        let asked = only.iter().any(|word| is_meant(word, scenario));
+        asked || only.is_empty() && (!scenario.by_name || arguments.list)
+    };
     let over = |scenario: &'static Scenario| {
         let asked = &arguments.front_end;
         let all = if asked.is_empty() { scenario.over.by_default() } else { asked };
@@ -129,6 +134,13 @@ fn choose(arguments: &Arguments) -> Result<Vec<Part>> {
         parts.map(|front_end| Part { scenario, front_end: *front_end }).collect::<Vec<_>>()
     };
     Ok(ALL.iter().filter(wanted).flat_map(over).collect())
+}
+
+/// Whether `--only WORD` asks for it: by its name, or by that of its family.
+fn is_meant(word: &str, scenario: &Scenario) -> bool {
+    let is_name = ALL.iter().any(|s| s.name == word);
+    let of_family = || scenario.name.strip_prefix(word).is_some_and(|rest| rest.starts_with('-'));
+    scenario.name == word || !is_name && of_family()
 }
 
 /// Starts ourselves again in namespaces of our own.
@@ -250,5 +262,15 @@ mod tests {
         );
         assert_eq!(chosen("e2e --only restart,suspend-open"), ["restart-vhost", "suspend-open-vhost"]);
         assert!(chosen("e2e --only restart --front-end nbd").is_empty());
+    }
+
+    #[test]
+    fn a_family_is_asked_for_by_what_its_names_begin_with() {
+        assert_eq!(chosen("e2e --only ghost"), ["ghost-vhost"], "a scenario's own name is no family's");
+        let family = chosen("e2e --only migrate");
+        assert!(family.len() > 5 && family.iter().all(|name| name.starts_with("migrate-")), "{family:?}");
+        let rare: Vec<_> = ALL.iter().filter(|s| s.by_name).map(|s| s.name).collect();
+        assert!(!rare.is_empty());
+        assert!(chosen("e2e").iter().all(|name| rare.iter().all(|rare| !name.starts_with(rare))));
     }
 }

@@ -27,6 +27,8 @@ pub(crate) const LOAD: &str = "--device /dev/vda --size 32MiB --sizes 4KiB:4,16K
 #[derive(Debug)]
 pub(crate) struct Vm {
     load: Load,
+    /// Lines about I/O errors in its kernel's log, at the hosts that it has left.
+    complaints: usize,
 }
 
 /// Boots guests together, each on its own disk, and puts them under load.
@@ -72,7 +74,7 @@ pub(crate) fn boot_guests(stage: &mut Stage, configs: &[GuestConfig], load: &str
     let mut vms = Vec::new();
     for mut guest in guests {
         guest.wait_ready(BOOT_MAX)?;
-        vms.push(Vm { load: Load::start(guest, load)? });
+        vms.push(Vm { load: Load::start(guest, load)?, complaints: 0 });
     }
     for vm in &mut vms {
         vm.load.wait_progress(PROGRESS_MAX)?;
@@ -119,7 +121,13 @@ impl Vm {
     /// # Errors
     /// It is not there.
     pub(crate) fn follow(&mut self, arrival: Arrival) -> Result<()> {
+        self.complaints += self.complaints_here();
         self.load.guest_mut().follow(arrival)
+    }
+
+    fn complaints_here(&self) -> usize {
+        let console = fs::read(self.load.guest().console()).unwrap_or_default();
+        String::from_utf8_lossy(&console).lines().filter(|line| line.contains("I/O error")).count()
     }
 
     /// Waits until the load has completed requests that it had not when this was called.
@@ -189,9 +197,7 @@ impl Vm {
     pub(crate) fn finish(mut self, stage: &mut Stage) -> Result<()> {
         let end = self.load.finish(FINISH_MAX)?;
         let name = self.load.guest().name();
-        let console = fs::read(self.load.guest().console()).unwrap_or_default();
-        let complaints =
-            String::from_utf8_lossy(&console).lines().filter(|line| line.contains("I/O error")).count();
+        let complaints = self.complaints + self.complaints_here();
         stage.report.check(
             &format!("{name}: I/O errors in its kernel's log"),
             complaints as f64,

@@ -5,6 +5,7 @@
 //! `vmpath_lab::array::writers`. It does not know what goes wrong, nor what a daemon should do about it.
 
 pub(crate) mod etcd;
+pub(crate) mod journey;
 pub(crate) mod network;
 
 use super::host::{Host, Place};
@@ -19,6 +20,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Output;
 use vmpath_lab::array::control::ArrayControl;
 use vmpath_lab::array::writers::{Owned, judge};
 use vmpath_lab::certs::{Authority, HostFiles, Validity};
@@ -48,6 +50,8 @@ pub(crate) struct Hosts {
     daemons: Vec<Host>,
     pub(crate) etcd: Etcd,
     pub(crate) array: ArrayControl,
+    /// Who signs the hosts' certificates.
+    pub(crate) authority: Authority,
     storage: Server,
 }
 
@@ -78,12 +82,20 @@ impl Hosts {
         for daemon in &mut daemons {
             daemon.wait_ready(stage)?;
         }
-        Ok(Self { daemons, etcd, array, storage })
+        Ok(Self { daemons, etcd, array, authority, storage })
     }
 
     /// Hosts count from 1.
     pub(crate) fn host(&mut self, number: usize) -> &mut Host {
         &mut self.daemons[number - 1]
+    }
+
+    /// Runs `vmpath` on a host as an operator would.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(crate) fn operator(&self, host: usize, words: &[&str]) -> Result<Output> {
+        self.daemons[host - 1].operator(words)
     }
 
     /// Boots guests together, and puts them under load.
@@ -147,6 +159,25 @@ impl Drop for Hosts {
 impl Seat<'_> {
     fn dir(&self, stage: &Stage) -> PathBuf {
         stage.dir.join(host_name(self.host))
+    }
+
+    /// Process ids of the QEMUs that run there for this guest, whoever has started them.
+    ///
+    /// # Errors
+    /// There is no /proc.
+    pub(crate) fn hypervisors(&self, stage: &Stage) -> Result<Vec<i32>> {
+        let socket = format!("path={}", self.dir(stage).join(self.vm).join("agent.sock").display());
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let entry = entry?;
+            let Ok(pid) = entry.file_name().to_string_lossy().parse() else { continue };
+            // Of one that has ended meanwhile there is nothing to read.
+            let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&words).contains(&socket) {
+                found.push(pid);
+            }
+        }
+        Ok(found)
     }
 
     fn config(&self, stage: &Stage) -> Result<GuestConfig> {
@@ -227,8 +258,12 @@ mod tests {
     fn the_hosts_configuration_is_one_with_and_without_others() {
         let files = HostFiles { ca: "/c/ca.pem".into(), cert: "/c/h1.pem".into(), key: "/c/h1.key".into() };
         let table = cluster_table("\"http://10.99.0.21:2379\"", "10.99.0.11", &files);
-        for (cluster, known) in [(table.as_str(), true), ("", false)] {
-            let mut text = include_str!("../../../../../e2e/hosts.toml").to_owned();
+        let (hosts, migrate) =
+            (include_str!("../../../../../e2e/hosts.toml"), include_str!("../../../../../e2e/migrate.toml"));
+        for (text, cluster, known) in
+            [(hosts, table.as_str(), true), (hosts, "", false), (migrate, table.as_str(), true)]
+        {
+            let mut text = text.replace("{front_end}", "vhost_user");
             let paths = [("{path_a}", "10.88.11.2"), ("{path_b}", "10.88.12.2")];
             for (place, word) in
                 [("{host}", "h1"), ("{dir}", "/d"), ("{cluster}", cluster)].into_iter().chain(paths)

@@ -197,6 +197,44 @@ pub(crate) fn mend(cable: Cable, how: Cut) -> Result<u64> {
     Ok(at)
 }
 
+/// What goes to a host over the management network takes its time: about 24 MiB/s, so that something can happen while a guest's
+/// memory is on its way. [`hurry`] ends it.
+///
+/// # Errors
+/// `tc` may not, or it is slow already.
+pub(crate) fn slow_down(host: usize) -> Result<()> {
+    let words = format!("qdisc add dev m-{} root tbf rate 200mbit burst 256kb latency 50ms", host_name(host));
+    command("tc", &words.split(' ').collect::<Vec<_>>()).map(drop)
+}
+
+/// # Errors
+/// It is not slow.
+pub(crate) fn hurry(host: usize) -> Result<()> {
+    let words = format!("qdisc del dev m-{} root", host_name(host));
+    command("tc", &words.split(' ').collect::<Vec<_>>()).map(drop)
+}
+
+/// A host hears nothing more from etcd, and etcd hears it still: answers are lost, and what was asked is done. [`hear`] ends it.
+///
+/// # Errors
+/// `nft` may not.
+pub(crate) fn deafen(host: usize, members: usize) -> Result<()> {
+    let from: Vec<String> = (1..=members).map(member_address).collect();
+    let table = format!(
+        "table inet {TABLE}_deaf {{\nchain arriving {{\ntype filter hook input priority 0; policy accept;\nip saddr {{ {} }} \
+         drop;\n}}\n}}\n",
+        from.join(", ")
+    );
+    command("ip", &["netns", "exec", &host_name(host), "nft", &table]).map(drop)
+}
+
+/// # Errors
+/// It was not deaf.
+pub(crate) fn hear(host: usize) -> Result<()> {
+    let words = format!("delete table inet {TABLE}_deaf");
+    command("ip", &["netns", "exec", &host_name(host), "nft", &words]).map(drop)
+}
+
 /// A cable's two ends, and the namespace of the nearer one.
 struct Ends {
     far: String,

@@ -8,6 +8,7 @@ mod identity;
 mod input;
 mod link_down;
 mod loss;
+mod migrate;
 mod policy;
 mod restart;
 mod sick;
@@ -27,6 +28,8 @@ pub(super) struct Scenario {
     pub(super) over: Over,
     /// Whether it plays a second time with a daemon that has a deliberate fault.
     pub(super) naive_too: bool,
+    /// Whether it runs only when it is asked for.
+    pub(super) by_name: bool,
     pub(super) run: fn(&mut Stage) -> Result<()>,
 }
 
@@ -70,13 +73,25 @@ impl Scenario {
         Self { naive_too: true, ..self }
     }
 
+    const fn by_name(self) -> Self {
+        Self { by_name: true, ..self }
+    }
+
     const fn within(self, bound: Duration) -> Self {
         Self { bound, ..self }
     }
 }
 
 const fn story(name: &'static str, about: &'static str, run: fn(&mut Stage) -> Result<()>) -> Scenario {
-    Scenario { name, about, bound: Duration::from_secs(120), over: Over::Both, naive_too: false, run }
+    Scenario {
+        name,
+        about,
+        bound: Duration::from_secs(120),
+        over: Over::Both,
+        naive_too: false,
+        by_name: false,
+        run,
+    }
 }
 
 pub(super) const ALL: &[Scenario] = &[
@@ -164,5 +179,67 @@ pub(super) const ALL: &[Scenario] = &[
         by_hand::by_hand,
     )
     .over(Over::OnlyVhostUser),
+    story(
+        "migrate-path-loss",
+        "one path of a host is lost: the lower guest moves, the higher stays; after the repair it returns",
+        migrate::loss::one_path,
+    ),
+    story(
+        "migrate-no-path",
+        "all paths of a host are lost with requests open: they finish at the other host",
+        migrate::loss::no_path,
+    ),
+    story(
+        "migrate-array-fault",
+        "the array answers nobody: nobody moves, the guest is suspended",
+        migrate::loss::array_fault,
+    )
+    .over(Over::VhostUserByDefault),
+    story(
+        "migrate-destination-dies",
+        "the destination's QEMU, then its daemon is killed midway: the guest stays, and moves later",
+        migrate::midway::destination_dies,
+    )
+    .over(Over::VhostUserByDefault),
+    story(
+        "migrate-commit-unheard",
+        "the commit's answer is lost and the source's daemon killed: the next one completes the move",
+        migrate::midway::source_dies_after_commit,
+    )
+    .over(Over::VhostUserByDefault),
+    story(
+        "migrate-source-dies",
+        "the source's daemon is killed before the commit: the guest stays, and moves later",
+        migrate::midway::source_dies,
+    )
+    .over(Over::VhostUserByDefault)
+    .by_name(),
+    story(
+        "migrate-link-cut",
+        "the destination's network swallows everything midway: cancelled within 10 s",
+        migrate::midway::link_cut,
+    )
+    .over(Over::VhostUserByDefault)
+    .by_name(),
+    story(
+        "migrate-etcd-lost",
+        "etcd loses its majority midway: the guest stays; with etcd back it moves",
+        migrate::midway::etcd_lost,
+    )
+    .over(Over::VhostUserByDefault)
+    .by_name(),
+    story(
+        "migrate-operator",
+        "`vmpath vm migrate` and `return` of a healthy guest under load, timed",
+        migrate::operator::by_command,
+    )
+    .by_name(),
+    story(
+        "migrate-refused",
+        "hosts and destinations that will not do: refused before the guest notices",
+        migrate::refused::refused,
+    )
+    .over(Over::VhostUserByDefault)
+    .by_name(),
     story("tools", "other NBD clients on the front ends", tools::tools).over(Over::OnlyNbd),
 ];

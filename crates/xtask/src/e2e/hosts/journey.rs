@@ -1,0 +1,249 @@
+//! One guest's way from one host to another, as QEMU, the guest, etcd and the array saw it.
+//!
+//! Nothing is taken from what the daemon says of the move itself, except when it began and ended; that is compared with the rest.
+//! It does not know why the guest moves.
+
+use super::network::host_name;
+use super::{Hosts, Seat};
+use crate::e2e::host::Wanted;
+use crate::e2e::stage::Stage;
+use crate::e2e::vm::Vm;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::time::Duration;
+use vmpath_lab::guest::{Arrival, FrontEnd};
+use vmpath_lab::report::{Bound, Truth};
+
+/// A guest of 256 MiB on a busy machine; longer has hung.
+const MOVED_MAX: Duration = Duration::from_secs(40);
+const STEP_MAX: Duration = Duration::from_secs(20);
+/// For a daemon to tell what it knows.
+const TOLD_MAX: Duration = Duration::from_secs(3);
+/// What a healthy guest under load may be moved in.
+const WHOLE_S: f64 = 3.0;
+/// What its requests may wait beyond the time for which QEMU stops it.
+const PAUSE_MS: f64 = 300.0;
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Journey<'a> {
+    pub(crate) vm: &'a str,
+    pub(crate) from: usize,
+    pub(crate) to: usize,
+    pub(crate) front_end: FrontEnd,
+}
+
+/// What it is to be judged by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Nothing is wrong with the guest's paths: times count, and no write may be of unknown outcome.
+    Healthy,
+    /// One of several is lost: no time counts, and what that one carried is of unknown outcome.
+    Hurt,
+}
+
+impl<'a> Journey<'a> {
+    pub(crate) fn seat(&self) -> Seat<'a> {
+        Seat { host: self.to, vm: self.vm, front_end: self.front_end }
+    }
+
+    pub(crate) fn back(&self) -> Self {
+        Self { from: self.to, to: self.from, ..*self }
+    }
+
+    fn unit(&self) -> String {
+        format!("san0/{}", self.vm)
+    }
+
+    /// Waits until the guest is at the destination, whoever has sent it there since that moment; goes on with it there, and puts what
+    /// was seen into the report.
+    ///
+    /// # Errors
+    /// It does not come there.
+    pub(crate) fn complete(
+        &self,
+        stage: &mut Stage,
+        hosts: &mut Hosts,
+        guest: &mut Vm,
+        (arrival, since_unix_us, shape): (Arrival, u64, Shape),
+    ) -> Result<()> {
+        let what = format!("{} to h{}", self.vm, self.to);
+        let sent = stage.wait(&format!("QEMU to send {what}"), MOVED_MAX, |_| {
+            hosts.host(self.to).check_alive()?;
+            let seen = guest.qmp("query-migrate", &Value::Null)?;
+            Ok((seen["status"] == "completed").then_some(seen))
+        })?;
+        guest.follow(arrival)?;
+        stage.wait(&format!("{what}: QEMU to run there"), STEP_MAX, |_| {
+            Ok((guest.run_state()? == "running").then_some(()))
+        })?;
+        hosts.host(self.to).wait_vm(stage, self.vm, "running", STEP_MAX)?;
+        guest.wait_progress(stage).inspect_err(|_| self.ask_why(hosts))?;
+        self.check_source(stage, hosts)?;
+        self.check_owner(stage, hosts)?;
+        self.check_times(stage, hosts, since_unix_us, shape)?;
+        self.check_pauses(stage, hosts, guest, (&sent, shape))
+    }
+
+    /// What an operator would ask when the guest does not go on.
+    fn ask_why(&self, hosts: &Hosts) {
+        let questions: [&[&str]; 3] =
+            [&["explain", "vm", self.vm], &["show", "disks"], &["show", "units", "-o", "json"]];
+        for host in [self.from, self.to] {
+            for words in questions {
+                let said = hosts.operator(host, words).map(|answer| [answer.stdout, answer.stderr].concat());
+                let said = said.unwrap_or_default();
+                println!("--- h{host}: vmpath {}\n{}", words.join(" "), String::from_utf8_lossy(&said));
+            }
+        }
+    }
+
+    fn check_source(&self, stage: &mut Stage, hosts: &mut Hosts) -> Result<()> {
+        let source = hosts.host(self.from);
+        let told = stage.wait("the source to say so", TOLD_MAX, |_| {
+            Ok((source.vm_state(self.vm)? == "elsewhere").then_some(()))
+        });
+        let name = format!("{} to h{}: the source says that it is elsewhere", self.vm, self.to);
+        stage.report.check_that(&name, Truth::from(told.is_ok()), source.vm(self.vm)?["because"].to_string());
+        Ok(())
+    }
+
+    /// What etcd says, asked from outside.
+    fn check_owner(&self, stage: &mut Stage, hosts: &Hosts) -> Result<()> {
+        let (owner, epoch) = hosts.owner(&self.unit())?;
+        let name = format!("{} to h{}: etcd names the owner", self.vm, self.to);
+        let note = format!("{owner}, epoch {epoch}");
+        stage.report.check_that(&name, Truth::from(owner == host_name(self.to)), note);
+        Ok(())
+    }
+
+    fn check_times(&self, stage: &mut Stage, hosts: &mut Hosts, since: u64, shape: Shape) -> Result<()> {
+        let wanted = |kind| Wanted { kind, subject: self.vm, since_unix_us: since, bound: STEP_MAX };
+        let source = hosts.host(self.from);
+        let moved = source.wait_event(stage, &wanted("vm-migrated"))?;
+        // The last that began before it ended.
+        let began = source
+            .events()?
+            .into_iter()
+            .rfind(|e| e.kind == "vm-migrating" && e.subject == self.vm && e.at_unix_us <= moved.at_unix_us);
+        let began = began.context("a move that ended has begun")?;
+        hosts.host(self.to).wait_event(stage, &wanted("vm-arrived"))?;
+        let took = moved.at_unix_us.saturating_sub(began.at_unix_us) as f64 / 1e6;
+        let bound = if shape == Shape::Healthy { WHOLE_S } else { MOVED_MAX.as_secs_f64() };
+        let name = format!("{} to h{}: the whole move", self.vm, self.to);
+        stage.report.check(&name, took, Bound::AtMost(bound), "s").note = began.reason;
+        Ok(())
+    }
+
+    /// The array's clock runs while the guest stands still; the guest's own does not.
+    fn check_pauses(
+        &self,
+        stage: &mut Stage,
+        hosts: &mut Hosts,
+        guest: &mut Vm,
+        (sent, shape): (&Value, Shape),
+    ) -> Result<()> {
+        let what = format!("{} to h{}", self.vm, self.to);
+        let downtime = sent["downtime"].as_f64().context("QEMU tells no downtime")?;
+        let gap = guest.take_gap()?;
+        let writers = hosts.array.writers()?;
+        let turns = writers.iter().find(|seen| seen.unit == self.vm).map(|seen| seen.turns.as_slice());
+        let pause = match turns.unwrap_or_default() {
+            [.., before, after] => after.first_unix_us.saturating_sub(before.last_unix_us) as f64 / 1e3,
+            _ => f64::NAN,
+        };
+        let note = format!("downtime {downtime} ms by QEMU, longest gap {gap:.0} ms by the guest's clock");
+        stage.say(format!("{what}: {note}, {pause:.0} ms between two hosts' writes"));
+        stage.report.attach(
+            &format!("pauses-{}-to-{}", self.vm, host_name(self.to)),
+            &json!({ "downtime_ms": downtime, "guest_gap_ms": gap, "array_pause_ms": pause, "qemu": sent }),
+        );
+        if shape == Shape::Hurt {
+            return Ok(());
+        }
+        let over = (pause - downtime).max(0.0);
+        let name = format!("{what}: from its last write here to its first there, over QEMU's downtime");
+        stage.report.check(&name, over, Bound::AtMost(PAUSE_MS), "ms").note = note;
+        let name = format!("{what}: longest gap by the guest's clock");
+        stage.report.check(&name, gap, Bound::AtMost(PAUSE_MS), "ms");
+        for host in [self.from, self.to] {
+            let ranges = hosts.host(host).quarantined_ranges()? as f64;
+            let name = format!("{what}: ranges of unknown outcome at h{host}");
+            stage.report.check(&name, ranges, Bound::Equal(0.0), "ranges");
+        }
+        Ok(())
+    }
+
+    /// Waits until QEMU has sent some of the memory.
+    ///
+    /// # Errors
+    /// It does not begin.
+    pub(crate) fn wait_midway(&self, stage: &mut Stage, guest: &mut Vm) -> Result<()> {
+        stage.wait(&format!("{} to be on its way", self.vm), STEP_MAX, |_| {
+            let seen = guest.qmp("query-migrate", &Value::Null)?;
+            let sent = seen["ram"]["transferred"].as_u64().unwrap_or_default();
+            Ok((seen["status"] == "active" && sent > 4 << 20).then_some(()))
+        })?;
+        stage.say("midway");
+        Ok(())
+    }
+
+    /// Waits until the source has given the move up since that moment, and checks that the guest runs on there and nothing is left of
+    /// it at the destination. Why it was given up.
+    ///
+    /// # Errors
+    /// It is not given up, or the guest does not run on.
+    pub(crate) fn stays(
+        &self,
+        stage: &mut Stage,
+        hosts: &mut Hosts,
+        guest: &mut Vm,
+        (since_unix_us, bound): (u64, Duration),
+    ) -> Result<String> {
+        let kind = "migration-cancelled";
+        let wanted = Wanted { kind, subject: self.vm, since_unix_us, bound };
+        let given_up = hosts.host(self.from).wait_event(stage, &wanted)?;
+        stage.wait("QEMU to run on at the source", STEP_MAX, |_| {
+            Ok((guest.run_state()? == "running").then_some(()))
+        })?;
+        hosts.host(self.from).wait_vm(stage, self.vm, "running", STEP_MAX)?;
+        guest.wait_progress(stage)?;
+        let (owner, epoch) = hosts.owner(&self.unit())?;
+        let owned = owner == host_name(self.from);
+        let note = format!("{owner}, epoch {epoch}");
+        stage.report.check_that("a move that was given up leaves the owner", Truth::from(owned), note);
+        Ok(given_up.reason)
+    }
+
+    /// Waits until no QEMU is left for it at the destination.
+    ///
+    /// # Errors
+    /// One is.
+    pub(crate) fn wait_nothing_there(&self, stage: &mut Stage) -> Result<()> {
+        stage.wait("the QEMU at the destination to be ended", STEP_MAX, |stage| {
+            Ok(self.seat().hypervisors(stage)?.is_empty().then_some(()))
+        })
+    }
+}
+
+impl Hosts {
+    /// Who owns a unit, and in which epoch.
+    ///
+    /// # Errors
+    /// etcd does not answer, or nobody has ever owned it.
+    pub(crate) fn owner(&self, unit: &str) -> Result<(String, u64)> {
+        self.owner_by(1, unit)
+    }
+
+    /// The same, asked from a host of which etcd is heard.
+    ///
+    /// # Errors
+    /// As [`Hosts::owner`].
+    pub(crate) fn owner_by(&self, host: usize, unit: &str) -> Result<(String, u64)> {
+        let key = format!("/vmpath/owner/{unit}");
+        let value = self.etcd.ask(&host_name(host), &["get", "--print-value-only", &key])?;
+        ensure!(!value.is_empty(), "etcd has no {key}");
+        let record: Value = serde_json::from_str(&value).with_context(|| format!("{key} is {value}"))?;
+        let owner = record["host"].as_str().unwrap_or("nobody").to_owned();
+        Ok((owner, record["epoch"].as_u64().unwrap_or_default()))
+    }
+}

@@ -1,0 +1,168 @@
+//! Something dies, or is cut off, while a guest is on its way: before the commit it stays, after it it is moved.
+//!
+//! The way to the destination is slow where something must happen while memory is sent. After each failure a healthy move shows that
+//! nothing of it is left.
+
+use super::{MEMBERS, Story, gold_to_2};
+use crate::e2e::hosts::journey::{Journey, Shape};
+use crate::e2e::hosts::network::{Cable, Cut, cut, deafen, hear, host_name, hurry, mend, slow_down};
+use crate::e2e::network::now_unix_us;
+use crate::e2e::stage::Stage;
+use anyhow::Result;
+use rustix::process::{Pid, Signal, kill_process};
+use std::time::Duration;
+use vmpath_lab::report::{Bound, Truth};
+
+/// QEMU tells at once, a dead daemon's silence is waited for.
+const GIVEN_UP_MAX: Duration = Duration::from_secs(30);
+/// What stands still is cancelled within.
+const STUCK_S: f64 = 10.0;
+const RESTARTED_MAX: Duration = Duration::from_secs(20);
+const COMMITTED_MAX: Duration = Duration::from_secs(20);
+/// By then the daemons have noticed what happened to etcd.
+const NOTICED: Duration = Duration::from_secs(3);
+
+impl Story {
+    /// On its way, slowly.
+    fn midway(&mut self, stage: &mut Stage, out: &Journey<'_>) -> Result<u64> {
+        slow_down(out.to)?;
+        let began = now_unix_us();
+        self.command(stage, out)?;
+        out.wait_midway(stage, &mut self.gold)?;
+        Ok(began)
+    }
+
+    fn stays(&mut self, stage: &mut Stage, out: &Journey<'_>, since: u64) -> Result<()> {
+        let why = out.stays(stage, &mut self.hosts, &mut self.gold, (since, GIVEN_UP_MAX))?;
+        stage.report.check_that("it is told why the guest stays", Truth::from(!why.is_empty()), why);
+        out.wait_nothing_there(stage)
+    }
+
+    /// Nothing of a failed move is in the way of the next.
+    fn moves_after_all(mut self, stage: &mut Stage) -> Result<()> {
+        let out = gold_to_2(stage);
+        self.gold.take_gap()?;
+        let began = now_unix_us();
+        let arrival = self.send(stage, &out)?;
+        out.complete(stage, &mut self.hosts, &mut self.gold, (arrival, began, Shape::Healthy))?;
+        self.finish(stage, &[2])
+    }
+}
+
+pub(in super::super) fn destination_dies(stage: &mut Stage) -> Result<()> {
+    let mut story = Story::begin(stage)?;
+    let out = gold_to_2(stage);
+    let arrival = story.hosts.expect(stage, out.seat())?;
+    let began = story.midway(stage, &out)?;
+    for pid in out.seat().hypervisors(stage)?.into_iter().filter_map(Pid::from_raw) {
+        kill_process(pid, Signal::KILL)?;
+    }
+    stage.say("the QEMU at host 2 is killed");
+    story.stays(stage, &out, began)?;
+    hurry(out.to)?;
+
+    let began = story.midway(stage, &out)?;
+    story.hosts.host(2).kill()?;
+    stage.say("the daemon of host 2 is killed");
+    hurry(out.to)?;
+    let why = out.stays(stage, &mut story.hosts, &mut story.gold, (began, GIVEN_UP_MAX))?;
+    stage.report.check_that("it is told that the destination is silent", Truth::from(!why.is_empty()), why);
+    story.hosts.host(2).begin_again(stage)?;
+    story.hosts.host(2).wait_ready(stage)?;
+    out.wait_nothing_there(stage)?;
+    drop(arrival);
+    story.moves_after_all(stage)
+}
+
+pub(in super::super) fn link_cut(stage: &mut Stage) -> Result<()> {
+    let mut story = Story::begin(stage)?;
+    let out = gold_to_2(stage);
+    let arrival = story.hosts.expect(stage, out.seat())?;
+    let began = story.midway(stage, &out)?;
+    let cut_at = cut(Cable::Management(2), Cut::Blackhole)?;
+    stage.say("the management network of host 2 swallows everything");
+    let why = out.stays(stage, &mut story.hosts, &mut story.gold, (began, GIVEN_UP_MAX))?;
+    let took = now_unix_us().saturating_sub(cut_at) as f64 / 1e6;
+    stage.report.check("a stuck move is cancelled within", took, Bound::AtMost(STUCK_S), "s").note = why;
+    let gap = story.gold.take_gap()?;
+    stage.report.check("and the guest has not stood still", gap, Bound::AtMost(1000.0), "ms");
+    mend(Cable::Management(2), Cut::Blackhole)?;
+    hurry(out.to)?;
+    out.wait_nothing_there(stage)?;
+    drop(arrival);
+    story.moves_after_all(stage)
+}
+
+pub(in super::super) fn etcd_lost(stage: &mut Stage) -> Result<()> {
+    let mut story = Story::begin(stage)?;
+    let out = gold_to_2(stage);
+    let arrival = story.hosts.expect(stage, out.seat())?;
+    let began = story.midway(stage, &out)?;
+    for member in [1, 2] {
+        story.hosts.etcd.kill(member);
+    }
+    stage.say("two of three members of etcd are killed");
+    stage.watch(NOTICED, |_| Ok(()))?;
+    hurry(out.to)?;
+    // What cannot be asked of etcd now is asked when it is back.
+    let kind = "migration-cancelled";
+    let wanted =
+        crate::e2e::host::Wanted { kind, subject: "gold", since_unix_us: began, bound: GIVEN_UP_MAX };
+    let why = story.hosts.host(1).wait_event(stage, &wanted)?.reason;
+    stage.report.check_that("without etcd the guest stays", Truth::from(!why.is_empty()), why);
+    story.gold.wait_progress(stage)?;
+    for member in [1, 2] {
+        story.hosts.etcd.restart(member)?;
+    }
+    stage.say("etcd has its majority again");
+    story.stays(stage, &out, began)?;
+    wait_cluster(stage, &mut story)?;
+    drop(arrival);
+    story.moves_after_all(stage)
+}
+
+/// Waits until both hosts have told etcd of themselves since it is back.
+fn wait_cluster(stage: &mut Stage, story: &mut Story) -> Result<()> {
+    stage.wait("the hosts to know each other again", RESTARTED_MAX, |_| {
+        let known = story.hosts.etcd.ask("h1", &["get", "--prefix", "--keys-only", "/vmpath/host/san0/"]);
+        Ok(known.is_ok_and(|keys| keys.contains("h1") && keys.contains("h2")).then_some(()))
+    })?;
+    stage.watch(NOTICED, |_| Ok(()))
+}
+
+pub(in super::super) fn source_dies(stage: &mut Stage) -> Result<()> {
+    let mut story = Story::begin(stage)?;
+    let out = gold_to_2(stage);
+    let arrival = story.hosts.expect(stage, out.seat())?;
+    let began = story.midway(stage, &out)?;
+    story.hosts.host(1).crash(stage)?;
+    stage.say("the daemon of host 1 is killed, and comes again");
+    hurry(out.to)?;
+    story.hosts.host(1).wait_ready(stage)?;
+    story.stays(stage, &out, began)?;
+    drop(arrival);
+    story.moves_after_all(stage)
+}
+
+/// etcd has done what the source asked for, and the source never hears of it.
+pub(in super::super) fn source_dies_after_commit(stage: &mut Stage) -> Result<()> {
+    let mut story = Story::begin(stage)?;
+    let out = gold_to_2(stage);
+    let arrival = story.hosts.expect(stage, out.seat())?;
+    let began = story.midway(stage, &out)?;
+    deafen(1, MEMBERS)?;
+    stage.say("host 1 hears nothing from etcd any more");
+    hurry(out.to)?;
+    let to = host_name(out.to);
+    stage.wait("etcd to name host 2 as the owner", COMMITTED_MAX, |_| {
+        // Asked from host 2: host 1 is deaf.
+        Ok((story.hosts.owner_by(2, "san0/gold")?.0 == to).then_some(()))
+    })?;
+    stage.say("it is committed");
+    story.hosts.host(1).crash(stage)?;
+    stage.say("the daemon of host 1 is killed, and comes again");
+    hear(1)?;
+    story.hosts.host(1).wait_ready(stage)?;
+    out.complete(stage, &mut story.hosts, &mut story.gold, (arrival, began, Shape::Hurt))?;
+    story.finish(stage, &[2])
+}

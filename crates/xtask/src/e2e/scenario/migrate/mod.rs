@@ -1,0 +1,97 @@
+//! Guests that move to another host, or do not, each for its reason.
+//!
+//! Two hosts with a daemon each, three members of etcd, one array. Guests verify every block all the way, the array says who wrote, and
+//! QEMU says when it stood still. It does not know how a daemon moves a guest.
+
+pub(super) mod loss;
+pub(super) mod midway;
+pub(super) mod operator;
+pub(super) mod refused;
+
+use crate::e2e::hosts::journey::Journey;
+use crate::e2e::hosts::network::host_name;
+use crate::e2e::hosts::{Hosts, Plan, Seat};
+use crate::e2e::stage::Stage;
+use crate::e2e::vm::Vm;
+use anyhow::{Context, Result};
+use vmpath_lab::array::writers::Owned;
+use vmpath_lab::guest::Arrival;
+use vmpath_lab::report::Truth;
+
+const MEMBERS: usize = 3;
+const PLAN: Plan<'_> = Plan {
+    hosts: 2,
+    members: MEMBERS,
+    units: &["gold", "silver"],
+    config: "migrate.toml",
+    cluster: true,
+    // Slow enough that there is always something on its way.
+    portals: ",latency=5ms",
+};
+/// Small requests of 16 threads at a rate that leaves an emulated guest's processor idle most of the time: QEMU was seen to spoil the
+/// memory of guests that are moved while they copy it all the time.
+const LOAD: &str = "--device /dev/vda --size 32MiB --sizes 4KiB:4,16KiB:2,64KiB:1 --slots 16 --zero 5 --rate 4MiB/s \
+                    --sample-every 100ms";
+const OPEN: u64 = 16;
+
+/// One guest at host 1, and all that it needs to go to host 2.
+struct Story {
+    hosts: Hosts,
+    gold: Vm,
+}
+
+impl Story {
+    fn begin(stage: &mut Stage) -> Result<Self> {
+        let hosts = Hosts::start(stage, &PLAN)?;
+        let seat = Seat { host: 1, vm: "gold", front_end: stage.front_end };
+        let gold = hosts.boot(stage, &[seat], LOAD)?.pop().context("a guest")?;
+        Ok(Self { hosts, gold })
+    }
+
+    /// The owners were host 1 and these, one after another.
+    fn finish(mut self, stage: &mut Stage, others: &[usize]) -> Result<()> {
+        self.gold.finish(stage)?;
+        let owners = [1].iter().chain(others).map(|host| Owned::sometime(&host_name(*host))).collect();
+        self.hosts.check_writers(stage, &[("gold", owners)])?;
+        tell_migrations(stage, &self.hosts)?;
+        self.hosts.finish(stage)
+    }
+
+    /// Prepares the destination, and asks for the move as an operator would. Returns when that is accepted.
+    fn send(&mut self, stage: &mut Stage, journey: &Journey<'_>) -> Result<Arrival> {
+        let arrival = self.hosts.expect(stage, journey.seat())?;
+        self.command(stage, journey)?;
+        Ok(arrival)
+    }
+
+    fn command(&mut self, stage: &mut Stage, journey: &Journey<'_>) -> Result<()> {
+        let to = host_name(journey.to);
+        let words = ["vm", "migrate", journey.vm, "--to", &to];
+        let answer = self.hosts.host(journey.from).operator(&words)?;
+        let text = [answer.stdout, answer.stderr].concat();
+        let text = String::from_utf8_lossy(&text).trim().to_owned();
+        stage.say(format!("vmpath {}: {text}", words.join(" ")));
+        stage.report.check_that(
+            "a move that is asked for begins",
+            Truth::from(answer.status.success()),
+            text,
+        );
+        Ok(())
+    }
+}
+
+fn gold_to_2(stage: &Stage) -> Journey<'static> {
+    Journey { vm: "gold", from: 1, to: 2, front_end: stage.front_end }
+}
+
+/// What each daemon says of its moves goes into the report.
+fn tell_migrations(stage: &mut Stage, hosts: &Hosts) -> Result<()> {
+    for number in 1..=PLAN.hosts {
+        let answer = hosts.operator(number, &["show", "migrations", "-o", "json"])?;
+        let told: serde_json::Value = serde_json::from_slice(&answer.stdout).unwrap_or_default();
+        let name = format!("h{number} shows its migrations");
+        stage.report.check_that(&name, Truth::from(answer.status.success() && !told.is_null()), "");
+        stage.report.attach(&format!("migrations-h{number}"), &told);
+    }
+    Ok(())
+}
