@@ -16,6 +16,8 @@ use vmpath_core::time::{Duration, Instant};
 pub(super) struct Route {
     pub(super) up: bool,
     told: bool,
+    /// As the controller was told last.
+    pub(super) told_up: bool,
     /// How often the path had been lost when it was seen last.
     losses: u64,
     number: u64,
@@ -247,6 +249,9 @@ impl World {
 
     fn tell_links(&mut self, host: usize, path: usize, change: &LinkChange) {
         let target = self.spec().paths[path].target;
+        if let Some(process) = self.process(host) {
+            process.routes[path].told_up = matches!(change, LinkChange::Up);
+        }
         let units: Vec<UnitId> =
             self.spec().unit_ids().filter(|unit| self.spec().unit(*unit).target == target).collect();
         for unit in units {

@@ -64,6 +64,9 @@ impl World {
             let now = self.now;
             for (unit, ownership) in changed {
                 let Some(process) = self.process(host) else { return };
+                if ownership.may_dispatch() {
+                    process.seats[vm].barred = false;
+                }
                 process.told_owners[unit] = ownership.clone();
                 let heard = Heard::Owner { unit: UnitId::at(unit), ownership };
                 let effects = process.controller.handle(now, Told::Cluster(heard));

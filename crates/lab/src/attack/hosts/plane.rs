@@ -133,8 +133,11 @@ impl World {
         for (disk, inflight) in qemu.inflight.iter().enumerate() {
             for head in inflight.heads.iter().flatten() {
                 if let Some(request) = guest.disks[disk].open[usize::from(*head)] {
-                    // Whether it was sent is in the record; to take it for sent is safe.
-                    ops.push(Op { disk, head: *head, request, state: OpState::Queued, unknown: true });
+                    // Whether it was sent is in the record.
+                    let unit = self.array.requests[request as usize].unit;
+                    let sent = self.hosts[host].record[unit].iter();
+                    let unknown = sent.filter(|q| q.until > self.now).any(|q| q.request == Some(request));
+                    ops.push(Op { disk, head: *head, request, state: OpState::Queued, unknown });
                 }
             }
         }
@@ -208,6 +211,10 @@ impl World {
         let Some(qemu) = &mut self.hosts[host].qemus[vm] else { return Ok(vec![]) };
         let (Some(guest), inflight) = (&qemu.guest, &mut qemu.inflight[disk]) else { return Ok(vec![]) };
         let ring = &guest.disks[disk];
+        if inflight.heads.is_some() {
+            // Another driver has begun it: what was handed over is its predecessor's.
+            return Ok(vec![]);
+        }
         let open = queue.base.wrapping_sub(ring.used);
         if usize::from(open) != queue.open.len() || ring.base() != queue.base {
             return Err(format!(

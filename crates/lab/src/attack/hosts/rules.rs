@@ -31,6 +31,8 @@ pub(super) struct Rules {
     moves: BTreeMap<String, Known>,
     /// By host and VM: when it came there, and the last thing that the journal says of its moves.
     arrived: Vec<Vec<Option<Instant>>>,
+    /// The same: when a host was looked for, it had a path to each of its units.
+    served: Vec<Vec<bool>>,
     pub(super) last_word: Vec<Vec<Option<(JournalKind, String)>>>,
 }
 
@@ -39,6 +41,7 @@ impl Rules {
         Self {
             moves: BTreeMap::new(),
             arrived: vec![vec![None; vms]; hosts],
+            served: vec![vec![false; vms]; hosts],
             last_word: vec![vec![None; vms]; hosts],
         }
     }
@@ -145,6 +148,9 @@ impl World {
 
     /// Something is asked for, as the controller has decided it.
     pub(super) fn judge_ask(&mut self, host: usize, ask: &Ask) {
+        if let Ask::Place { vm, .. } = ask {
+            self.rules.served[host][vm.index()] = self.has_paths(host, vm.index());
+        }
         let Ask::Leave { vm, move_id, act } = ask else { return };
         match act {
             Act::Probe { .. } => {
@@ -196,23 +202,27 @@ impl World {
         }
     }
 
+    /// The controller there knows of a path to each of its units.
+    fn has_paths(&self, host: usize, vm: usize) -> bool {
+        let Some(process) = &self.hosts[host].process else { return false };
+        let paths = || self.spec().paths.iter().zip(&process.routes);
+        let leads = |unit: usize| {
+            let target = self.spec().units[unit].target;
+            paths().any(|(path, route)| path.target == target && route.told_up)
+        };
+        self.disks_of(vm).into_iter().all(leads)
+    }
+
     fn judge_dwell(&mut self, host: usize, vm: usize, id: &MoveId) {
         let Some(arrived) = self.rules.arrived[host][vm] else { return };
         let (stayed, dwell) = (self.now.since(arrived), self.spec().vms[vm].move_dwell);
         if stayed >= dwell {
             return;
         }
-        let spec = self.spec();
         let Some(process) = &self.hosts[host].process else { return };
-        let has_path = |unit: usize| {
-            let target = spec.units[unit].target;
-            let its = (0..spec.paths.len()).filter(|path| spec.paths[*path].target == target);
-            its.into_iter().any(|path| process.routes[path].up)
-        };
-        let served = self.disks_of(vm).into_iter().all(has_path);
         let moves = process.controller.view(self.now).moves;
         let by_rule = moves.iter().any(|view| view.id == *id && view.incident.is_some());
-        if served && by_rule {
+        if self.rules.served[host][vm] && by_rule {
             let text = format!(
                 "vm{vm} came to kvm{} {} ms ago, has a path, and leaves again before {} ms",
                 host + 1,

@@ -98,7 +98,11 @@ impl World {
         if chance < 8 {
             self.fault(Fault::DestinationDies, to);
             self.is_sent(host, vm);
-            return self.process_ends(to, vm, "it could not load the devices");
+            self.process_ends(to, vm, "it could not load the devices");
+            if let Some(gone) = self.qemu(host, vm).cloned() {
+                self.guest_lost(vm, &gone);
+            }
+            return;
         }
         self.lands(host, vm, to);
         self.is_sent(host, vm);
