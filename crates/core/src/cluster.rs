@@ -38,6 +38,8 @@ pub enum Ask {
     Leave { vm: VmId, move_id: MoveId, act: source::Act },
     /// A step of a move of a VM that comes.
     Arrive { vm: VmId, move_id: MoveId, act: destination::Act },
+    /// End the hypervisor process that a VM has left, if that is what it is: it holds memory, and the monitor's socket.
+    EndLeft { vm: VmId, instance: u64 },
     /// An invitation is refused; in words.
     Decline { move_id: MoveId, why: String },
 }

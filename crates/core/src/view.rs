@@ -154,7 +154,7 @@ pub struct VmView {
     pub incident: Option<IncidentId>,
     /// At which it is while it is elsewhere; to which it goes or from which it comes while it is migrating.
     pub other_host: Option<String>,
-    /// To which it goes back by itself (`return = true`).
+    /// Where it began, if that is another host: `vmpath vm return` sends it there.
     pub home: Option<String>,
 }
 

@@ -239,6 +239,7 @@ impl World {
             version: "1".into(),
             units: vec![UnitNeed { target: target.clone(), unit: format!("u{vm}"), size: UNIT_SIZE }],
             room: vec![(target, of.rate)],
+            whole: false,
             paths: PathNeed { only: vec![], avoid: vec![], at_least: 1 },
             only: None,
         }
@@ -316,6 +317,7 @@ fn host(at: usize) -> HostSummary {
         target: format!("san{target}"),
         capacity: Some(PATH_CAPACITY * PATHS.len() as u64),
         reserved: 0,
+        lost: 0,
         units: vec![],
     };
     HostSummary {

@@ -36,6 +36,7 @@ impl Controller {
             | HypervisorReport::Deaf { .. } => {}
         }
         self.hypervisor_of_move(vm, &of_move);
+        self.adopt_carried(vm);
     }
 
     fn connected(&mut self, vm: VmId, monitor: Monitor) {

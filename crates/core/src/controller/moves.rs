@@ -9,6 +9,7 @@ use super::Controller;
 use super::words::seconds;
 use crate::cluster::{Ask, Heard, Whereto};
 use crate::effect::{JournalKind, Subject};
+use crate::event::RunState;
 use crate::ids::{UnitId, VmId};
 use crate::migration::{
     Destination, DiskEpoch, Move, MoveId, Note, Source, Step, VmCarry, destination, source,
@@ -149,7 +150,7 @@ impl Controller {
         let arrived = self.vms[vm.index()].travel.arrived?;
         let (since, dwell) = (self.now.since(arrived), self.spec.vm(vm).move_dwell);
         (since < dwell)
-            .then(|| format!("it came here {} ago, and move_dwell is {}", seconds(since), seconds(dwell)))
+            .then(|| format!("it came here less than {} ago, which is its move_dwell", seconds(dwell)))
     }
 
     /// A host is looked for; the answer begins the move.
@@ -233,7 +234,6 @@ impl Controller {
     }
 
     fn carried(&self, vm: VmId) -> Result<VmCarry, String> {
-        use crate::event::RunState;
         let guest = &self.vms[vm.index()].guest;
         match (&guest.run, guest.monitor.run_state()) {
             (Run::Suspended { cause, .. }, _) => Ok(VmCarry::Suspended { why: cause.rule.clone() }),
@@ -280,6 +280,7 @@ impl Controller {
         (state.pardon, state.blocked, state.hold_spent) = (None, None, None);
         state.travel.place = Place::Elsewhere { host };
         (state.travel.tried, state.travel.arrived, state.travel.home) = (None, None, None);
+        state.travel.carried = None;
     }
 
     fn tell_note(&mut self, vm: VmId, incident: Option<crate::ids::IncidentId>, note: Option<Note>) {
@@ -394,9 +395,24 @@ impl Controller {
         match carried {
             VmCarry::Suspended { why } => {
                 let rule = format!("it was suspended at the host that it came from: {why}");
-                self.tell(vm, Input::Adopt(Cause { incident: None, why: Why::Restart, rule }));
+                self.vms[vm.index()].travel.carried = Some(rule);
+                self.adopt_carried(vm);
             }
             VmCarry::Running | VmCarry::StoppedByOther => {}
+        }
+    }
+
+    /// That it has come may be known before how it stands.
+    pub(super) fn adopt_carried(&mut self, vm: VmId) {
+        let state = &mut self.vms[vm.index()];
+        match state.guest.monitor.run_state() {
+            Some(RunState::Paused | RunState::IoError) => {
+                if let Some(rule) = state.travel.carried.take() {
+                    self.tell(vm, Input::Adopt(Cause { incident: None, why: Why::Restart, rule }));
+                }
+            }
+            Some(RunState::Running) => state.travel.carried = None,
+            Some(RunState::Other) | None => {}
         }
     }
 

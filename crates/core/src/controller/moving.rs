@@ -4,7 +4,7 @@
 
 use super::Controller;
 use super::commands::{Answer, conflict};
-use crate::cluster::Whereto;
+use crate::cluster::{Ask, Whereto};
 use crate::event::{HypervisorReport, Machine, MigrationOrder, Role, RunState};
 use crate::ids::VmId;
 use crate::migration::{MigrationState, VmCarry, destination, source};
@@ -114,11 +114,15 @@ impl Controller {
                     self.hypervisor_leaving(vm, source::Input::Replaced);
                 }
                 self.may_have_landed(vm, *state);
+                self.may_be_left(vm, *state);
             }
             HypervisorReport::Lost { why } => {
                 self.hypervisor_leaving(vm, source::Input::MonitorLost(why.clone()));
             }
-            HypervisorReport::State(state) => self.may_have_landed(vm, *state),
+            HypervisorReport::State(state) => {
+                self.may_have_landed(vm, *state);
+                self.may_be_left(vm, *state);
+            }
             HypervisorReport::Machine(machine) => self.machine_of_move(vm, machine),
             HypervisorReport::Migration(status) => {
                 self.hypervisor_leaving(vm, source::Input::Hypervisor(status.clone()));
@@ -161,6 +165,16 @@ impl Controller {
         };
         let present = self.vms[vm.index()].guest.monitor.instance();
         planned.zip(present).is_some_and(|(planned, present)| planned != present)
+    }
+
+    /// What is left of a VM that has moved neither runs nor is stopped.
+    fn may_be_left(&mut self, vm: VmId, state: RunState) {
+        let state_of = &self.vms[vm.index()];
+        if let (Place::Elsewhere { .. }, RunState::Other, Some(instance)) =
+            (&state_of.travel.place, state, state_of.guest.monitor.instance())
+        {
+            self.out.asks.push(Ask::EndLeft { vm, instance });
+        }
     }
 
     fn may_have_landed(&mut self, vm: VmId, state: RunState) {

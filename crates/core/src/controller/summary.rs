@@ -73,6 +73,13 @@ impl Controller {
         let good = |path: &PathId| matches!(self.network.state(*path), PathState::Active { .. });
         let of_target = |path: &PathId| spec.path(*path).target == target;
         let up: Vec<PathId> = spec.path_ids().filter(of_target).filter(good).collect();
+        let lost = |path: &PathId| match self.network.state(*path) {
+            PathState::Connecting { .. }
+            | PathState::Down { .. }
+            | PathState::Probation { .. }
+            | PathState::Repaired { .. } => true,
+            PathState::Active { .. } | PathState::Draining { .. } | PathState::Disabled { .. } => false,
+        };
         let leads = |path: PathId, unit| matches!(self.network.link(path, unit), Some(Link::Up { .. }));
         let unit = |unit: UnitId| UnitSummary {
             unit: spec.unit(unit).name.clone(),
@@ -91,6 +98,7 @@ impl Controller {
             target: name.clone(),
             capacity: self.carried_by(&up),
             reserved: reserved.map(|need| need.rate).sum(),
+            lost: spec.path_ids().filter(of_target).filter(lost).count() as u32,
             units: spec.unit_ids().filter(|u| spec.unit(*u).target == target).map(unit).collect(),
         }
     }
@@ -122,6 +130,13 @@ impl Controller {
             Some(Place::Leaving { .. } | Place::Arriving(_)) => true,
             Some(Place::Here | Place::Placing { .. } | Place::Elsewhere { .. }) | None => false,
         }
+    }
+
+    /// Where its move has given a VM's units to, while this end cannot finish without the other.
+    #[must_use]
+    pub fn given_to(&self, vm: VmId) -> Option<&str> {
+        let Place::Leaving { machine, .. } = &self.vms.get(vm.index())?.travel.place else { return None };
+        machine.has_given().then_some(machine.plan().to.as_str())
     }
 
     /// The VM that comes here by this move.

@@ -273,7 +273,11 @@ fn leaving_late(machine: &Source, now: Instant) -> Step {
                 "QEMU has sent it to {to} although its units stay here ({why}): somebody else has told it to go on; \
                  no host serves its disks"
             ),
-            format!("you: end its hypervisor at {to} and continue it here, or end its process here"),
+            format!(
+                "you: end its hypervisor at {to}, continue it here by hand, then `vmpath vm migrate {} --cancel`; or end \
+                 its process here",
+                machine.plan().vm
+            ),
         ),
         State::Probing { .. }
         | State::Claiming { .. }

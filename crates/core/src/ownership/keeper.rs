@@ -26,6 +26,17 @@ pub enum Act {
     Read(Vec<String>),
 }
 
+impl Act {
+    /// When it is done, this unit is this host's by that.
+    fn may_own(&self, name: &str) -> bool {
+        match self {
+            Self::Claim(units) => units.iter().any(|unit| unit == name),
+            Self::Renew(units) => units.iter().any(|unit| unit.unit == name),
+            Self::Release(_) | Self::Read(_) => false,
+        }
+    }
+}
+
 /// What the store makes of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
@@ -98,6 +109,8 @@ impl Known {
 struct Unit {
     name: String,
     known: Known,
+    /// A change of it was asked for, and its answer says how it stands then.
+    awaited: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +135,7 @@ pub struct Keeper {
 impl Keeper {
     #[must_use]
     pub fn new(host: &str, units: impl IntoIterator<Item = String>, now: Instant) -> Self {
-        let unit = |name| Unit { name, known: Known::Unread };
+        let unit = |name| Unit { name, known: Known::Unread, awaited: false };
         let units = units.into_iter().map(unit).collect();
         Self { host: host.into(), units, asked: None, again: now, idle_since: None, moving: Moving::No }
     }
@@ -141,8 +154,12 @@ impl Keeper {
 
     /// A move's machine says that they are not.
     pub fn disown(&mut self, units: &[String]) {
-        for unit in units {
-            self.set(unit, Known::Uncertain);
+        for name in units {
+            // The watch may have told already whose it is.
+            let its = self.units.iter_mut().find(|unit| unit.name == *name);
+            if let Some(unit) = its.filter(|unit| !matches!(unit.known, Known::Theirs(_))) {
+                unit.known = Known::Uncertain;
+            }
         }
     }
 
@@ -154,15 +171,13 @@ impl Keeper {
 
     /// The store says how a unit stands: a first reading, or a change.
     pub fn found(&mut self, found: &Found) {
-        // Its answer says which of the changes it is.
-        let awaited = matches!(self.asked, Some(Asked::Claim | Asked::Renew));
         let moving = self.moving == Moving::Yes;
         let Some(unit) = self.units.iter_mut().find(|unit| unit.name == found.unit) else { return };
         unit.known = match (&found.owner, &unit.known) {
             (None, _) => Known::Free,
             (Some(owner), _) if owner.host != self.host => Known::Theirs(owner.clone()),
             (Some(owner), Known::Ours { epoch }) => Known::Ours { epoch: owner.epoch.max(*epoch) },
-            (Some(_), known) if awaited || moving => known.clone(),
+            (Some(_), known) if unit.awaited || moving => known.clone(),
             (Some(owner), _) => Known::Stale { epoch: owner.epoch },
         };
     }
@@ -170,6 +185,7 @@ impl Keeper {
     /// The answer to the last act.
     pub fn answered(&mut self, now: Instant, reply: Reply) {
         let Some(asked) = self.asked.take() else { return };
+        self.units.iter_mut().for_each(|unit| unit.awaited = false);
         match reply {
             Reply::Done(found) if matches!(asked, Asked::Claim | Asked::Renew) => self.is_ours(&found),
             Reply::Done(found) => found.iter().for_each(|found| self.found(found)),
@@ -226,6 +242,9 @@ impl Keeper {
             return None;
         }
         let act = self.next(now)?;
+        for unit in &mut self.units {
+            unit.awaited = act.may_own(&unit.name);
+        }
         self.asked = Some(match &act {
             Act::Claim(_) => Asked::Claim,
             Act::Renew(_) => Asked::Renew,
@@ -411,6 +430,20 @@ mod tests {
         keeper.disown(&names());
         assert!(!dispatches(&keeper));
         assert_eq!(keeper.look(at(1), USED), Some(Act::Read(names())), "then it is read again");
+    }
+
+    #[test]
+    fn what_is_given_to_this_host_one_after_the_other_is_all_taken() {
+        let mut keeper = keeper();
+        both(Some(("kvm2", 3))).iter().for_each(|found| keeper.found(found));
+        keeper.found(&found("t/a", Some(("kvm1", 4))));
+        let renewed = UnitEpoch { unit: "t/a".into(), epoch: 4 };
+        assert_eq!(keeper.look(at(0), USED), Some(Act::Renew(vec![renewed])));
+        // It has nothing to do with what was asked.
+        keeper.found(&found("t/b", Some(("kvm1", 4))));
+        keeper.answered(at(0), Reply::Done(vec![found("t/a", Some(("kvm1", 5)))]));
+        let renewed = UnitEpoch { unit: "t/b".into(), epoch: 4 };
+        assert_eq!(keeper.look(at(0), USED), Some(Act::Renew(vec![renewed])));
     }
 
     #[test]

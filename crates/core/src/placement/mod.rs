@@ -122,10 +122,16 @@ fn judge(
 fn reaches(asked: &Asked<'_>, present: &Present) -> Result<(), Refusal> {
     for (need, names) in asked.need.units.iter().zip(&asked.units) {
         let full = || format!("{}/{}", need.target, need.unit);
-        let found = names.and_then(|(target, unit)| Some((target, present.target(target)?.unit(unit)?)));
-        let Some((target, unit)) = found else {
+        let found = names.and_then(|(target, unit)| {
+            let known = present.target(target)?;
+            Some((target, known, known.unit(unit)?))
+        });
+        let Some((target, known, unit)) = found else {
             return Err(Refusal::NoUnit(full()));
         };
+        if asked.need.whole && known.lost > 0 {
+            return Err(Refusal::NotWhole { target: need.target.clone(), lost: known.lost });
+        }
         match unit.size {
             Some(size) if size != need.size => {
                 return Err(Refusal::Size { unit: full(), theirs: size, ours: need.size });

@@ -53,6 +53,7 @@ impl Need {
             units: spec.units_of_vm(vm).map(unit).collect::<Result<_, _>>()?,
             room: room_of(spec, vm).into_iter().map(|need| (need.target, need.rate)).collect(),
             paths: PathNeed { only: vec![], avoid: names(&its.avoid_paths), at_least: its.min_paths },
+            whole: matches!(whereto, Whereto::Home(_)),
             only: match whereto {
                 Whereto::Best => None,
                 Whereto::Named(host) | Whereto::Home(host) => Some(host.clone()),

@@ -31,6 +31,10 @@ pub enum Refusal {
         has: u32,
         needs: u32,
     },
+    NotWhole {
+        target: String,
+        lost: u32,
+    },
     /// Bytes per second.
     NoRoom {
         target: String,
@@ -55,6 +59,9 @@ impl fmt::Display for Refusal {
             }
             Self::NoPath { unit, has, needs } => {
                 write!(f, "{has} of its paths to {unit} can be relied on, and {needs} must be")
+            }
+            Self::NotWhole { target, lost } => {
+                write!(f, "{lost} of its paths to {target} are not back, or not for long enough")
             }
             Self::NoRoom { target, has, needs } => write!(
                 f,

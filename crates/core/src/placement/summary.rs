@@ -36,6 +36,8 @@ pub struct TargetSummary {
     pub capacity: Option<u64>,
     /// By the VMs that it serves.
     pub reserved: u64,
+    /// Paths that are not up or not trusted yet, less those that an operator has taken out.
+    pub lost: u32,
     pub units: Vec<UnitSummary>,
 }
 
@@ -80,7 +82,9 @@ pub struct Need {
     /// What its reservation needs of each target; none for a VM without one.
     pub room: Vec<(String, u64)>,
     pub paths: PathNeed,
-    /// The operator wants this host and no other.
+    /// Every path of its targets there must be up and trusted: it goes home because they are.
+    pub whole: bool,
+    /// This host and no other.
     pub only: Option<String>,
 }
 

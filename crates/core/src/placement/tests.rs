@@ -20,6 +20,7 @@ fn host(name: &str, free: u64) -> HostSummary {
         target: "san0".into(),
         capacity: Some(capacity),
         reserved: capacity.saturating_sub(free),
+        lost: 0,
         units: vec![unit],
     };
     HostSummary {
@@ -43,6 +44,7 @@ fn need(vm: &str, rate: u64) -> Need {
         version: "1".into(),
         units: vec![UnitNeed { target: "san0".into(), unit: "root".into(), size: UNIT_SIZE }],
         room: if rate == 0 { vec![] } else { vec![("san0".into(), rate)] },
+        whole: false,
         paths: PathNeed { only: vec![], avoid: vec![], at_least: 1 },
         only: None,
     }

@@ -42,6 +42,7 @@ pub(super) struct Present {
 pub(super) struct Target {
     pub(super) capacity: Option<u64>,
     pub(super) reserved: u64,
+    pub(super) lost: u32,
     /// Sorted by name.
     units: Vec<(NameId, Unit)>,
 }
@@ -170,7 +171,7 @@ impl ClusterView {
         units.sort_by_key(|(name, _)| *name);
         (
             self.names.put(&summary.target),
-            Target { capacity: summary.capacity, reserved: summary.reserved, units },
+            Target { capacity: summary.capacity, reserved: summary.reserved, lost: summary.lost, units },
         )
     }
 }

@@ -71,12 +71,14 @@ pub struct Travel {
     pub home: Option<String>,
     /// When it is asked next whether it may.
     pub ask_home: Instant,
+    /// It came suspended, for this in words, and its hypervisor has not said yet that it stands still.
+    pub carried: Option<String>,
 }
 
 impl Travel {
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { place: Place::Here, tried: None, arrived: None, home: None, ask_home: now }
+        Self { place: Place::Here, tried: None, arrived: None, home: None, ask_home: now, carried: None }
     }
 
     /// No rule looks at it: it is on its way, or gone.

@@ -200,7 +200,9 @@ impl Host {
                 }
                 Effect::Publish(_)
                 | Effect::Monitor { .. }
-                | Effect::Cluster(Ask::Leave { .. } | Ask::Arrive { .. } | Ask::Decline { .. }) => {}
+                | Effect::Cluster(
+                    Ask::Leave { .. } | Ask::Arrive { .. } | Ask::EndLeft { .. } | Ask::Decline { .. },
+                ) => {}
             }
         }
     }

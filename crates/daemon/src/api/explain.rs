@@ -77,10 +77,15 @@ pub(super) fn text(facts: &Facts<'_>) -> Vec<String> {
     text
 }
 
-/// To which it goes back by itself.
+/// Where it began.
 fn home(vm: &wire::Vm) -> Option<String> {
     let home = vm.home.as_ref()?;
-    Some(format!("It came from {home}, and goes back when that host has its paths again (return = true)."))
+    let back = if vm.returns {
+        "it goes back by itself when that host has its paths again (return = true)".into()
+    } else {
+        format!("`vmpath vm return {}` sends it back", vm.name)
+    };
+    Some(format!("Its home is {home}; {back}."))
 }
 
 fn state(facts: &Facts<'_>) -> String {

@@ -169,8 +169,10 @@ pub struct Vm {
     pub incident: Option<String>,
     /// Where it is or comes from or goes to, if it is `elsewhere` or `migrating`.
     pub other_host: Option<String>,
-    /// To which it goes back by itself.
+    /// Where it began, if that is another host.
     pub home: Option<String>,
+    /// It goes back there by itself.
+    pub returns: bool,
     pub disks: Vec<DiskOfVm>,
 }
 

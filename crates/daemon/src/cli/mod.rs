@@ -232,7 +232,7 @@ enum VmChange {
     /// Move a running VM to another host; its guest sees a pause, and no error
     #[command(after_help = moves::MIGRATE_HELP)]
     Migrate(moves::MigrateArgs),
-    /// Move a VM back to the host that it came from
+    /// Move a VM back to the host where it began
     #[command(after_help = moves::RETURN_HELP)]
     Return(moves::ReturnArgs),
 }

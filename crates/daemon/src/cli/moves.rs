@@ -23,8 +23,8 @@ on. `vmpath show hosts` tells who would take it; `vmpath show migrations` and `v
 Exit status: 0 asked for, or with --wait at the other host; 1 an error, or with --wait it has stayed; 2 wrong usage.";
 
 pub(super) const RETURN_HELP: &str = "\
-Only a VM whose configuration says `return = true` knows where it came from. It goes back by itself when that host has its \
-paths again; this asks for it now. Another VM is sent with `vmpath vm migrate NAME --to HOST`.
+Run it on the host where the VM is: to the host where it began, before it was first moved. With `return = true` in its \
+configuration it goes back by itself when that host has its paths again; this asks for it now.
 
 Exit status: as of `vmpath vm migrate`.";
 

@@ -176,7 +176,8 @@ fn standing(vm: &wire::Vm) -> Vec<Row> {
         ("disk", format!("{} = {}, {}, {clients}{owner}", disk.name, disk.unit, disk.presence))
     }));
     rows.extend(vm.other_host.iter().map(|host| ("other host", host.clone())));
-    rows.extend(vm.home.iter().map(|home| ("goes back to", home.clone())));
+    let returns = if vm.returns { ", and goes back there by itself" } else { "" };
+    rows.extend(vm.home.iter().map(|home| ("home", format!("{home}{returns}"))));
     let gate = vm.gate.reason.as_ref().map(|reason| format!("{}: {reason}", vm.gate.state));
     rows.extend(gate.map(|gate| ("gate", gate)));
     rows.extend(vm.because.iter().map(|why| ("because", why.clone())));

@@ -22,6 +22,8 @@ pub(super) struct Slice {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     capacity: Option<u64>,
     reserved: u64,
+    #[serde(default, skip_serializing_if = "is_none")]
+    lost: u32,
     paths: Vec<String>,
     units: Vec<UnitWire>,
     vms: Vec<VmWire>,
@@ -65,6 +67,11 @@ impl PlaceWire {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_none(number: &u32) -> bool {
+    *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_zero(number: &usize) -> bool {
     *number == 0
 }
@@ -96,6 +103,7 @@ impl Slice {
             },
             capacity: target.capacity,
             reserved: target.reserved,
+            lost: target.lost,
             paths,
             units,
             vms: host.vms.iter().map(vm).collect(),
@@ -147,6 +155,7 @@ impl Slice {
             target: name.to_owned(),
             capacity: self.capacity,
             reserved: self.reserved,
+            lost: self.lost,
             units: self.units.iter().map(unit).collect(),
         }
     }
@@ -200,6 +209,7 @@ pub(super) mod tests {
                 target: "san0".into(),
                 capacity: Some(100 << 20),
                 reserved: 40 << 20,
+                lost: 0,
                 units: (0..units).map(unit).collect(),
             }],
             vms: (0..units / 2).map(vm).collect(),

@@ -6,6 +6,7 @@
 
 use crate::cluster::Others;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use vmpath_core::ownership::Ownership;
 use vmpath_core::placement::{Accepts, HostSummary, TargetSummary, VmPlace};
 
@@ -16,7 +17,7 @@ pub struct HostsView {
     /// Why this host can neither ask the others nor be asked: its certificate, its port; none if nothing is wrong.
     pub channel_trouble: Option<String>,
     /// By name, this one among them. Empty until the store was read; kept as it was while the store is away.
-    pub hosts: Vec<HostRow>,
+    pub hosts: Arc<[HostRow]>,
     /// By unit: those of this host's disks that have an owner at all.
     pub owners: Vec<OwnerRow>,
 }
@@ -101,10 +102,10 @@ pub struct OwnerRow {
 impl HostsView {
     /// The rows of all hosts that are heard of. `own`: this host's name.
     #[must_use]
-    pub fn rows(others: &Others, own: &str) -> Vec<HostRow> {
+    pub fn rows(others: &Others, own: &str) -> Arc<[HostRow]> {
         let mut rows: Vec<_> = others.hosts.iter().map(|host| HostRow::of(host, others, own)).collect();
         rows.sort_by(|a, b| a.name.cmp(&b.name));
-        rows
+        rows.into()
     }
 
     /// None if it is not heard of.
@@ -198,7 +199,6 @@ impl OwnerRow {
 mod tests {
     use super::*;
     use crate::cluster::Claimed;
-    use std::sync::Arc;
     use vmpath_core::ownership::Owner;
     use vmpath_core::placement::{Claim, UnitSummary, VmSummary};
 
@@ -207,6 +207,7 @@ mod tests {
             target: target.into(),
             capacity: Some(100),
             reserved: 60,
+            lost: 0,
             units: vec![UnitSummary { unit: "gold".into(), size: Some(1 << 30), paths_up: vec!["a".into()] }],
         };
         let vm = |name: &str, place| VmSummary { name: name.into(), priority: 1, reservation: None, place };

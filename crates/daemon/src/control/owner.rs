@@ -260,6 +260,7 @@ impl Owner {
 
     /// What other hosts, etcd or launched hypervisors say.
     fn news(&mut self, news: News) {
+        self.stale = Stale::Host;
         let events = self.performer.hear(news, &self.controller);
         self.apply_all(events);
         self.look();

@@ -42,6 +42,10 @@ pub enum Order {
     MigrateCancel {
         instance: u64,
     },
+    /// End, if the VM has been sent elsewhere: it waits for nothing any more. Ignored in any other state.
+    Quit {
+        instance: u64,
+    },
     /// Tell how it stands, though nothing may have changed.
     QueryMigrate {
         instance: u64,
@@ -56,6 +60,7 @@ impl Order {
             | Self::Migrate { instance, .. }
             | Self::MigrateContinue { instance }
             | Self::MigrateCancel { instance }
+            | Self::Quit { instance }
             | Self::QueryMigrate { instance } => *instance,
         }
     }
@@ -63,7 +68,9 @@ impl Order {
     /// What is told when it cannot be carried out.
     pub(crate) const fn refused(&self, why: String) -> HypervisorReport {
         let order = match self {
-            Self::Stop { .. } | Self::Continue { .. } => return HypervisorReport::Refused { why },
+            Self::Stop { .. } | Self::Continue { .. } | Self::Quit { .. } => {
+                return HypervisorReport::Refused { why };
+            }
             Self::Migrate { .. } => MigrationOrder::Start,
             Self::MigrateContinue { .. } => MigrationOrder::Continue,
             Self::MigrateCancel { .. } => MigrationOrder::Cancel,

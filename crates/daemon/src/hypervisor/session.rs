@@ -92,6 +92,7 @@ enum Question {
     Migrate,
     MigrateContinue,
     MigrateCancel,
+    Quit,
 }
 
 #[derive(Debug)]
@@ -178,6 +179,10 @@ impl Session {
         match order {
             Order::Stop { .. } => self.ask_once(Question::Stop, now + STOP_WAIT, qmp::stop),
             Order::Continue { .. } => self.ask_once(Question::Continue, now + CONTINUE_WAIT, qmp::cont),
+            Order::Quit { .. } if self.qemu_state == Some(qmp::RunState::PostMigrate) => {
+                self.ask_once(Question::Quit, now + CONTINUE_WAIT, qmp::quit);
+            }
+            Order::Quit { .. } => {}
             Order::Migrate { .. }
             | Order::MigrateContinue { .. }
             | Order::MigrateCancel { .. }
@@ -230,6 +235,7 @@ impl Session {
             Question::Continue => {
                 self.refuse(format!("no answer to `cont` for {} s", CONTINUE_WAIT.as_secs()));
             }
+            Question::Quit => return Err("QEMU does not end although the VM has left it".into()),
             Question::Capability
             | Question::Parameters
             | Question::Migrate
@@ -305,6 +311,8 @@ impl Session {
                 self.state(run_state(&status), poll, now);
             }
             Question::Stop | Question::Continue => self.ask_status(false, now),
+            // Its monitor is gone next.
+            Question::Quit => {}
             Question::Capability
             | Question::Parameters
             | Question::Migrate
@@ -318,6 +326,7 @@ impl Session {
         let Some(question) = self.close(id, now) else { return Ok(()) };
         let refused = || format!("QEMU refused `{}`: {desc}", question.name());
         match question {
+            Question::Quit => tracing::warn!("{}", refused()),
             Question::Stop | Question::Continue => {
                 self.refuse(refused());
                 self.ask_status(false, now);
@@ -452,7 +461,8 @@ impl Question {
             | Self::Parameters
             | Self::Migrate
             | Self::MigrateContinue
-            | Self::MigrateCancel => true,
+            | Self::MigrateCancel
+            | Self::Quit => true,
             Self::Capabilities
             | Self::Blocks
             | Self::Property
@@ -479,6 +489,7 @@ impl Question {
             Self::Migrate => "migrate",
             Self::MigrateContinue => "migrate-continue",
             Self::MigrateCancel => "migrate_cancel",
+            Self::Quit => "quit",
         }
     }
 }

@@ -33,6 +33,11 @@ pub fn cont(id: u64) -> Vec<u8> {
     execute("cont", &Value::Null, id)
 }
 
+/// Ends the process.
+pub fn quit(id: u64) -> Vec<u8> {
+    execute("quit", &Value::Null, id)
+}
+
 /// Its return is read by [`super::StatusInfo::from_return`].
 pub fn query_status(id: u64) -> Vec<u8> {
     execute("query-status", &Value::Null, id)

@@ -15,7 +15,7 @@ mod run_state;
 pub use block::{ERROR_POLICIES, disks_that_count, is_stop, qom_get, query_block};
 pub use encode::{
     cont, encode_error, encode_event, encode_greeting, encode_return, execute, qmp_capabilities,
-    query_status, query_version, stop,
+    query_status, query_version, quit, stop,
 };
 pub use message::{EventTime, QemuVersion, QmpCommand, QmpCommandReader, QmpMessage, QmpReader, QmpRequest};
 pub use migration::{

@@ -86,8 +86,12 @@ const ROOMS: &[Room] = &[
             &["hypervisors", ".", "send"],
         ],
         within: &["crates/daemon/src/"],
-        only: &["crates/daemon/src/hypervisor/", "crates/daemon/src/control/effects"],
-        instead: "only control/effects orders a hypervisor about",
+        only: &[
+            "crates/daemon/src/hypervisor/",
+            "crates/daemon/src/control/effects",
+            "crates/daemon/src/control/hosts/",
+        ],
+        instead: "only control/effects and control/hosts order a hypervisor about",
     },
     Room {
         rule: "lab",

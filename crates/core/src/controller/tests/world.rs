@@ -518,6 +518,7 @@ fn ask_word(ask: &Ask) -> String {
         Ask::Place { vm, .. } => format!("place {vm}"),
         Ask::Leave { vm, act, .. } => format!("leave {vm} {}", word(format!("{act:?}"))),
         Ask::Arrive { vm, act, .. } => format!("arrive {vm} {}", word(format!("{act:?}"))),
+        Ask::EndLeft { vm, .. } => format!("end-left {vm}"),
         Ask::Decline { .. } => "decline".into(),
     }
 }

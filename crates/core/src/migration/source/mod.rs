@@ -255,6 +255,24 @@ impl Source {
         }
     }
 
+    /// The units are, or may be, the destination's.
+    #[must_use]
+    pub fn has_given(&self) -> bool {
+        match &self.state {
+            State::Uncertain { .. } | State::Continuing { .. } | State::Stranded { .. } => true,
+            State::Probing { .. }
+            | State::Claiming { .. }
+            | State::Preparing { .. }
+            | State::Transferring { .. }
+            | State::Settling { .. }
+            | State::HandingOver { .. }
+            | State::Committing { .. }
+            | State::Cancelling { .. }
+            | State::Stuck { .. }
+            | State::Ended(_) => false,
+        }
+    }
+
     /// Bytes of memory sent and left, while that is being done.
     #[must_use]
     pub fn transfer(&self) -> Option<(u64, u64)> {

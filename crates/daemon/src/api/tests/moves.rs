@@ -35,6 +35,7 @@ fn summary(host: &str) -> Arc<HostSummary> {
         target: "san0".into(),
         capacity: Some(100 << 20),
         reserved: 60 << 20,
+        lost: 0,
         units: vec![unit],
     };
     let gold =

@@ -45,6 +45,7 @@ fn need() -> Need {
         version: "0.1.0".into(),
         units: vec![UnitNeed { target: "san0".into(), unit: "u0".into(), size: 1 << 30 }],
         room: vec![("san0".into(), 1 << 20)],
+        whole: false,
         paths: PathNeed { only: vec![], avoid: vec![], at_least: 2 },
         only: None,
     }

@@ -30,17 +30,10 @@ impl Hosts {
                     Ok(uri) => Answer::Done(PeerAnswer::Incoming(uri)),
                     Err(why) => Answer::Refused(why),
                 };
-                self.calls.answer(&id, Question::Prepare, &answer);
-                vec![]
+                self.answer(&id, Question::Prepare, &answer)
             }
-            Act::AnswerHandOver(result) => {
-                self.calls.answer(&id, Question::HandOver, &done(result));
-                vec![]
-            }
-            Act::AnswerDiscard(result) => {
-                self.calls.answer(&id, Question::Discard, &done(result));
-                vec![]
-            }
+            Act::AnswerHandOver(result) => self.answer(&id, Question::HandOver, &done(result)),
+            Act::AnswerDiscard(result) => self.answer(&id, Question::Discard, &done(result)),
             Act::Store(hand_over) => {
                 let hand_over = Arc::from(hand_over);
                 let failed = |why| arriving(vm, &id, Input::Stored(Err(why)));
@@ -83,18 +76,25 @@ impl Hosts {
                 self.calls.forget(&id);
                 vec![]
             }
-            Act::Forget => {
-                self.calls.forget(&id);
-                let given = hands
-                    .dataplane
-                    .order(WorkerOrder::Withdraw { ticket: 0, vm, move_id: id.clone() })
-                    .and_then(|_| hands.dataplane.order(WorkerOrder::Forget { vm, move_id: id }));
-                if let Err(error) = given {
-                    tracing::error!("VM {}: it is still expected here: {error}", self.vm_name(vm));
-                }
-                vec![]
-            }
+            Act::Forget => self.forget(vm, id, hands),
         }
+    }
+
+    fn answer(&mut self, id: &MoveId, question: Question, outcome: &crate::peer::Outcome) -> Vec<Event> {
+        self.calls.answer(id, question, outcome);
+        vec![]
+    }
+
+    fn forget(&mut self, vm: VmId, id: MoveId, hands: &Hands<'_>) -> Vec<Event> {
+        self.calls.forget(&id);
+        let given = hands
+            .dataplane
+            .order(WorkerOrder::Withdraw { ticket: 0, vm, move_id: id.clone() })
+            .and_then(|_| hands.dataplane.order(WorkerOrder::Forget { vm, move_id: id }));
+        if let Err(error) = given {
+            tracing::error!("VM {}: it is still expected here: {error}", self.vm_name(vm));
+        }
+        vec![]
     }
 
     fn withdraw(&mut self, vm: VmId, id: MoveId, hands: &Hands<'_>) -> Vec<Event> {

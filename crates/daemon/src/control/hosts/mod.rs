@@ -16,7 +16,7 @@ mod takeover;
 
 pub use post::{News, Post};
 
-use super::hosts_view::HostsView;
+use super::hosts_view::{HostRow, HostsView};
 use crate::cluster::{Cluster, ClusterOrder, ClusterReport, Others, Outcome, Refusal, Ticket};
 use crate::dataplane::{Dataplane, OrderReport, WorkerOrder};
 use crate::hypervisor::{Hypervisors, Order};
@@ -108,6 +108,8 @@ pub struct Hosts {
     calls: Calls,
     owners: Owners,
     others: Arc<Others>,
+    /// The same, as it is shown.
+    rows: Arc<[HostRow]>,
     view: ClusterView,
     /// Also of hosts of which nothing is heard now.
     addresses: BTreeMap<String, SocketAddr>,
@@ -146,6 +148,7 @@ impl Hosts {
             calls: Calls::default(),
             owners: Owners::new(spec, now),
             others: Arc::default(),
+            rows: Arc::default(),
             view: ClusterView::default(),
             addresses: BTreeMap::new(),
             crowded: vec![],
@@ -162,6 +165,7 @@ impl Hosts {
             Ask::Place { vm, whereto } => vec![self.placed(vm, &whereto)],
             Ask::Leave { vm, move_id, act } => self.leave(vm, move_id, act, hands),
             Ask::Arrive { vm, move_id, act } => self.arrive(vm, move_id, act, hands),
+            Ask::EndLeft { vm, instance } => self.tell_hypervisor(vm, &Order::Quit { instance }, hands),
             Ask::Decline { move_id, why } => {
                 self.calls.answer(&move_id, Question::Prepare, &Answer::Refused(why));
                 vec![]
@@ -276,6 +280,7 @@ impl Hosts {
         for host in &others.hosts {
             self.addresses.insert(host.host.clone(), host.peer);
         }
+        self.rows = HostsView::rows(&others, &self.spec.host.name);
         self.others = others;
         self.claim_again()
     }
@@ -300,7 +305,7 @@ impl Hosts {
         HostsView {
             store: self.owners.store_state(),
             channel_trouble: self.channel.trouble(),
-            hosts: HostsView::rows(&self.others, &self.spec.host.name),
+            hosts: Arc::clone(&self.rows),
             owners: self.owners.rows(&self.spec.host.name),
         }
     }

@@ -28,6 +28,7 @@ pub struct TakeOver {
     vm: VmId,
     unit: UnitId,
     owner: Owner,
+    is_left_over: bool,
 }
 
 /// How far it has come.
@@ -53,7 +54,9 @@ impl Hosts {
         let (vm, unit) = (self.spec.disk(disk).vm, self.spec.disk(disk).unit);
         let (name, disk) = (self.spec.unit_name(unit), self.spec.disk_name(disk));
         let conflict = |why: String| Err(CommandError::Conflict(why));
-        if controller.is_moving(vm) {
+        // Only the host that is dead could have given it back: with its units here again it goes on, memory and all.
+        let is_left_over = controller.given_to(vm) == Some(from);
+        if controller.is_moving(vm) && !is_left_over {
             return conflict(format!("{disk} is on its way: its move decides who owns it"));
         }
         let owner = match self.owners.of(unit) {
@@ -82,7 +85,7 @@ impl Hosts {
         };
         let until =
             format!("{:.1} s have passed after that, then the owner is changed", quiesce.as_secs_f64());
-        let take = TakeOver { vm, unit, owner };
+        let take = TakeOver { vm, unit, owner, is_left_over };
         tokio::spawn(fence(take, command, quiesce, self.fenced.clone()));
         let reason = format!("{disk} is taken over from {from}: {words}");
         let answer = format!("{reason}; it is this host's when {until}");
@@ -115,7 +118,10 @@ impl Hosts {
                     Some(UnitEpoch { unit: found.unit.clone(), epoch: owner.epoch })
                 });
                 let ours: Vec<UnitEpoch> = ours.collect();
-                self.owners.own(take.vm, &ours);
+                // One that was left over by a move is its machine's, which reads the owners again and again.
+                if !take.is_left_over {
+                    self.owners.own(take.vm, &ours);
+                }
                 format!("it is this host's now, and was {from}'s")
             }
             Outcome::Refused(refusal) => format!("it is not taken over: {}", refused(refusal)),

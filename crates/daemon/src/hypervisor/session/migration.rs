@@ -142,7 +142,7 @@ impl Session {
                 self.migration.wanted = true;
                 self.ask_migration(now);
             }
-            Order::Stop { .. } | Order::Continue { .. } => {}
+            Order::Stop { .. } | Order::Continue { .. } | Order::Quit { .. } => {}
         }
     }
 

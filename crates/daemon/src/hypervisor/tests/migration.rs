@@ -267,6 +267,21 @@ fn an_incoming_process_is_told_as_such_until_the_vm_is_there() {
     assert!(!reports.iter().any(|report| matches!(report, HypervisorReport::Migration(_))), "{reports:?}");
 }
 
+/// It would take a running VM with it.
+#[test]
+fn only_what_a_vm_has_left_is_ended() {
+    for (status, ends) in [("postmigrate", true), ("running", false), ("paused", false), ("inmigrate", false)]
+    {
+        let mut qemu = Qemu { status, ..Qemu::new() };
+        let (mut session, _) = connected(&mut qemu);
+        session.order(Order::Quit { instance: INSTANCE }, at(1));
+        session.order(Order::Quit { instance: INSTANCE + 1 }, at(1));
+        talk(&mut session, &mut qemu, at(1));
+        let quits = qemu.told.iter().filter(|line| line.starts_with("quit")).count();
+        assert_eq!(quits, usize::from(ends), "{status}");
+    }
+}
+
 #[test]
 fn a_question_by_order_is_always_answered() {
     let mut qemu = Qemu::new();
