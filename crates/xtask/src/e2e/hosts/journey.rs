@@ -80,11 +80,17 @@ impl<'a> Journey<'a> {
         (arrival, since_unix_us, shape): (Arrival, u64, Shape),
     ) -> Result<()> {
         let what = format!("{} to h{}", self.vm, self.to);
-        let sent = stage.wait(&format!("QEMU to send {what}"), MOVED_MAX, |_| {
+        let mut sent = Value::Null;
+        stage.wait(&format!("QEMU to send {what}"), MOVED_MAX, |_| {
             hosts.host(self.to).check_alive()?;
-            let seen = guest.qmp("query-migrate", &Value::Null)?;
+            let Ok(seen) = guest.qmp("query-migrate", &Value::Null) else {
+                // It was ended, because it has sent everything.
+                return Ok(Some(()));
+            };
             // One that a guest has come to says so too, and no downtime.
-            Ok((seen["status"] == "completed" && seen["downtime"].is_u64()).then_some(seen))
+            let is_done = seen["status"] == "completed" && seen["downtime"].is_u64();
+            sent = seen;
+            Ok(is_done.then_some(()))
         })?;
         guest.follow(arrival)?;
         stage.wait(&format!("{what}: QEMU to run there"), STEP_MAX, |_| {
@@ -157,7 +163,7 @@ impl<'a> Journey<'a> {
         (sent, shape): (&Value, Shape),
     ) -> Result<()> {
         let what = format!("{} to h{}", self.vm, self.to);
-        let downtime = sent["downtime"].as_f64().context("QEMU tells no downtime")?;
+        let downtime = self.downtime(hosts, sent)?;
         let gap = guest.take_gap()?;
         let writers = hosts.array.writers()?;
         let turns = writers.iter().find(|seen| seen.unit == self.vm).map(|seen| seen.turns.as_slice());
@@ -183,6 +189,19 @@ impl<'a> Journey<'a> {
             stage.report.check(&name, ranges, Bound::Equal(0.0), "ranges");
         }
         Ok(())
+    }
+
+    /// As QEMU told us; if it was ended before that, as it told the daemon.
+    fn downtime(&self, hosts: &Hosts, sent: &Value) -> Result<f64> {
+        if let Some(told) = sent["downtime"].as_f64() {
+            return Ok(told);
+        }
+        let answer = hosts.operator(self.from, &["show", "migrations", "-o", "json"])?;
+        let told: Value = serde_json::from_slice(&answer.stdout).context("no migrations are shown")?;
+        let rows = told["migrations"].as_array().context("no migrations are shown")?;
+        let ours = rows.iter().find(|row| row["vm"] == self.vm && row["side"] == "source");
+        let downtime = ours.and_then(|row| row["downtime_us"].as_f64());
+        Ok(downtime.context("nobody has told the downtime")? / 1e3)
     }
 
     /// Waits until QEMU has sent some of the memory.

@@ -6,14 +6,11 @@
 use super::{MEMBERS, Story, gold_to_2};
 use crate::e2e::host::Wanted;
 use crate::e2e::hosts::journey::{Journey, Shape};
-use crate::e2e::hosts::network::{
-    Cable, Cut, Side, cut, deafen, hear, host_name, hurry, mend, portal_name, slow_down,
-};
+use crate::e2e::hosts::network::{Cable, Cut, cut, deafen, hear, host_name, hurry, mend, slow_down};
 use crate::e2e::network::now_unix_us;
 use crate::e2e::stage::Stage;
 use anyhow::Result;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 use std::time::Duration;
 use vmpath_lab::report::{Bound, Truth};
 
@@ -23,8 +20,6 @@ const GIVEN_UP_MAX: Duration = Duration::from_secs(30);
 const STUCK_S: f64 = 10.0;
 const RESTARTED_MAX: Duration = Duration::from_secs(20);
 const COMMITTED_MAX: Duration = Duration::from_secs(20);
-/// Less than the `settle` of the configuration.
-const SETTLES: &str = "800ms";
 /// By then the daemons have noticed what happened to etcd.
 const NOTICED: Duration = Duration::from_secs(3);
 
@@ -152,18 +147,10 @@ pub(in super::super) fn source_dies_after_commit(stage: &mut Stage) -> Result<()
     let mut story = Story::begin(stage)?;
     let out = gold_to_2(stage);
     let arrival = story.hosts.expect(stage, out.seat())?;
-    // What is open at the switch-over takes so long to finish that there is time to cut off the answers, and nothing else.
-    for side in Side::BOTH {
-        story.hosts.array.fault(&portal_name(1, side), &format!("slow {SETTLES}"))?;
-    }
-    let began = now_unix_us();
-    story.command(stage, &out)?;
-    stage.wait("the switch-over", COMMITTED_MAX, |_| {
-        let seen = story.gold.qmp("query-migrate", &Value::Null)?;
-        Ok((seen["status"] == "pre-switchover").then_some(()))
-    })?;
+    let began = story.midway(stage, &out)?;
     deafen(1, MEMBERS)?;
     stage.say("host 1 hears nothing from etcd any more");
+    hurry(out.to)?;
     let to = host_name(out.to);
     stage.wait("etcd to name host 2 as the owner", COMMITTED_MAX, |_| {
         // Asked from host 2: host 1 is deaf.
