@@ -47,7 +47,7 @@ fn owner(served: &mut Served) -> JoinHandle<()> {
                 Input::Fork { reply } => {
                     let (controller, others) = (Box::new(controller.clone()), None);
                     drop(reply.send(Fork { controller, others }));
-                },
+                }
                 Input::Command { .. } | Input::Reload { .. } | Input::TakeOver { .. } => {
                     panic!("nobody asks for a change")
                 }
