@@ -1,6 +1,7 @@
 //! What is foreseen is what then happens; nothing is touched; a large host is foreseen whole.
 
 mod agree;
+mod moves;
 
 use super::{Fate, Forecast, Question, ask, healthy};
 use crate::controller::Controller;
