@@ -42,7 +42,7 @@ impl World {
             }
             Act::Own { units } => {
                 self.own(host, vm, &units);
-                self.release_arrival(host, vm, id);
+                self.release_if_owned(host, vm);
             }
             Act::Disown { units } => self.disown(host, vm, &units),
             Act::Withdraw => {

@@ -119,6 +119,7 @@ impl World {
                         format!("    kvm{} {} {:?}: {}", host + 1, entry.kind.as_str(), entry.subject, entry.reason)
                     });
                     self.judge_record(host, &entry);
+                    self.tidy_up(host, &entry);
                 }
                 Effect::Answer { result, .. } => {
                     self.trace.say(self.now, || format!("    kvm{} answers {result:?}", host + 1));

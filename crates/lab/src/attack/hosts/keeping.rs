@@ -72,6 +72,7 @@ impl World {
                 let effects = process.controller.handle(now, Told::Cluster(heard));
                 self.perform_of_keeper(host, effects);
             }
+            self.release_if_owned(host, vm);
             self.judge_owners(host, vm);
             self.pump_soon(host, vm);
         }

@@ -150,13 +150,16 @@ impl World {
     pub(super) fn detach(&mut self, host: usize, vm: usize) {
         let attempts = self.flying_of(host, vm);
         let (now, units) = (self.now, self.disks_of(vm));
+        let names: Vec<String> = units.iter().map(|unit| self.unit_name(*unit)).collect();
         let quiesce: Vec<Duration> = units.iter().map(|unit| self.scene.quiesce[*unit]).collect();
         let Some(process) = self.process(host) else { return };
         let seat = &mut process.seats[vm];
         seat.attached = false;
         seat.ops.clear();
         if seat.departure.take().is_some_and(|departure| departure.is_settled()) {
+            // Taken for another host's, until its keeper has read whose they are.
             seat.barred = true;
+            process.keepers[vm].disown(&names);
         }
         // Nobody waits for what is on its way; where it may still take effect nothing else goes meanwhile.
         let longest = quiesce.into_iter().max().unwrap_or_default();
@@ -255,10 +258,12 @@ impl World {
     }
 
     /// This host owns the units: what may still take effect is in its record before anything begins.
-    pub(super) fn release_arrival(&mut self, host: usize, vm: usize, id: &MoveId) {
+    pub(super) fn release_if_owned(&mut self, host: usize, vm: usize) {
+        let units = self.disks_of(vm);
         let Some(process) = self.process(host) else { return };
-        let Some(arrival) = process.seats[vm].arrival.as_mut().filter(|arrival| arrival.id == *id) else { return };
-        if arrival.stage != Stage::Stored {
+        let owned = units.iter().all(|unit| process.told_owners[*unit].may_dispatch());
+        let Some(arrival) = process.seats[vm].arrival.as_mut() else { return };
+        if !owned || arrival.stage != Stage::Stored {
             return;
         }
         arrival.stage = Stage::Released;

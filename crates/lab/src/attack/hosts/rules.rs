@@ -50,6 +50,11 @@ impl Rules {
         self.moves.entry(id.to_string()).or_default()
     }
 
+    /// Another guest begins anew.
+    pub(super) fn forget_stay(&mut self, vm: usize) {
+        self.arrived.iter_mut().for_each(|of_host| of_host[vm] = None);
+    }
+
     pub(super) fn probed(&mut self, id: &MoveId, now: Instant) {
         self.of(id).probed = Some(now);
     }

@@ -94,6 +94,7 @@ counts! {
     moves_cancelled,
     moves_given_back,
     moves_held,
+    moves_left_over,
     moves_barred,
     owners_changed,
     probes_refused,
