@@ -127,9 +127,9 @@ impl Controller {
             HypervisorReport::Machine(machine) => self.machine_of_move(vm, machine),
             HypervisorReport::Migration(status) => {
                 self.hypervisor_leaving(vm, source::Input::Hypervisor(status.clone()));
-                // Of a VM that comes: its own end of the stream.
-                let answer = match status.state {
-                    MigrationState::Completed => destination::Input::Landed,
+                // Of a VM that comes: its own end of the stream. One that stands or runs has come, whatever is said of the way.
+                let completed = match status.state {
+                    MigrationState::Completed => true,
                     MigrationState::None
                     | MigrationState::Setup
                     | MigrationState::Active
@@ -137,8 +137,10 @@ impl Controller {
                     | MigrationState::Device
                     | MigrationState::Failed(_)
                     | MigrationState::Cancelling
-                    | MigrationState::Cancelled => destination::Input::Waiting,
+                    | MigrationState::Cancelled => false,
                 };
+                let has_come = completed || self.stands_as_landed(vm);
+                let answer = if has_come { destination::Input::Landed } else { destination::Input::Waiting };
                 self.hypervisor_arriving(vm, answer);
             }
             HypervisorReport::MigrationRefused { order, why } => match order {
@@ -158,16 +160,16 @@ impl Controller {
 
     fn may_have_landed(&mut self, vm: VmId, state: RunState) {
         let Place::Arriving(machine) = &self.vms[vm.index()].travel.place else { return };
-        let has_landed = match (state, &machine.plan().vm_state) {
-            (RunState::Running, _)
-            | (RunState::Paused | RunState::IoError, VmCarry::Suspended { .. } | VmCarry::StoppedByOther) => {
-                true
-            }
-            (RunState::Paused | RunState::IoError, VmCarry::Running) | (RunState::Other, _) => false,
-        };
-        if has_landed {
+        if has_landed(state, &machine.plan().vm_state) {
             self.hypervisor_arriving(vm, destination::Input::Landed);
         }
+    }
+
+    /// As its monitor said last. It may have said so before the units were known to be this host's.
+    fn stands_as_landed(&self, vm: VmId) -> bool {
+        let Place::Arriving(machine) = &self.vms[vm.index()].travel.place else { return false };
+        let state = self.vms[vm.index()].guest.monitor.run_state();
+        state.is_some_and(|state| has_landed(state, &machine.plan().vm_state))
     }
 
     fn machine_of_move(&mut self, vm: VmId, machine: &Machine) {
@@ -186,5 +188,13 @@ impl Controller {
             (Role::Incoming { .. }, _, _) => {}
             (Role::Home, _, _) => self.hypervisor_arriving(vm, destination::Input::Landed),
         }
+    }
+}
+
+fn has_landed(state: RunState, carried: &VmCarry) -> bool {
+    match (state, carried) {
+        (RunState::Running, _)
+        | (RunState::Paused | RunState::IoError, VmCarry::Suspended { .. } | VmCarry::StoppedByOther) => true,
+        (RunState::Paused | RunState::IoError, VmCarry::Running) | (RunState::Other, _) => false,
     }
 }

@@ -6,6 +6,7 @@
 //! It does not know the store, nor what a move is.
 
 use super::{Found, Owner, Ownership, UnitEpoch};
+use crate::mutant::{self, Mutant};
 use crate::time::{Duration, Instant};
 
 /// Nobody attached and nothing open for so long: the units are given up. A hypervisor that restarts is back sooner.
@@ -180,6 +181,9 @@ impl Keeper {
             // It may be from before the release, which has an answer of its own.
             (Some(_), known @ Known::Releasing { .. }) => known.clone(),
             (Some(_), known) if unit.awaited || moving => known.clone(),
+            (Some(owner), _) if mutant::active(Mutant::OwnersNotRenewed) => {
+                Known::Ours { epoch: owner.epoch }
+            }
             (Some(owner), _) => Known::Stale { epoch: owner.epoch },
         };
     }
@@ -260,7 +264,9 @@ impl Keeper {
         let act = self.next(now)?;
         for unit in &mut self.units {
             unit.awaited = act.may_own(&unit.name);
-            if let (Act::Release(_), Known::Ours { epoch }) = (&act, &unit.known) {
+            if let (Act::Release(_), Known::Ours { epoch }) = (&act, &unit.known)
+                && !mutant::active(Mutant::ReleasedInUse)
+            {
                 unit.known = Known::Releasing { epoch: *epoch };
             }
         }

@@ -81,9 +81,10 @@ impl World {
             self.tally.moves_left_over += u64::from(self.is_busy(vm));
             let Some(why) = self.unwell(vm) else { continue };
             let told = (0..self.hosts.len()).find_map(|host| {
-                let moving = self.hosts[host].process.as_ref().is_some_and(|p| p.controller.is_moving(VmId::at(vm)));
+                let moving =
+                    self.hosts[host].process.as_ref().is_some_and(|p| p.controller.is_moving(VmId::at(vm)));
                 let (kind, reason) = self.rules.last_word[host][vm].as_ref()?;
-                (moving && *kind == JournalKind::MigrationHeld).then(|| reason.clone())
+                (moving && *kind == JournalKind::MigrationHeld).then_some(reason)
             });
             match told {
                 Some(_) => self.tally.told_why_not += 1,
@@ -109,7 +110,12 @@ impl World {
             let seat = &process.seats[vm];
             let arrival = seat.arrival.as_ref().map(|arrival| arrival.stage);
             let stands = (seat.attached, seat.barred, seat.departure.is_some(), arrival);
-            Some(format!("kvm{}: {:?} {qemu:?} {moves:?} owns {known:?} {stands:?} {:?}", host + 1, row.state, row.waits_for))
+            Some(format!(
+                "kvm{}: {:?} {qemu:?} {moves:?} owns {known:?} {stands:?} {:?}",
+                host + 1,
+                row.state,
+                row.waits_for
+            ))
         };
         let owners: Vec<_> = self.disks_of(vm).into_iter().map(|unit| self.store.owner(unit)).collect();
         let hosts: Vec<_> = (0..self.hosts.len()).filter_map(host).collect();

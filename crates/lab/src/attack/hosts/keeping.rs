@@ -56,8 +56,11 @@ impl World {
             let Some(process) = &self.hosts[host].process else { return };
             let units = self.disks_of(vm);
             let known: Vec<Ownership> = process.keepers[vm].ownerships().map(|(_, known)| known).collect();
-            let changed: Vec<(usize, Ownership)> =
-                units.into_iter().zip(known).filter(|(unit, known)| process.told_owners[*unit] != *known).collect();
+            let changed: Vec<(usize, Ownership)> = units
+                .into_iter()
+                .zip(known)
+                .filter(|(unit, known)| process.told_owners[*unit] != *known)
+                .collect();
             if changed.is_empty() {
                 continue;
             }

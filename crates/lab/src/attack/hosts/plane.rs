@@ -210,7 +210,12 @@ impl World {
     }
 
     /// Of one disk: the heads that are open go into the buffer, fetching goes on at the base.
-    fn begin_ring(&mut self, host: usize, vm: usize, (disk, queue): (usize, &QueueHandOver)) -> Result<Vec<Op>, String> {
+    fn begin_ring(
+        &mut self,
+        host: usize,
+        vm: usize,
+        (disk, queue): (usize, &QueueHandOver),
+    ) -> Result<Vec<Op>, String> {
         let Some(qemu) = &mut self.hosts[host].qemus[vm] else { return Ok(vec![]) };
         let (Some(guest), inflight) = (&qemu.guest, &mut qemu.inflight[disk]) else { return Ok(vec![]) };
         let ring = &guest.disks[disk];
@@ -232,7 +237,9 @@ impl World {
         for handed in &queue.open {
             let head = handed.head as u8;
             let Some(request) = ring.open[usize::from(head)] else {
-                return Err(format!("vm{vm} disk {disk}: head {head} is handed over, and nothing is open there"));
+                return Err(format!(
+                    "vm{vm} disk {disk}: head {head} is handed over, and nothing is open there"
+                ));
             };
             let (state, unknown) = match handed.state {
                 Open::Unsent => (OpState::Queued, false),
