@@ -41,8 +41,12 @@ fn forecasts(c: &mut Criterion) {
     let all = Question { lose: spec.path_ids().collect(), drain: vec![] };
     c.bench_function("whatif/copy", |b| b.iter(|| black_box(controller.clone())));
     c.bench_function("whatif/view", |b| b.iter(|| black_box(controller.view(now))));
-    c.bench_function("whatif/two_of_16_paths", |b| b.iter(|| ask(controller.clone(), now, black_box(&two))));
-    c.bench_function("whatif/all_16_paths", |b| b.iter(|| ask(controller.clone(), now, black_box(&all))));
+    c.bench_function("whatif/two_of_16_paths", |b| {
+        b.iter(|| ask(controller.clone(), now, black_box(&two), None));
+    });
+    c.bench_function("whatif/all_16_paths", |b| {
+        b.iter(|| ask(controller.clone(), now, black_box(&all), None));
+    });
 }
 
 criterion_group! {

@@ -70,6 +70,30 @@ mutants! {
     NoDamping = "no-damping",
     /// A request that is answered after its path was lost is completed again.
     CompletedTwice = "completed-twice",
+    /// A VM's units are given over without what its guest has open.
+    HandOverSkipped = "hand-over-skipped",
+    /// A VM's units are given over without what is in quarantine.
+    QuarantineStays = "quarantine-stays",
+    /// The source serves the VM on if its hypervisor fails after the units were given over.
+    SourceServesOn = "source-serves-on",
+    /// A change of owners that was not answered counts as one that never was.
+    CommitForgotten = "commit-forgotten",
+    /// A change of owners that may still be on its way counts as one that never comes.
+    LateCommitIgnored = "late-commit-ignored",
+    /// The destination takes the units for its own before it has read whose they are.
+    OwnersUnread = "owners-unread",
+    /// What a former process has asked of the store is not made void.
+    OwnersNotRenewed = "owners-not-renewed",
+    /// A host goes on with units that it is just giving up.
+    ReleasedInUse = "released-in-use",
+    /// A destination that cannot read the units is taken all the same.
+    ProbeIgnored = "probe-ignored",
+    /// A VM that has just come is moved again.
+    MoveDwellForgotten = "move-dwell-forgotten",
+    /// As many VMs leave at once as want to.
+    MovesUnbounded = "moves-unbounded",
+    /// A restart forgets the moves that were under way.
+    MovesForgotten = "moves-forgotten",
 }
 
 #[cfg(feature = "mutants")]
@@ -103,6 +127,12 @@ pub const fn active(_: Mutant) -> bool {
 }
 
 impl Mutant {
+    /// Whether only a world of several hosts can see it.
+    #[must_use]
+    pub const fn spans_hosts(self) -> bool {
+        self as usize >= Self::HandOverSkipped as usize
+    }
+
     /// The mutant that a word names.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {

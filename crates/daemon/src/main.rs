@@ -7,10 +7,15 @@
 mod api;
 mod backend;
 mod cli;
+// Without the feature there are no others: what speaks of them stays, so that there is one shape of everything else.
+#[cfg_attr(not(feature = "cluster"), allow(dead_code))]
 mod cluster;
+#[cfg_attr(not(feature = "cluster"), allow(dead_code))]
 mod control;
+#[cfg_attr(not(feature = "cluster"), allow(dead_code, unused_imports))]
 mod dataplane;
 mod frontend;
+#[cfg_attr(not(feature = "cluster"), allow(dead_code))]
 mod hypervisor;
 #[cfg(feature = "cluster")]
 mod peer;

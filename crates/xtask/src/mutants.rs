@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 use vmpath_core::mutant::Mutant;
 use vmpath_lab::report::{Bound, Report};
 
+/// In worlds of several hosts each of them must be seen within fewer.
+const HOSTS: &str = "3";
+const SEEDS_OF_HOSTS: u64 = 400;
 /// Of one mutant, or of the build without one: a simulator that is slower than this has another fault.
 const RUN_TIME: Duration = Duration::from_secs(600);
 

@@ -14,6 +14,7 @@ use crate::ids::{UnitId, VmId};
 use crate::migration::{
     Destination, DiskEpoch, Move, MoveId, Note, Source, Step, VmCarry, destination, source,
 };
+use crate::mutant::{self, Mutant};
 use crate::ownership::{Ownership, UnitEpoch};
 use crate::policy::rules::{Migrating, NO_OTHER_HOST};
 use crate::policy::{
@@ -107,7 +108,7 @@ impl Controller {
             return Migrating::Impossible(format!("it was not moved: {}", tried.why));
         }
         let moving = self.vms.iter().filter(|vm| vm.travel.is_moving()).count();
-        if moving >= usize::from(cluster.migration.max) {
+        if moving >= usize::from(cluster.migration.max) && !mutant::active(Mutant::MovesUnbounded) {
             return Migrating::Wait(format!("it waits for its turn: {moving} moves are under way"));
         }
         match &self.vms[vm.index()].guest.run {
@@ -149,7 +150,7 @@ impl Controller {
     pub(super) fn move_dwell(&self, vm: VmId) -> Option<String> {
         let arrived = self.vms[vm.index()].travel.arrived?;
         let (since, dwell) = (self.now.since(arrived), self.spec.vm(vm).move_dwell);
-        (since < dwell)
+        (since < dwell && !mutant::active(Mutant::MoveDwellForgotten))
             .then(|| format!("it came here less than {} ago, which is its move_dwell", seconds(dwell)))
     }
 

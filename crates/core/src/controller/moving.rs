@@ -126,8 +126,9 @@ impl Controller {
             HypervisorReport::Machine(machine) => self.machine_of_move(vm, machine),
             HypervisorReport::Migration(status) => {
                 self.hypervisor_leaving(vm, source::Input::Hypervisor(status.clone()));
-                // Of a VM that comes: its own end of the stream.
+                // Of a VM that comes: its own end of the stream. One that stands or runs has come, whatever is said of the way.
                 let answer = match status.state {
+                    _ if self.stands_as_landed(vm) => destination::Input::Landed,
                     MigrationState::Completed => destination::Input::Landed,
                     // Nothing has come yet, or all of it has: its run state tells.
                     MigrationState::None => return,
@@ -179,16 +180,16 @@ impl Controller {
 
     fn may_have_landed(&mut self, vm: VmId, state: RunState) {
         let Place::Arriving(machine) = &self.vms[vm.index()].travel.place else { return };
-        let has_landed = match (state, &machine.plan().vm_state) {
-            (RunState::Running, _)
-            | (RunState::Paused | RunState::IoError, VmCarry::Suspended { .. } | VmCarry::StoppedByOther) => {
-                true
-            }
-            (RunState::Paused | RunState::IoError, VmCarry::Running) | (RunState::Other, _) => false,
-        };
-        if has_landed {
+        if has_landed(state, &machine.plan().vm_state) {
             self.hypervisor_arriving(vm, destination::Input::Landed);
         }
+    }
+
+    /// As its monitor said last. It may have said so before the units were known to be this host's.
+    fn stands_as_landed(&self, vm: VmId) -> bool {
+        let Place::Arriving(machine) = &self.vms[vm.index()].travel.place else { return false };
+        let state = self.vms[vm.index()].guest.monitor.run_state();
+        state.is_some_and(|state| has_landed(state, &machine.plan().vm_state))
     }
 
     fn machine_of_move(&mut self, vm: VmId, machine: &Machine) {
@@ -207,5 +208,13 @@ impl Controller {
             (Role::Incoming { .. }, _, _) => {}
             (Role::Home, _, _) => self.hypervisor_arriving(vm, destination::Input::Landed),
         }
+    }
+}
+
+fn has_landed(state: RunState, carried: &VmCarry) -> bool {
+    match (state, carried) {
+        (RunState::Running, _)
+        | (RunState::Paused | RunState::IoError, VmCarry::Suspended { .. } | VmCarry::StoppedByOther) => true,
+        (RunState::Paused | RunState::IoError, VmCarry::Running) | (RunState::Other, _) => false,
     }
 }

@@ -7,6 +7,7 @@
 use super::Controller;
 use crate::effect::{Effect, JournalKind, Subject};
 use crate::migration::{Destination, Source};
+use crate::mutant::{self, Mutant};
 use crate::policy::{Place, Travel};
 use crate::saved::{SavedLeaving, SavedMoves, SavedTravel};
 use crate::time::Instant;
@@ -47,8 +48,11 @@ impl Controller {
     }
 
     /// Goes on with them: to be called once, before anything else is heard. The effects are those of the first steps.
-    pub fn restore_moves(&mut self, now: Instant, saved: SavedMoves) -> Vec<Effect> {
+    pub fn restore_moves(&mut self, now: Instant, mut saved: SavedMoves) -> Vec<Effect> {
         self.now = self.now.max(now);
+        if mutant::active(Mutant::MovesForgotten) {
+            (saved.leaving, saved.arriving) = (vec![], vec![]);
+        }
         for SavedTravel { vm, elsewhere, arrived, home } in saved.travels {
             let Some(vm) = self.spec.vm_by_name(&vm) else { continue };
             let place = elsewhere.map_or(Place::Here, |host| Place::Elsewhere { host });

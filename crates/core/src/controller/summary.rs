@@ -154,6 +154,15 @@ impl Controller {
         }
     }
 
+    /// By which move a VM leaves.
+    #[must_use]
+    pub fn leaving_plan(&self, vm: VmId) -> Option<&Move> {
+        match &self.vms.get(vm.index())?.travel.place {
+            Place::Leaving { machine, .. } => Some(machine.plan()),
+            Place::Here | Place::Placing { .. } | Place::Arriving(_) | Place::Elsewhere { .. } => None,
+        }
+    }
+
     /// How far it has come, in one word.
     #[must_use]
     pub fn arriving_state(&self, vm: VmId) -> &'static str {

@@ -6,6 +6,7 @@
 //! It does not know the store, nor what a move is.
 
 use super::{Found, Owner, Ownership, UnitEpoch};
+use crate::mutant::{self, Mutant};
 use crate::time::{Duration, Instant};
 
 /// Nobody attached and nothing open for so long: the units are given up. A hypervisor that restarts is back sooner.
@@ -90,6 +91,10 @@ enum Known {
     Ours {
         epoch: u64,
     },
+    /// It is being given up, and may be gone already: whoever comes to use it waits for the answer.
+    Releasing {
+        epoch: u64,
+    },
     Uncertain,
 }
 
@@ -100,7 +105,7 @@ impl Known {
             Self::Free => Ownership::Free,
             Self::Theirs(owner) => Ownership::Theirs(owner.clone()),
             Self::Ours { epoch } => Ownership::Ours { epoch: *epoch },
-            Self::Stale { .. } | Self::Uncertain => Ownership::Uncertain,
+            Self::Stale { .. } | Self::Releasing { .. } | Self::Uncertain => Ownership::Uncertain,
         }
     }
 }
@@ -177,7 +182,12 @@ impl Keeper {
             (None, _) => Known::Free,
             (Some(owner), _) if owner.host != self.host => Known::Theirs(owner.clone()),
             (Some(owner), Known::Ours { epoch }) => Known::Ours { epoch: owner.epoch.max(*epoch) },
+            // It may be from before the release, which has an answer of its own.
+            (Some(_), known @ Known::Releasing { .. }) => known.clone(),
             (Some(_), known) if unit.awaited || moving => known.clone(),
+            (Some(owner), _) if mutant::active(Mutant::OwnersNotRenewed) => {
+                Known::Ours { epoch: owner.epoch }
+            }
             (Some(owner), _) => Known::Stale { epoch: owner.epoch },
         };
     }
@@ -186,6 +196,7 @@ impl Keeper {
     pub fn answered(&mut self, now: Instant, reply: Reply) {
         let Some(asked) = self.asked.take() else { return };
         self.units.iter_mut().for_each(|unit| unit.awaited = false);
+        self.released(&reply);
         match reply {
             Reply::Done(found) if matches!(asked, Asked::Claim | Asked::Renew) => self.is_ours(&found),
             Reply::Done(found) => found.iter().for_each(|found| self.found(found)),
@@ -206,11 +217,24 @@ impl Keeper {
                             | Known::Free
                             | Known::Stale { .. }
                             | Known::Ours { .. }
+                            | Known::Releasing { .. }
                             | Known::Uncertain,
                             Asked::Claim | Asked::Renew | Asked::Release,
                         ) => unit.known = Known::Uncertain,
                     }
                 }
+            }
+        }
+    }
+
+    /// What was being given up stays this host's only if nobody was asked.
+    fn released(&mut self, reply: &Reply) {
+        for unit in &mut self.units {
+            if let Known::Releasing { epoch } = unit.known {
+                unit.known = match reply {
+                    Reply::NotAsked => Known::Ours { epoch },
+                    Reply::Done(_) | Reply::There(_) | Reply::Unknown => Known::Uncertain,
+                };
             }
         }
     }
@@ -244,6 +268,11 @@ impl Keeper {
         let act = self.next(now)?;
         for unit in &mut self.units {
             unit.awaited = act.may_own(&unit.name);
+            if let (Act::Release(_), Known::Ours { epoch }) = (&act, &unit.known)
+                && !mutant::active(Mutant::ReleasedInUse)
+            {
+                unit.known = Known::Releasing { epoch: *epoch };
+            }
         }
         self.asked = Some(match &act {
             Act::Claim(_) => Asked::Claim,
@@ -274,7 +303,12 @@ impl Keeper {
         }
         let stale = self.epochs(|known| match known {
             Known::Stale { epoch } => Some(*epoch),
-            Known::Unread | Known::Free | Known::Theirs(_) | Known::Ours { .. } | Known::Uncertain => None,
+            Known::Unread
+            | Known::Free
+            | Known::Theirs(_)
+            | Known::Ours { .. }
+            | Known::Releasing { .. }
+            | Known::Uncertain => None,
         });
         if !stale.is_empty() {
             return Some(Act::Renew(stale));
@@ -287,7 +321,12 @@ impl Keeper {
         let rested = self.idle_since.is_some_and(|since| now.since(since) >= RELEASE_AFTER);
         let ours = self.epochs(|known| match known {
             Known::Ours { epoch } => Some(*epoch),
-            Known::Unread | Known::Free | Known::Theirs(_) | Known::Stale { .. } | Known::Uncertain => None,
+            Known::Unread
+            | Known::Free
+            | Known::Theirs(_)
+            | Known::Stale { .. }
+            | Known::Releasing { .. }
+            | Known::Uncertain => None,
         });
         (rested && !ours.is_empty()).then_some(Act::Release(ours))
     }
@@ -357,6 +396,23 @@ mod tests {
         assert!(!dispatches(&keeper));
         assert_eq!(keeper.look(at(30), IDLE), None, "nobody needs them");
         assert_eq!(keeper.look(at(30), USED), Some(Act::Claim(names())));
+    }
+
+    /// The release may take effect at any moment.
+    #[test]
+    fn who_comes_back_while_they_are_given_up_waits_for_the_answer() {
+        let mut keeper = owner();
+        assert_eq!(keeper.look(at(1), IDLE), None);
+        assert_eq!(keeper.look(at(11), IDLE), Some(Act::Release(epochs(1))));
+        assert_eq!(keeper.look(at(12), USED), None, "one question at a time");
+        both(Some(("kvm1", 1))).iter().for_each(|found| keeper.found(found));
+        assert!(!dispatches(&keeper));
+        let mut not_asked = keeper.clone();
+        not_asked.answered(at(12), Reply::NotAsked);
+        assert!(dispatches(&not_asked), "nothing of it has left");
+        keeper.answered(at(12), Reply::There(both(Some(("kvm1", 2)))));
+        assert!(!dispatches(&keeper));
+        assert_eq!(keeper.look(at(13), USED), Some(Act::Renew(epochs(2))));
     }
 
     #[test]

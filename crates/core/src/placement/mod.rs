@@ -32,6 +32,29 @@ pub struct Ranking {
     pub refused: Vec<(HostIndex, Refusal)>,
 }
 
+/// Hosts that refuse a VM are told by name up to here.
+const TOLD_MAX: usize = 4;
+
+impl Ranking {
+    /// Why nobody will have it.
+    #[must_use]
+    pub fn words(&self, need: &Need, view: &ClusterView) -> String {
+        let others = self.refused.iter().filter(|(host, _)| view.name(*host) != need.from);
+        let mut words: Vec<String> =
+            others.map(|(host, why)| format!("{}: {why}", view.name(*host))).collect();
+        let more = words.len().saturating_sub(TOLD_MAX);
+        words.truncate(TOLD_MAX);
+        if more > 0 {
+            words.push(format!("and {more} more"));
+        }
+        match (&need.only, words.is_empty()) {
+            (Some(host), true) => format!("nothing is known of a host {host}"),
+            (None, true) => "no other host knows it".to_owned(),
+            (_, false) => format!("no host will do ({})", words.join("; ")),
+        }
+    }
+}
+
 /// Where several VMs go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placed {

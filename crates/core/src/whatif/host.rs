@@ -3,6 +3,7 @@
 //! Invariant: time goes on only to where something is to happen, and not for ever: steps and time are bounded.
 //! It does not know what any of it means to a VM.
 
+use super::moves::{Others, obeyed};
 use crate::cluster::{Ask, Heard};
 use crate::controller::Controller;
 use crate::effect::{CommandError, Effect, JournalEntry};
@@ -41,6 +42,8 @@ pub(super) struct Host {
     /// What the journal would hold.
     pub(super) told: Vec<JournalEntry>,
     answer: Option<Result<String, CommandError>>,
+    /// None: no other host is asked.
+    others: Option<Others>,
 }
 
 impl Host {
@@ -54,7 +57,12 @@ impl Host {
             loads: 0,
             told: vec![],
             answer: None,
+            others: None,
         }
+    }
+
+    pub(super) fn among(self, others: Option<Others>) -> Self {
+        Self { others, ..self }
     }
 
     pub(super) fn healthy(spec: &Arc<Spec>) -> (Controller, Instant) {
@@ -193,16 +201,21 @@ impl Host {
                 Effect::Continue { vm, .. } => self.obey(vm, RunState::Running),
                 Effect::Record(entry) => self.told.push(entry),
                 Effect::Answer { result, .. } => self.answer = Some(result),
-                Effect::Cluster(Ask::Place { vm, .. }) => {
-                    let result = Err("a forecast asks no other host".to_owned());
+                Effect::Cluster(Ask::Place { vm, whereto }) => {
+                    let result = match &mut self.others {
+                        Some(others) => others.placed(&self.spec, vm, &whereto),
+                        None => Err("nothing is known of other hosts here".to_owned()),
+                    };
                     let event = Event::Cluster(Heard::Placed { vm, result });
                     self.coming.entry(self.now).or_default().push(event);
                 }
+                Effect::Cluster(Ask::Leave { vm, move_id, act }) => {
+                    let event = obeyed(vm, move_id, act, self.controller.leaving_plan(vm));
+                    self.coming.entry(self.now + OBEYS_AFTER).or_default().extend(event);
+                }
                 Effect::Publish(_)
                 | Effect::Monitor { .. }
-                | Effect::Cluster(
-                    Ask::Leave { .. } | Ask::Arrive { .. } | Ask::EndLeft { .. } | Ask::Decline { .. },
-                ) => {}
+                | Effect::Cluster(Ask::Arrive { .. } | Ask::EndLeft { .. } | Ask::Decline { .. }) => {}
             }
         }
     }

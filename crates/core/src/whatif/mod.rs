@@ -7,6 +7,7 @@
 
 mod fate;
 mod host;
+mod moves;
 mod share;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use crate::spec::Spec;
 use crate::time::{Duration, Instant};
 use crate::view::{CapacityView, HostView};
 use host::Host;
+pub use moves::Others;
 use std::sync::Arc;
 
 /// What is supposed to happen, all of it at one moment.
@@ -144,9 +146,10 @@ pub struct Step {
     pub until: Option<String>,
 }
 
-/// Asks what would happen to a host that is now as `controller` says.
+/// Asks what would happen to a host that is now as `controller` says. `others`: where its VMs may go; none if nothing is known
+/// of other hosts.
 #[must_use]
-pub fn ask(controller: Controller, now: Instant, question: &Question) -> Forecast {
+pub fn ask(controller: Controller, now: Instant, question: &Question, others: Option<Others>) -> Forecast {
     let before = controller.view(now);
     let spec = before.spec.clone();
     let carries = |p: &PathId| match before.paths[p.index()].health {
@@ -154,7 +157,7 @@ pub fn ask(controller: Controller, now: Instant, question: &Question) -> Forecas
         Health::Draining | Health::Down | Health::Disabled => false,
     };
     let already_down = question.lose.iter().copied().filter(|p| !carries(p)).collect();
-    let mut host = Host::new(spec.clone(), controller, now);
+    let mut host = Host::new(spec.clone(), controller, now).among(others);
     host.lose(&question.lose);
     let refused: Vec<_> =
         question.drain.iter().filter_map(|p| Some((*p, host.command(drain(*p), *p).err()?))).collect();

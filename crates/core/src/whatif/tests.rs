@@ -1,6 +1,7 @@
 //! What is foreseen is what then happens; nothing is touched; a large host is foreseen whole.
 
 mod agree;
+mod moves;
 
 use super::{Fate, Forecast, Question, ask, healthy};
 use crate::controller::Controller;
@@ -55,7 +56,7 @@ fn parsed(text: &str) -> Arc<Spec> {
 
 fn lose(spec: &Arc<Spec>, paths: &[&str]) -> Forecast {
     let (controller, now) = healthy(spec);
-    ask(controller, now, &question(spec, paths, &[]))
+    ask(controller, now, &question(spec, paths, &[]), None)
 }
 
 fn question(spec: &Spec, lose: &[&str], drain: &[&str]) -> Question {
@@ -176,7 +177,7 @@ fn nothing_is_lost_with_what_is_lost_already() {
             command: Command::DisablePath(spec.path_by_name("san0/a").expect("a path")),
         },
     );
-    let forecast = ask(live.clone(), now, &question(&spec, &["san0/a"], &[]));
+    let forecast = ask(live.clone(), now, &question(&spec, &["san0/a"], &[]), None);
     assert_eq!(forecast.already_down.len(), 1);
     assert_eq!(forecast.vms[0].before, Fate::Running);
 }
@@ -185,9 +186,9 @@ fn nothing_is_lost_with_what_is_lost_already() {
 fn what_is_taken_out_sheds_too_and_the_last_path_is_refused() {
     let spec = spec("", &TWO);
     let (controller, now) = healthy(&spec);
-    let forecast = ask(controller.clone(), now, &question(&spec, &[], &["san0/a"]));
+    let forecast = ask(controller.clone(), now, &question(&spec, &[], &["san0/a"]), None);
     assert_eq!(fates(&forecast), "gold running 60/60; bronze suspended@0.0s 0/50", "before the path goes");
-    let forecast = ask(controller, now, &question(&spec, &["san0/a"], &["san0/b"]));
+    let forecast = ask(controller, now, &question(&spec, &["san0/a"], &["san0/b"]), None);
     assert_eq!(forecast.refused.len(), 1);
     assert!(forecast.refused[0].1.contains("last usable path"), "{:?}", forecast.refused);
 }
@@ -199,9 +200,9 @@ fn asking_changes_nothing() {
     let (controller, now) = healthy(&spec);
     let shown = |controller: &Controller| format!("{:?}", controller.view(now));
     let before = shown(&controller);
-    let first = fates(&ask(controller.clone(), now, &question(&spec, &["san0/a", "san0/b"], &[])));
+    let first = fates(&ask(controller.clone(), now, &question(&spec, &["san0/a", "san0/b"], &[]), None));
     assert_eq!(shown(&controller), before);
-    assert_eq!(fates(&ask(controller, now, &question(&spec, &["san0/a", "san0/b"], &[]))), first);
+    assert_eq!(fates(&ask(controller, now, &question(&spec, &["san0/a", "san0/b"], &[]), None)), first);
 }
 
 /// 1,000 VMs on 16 paths of 4 targets: what a host of that size is told.
@@ -237,10 +238,10 @@ fn a_large_host_is_foreseen_whole() {
     let spec = large("");
     // 250 VMs on a target reserve 7500 MiB/s of its 10000; with two paths left, 166 of them fit into 5000.
     let (controller, now) = healthy(&spec);
-    let forecast = ask(controller.clone(), now, &question(&spec, &["san0/p0", "san0/p1"], &[]));
+    let forecast = ask(controller.clone(), now, &question(&spec, &["san0/p0", "san0/p1"], &[]), None);
     let everything: Vec<_> = spec.path_ids().map(|p| spec.path_name(p)).collect();
     let everything: Vec<_> = everything.iter().map(String::as_str).collect();
-    let dark = ask(controller, now, &question(&spec, &everything, &[]));
+    let dark = ask(controller, now, &question(&spec, &everything, &[]), None);
     let suspended = forecast.vms.iter().filter(|vm| vm.fate == Fate::Suspended).count();
     assert_eq!(suspended, 250 - 5000 / 30);
     let lowest_kept = forecast.vms.iter().filter(|vm| vm.vm.index() % 4 == 0 && vm.fate == Fate::Running);

@@ -9,7 +9,7 @@ use super::numbers;
 use super::routes::{Shared, shown};
 use super::show::{self, Shown};
 use super::{names, whatif, wire};
-use crate::control::handle::{Snapshot, Unanswered};
+use crate::control::handle::{Fork, Snapshot, Unanswered};
 use crate::control::journal::{Filter, Query};
 use crate::sys::clock;
 use std::collections::BTreeSet;
@@ -116,10 +116,11 @@ pub(super) async fn foreseen<T: Send + 'static>(
         return Ok(vec![]);
     }
     let _turn = shared.forecasts.acquire().await.map_err(|_| Unanswered)?;
-    let controller = shared.control.fork().await?;
+    let Fork { controller, others } = shared.control.fork().await?;
     let now = clock::now();
     let asked = move || {
-        questions.iter().map(|question| row(&ask((*controller).clone(), now, question), question)).collect()
+        let forecast = |question| ask((*controller).clone(), now, question, others.clone());
+        questions.iter().map(|question| row(&forecast(question), question)).collect()
     };
     Ok(tokio::task::spawn_blocking(asked).await.map_err(|_| Unanswered)?)
 }

@@ -100,6 +100,7 @@ fn target(row: &TargetRow) -> wire::TargetOfHost {
         capacity_bytes_per_second: row.capacity,
         reserved_bytes_per_second: row.reserved,
         claimed_bytes_per_second: row.claimed,
+        lost_paths: row.lost,
         units: row.units.iter().map(unit).collect(),
     }
 }

@@ -42,7 +42,7 @@ pub fn answer(
         let (error, help) = error.into_words();
         AskError(error, help)
     })?;
-    Ok(forecast(&ask(controller, now, &question), &question))
+    Ok(forecast(&ask(controller, now, &question, None), &question))
 }
 
 /// The text that the API would have sent.

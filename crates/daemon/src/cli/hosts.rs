@@ -81,8 +81,12 @@ fn target(target: &wire::TargetOfHost) -> String {
     };
     let cut_off =
         if named.is_empty() { String::new() } else { format!("; no path to {}{more}", named.join(", ")) };
+    let lost = match target.lost_paths as usize {
+        0 => String::new(),
+        lost => format!(", {} lost", plural(lost, "path")),
+    };
     format!(
-        "{}: {}{of} reserved, {} claimed, {} over {over}{cut_off}",
+        "{}: {}{of} reserved, {} claimed, {} over {over}{lost}{cut_off}",
         target.name,
         rate_or_dash(Some(target.reserved_bytes_per_second)),
         rate(target.claimed_bytes_per_second),
@@ -160,6 +164,7 @@ mod tests {
                 capacity_bytes_per_second: Some(200 << 20),
                 reserved_bytes_per_second: 60 << 20,
                 claimed_bytes_per_second: 10 << 20,
+                lost_paths: u32::from(name == "kvm2"),
                 units: vec![unit("gold", &["a", "b"]), unit("tin", &[])],
             }],
             vms: vec![vm("gold", "here"), vm("tin", "launchable"), vm("lead", "launchable")],
@@ -185,7 +190,7 @@ kvm1 (this host)  0.1.0    10.0.0.1:7420  yes        1         2
   san0: 60.0 MiB/s of 200.0 MiB/s reserved, 10.0 MiB/s claimed, 2 units over a, b; no path to tin
 kvm2              0.1.0    10.0.0.1:7420  no         1         2
   takes no VM: it sheds VMs itself
-  san0: 60.0 MiB/s of 200.0 MiB/s reserved, 10.0 MiB/s claimed, 2 units over a, b; no path to tin
+  san0: 60.0 MiB/s of 200.0 MiB/s reserved, 10.0 MiB/s claimed, 2 units over a, b, 1 path lost; no path to tin
 ";
         assert_eq!(hosts(&reply("up"), None), expect);
     }

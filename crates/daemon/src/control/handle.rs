@@ -17,6 +17,7 @@ use vmpath_core::event::Command;
 use vmpath_core::ids::{DiskId, IncidentId};
 use vmpath_core::spec::Spec;
 use vmpath_core::view::{HostView, WorkerView};
+use vmpath_core::whatif::Others;
 
 /// How long a question to the owner may take. It answers in microseconds; a client gives up after 1 s.
 const ANSWER_WAIT: Duration = Duration::from_millis(700);
@@ -51,7 +52,7 @@ pub enum Input {
     },
     /// A copy of all decisions, to be asked elsewhere what would happen.
     Fork {
-        reply: oneshot::Sender<Box<Controller>>,
+        reply: oneshot::Sender<Fork>,
     },
     /// Make the disk's unit this host's although `from`, which owns it, does not answer. Answered when that has begun or is
     /// refused: a fence of a host takes longer than anybody waits for an answer.
@@ -61,6 +62,14 @@ pub enum Input {
         confirmed: Confirmed,
         reply: oneshot::Sender<Result<String, CommandError>>,
     },
+}
+
+/// All that decides.
+#[derive(Clone, Debug)]
+pub struct Fork {
+    pub controller: Box<Controller>,
+    /// None without `[cluster]`.
+    pub others: Option<Others>,
 }
 
 /// What makes sure that a host writes no more.
@@ -153,7 +162,7 @@ impl ControlHandle {
     ///
     /// # Errors
     /// [`Unanswered`].
-    pub async fn fork(&self) -> Result<Box<Controller>, Unanswered> {
+    pub async fn fork(&self) -> Result<Fork, Unanswered> {
         let (reply, answer) = oneshot::channel();
         self.ask(Input::Fork { reply }, answer).await
     }

@@ -63,6 +63,8 @@ pub struct TargetRow {
     pub reserved: u64,
     /// For VMs that are on their way to it.
     pub claimed: u64,
+    /// Paths that are not up or not trusted yet, less those that an operator has taken out.
+    pub lost: u32,
     /// By name.
     pub units: Vec<UnitRow>,
 }
@@ -167,6 +169,7 @@ impl TargetRow {
             capacity: target.capacity,
             reserved: target.reserved,
             claimed,
+            lost: target.lost,
             units,
         }
     }

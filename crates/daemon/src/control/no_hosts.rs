@@ -15,6 +15,7 @@ use vmpath_core::ids::{DiskId, VmId};
 use vmpath_core::spec::Spec;
 use vmpath_core::time::Instant;
 use vmpath_core::view::WorkerView;
+use vmpath_core::whatif::Others;
 
 #[derive(Debug)]
 pub struct Hands<'a> {
@@ -69,6 +70,10 @@ impl Hosts {
         _: Confirmed,
         _: &Controller,
     ) -> Result<(String, Vec<Event>), CommandError> {
+        match *self {}
+    }
+
+    pub fn forecast(&self) -> Others {
         match *self {}
     }
 

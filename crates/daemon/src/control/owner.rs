@@ -5,8 +5,8 @@
 //! Rejected: answering reads here, one by one; a reader in a loop would then slow decisions down.
 
 use super::effects::{Answered, Outcome, Performer};
-use super::handle::{Input, Snapshot};
-use super::hosts::{News, Post};
+use super::handle::{Fork, Input, Snapshot};
+use super::hosts::{Hosts, News, Post};
 use super::journal::Bounds;
 use super::monitor::Beat;
 use super::pulse::Pulse;
@@ -220,7 +220,8 @@ impl Owner {
                 let _ = reply.send(self.performer.journal.incident(incident));
             }
             Input::Fork { reply } => {
-                let _ = reply.send(Box::new(self.controller.clone()));
+                let others = self.performer.hosts.as_ref().map(Hosts::forecast);
+                let _ = reply.send(Fork { controller: Box::new(self.controller.clone()), others });
             }
             Input::TakeOver { disk, from, confirmed, reply } => {
                 let (answer, events) = self.performer.take_over((disk, &from), confirmed, &self.controller);

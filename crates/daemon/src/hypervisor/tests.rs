@@ -95,7 +95,7 @@ impl Qemu {
             | "migrate"
             | "migrate-continue"
             | "migrate_cancel"
-            | "migrate-incoming" => "{}".to_owned(),
+            | "quit" => "{}".to_owned(),
             "qmp_capabilities" => "{}".to_owned(),
             "query-block" => self.disks.to_owned(),
             "qom-get" => {

@@ -9,6 +9,7 @@ mod control;
 mod crash;
 mod faults;
 mod guests;
+mod hosts;
 mod hypervisor;
 mod identity;
 mod ledger;

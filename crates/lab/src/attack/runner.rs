@@ -3,12 +3,13 @@
 //! Invariant: what a seed finds does not depend on the others. It goes on after a violation, so that a run tells all rules that
 //! are broken, each with its first seed. It does not know what a world is.
 
+use super::hosts;
 use super::tally::Tally;
 use super::trace::Trace;
 use super::violation::Violation;
 use super::world::World;
 use crate::report::{Bound, Report};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -74,6 +75,88 @@ pub(crate) struct Attack {
     pub(crate) stop_at_first: bool,
     /// Rules that are not checked, to show that others see the same fault.
     pub(crate) blind: Vec<&'static str>,
+    /// Worlds of so many whole hosts; none: of one host and its requests.
+    pub(crate) hosts: Option<usize>,
+}
+
+/// What is played: each kind of world counts other things.
+trait Game: Sync {
+    type Counts: Counts;
+
+    /// Seeds that found something, since mended, and what: played before all others.
+    fn regressions(&self) -> &'static [(u64, &'static str)];
+
+    /// One seed, to its end.
+    fn play(&self, seed: u64, trace: Trace) -> (Self::Counts, Trace, Option<Violation>);
+}
+
+trait Counts: Default + Send {
+    fn count_seed(&mut self);
+    fn add(&mut self, other: &Self);
+    fn seeds(&self) -> u64;
+    fn events(&self) -> u64;
+    fn virtual_ms(&self) -> u64;
+    fn to_json(&self) -> Value;
+}
+
+macro_rules! counts {
+    ($($tally:ty),+) => {
+        $(impl Counts for $tally {
+            fn count_seed(&mut self) {
+                self.seeds = 1;
+            }
+            fn add(&mut self, other: &Self) {
+                self.add(other);
+            }
+            fn seeds(&self) -> u64 {
+                self.seeds
+            }
+            fn events(&self) -> u64 {
+                self.events
+            }
+            fn virtual_ms(&self) -> u64 {
+                self.virtual_ms
+            }
+            fn to_json(&self) -> Value {
+                self.to_json()
+            }
+        })+
+    };
+}
+
+counts!(Tally, hosts::Tally);
+
+struct OneHost<'a> {
+    blind: &'a [&'static str],
+}
+
+impl Game for OneHost<'_> {
+    type Counts = Tally;
+
+    fn regressions(&self) -> &'static [(u64, &'static str)] {
+        REGRESSIONS
+    }
+
+    fn play(&self, seed: u64, trace: Trace) -> (Tally, Trace, Option<Violation>) {
+        play(seed, trace, self.blind)
+    }
+}
+
+struct SeveralHosts<'a> {
+    hosts: usize,
+    blind: &'a [&'static str],
+}
+
+impl Game for SeveralHosts<'_> {
+    type Counts = hosts::Tally;
+
+    fn regressions(&self) -> &'static [(u64, &'static str)] {
+        hosts::REGRESSIONS
+    }
+
+    fn play(&self, seed: u64, trace: Trace) -> (hosts::Tally, Trace, Option<Violation>) {
+        guarded(|| hosts::play(seed, self.hosts, trace, self.blind))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -84,8 +167,8 @@ struct Found {
 }
 
 #[derive(Debug, Default)]
-struct Sum {
-    tally: Tally,
+struct Sum<T> {
+    tally: T,
     found: BTreeMap<&'static str, Found>,
     broken: usize,
     most_events: (u64, u64),
@@ -93,25 +176,43 @@ struct Sum {
 
 /// One seed, to its end.
 pub(super) fn play(seed: u64, trace: Trace, blind: &[&'static str]) -> (Tally, Trace, Option<Violation>) {
-    let played = catch_unwind(AssertUnwindSafe(|| World::new(seed, trace, blind).run()));
-    played.unwrap_or_else(|panic| {
+    guarded(|| World::new(seed, trace, blind).run())
+}
+
+/// A panic of the code under test is a finding.
+fn guarded<T: Default>(
+    play: impl FnOnce() -> (T, Trace, Option<Violation>),
+) -> (T, Trace, Option<Violation>) {
+    catch_unwind(AssertUnwindSafe(play)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_default();
-        (Tally::default(), Trace::silent(), Some(Violation { rule: "panic", text }))
+        (T::default(), Trace::silent(), Some(Violation { rule: "panic", text }))
     })
 }
 
 impl Attack {
     /// Plays them, and reports. Progress goes to stderr.
     pub(crate) fn run(&self) -> Report {
+        match self.hosts {
+            None => self.run_game(&OneHost { blind: &self.blind }),
+            Some(hosts) => {
+                let mut report = self.run_game(&SeveralHosts { hosts, blind: &self.blind });
+                report.attach("hosts", &hosts);
+                report
+            }
+        }
+    }
+
+    fn run_game<G: Game>(&self, game: &G) -> Report {
         let began = Instant::now();
-        let (next, sum) = (AtomicU64::new(0), Mutex::new(Sum::default()));
-        let extra = REGRESSIONS.len() as u64;
+        let sum: Mutex<Sum<G::Counts>> = Mutex::default();
+        let next = AtomicU64::new(0);
+        let extra = game.regressions().len() as u64;
         let quiet = std::panic::take_hook();
         std::panic::set_hook(Box::new(|_| {}));
         std::thread::scope(|scope| {
             for _ in 0..self.jobs {
-                scope.spawn(|| self.work(&next, &sum, extra));
+                scope.spawn(|| self.work(game, &next, &sum));
             }
             self.watch(&sum, began, extra);
         });
@@ -120,20 +221,22 @@ impl Attack {
         self.report(&sum, began.elapsed())
     }
 
-    fn work(&self, next: &AtomicU64, sum: &Mutex<Sum>, extra: u64) {
+    fn work<G: Game>(&self, game: &G, next: &AtomicU64, sum: &Mutex<Sum<G::Counts>>) {
+        let regressions = game.regressions();
+        let extra = regressions.len() as u64;
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
             if at >= self.seeds + extra {
                 return;
             }
-            let seed = REGRESSIONS
+            let seed = regressions
                 .get(at as usize)
                 .map_or_else(|| self.first + at.saturating_sub(extra), |(seed, _)| *seed);
-            let (mut tally, _, violation) = play(seed, Trace::silent(), &self.blind);
-            tally.seeds = 1;
+            let (mut tally, _, violation) = game.play(seed, Trace::silent());
+            tally.count_seed();
             let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if tally.events > sum.most_events.0 {
-                sum.most_events = (tally.events, seed);
+            if tally.events() > sum.most_events.0 {
+                sum.most_events = (tally.events(), seed);
             }
             sum.tally.add(&tally);
             if let Some(Violation { rule, text }) = violation {
@@ -151,13 +254,13 @@ impl Attack {
     }
 
     /// Until all are played, a line now and then.
-    fn watch(&self, sum: &Mutex<Sum>, began: Instant, extra: u64) {
+    fn watch<T: Counts>(&self, sum: &Mutex<Sum<T>>, began: Instant, extra: u64) {
         let mut told = began;
         loop {
             std::thread::sleep(Duration::from_millis(20));
             let (seeds, broken) = {
                 let sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                (sum.tally.seeds, sum.broken)
+                (sum.tally.seeds(), sum.broken)
             };
             let over =
                 seeds >= self.seeds + extra || (self.stop_at_first && broken > 0) || broken >= BROKEN_MAX;
@@ -172,14 +275,14 @@ impl Attack {
         }
     }
 
-    fn report(&self, sum: &Sum, took: Duration) -> Report {
+    fn report<T: Counts>(&self, sum: &Sum<T>, took: Duration) -> Report {
         let mut report = Report::new();
         let check = report.check("seeds that break a rule", sum.broken as f64, Bound::Equal(0.0), "seeds");
         check.note = sum.found.iter().fold(String::new(), |mut note, (rule, found)| {
             let _ = write!(note, "{rule}: seed {} ({}); ", found.seed, found.text);
             note
         });
-        let played = sum.tally.seeds as f64;
+        let played = sum.tally.seeds() as f64;
         report.check("seeds played", played, Bound::AtLeast(self.seeds as f64), "seeds");
         let broken: Vec<_> = sum
             .found
@@ -193,7 +296,7 @@ impl Attack {
             "speed",
             &json!({
                 "seconds": took.as_secs_f64(), "seeds_per_second": rate,
-                "virtual_seconds_per_second": sum.tally.virtual_ms as f64 / 1000.0 / took.as_secs_f64().max(1e-9),
+                "virtual_seconds_per_second": sum.tally.virtual_ms() as f64 / 1000.0 / took.as_secs_f64().max(1e-9),
                 "most_events": { "seed": sum.most_events.1, "events": sum.most_events.0 },
             }),
         );
@@ -222,10 +325,11 @@ pub(crate) fn table(report: &Report) -> String {
         json["speed"]["seeds_per_second"].as_f64().unwrap_or(0.0)
     );
     out.push_str(&report.table());
+    let hosts = json["hosts"].as_u64().map_or_else(String::new, |hosts| format!(" --hosts {hosts}"));
     for row in json["violations"].as_array().into_iter().flatten() {
         let _ = writeln!(
             out,
-            "FAILED {} (seed {}, {} seeds): {}\n       again: vmpath simulate --trace --seed {}",
+            "FAILED {} (seed {}, {} seeds): {}\n       again: vmpath simulate{hosts} --trace --seed {}",
             row["rule"].as_str().unwrap_or_default(),
             row["seed"],
             row["seeds"],
@@ -237,14 +341,29 @@ pub(crate) fn table(report: &Report) -> String {
 }
 
 /// The last lines of what a seed did.
-pub(crate) fn tail(seed: u64) -> Vec<String> {
+pub(crate) fn tail(seed: u64, hosts: Option<usize>) -> Vec<String> {
     // A world that panics takes its trace with it; the rest is repeated to the same end.
-    play(seed, Trace::tail(), &[]).1.lines()
+    let trace = match hosts {
+        None => OneHost { blind: &[] }.play(seed, Trace::tail()).1,
+        Some(hosts) => SeveralHosts { hosts, blind: &[] }.play(seed, Trace::tail()).1,
+    };
+    trace.lines()
 }
 
 /// Prints a seed's whole trace; the broken rule, if one is.
-pub(crate) fn print(seed: u64, blind: &[&'static str]) -> Option<String> {
-    let (tally, trace, violation) = play(seed, Trace::printed(), blind);
-    println!("{} requests, {} faults, hash {:016x}", tally.requests, tally.faults(), trace.hash());
+pub(crate) fn print(seed: u64, hosts: Option<usize>, blind: &[&'static str]) -> Option<String> {
+    let (trace, violation) = match hosts {
+        None => {
+            let (tally, trace, violation) = OneHost { blind }.play(seed, Trace::printed());
+            print!("{} requests, {} faults", tally.requests, tally.faults());
+            (trace, violation)
+        }
+        Some(hosts) => {
+            let (tally, trace, violation) = SeveralHosts { hosts, blind }.play(seed, Trace::printed());
+            print!("{} requests, {} faults, {} moves", tally.requests, tally.faults(), tally.moves_begun);
+            (trace, violation)
+        }
+    };
+    println!(", hash {:016x}", trace.hash());
     violation.map(|Violation { rule, text }| format!("{rule}: {text}"))
 }

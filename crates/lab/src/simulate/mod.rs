@@ -71,6 +71,9 @@ pub struct SimulateArgs {
     /// the other simulation
     #[arg(long, value_name = "N")]
     pub seeds: Option<u64>,
+    /// With --seeds or --trace: worlds of so many whole hosts, between which VMs move
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=5))]
+    pub hosts: Option<u8>,
     /// Print all that happens in the one world of --seed
     #[arg(long)]
     pub trace: bool,
@@ -123,6 +126,11 @@ is killed, hypervisors do not obey; a model checks every read, every answer and 
   vmpath simulate --seeds 2000               the worlds 1 to 2000
   vmpath simulate --trace --seed 42          all that happens in world 42
 
+With --hosts they are worlds of several whole hosts with an etcd, of which everything may be cut off, late, lost or killed in the middle of moves;
+a checker on the array knows each writer.
+  vmpath simulate --hosts 3 --seeds 20000 --report out.json
+  vmpath simulate --hosts 3 --trace --seed 7
+
 Exit status: 0 if every rule held, 1 if not, 2 wrong usage.";
 
     /// # Errors
@@ -131,6 +139,10 @@ Exit status: 0 if every rule held, 1 if not, 2 wrong usage.";
         if self.seeds.is_some() || self.trace {
             return self.attack();
         }
+        anyhow::ensure!(
+            self.hosts.is_none(),
+            "--hosts is for worlds in which everything goes wrong: add --seeds N, or --trace with --seed"
+        );
         let scene = self.scene()?;
         let outcome = World::new(&scene, Tamper::NONE)?.run(progress());
         let mut report = checks::judge(&outcome);
@@ -149,9 +161,10 @@ Exit status: 0 if every rule held, 1 if not, 2 wrong usage.";
     /// Worlds in which everything goes wrong.
     fn attack(&self) -> anyhow::Result<ExitCode> {
         let has_mutant = self.set_mutant()?;
+        let hosts = self.hosts.map(usize::from);
         if self.trace {
             anyhow::ensure!(self.seeds.is_none(), "--trace prints one world: give --seed, not --seeds");
-            return Ok(match attack::print(self.seed, &self.blind()) {
+            return Ok(match attack::print(self.seed, hosts, &self.blind()) {
                 None => ExitCode::SUCCESS,
                 Some(broken) => {
                     println!("FAILED {broken}");
@@ -164,15 +177,16 @@ Exit status: 0 if every rule held, 1 if not, 2 wrong usage.";
             usize::from,
         );
         let seeds = self.seeds.unwrap_or(1);
-        let report =
-            Attack { first: self.seed, seeds, jobs, stop_at_first: has_mutant, blind: self.blind() }.run();
+        let attack =
+            Attack { first: self.seed, seeds, jobs, stop_at_first: has_mutant, blind: self.blind(), hosts };
+        let report = attack.run();
         match self.output {
             Output::Table => print!("{}", attack::table(&report)),
             Output::Json => println!("{}", serde_json::to_string_pretty(&report.to_json())?),
         }
         if let Some(seed) = report.to_json()["violations"][0]["seed"].as_u64().filter(|_| !has_mutant) {
             eprintln!("the end of seed {seed}:");
-            attack::tail(seed).iter().for_each(|line| eprintln!("  {line}"));
+            attack::tail(seed, hosts).iter().for_each(|line| eprintln!("  {line}"));
         }
         if let Some(path) = &self.report {
             report.write(path)?;

@@ -7,6 +7,7 @@ use super::{
 use crate::effect::JournalKind;
 use crate::migration::source::Move;
 use crate::migration::{HandOver, MoveId, Pace};
+use crate::mutant::{self, Mutant};
 use crate::ownership::{Change, Found, Judged, UnitEpoch, judge};
 use crate::time::Instant;
 
@@ -143,6 +144,11 @@ impl Destination {
         if let Err(why) = result {
             self.state = State::Prepared { uri: uri.clone(), until: now + WAIT_MAX };
             return Step::acts(vec![Act::AnswerHandOver(Err(format!("it could not be stored: {why}")))]);
+        }
+        if mutant::active(Mutant::OwnersUnread) {
+            let next = |unit: UnitEpoch| UnitEpoch { epoch: unit.epoch + 1, ..unit };
+            let units = self.plan.units().into_iter().map(next).collect();
+            return self.owns(now, vec![Act::AnswerHandOver(Ok(()))], units);
         }
         let hand_over = hand_over.clone();
         self.state = State::Stored { hand_over, until: now + COMMIT_MAX, pace: Pace::quick(now, READ_FIRST) };

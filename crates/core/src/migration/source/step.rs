@@ -7,6 +7,7 @@ use super::{
 };
 use crate::effect::JournalKind;
 use crate::migration::{Answer, DiskHandOver, HandOver, MigrationState, MigrationStatus, MoveId, Pace};
+use crate::mutant::{self, Mutant};
 use crate::time::{Duration, Instant};
 
 pub(super) type Step = crate::migration::Step<Act>;
@@ -71,6 +72,7 @@ impl Source {
 
     fn probed(&mut self, now: Instant, answer: Answer) -> Step {
         let State::Probing { .. } = self.state else { return Step::default() };
+        let answer = if mutant::active(Mutant::ProbeIgnored) { Answer::Done(()) } else { answer };
         match answer {
             Answer::Done(()) => {
                 self.state = State::Claiming { until: now + CLAIM_WITHIN };
@@ -197,7 +199,15 @@ impl Source {
     fn settled(&mut self, now: Instant, disks: Vec<DiskHandOver>) -> Step {
         let State::Settling { .. } = self.state else { return Step::default() };
         let disks = match self.plan.bind(disks) {
-            Ok(disks) => disks,
+            Ok(mut disks) => {
+                if mutant::active(Mutant::QuarantineStays) {
+                    disks.iter_mut().for_each(|disk| disk.quarantine.clear());
+                }
+                if mutant::active(Mutant::HandOverSkipped) {
+                    disks.iter_mut().flat_map(|disk| &mut disk.queues).for_each(|queue| queue.open.clear());
+                }
+                disks
+            }
             Err(why) => {
                 return self.cancels(now, format!("what was handed over by its disks is wrong: {why}"));
             }

@@ -4,6 +4,7 @@ use super::step::Step;
 use super::{ASK_AGAIN, Act, Asked, CONTINUE_WITHIN, Held, Outcome, Source, State};
 use crate::effect::JournalKind;
 use crate::migration::{Answer, MigrationState, MigrationStatus, Pace, VmCarry};
+use crate::mutant::{self, Mutant};
 use crate::ownership::{Change, Found, Judged, UnitEpoch, judge};
 use crate::time::{Duration, Instant};
 
@@ -17,6 +18,9 @@ impl Source {
             Answer::Done(()) => {
                 let instance = self.plan.instance;
                 self.continues(now, vec![Act::Continue { instance }])
+            }
+            Answer::Refused(why) | Answer::Unknown(why) if mutant::active(Mutant::CommitForgotten) => {
+                self.cancels(now, why)
             }
             // A store's client may have sent it twice: refused, because the first one took effect.
             Answer::Refused(why) if first => self.ask_owners(now, format!("the commit was refused: {why}")),
@@ -63,6 +67,10 @@ impl Source {
             Judged::Kept(units) => {
                 let why = format!("its units have not gone: {why}");
                 self.keeps(now, units, why)
+            }
+            Judged::Undecided if mutant::active(Mutant::LateCommitIgnored) => {
+                let why = why.clone();
+                self.keeps(now, self.units(), why)
             }
             Judged::Undecided => {
                 *asked = Asked::Bump;
@@ -162,6 +170,9 @@ impl Source {
     /// QEMU lets the guest run here again, whose units belong to the destination.
     fn strands(&mut self, now: Instant, why: String) -> Step {
         let instance = self.plan.instance;
+        if mutant::active(Mutant::SourceServesOn) {
+            return self.stays(vec![Act::Own { units: self.units() }, Act::Revoke], why);
+        }
         let acts =
             vec![Act::Stop { instance }, self.discard(&why), Act::ReadOwners { units: self.unit_names() }];
         let reason = format!(

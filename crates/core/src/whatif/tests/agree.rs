@@ -141,7 +141,7 @@ fn differences(scene: &Scene) -> Vec<String> {
     let asked = question(&spec, &lost, &[]);
     let mut live = controller.clone();
     let at = happen(&mut live, now, &spec, &asked.lose);
-    let forecast = ask(controller, now, &asked);
+    let forecast = ask(controller, now, &asked, None);
     // The default ladder ends later than the look, so that only those that say 5 s are past their hold.
     let late = |vm: &crate::whatif::VmForecast| vm.stages.iter().any(|stage| stage.after > LOOK);
     let both = seen(&forecast.after).into_iter().zip(seen(&live.view(at)));

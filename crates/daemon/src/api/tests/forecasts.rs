@@ -2,7 +2,7 @@
 
 use super::{Served, refused};
 use crate::api::client::Ask;
-use crate::control::handle::Input;
+use crate::control::handle::{Fork, Input};
 use crate::control::journal::{Bounds, Journal};
 use crate::testing;
 use serde_json::{Value, json};
@@ -44,7 +44,10 @@ fn owner(served: &mut Served) -> JoinHandle<()> {
                 Input::Events { query, reply } => drop(reply.send(journal.read(&query))),
                 Input::Incidents { limit, reply } => drop(reply.send(journal.incidents(limit))),
                 Input::Incident { incident, reply } => drop(reply.send(journal.incident(incident))),
-                Input::Fork { reply } => drop(reply.send(Box::new(controller.clone()))),
+                Input::Fork { reply } => {
+                    let (controller, others) = (Box::new(controller.clone()), None);
+                    drop(reply.send(Fork { controller, others }));
+                }
                 Input::Command { .. } | Input::Reload { .. } | Input::TakeOver { .. } => {
                     panic!("nobody asks for a change")
                 }

@@ -35,7 +35,7 @@ fn summary(host: &str) -> Arc<HostSummary> {
         target: "san0".into(),
         capacity: Some(100 << 20),
         reserved: 60 << 20,
-        lost: 0,
+        lost: 1,
         units: vec![unit],
     };
     let gold =
@@ -103,7 +103,7 @@ fn hosts_and_moves_have_the_promised_shape() {
         "name": "kvm3", "version": "0.1.0", "peer": "10.0.0.1:7420", "is_self": false, "accepts": false,
         "why_not": "it sheds VMs itself",
         "targets": [{ "name": "san0", "capacity_bytes_per_second": 104_857_600, "reserved_bytes_per_second": 62_914_560,
-                      "claimed_bytes_per_second": 10_485_760,
+                      "claimed_bytes_per_second": 10_485_760, "lost_paths": 1,
                       "units": [{ "name": "gold", "size_bytes": 1_073_741_824, "paths_up": ["b"] }] }],
         "vms": [{ "name": "gold", "priority": 100, "reservation_bytes_per_second": 62_914_560, "place": "here" }],
     });

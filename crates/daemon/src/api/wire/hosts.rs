@@ -33,6 +33,7 @@ pub struct TargetOfHost {
     pub capacity_bytes_per_second: Option<u64>,
     pub reserved_bytes_per_second: u64,
     pub claimed_bytes_per_second: u64,
+    pub lost_paths: u32,
     pub units: Vec<UnitOfHost>,
 }
 

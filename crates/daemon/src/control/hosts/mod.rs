@@ -38,6 +38,7 @@ use vmpath_core::ownership::Found;
 use vmpath_core::placement::{ClusterView, HostSummary};
 use vmpath_core::spec::Spec;
 use vmpath_core::time::Instant;
+use vmpath_core::whatif;
 
 /// What acts here are performed on.
 #[derive(Debug)]
@@ -110,7 +111,8 @@ pub struct Hosts {
     others: Arc<Others>,
     /// The same, as it is shown.
     rows: Arc<[HostRow]>,
-    view: ClusterView,
+    /// Shared with forecasts.
+    view: Arc<ClusterView>,
     /// Also of hosts of which nothing is heard now.
     addresses: BTreeMap<String, SocketAddr>,
     /// Claims that have met another one, to be decided again on the next view.
@@ -149,7 +151,7 @@ impl Hosts {
             owners: Owners::new(spec, now),
             others: Arc::default(),
             rows: Arc::default(),
-            view: ClusterView::default(),
+            view: Arc::default(),
             addresses: BTreeMap::new(),
             crowded: vec![],
             instances: HashMap::new(),
@@ -276,7 +278,7 @@ impl Hosts {
     }
 
     fn learn(&mut self, others: Arc<Others>) -> Vec<Event> {
-        others.update(&self.others, &mut self.view);
+        others.update(&self.others, Arc::make_mut(&mut self.view));
         for host in &others.hosts {
             self.addresses.insert(host.host.clone(), host.peer);
         }
@@ -297,6 +299,12 @@ impl Hosts {
             | HypervisorReport::MigrationRefused { .. }
             | HypervisorReport::Deaf { .. } => {}
         }
+    }
+
+    /// What a forecast may suppose of the others.
+    #[must_use]
+    pub fn forecast(&self) -> whatif::Others {
+        whatif::Others { view: Arc::clone(&self.view), sizes: self.sizes.clone() }
     }
 
     /// What can be shown of the others, and of who owns what.

@@ -14,9 +14,6 @@ use vmpath_core::time::Duration;
 /// Until the destination's own summary counts the VM, if this host dies meanwhile.
 const ROOM_TTL: Duration = Duration::from_secs(60);
 
-/// Hosts that refuse a VM are told by name up to here.
-const TOLD_MAX: usize = 4;
-
 /// How often a claim that has met another is tried on a later view.
 const CLAIMS_MAX: u32 = 8;
 
@@ -44,19 +41,7 @@ impl Hosts {
         if let Some(best) = ranking.best.first() {
             return Ok(self.view.name(*best).to_owned());
         }
-        let others = ranking.refused.iter().filter(|(host, _)| self.view.name(*host) != need.from);
-        let mut words: Vec<String> =
-            others.map(|(host, why)| format!("{}: {why}", self.view.name(*host))).collect();
-        let more = words.len().saturating_sub(TOLD_MAX);
-        words.truncate(TOLD_MAX);
-        if more > 0 {
-            words.push(format!("and {more} more"));
-        }
-        Err(match (&need.only, words.is_empty()) {
-            (Some(host), true) => format!("nothing is known of a host {host}"),
-            (None, true) => "no other host knows it".to_owned(),
-            (_, false) => format!("no host will do ({})", words.join("; ")),
-        })
+        Err(ranking.words(&need, &self.view))
     }
 
     pub(super) fn claim(&mut self, vm: VmId, id: MoveId, to: String, room: Vec<RoomNeed>) -> Vec<Event> {

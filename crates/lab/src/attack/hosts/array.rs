@@ -58,12 +58,9 @@ pub(super) struct Array {
 
 impl Array {
     pub(super) fn new(units: usize) -> Self {
-        let nobody = Request { vm: 0, unit: 0, block: 0, write: false, executed_by: None, made: Instant::ZERO };
-        Self {
-            blocks: vec![[Block::default(); BLOCKS]; units],
-            requests: vec![nobody],
-            attempts: vec![],
-        }
+        let nobody =
+            Request { vm: 0, unit: 0, block: 0, write: false, executed_by: None, made: Instant::ZERO };
+        Self { blocks: vec![[Block::default(); BLOCKS]; units], requests: vec![nobody], attempts: vec![] }
     }
 
     pub(super) fn request_of(&self, attempt: u32) -> Request {
@@ -136,7 +133,8 @@ impl Array {
         }
         let block = &mut self.blocks[request.unit][request.block];
         if block.holds != number {
-            let text = format!("write {number} is answered, and block {} holds {}", request.block, block.holds);
+            let text =
+                format!("write {number} is answered, and block {} holds {}", request.block, block.holds);
             return Err(("executed", text));
         }
         block.acknowledged = number;

@@ -42,7 +42,7 @@ impl World {
             }
             Act::Own { units } => {
                 self.own(host, vm, &units);
-                self.release_arrival(host, vm, id);
+                self.release_if_owned(host, vm);
             }
             Act::Disown { units } => self.disown(host, vm, &units),
             Act::Withdraw => {
@@ -79,7 +79,12 @@ impl World {
         }
     }
 
-    fn order_by_arriving(&mut self, life: Life, (vm, id): (usize, &MoveId), (units, change): (&[UnitEpoch], Change)) {
+    fn order_by_arriving(
+        &mut self,
+        life: Life,
+        (vm, id): (usize, &MoveId),
+        (units, change): (&[UnitEpoch], Change),
+    ) {
         let units = numbered(units, |unit| self.unit_number(unit));
         self.order(life, Asker::Arriving(vm, id.clone()), units, Wish::Change(change));
     }
@@ -113,7 +118,8 @@ impl World {
             return self.hear_arriving(life, vm, id, Input::Launched(Err("it is in use here".into())));
         }
         if let Some(process) = self.process(host) {
-            process.seats[vm].arrival = Some(Arrival { id: id.clone(), stage: Stage::Expected, ended: false });
+            process.seats[vm].arrival =
+                Some(Arrival { id: id.clone(), stage: Stage::Expected, ended: false });
         }
         let slow = self.rng.percent(10);
         let after = if slow { self.rng.millis(2000..20_000) } else { self.rng.millis(100..1500) };

@@ -4,6 +4,7 @@
 
 use super::event::Event;
 use super::peers::Kind;
+use super::qemu::Vcpus;
 use super::world::World;
 use vmpath_core::cluster::Ask;
 use vmpath_core::migration::{Answer, MoveId};
@@ -19,6 +20,12 @@ impl World {
             Ask::Arrive { vm, move_id, act } => {
                 self.arrive(host, vm.index(), (&move_id, act));
                 self.ambush(host, (vm.index(), None), &move_id);
+            }
+            Ask::EndLeft { vm, instance } => {
+                let left = self.qemu_of(host, vm.index(), instance);
+                if left.is_some_and(|qemu| qemu.vcpus == Vcpus::Sent) {
+                    self.process_ends(host, vm.index(), "the VM has left it");
+                }
             }
             Ask::Decline { move_id, why } => {
                 self.answer_calls(host, (&move_id, Kind::Prepare), &Answer::Refused(why));

@@ -19,7 +19,7 @@ use vmpath_core::ownership::{Keeper, Ownership};
 use vmpath_core::placement::HostSummary;
 use vmpath_core::plan::Gate;
 use vmpath_core::saved::{Before, Saved, SavedMoves};
-use vmpath_core::time::{Duration, Instant};
+use vmpath_core::time::Duration;
 
 /// The owner wakes at least this often.
 const WAKE_AT_LEAST: Duration = Duration::from_secs(1);
@@ -116,9 +116,16 @@ impl World {
                 Effect::Record(entry) => {
                     self.trace.mix(entry.kind as u64);
                     self.trace.say(self.now, || {
-                        format!("    kvm{} {} {:?}: {}", host + 1, entry.kind.as_str(), entry.subject, entry.reason)
+                        format!(
+                            "    kvm{} {} {:?}: {}",
+                            host + 1,
+                            entry.kind.as_str(),
+                            entry.subject,
+                            entry.reason
+                        )
                     });
                     self.judge_record(host, &entry);
+                    self.tidy_up(host, &entry);
                 }
                 Effect::Answer { result, .. } => {
                     self.trace.say(self.now, || format!("    kvm{} answers {result:?}", host + 1));
@@ -182,7 +189,12 @@ impl World {
         }
     }
 
-    pub(super) fn send_command(&mut self, host: usize, vm: usize, (instance, command): (u64, super::qemu::Command)) {
+    pub(super) fn send_command(
+        &mut self,
+        host: usize,
+        vm: usize,
+        (instance, command): (u64, super::qemu::Command),
+    ) {
         let after = self.rng.micros(100..4000);
         self.at(after, Event::Command { host, vm, instance, command });
     }
@@ -275,10 +287,6 @@ impl World {
 
     pub(super) fn hear(&mut self, life: Life, after: Duration, heard: vmpath_core::cluster::Heard) {
         self.at(after, Event::Hear { life, heard: Box::new(heard) });
-    }
-
-    pub(super) fn monitor_time(&mut self, host: usize, vm: usize) -> Instant {
-        self.hosts[host].monitor_due[vm].max(self.now)
     }
 }
 

@@ -12,6 +12,8 @@ use vmpath_core::time::{Duration, Instant};
 
 /// The longest that everything may take after the last fault.
 const CALM_MAX: Duration = Duration::from_secs(300);
+/// What is under way then is waited for no longer.
+const MOVES_WITHIN: Duration = Duration::from_secs(60);
 /// All must be well for so long.
 const WELL_FOR: Duration = Duration::from_secs(4);
 /// A guest's request is answered within this when nothing is wrong.
@@ -31,7 +33,9 @@ impl World {
 
     pub(super) fn is_over(&mut self, now: Instant) -> bool {
         let Weather::Calm { since } = self.weather else { return false };
-        let unwell = (0..self.spec().vms.len()).any(|vm| self.unwell(vm).is_some() || self.is_busy(vm));
+        let may_wait = now.since(since) < MOVES_WITHIN;
+        let vms = 0..self.spec().vms.len();
+        let unwell = vms.into_iter().any(|vm| self.unwell(vm).is_some() || (may_wait && self.is_busy(vm)));
         if unwell {
             self.well_since = None;
         } else {
@@ -74,11 +78,13 @@ impl World {
 
     pub(super) fn judge_end(&mut self) {
         for vm in 0..self.spec().vms.len() {
+            self.tally.moves_left_over += u64::from(self.is_busy(vm));
             let Some(why) = self.unwell(vm) else { continue };
             let told = (0..self.hosts.len()).find_map(|host| {
-                let moving = self.hosts[host].process.as_ref().is_some_and(|p| p.controller.is_moving(VmId::at(vm)));
+                let moving =
+                    self.hosts[host].process.as_ref().is_some_and(|p| p.controller.is_moving(VmId::at(vm)));
                 let (kind, reason) = self.rules.last_word[host][vm].as_ref()?;
-                (moving && *kind == JournalKind::MigrationHeld).then(|| reason.clone())
+                (moving && *kind == JournalKind::MigrationHeld).then_some(reason)
             });
             match told {
                 Some(_) => self.tally.told_why_not += 1,
@@ -101,7 +107,15 @@ impl World {
             let moves: Vec<_> = view.moves.iter().filter(|m| m.end.is_none()).map(|m| m.state).collect();
             let units = self.disks_of(vm);
             let known: Vec<_> = units.iter().map(|unit| process.told_owners[*unit].may_dispatch()).collect();
-            Some(format!("kvm{}: {:?} {qemu:?} {moves:?} owns {known:?} {:?}", host + 1, row.state, row.waits_for))
+            let seat = &process.seats[vm];
+            let arrival = seat.arrival.as_ref().map(|arrival| arrival.stage);
+            let stands = (seat.attached, seat.barred, seat.departure.is_some(), arrival);
+            Some(format!(
+                "kvm{}: {:?} {qemu:?} {moves:?} owns {known:?} {stands:?} {:?}",
+                host + 1,
+                row.state,
+                row.waits_for
+            ))
         };
         let owners: Vec<_> = self.disks_of(vm).into_iter().map(|unit| self.store.owner(unit)).collect();
         let hosts: Vec<_> = (0..self.hosts.len()).filter_map(host).collect();

@@ -9,11 +9,11 @@ use super::tally::Fault;
 use super::world::World;
 use vmpath_core::cluster::Heard;
 use vmpath_core::event::Event as Told;
+use vmpath_core::ids::VmId;
 use vmpath_core::migration::{Answer, MoveId, destination, source};
 use vmpath_core::ownership::{Found, keeper::Reply};
 use vmpath_core::placement::Claim;
 use vmpath_core::time::{Duration, Instant};
-use vmpath_core::ids::VmId;
 
 /// An order without an answer is over then.
 const CALL_MAX: Duration = Duration::from_secs(3);
@@ -38,7 +38,11 @@ pub(super) enum Wish {
     Read,
     Change(Change),
     /// `seen`: the latest promise that the decision knew of.
-    Room { id: String, seen: u64, claims: Vec<Claim> },
+    Room {
+        id: String,
+        seen: u64,
+        claims: Vec<Claim>,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -74,7 +78,13 @@ pub(super) struct Asked {
 }
 
 impl World {
-    pub(super) fn order(&mut self, life: Life, asker: Asker, mut units: Vec<(usize, Option<u64>)>, wish: Wish) {
+    pub(super) fn order(
+        &mut self,
+        life: Life,
+        asker: Asker,
+        mut units: Vec<(usize, Option<u64>)>,
+        wish: Wish,
+    ) {
         let number = self.orders.len() as u32;
         self.orders.push(Asked { asker, wish: wish.clone(), outcome: None });
         if !self.process(life.host).is_some_and(|process| process.session.up) {
@@ -106,7 +116,12 @@ impl World {
         }
         let gives_up = if self.rng.percent(50) { CALL_MAX } else { there + self.rng.millis(10..2900) };
         // Whoever does not hear of it within that gives it up; an answer that comes first counts.
-        self.answer(life, number, Outcome::Unknown, gives_up.max(there + Duration::from_millis(30)).min(CALL_MAX));
+        self.answer(
+            life,
+            number,
+            Outcome::Unknown,
+            gives_up.max(there + Duration::from_millis(30)).min(CALL_MAX),
+        );
     }
 
     fn answer(&mut self, life: Life, number: u32, outcome: Outcome, after: Duration) {
@@ -282,6 +297,8 @@ fn to_arriving(wish: &Wish, outcome: Outcome) -> Option<destination::Input> {
         Wish::Change(Change::Bar { .. }) => destination::Input::Barred(plain(outcome)),
         Wish::Change(Change::Bump) => destination::Input::Bumped(plain(outcome)),
         Wish::Change(Change::GiveBack { .. }) => destination::Input::GaveBack(plain(outcome)),
-        Wish::Room { .. } | Wish::Change(Change::Claim | Change::Release | Change::Commit { .. }) => return None,
+        Wish::Room { .. } | Wish::Change(Change::Claim | Change::Release | Change::Commit { .. }) => {
+            return None;
+        }
     })
 }

@@ -33,10 +33,6 @@ impl Guest {
         Self { disks: vec![Ring::default(); disks], answered: 0 }
     }
 
-    pub(super) fn has_open(&self) -> bool {
-        self.disks.iter().any(|ring| ring.open.iter().any(Option::is_some))
-    }
-
     pub(super) fn answered(&mut self, disk: usize, head: u8) -> Option<u32> {
         let ring = &mut self.disks[disk];
         let request = ring.open[usize::from(head)].take()?;

@@ -16,7 +16,8 @@ impl World {
     pub(super) fn flying_of(&self, host: usize, vm: usize) -> Vec<u32> {
         let Some(process) = &self.hosts[host].process else { return vec![] };
         let ops = process.seats[vm].ops.iter();
-        ops.filter_map(|op| if let OpState::Flying(attempt) = op.state { Some(attempt) } else { None }).collect()
+        ops.filter_map(|op| if let OpState::Flying(attempt) = op.state { Some(attempt) } else { None })
+            .collect()
     }
 
     /// Whatever can go on goes on: rings begin, requests are fetched, sent, and answered.
@@ -55,7 +56,8 @@ impl World {
         if seat.departure.is_some() {
             return;
         }
-        let done: Vec<_> = seat.ops.iter().filter(|op| matches!(op.state, OpState::Done(_))).copied().collect();
+        let done: Vec<_> =
+            seat.ops.iter().filter(|op| matches!(op.state, OpState::Done(_))).copied().collect();
         seat.ops.retain(|op| !matches!(op.state, OpState::Done(_)));
         for op in done {
             self.answer_guest(host, vm, (op.disk, op.head));
@@ -74,7 +76,9 @@ impl World {
                 let verdict = self.array.acknowledged(request);
                 self.check(verdict);
             }
-            None => self.violated("exactly-once", format!("head {head} of vm{vm} is answered, and is not open")),
+            None => {
+                self.violated("exactly-once", format!("head {head} of vm{vm} is answered, and is not open"))
+            }
         }
     }
 
@@ -84,8 +88,9 @@ impl World {
         if !process.open_gates[vm] {
             return;
         }
-        let queued: Vec<usize> =
-            (0..process.seats[vm].ops.len()).filter(|at| process.seats[vm].ops[*at].state == OpState::Queued).collect();
+        let queued: Vec<usize> = (0..process.seats[vm].ops.len())
+            .filter(|at| process.seats[vm].ops[*at].state == OpState::Queued)
+            .collect();
         let mut again: Option<Instant> = None;
         for at in queued {
             let Some(process) = &self.hosts[host].process else { return };
@@ -109,7 +114,8 @@ impl World {
         if !request.write {
             return None;
         }
-        let bars = |q: &&Quarantine| q.block == request.block && q.until > self.now && q.request != Some(number);
+        let bars =
+            |q: &&Quarantine| q.block == request.block && q.until > self.now && q.request != Some(number);
         self.hosts[host].record[request.unit].iter().filter(bars).map(|q| q.until).max()
     }
 
@@ -190,8 +196,7 @@ impl World {
         }
         if request.write {
             self.tally.lost_writes += 1;
-            let quarantine =
-                Quarantine { block: request.block, request: Some(flying.request), until: fence };
+            let quarantine = Quarantine { block: request.block, request: Some(flying.request), until: fence };
             self.hosts[flying.host].record[request.unit].push(quarantine);
             if !was_executed && self.rng.percent(60) {
                 let quiesce = self.scene.quiesce[request.unit];
@@ -250,7 +255,9 @@ impl World {
         let (write, units) = (self.rng.percent(75), self.disks_of(vm));
         let disk = self.rng.index(units.len());
         let number = self.array.requests.len() as u32;
-        let Some(qemu) = self.hosts[host].qemus[vm].as_mut().filter(|qemu| qemu.instance == instance) else { return };
+        let Some(qemu) = self.hosts[host].qemus[vm].as_mut().filter(|qemu| qemu.instance == instance) else {
+            return;
+        };
         if !qemu.runs() || qemu.chain != chain {
             return;
         }
@@ -260,8 +267,14 @@ impl World {
         let block = ring.quiet_block(blocks_from, |request| requests[request as usize].block);
         if let (Some(head), Some(block)) = (ring.free_head(), block) {
             ring.make(head, number);
-            let request =
-                super::array::Request { vm, unit: units[disk], block, write, executed_by: None, made: self.now };
+            let request = super::array::Request {
+                vm,
+                unit: units[disk],
+                block,
+                write,
+                executed_by: None,
+                made: self.now,
+            };
             self.array.requests.push(request);
             self.tally.requests += 1;
             self.pump_soon(host, vm);

@@ -56,8 +56,11 @@ impl World {
             let Some(process) = &self.hosts[host].process else { return };
             let units = self.disks_of(vm);
             let known: Vec<Ownership> = process.keepers[vm].ownerships().map(|(_, known)| known).collect();
-            let changed: Vec<(usize, Ownership)> =
-                units.into_iter().zip(known).filter(|(unit, known)| process.told_owners[*unit] != *known).collect();
+            let changed: Vec<(usize, Ownership)> = units
+                .into_iter()
+                .zip(known)
+                .filter(|(unit, known)| process.told_owners[*unit] != *known)
+                .collect();
             if changed.is_empty() {
                 continue;
             }
@@ -72,6 +75,7 @@ impl World {
                 let effects = process.controller.handle(now, Told::Cluster(heard));
                 self.perform_of_keeper(host, effects);
             }
+            self.release_if_owned(host, vm);
             self.judge_owners(host, vm);
             self.pump_soon(host, vm);
         }

@@ -41,7 +41,8 @@ impl World {
             Act::Claim { to, room } => self.claim_room(host, of, (&to, &room)),
             Act::Unclaim => self.store.drop_promise(&id.to_string()),
             Act::Migrate { instance, uri } => {
-                let to = uri.rsplit('.').next().and_then(|rest| rest.split(':').next()?.parse::<usize>().ok());
+                let to =
+                    uri.rsplit('.').next().and_then(|rest| rest.split(':').next()?.parse::<usize>().ok());
                 let to = to.unwrap_or(1) - 1;
                 self.to_hypervisor(host, of, (instance, Command::Migrate { to }));
             }
@@ -56,7 +57,11 @@ impl World {
             Act::Disown { units } => self.disown(host, vm, &units),
             Act::Commit { to, units } => {
                 let to = self.host_number(&to);
-                self.order_by_leaving(host, of, (&units, Wish::Change(Change::Commit { to, id: id.clone() })));
+                self.order_by_leaving(
+                    host,
+                    of,
+                    (&units, Wish::Change(Change::Commit { to, id: id.clone() })),
+                );
                 return Some(to);
             }
             Act::Bump { units } => self.order_by_leaving(host, of, (&units, Wish::Change(Change::Bump))),
@@ -74,7 +79,12 @@ impl World {
         Some(to)
     }
 
-    fn order_by_leaving(&mut self, host: usize, (vm, id): (usize, MoveId), (units, wish): (&[UnitEpoch], Wish)) {
+    fn order_by_leaving(
+        &mut self,
+        host: usize,
+        (vm, id): (usize, MoveId),
+        (units, wish): (&[UnitEpoch], Wish),
+    ) {
         let Some(life) = self.life(host) else { return };
         let units = numbered(units, |unit| self.unit_number(unit));
         self.order(life, Asker::Leaving(vm, id), units, wish);

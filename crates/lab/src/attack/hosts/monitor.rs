@@ -2,10 +2,11 @@
 //!
 //! It does not know what control makes of it.
 
-use super::event::Life;
+use super::event::{Event, Life};
 use super::qemu::{Qemu, Vcpus};
 use super::world::World;
 use vmpath_core::cluster::Heard;
+use vmpath_core::effect::{JournalEntry, JournalKind, Subject};
 use vmpath_core::event::{Event as Told, HypervisorReport};
 use vmpath_core::ids::VmId;
 use vmpath_core::migration::source::Input;
@@ -38,9 +39,10 @@ impl World {
             self.array.forgets(request);
         }
         self.tally.guests_lost += 1;
+        self.rules.forget_stay(vm);
         self.lost[vm] = Some(self.now);
         let after = self.rng.millis(1500..6000);
-        self.at(after, super::event::Event::Relaunch(vm));
+        self.at(after, Event::Relaunch(vm));
     }
 
     /// A host at which a copy of the guest is, that runs or may.
@@ -52,6 +54,14 @@ impl World {
         (0..self.hosts.len()).find(|host| self.qemu(*host, vm).is_some_and(lives))
     }
 
+    /// Who manages hypervisors ends one whose VM has moved.
+    pub(super) fn tidy_up(&mut self, host: usize, entry: &JournalEntry) {
+        let (Subject::Vm(vm), JournalKind::VmMigrated) = (entry.subject, entry.kind) else { return };
+        let Some(instance) = self.qemu(host, vm.index()).map(|qemu| qemu.instance) else { return };
+        let after = self.rng.millis(500..4000);
+        self.at(after, Event::Ends { host, vm: vm.index(), instance, why: "its guest has moved" });
+    }
+
     /// Somebody starts the VM again, where its units are.
     pub(super) fn relaunch(&mut self, vm: usize) {
         if self.lives_at(vm).is_some() {
@@ -59,7 +69,11 @@ impl World {
             return;
         }
         let owner = self.disks_of(vm).into_iter().find_map(|unit| self.store.owner(unit));
-        let host = owner.unwrap_or(self.scene.begins_at[vm]);
+        let free = |host: &usize| self.qemu(*host, vm).is_none() && self.life(*host).is_some();
+        let Some(host) = owner.or_else(|| (0..self.hosts.len()).find(free)) else {
+            let after = self.rng.millis(800..2500);
+            return self.at(after, Event::Relaunch(vm));
+        };
         let moving = self.hosts.iter().any(|host| {
             host.process.as_ref().is_none_or(|process| process.controller.is_moving(VmId::at(vm)))
         });
@@ -67,7 +81,7 @@ impl World {
         let waits_long = self.lost[vm].is_some_and(|since| self.now.since(since) > Duration::from_secs(20));
         if !is_free || (moving && !waits_long) {
             let after = self.rng.millis(800..2500);
-            return self.at(after, super::event::Event::Relaunch(vm));
+            return self.at(after, Event::Relaunch(vm));
         }
         let (instance, disks) = (self.next_instance(), self.disks_of(vm).len());
         self.hosts[host].qemus[vm] = Some(Qemu::at_home(instance, disks));

@@ -114,7 +114,11 @@ impl World {
             What::HandOver(hand_over) => match self.move_there(to, &id) {
                 Some(None) => self.tell_arriving(to, vm, (&id, destination::Input::HandOver(hand_over))),
                 Some(Some(_)) | None => {
-                    self.answer_calls(to, (&id, Kind::HandOver), &Answer::Refused("no such move here".into()));
+                    self.answer_calls(
+                        to,
+                        (&id, Kind::HandOver),
+                        &Answer::Refused("no such move here".into()),
+                    );
                 }
             },
             What::Discard(why) => match self.move_there(to, &id) {

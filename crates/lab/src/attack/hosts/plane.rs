@@ -150,13 +150,16 @@ impl World {
     pub(super) fn detach(&mut self, host: usize, vm: usize) {
         let attempts = self.flying_of(host, vm);
         let (now, units) = (self.now, self.disks_of(vm));
+        let names: Vec<String> = units.iter().map(|unit| self.unit_name(*unit)).collect();
         let quiesce: Vec<Duration> = units.iter().map(|unit| self.scene.quiesce[*unit]).collect();
         let Some(process) = self.process(host) else { return };
         let seat = &mut process.seats[vm];
         seat.attached = false;
         seat.ops.clear();
         if seat.departure.take().is_some_and(|departure| departure.is_settled()) {
+            // Taken for another host's, until its keeper has read whose they are.
             seat.barred = true;
+            process.keepers[vm].disown(&names);
         }
         // Nobody waits for what is on its way; where it may still take effect nothing else goes meanwhile.
         let longest = quiesce.into_iter().max().unwrap_or_default();
@@ -207,7 +210,12 @@ impl World {
     }
 
     /// Of one disk: the heads that are open go into the buffer, fetching goes on at the base.
-    fn begin_ring(&mut self, host: usize, vm: usize, (disk, queue): (usize, &QueueHandOver)) -> Result<Vec<Op>, String> {
+    fn begin_ring(
+        &mut self,
+        host: usize,
+        vm: usize,
+        (disk, queue): (usize, &QueueHandOver),
+    ) -> Result<Vec<Op>, String> {
         let Some(qemu) = &mut self.hosts[host].qemus[vm] else { return Ok(vec![]) };
         let (Some(guest), inflight) = (&qemu.guest, &mut qemu.inflight[disk]) else { return Ok(vec![]) };
         let ring = &guest.disks[disk];
@@ -229,7 +237,9 @@ impl World {
         for handed in &queue.open {
             let head = handed.head as u8;
             let Some(request) = ring.open[usize::from(head)] else {
-                return Err(format!("vm{vm} disk {disk}: head {head} is handed over, and nothing is open there"));
+                return Err(format!(
+                    "vm{vm} disk {disk}: head {head} is handed over, and nothing is open there"
+                ));
             };
             let (state, unknown) = match handed.state {
                 Open::Unsent => (OpState::Queued, false),
@@ -255,10 +265,12 @@ impl World {
     }
 
     /// This host owns the units: what may still take effect is in its record before anything begins.
-    pub(super) fn release_arrival(&mut self, host: usize, vm: usize, id: &MoveId) {
+    pub(super) fn release_if_owned(&mut self, host: usize, vm: usize) {
+        let units = self.disks_of(vm);
         let Some(process) = self.process(host) else { return };
-        let Some(arrival) = process.seats[vm].arrival.as_mut().filter(|arrival| arrival.id == *id) else { return };
-        if arrival.stage != Stage::Stored {
+        let owned = units.iter().all(|unit| process.told_owners[*unit].may_dispatch());
+        let Some(arrival) = process.seats[vm].arrival.as_mut() else { return };
+        if !owned || arrival.stage != Stage::Stored {
             return;
         }
         arrival.stage = Stage::Released;

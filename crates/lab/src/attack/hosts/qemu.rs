@@ -63,7 +63,9 @@ pub(super) enum Command {
     Stop,
     Continue,
     /// To that host, for this move.
-    Migrate { to: usize },
+    Migrate {
+        to: usize,
+    },
     MigrateContinue,
     MigrateCancel,
     Query,
@@ -72,7 +74,12 @@ pub(super) enum Command {
 impl Qemu {
     pub(super) fn at_home(instance: u64, disks: usize) -> Self {
         let inflight = vec![Inflight { heads: Some(vec![]), base: 0 }; disks];
-        Self { guest: Some(Guest::new(disks)), inflight, vcpus: Vcpus::Running, ..Self::incoming(instance, disks, None) }
+        Self {
+            guest: Some(Guest::new(disks)),
+            inflight,
+            vcpus: Vcpus::Running,
+            ..Self::incoming(instance, disks, None)
+        }
     }
 
     pub(super) fn incoming(instance: u64, disks: usize, launched_for: Option<MoveId>) -> Self {
@@ -106,7 +113,10 @@ impl Qemu {
         let downtime = (self.migration == MigrationState::Completed).then_some(Duration::from_millis(40));
         let ram_total = if self.out.is_some() { MEMORY } else { 0 };
         let ram_remaining = ram_total.saturating_sub(sent);
-        MigrationStatus { state: self.migration.clone(), ram_total, ram_remaining, transferred: sent, downtime }
+        // As the daemon's session tells it: a `completed` of the way that the guest has come is none.
+        let came = self.migration == MigrationState::Completed && self.vcpus != Vcpus::Sent;
+        let state = if came { MigrationState::None } else { self.migration.clone() };
+        MigrationStatus { state, ram_total, ram_remaining, transferred: sent, downtime }
     }
 }
 
@@ -135,7 +145,11 @@ impl World {
         };
         let state = qemu.run_state();
         let machine = Machine { instance, version: "7.2.22".into(), memory: Some(MEMORY), role };
-        self.report(host, vm, HypervisorReport::Connected { instance, state, stops_on_error: StopsOnError::NeedNot });
+        self.report(
+            host,
+            vm,
+            HypervisorReport::Connected { instance, state, stops_on_error: StopsOnError::NeedNot },
+        );
         self.report(host, vm, HypervisorReport::Machine(machine));
     }
 

@@ -50,6 +50,11 @@ impl Rules {
         self.moves.entry(id.to_string()).or_default()
     }
 
+    /// Another guest begins anew.
+    pub(super) fn forget_stay(&mut self, vm: usize) {
+        self.arrived.iter_mut().for_each(|of_host| of_host[vm] = None);
+    }
+
     pub(super) fn probed(&mut self, id: &MoveId, now: Instant) {
         self.of(id).probed = Some(now);
     }
@@ -81,7 +86,8 @@ impl World {
         if !its.write || owner == Some(host) {
             return;
         }
-        let guarded = flight == Flight::Lost && owner.is_some_and(|owner| self.guards(owner, its.unit, its.block));
+        let guarded =
+            flight == Flight::Lost && owner.is_some_and(|owner| self.guards(owner, its.unit, its.block));
         if !guarded {
             let text = format!(
                 "write {request} of kvm{} reaches block {} of {}, which belongs to {}, {}",
@@ -89,7 +95,11 @@ impl World {
                 its.block,
                 self.unit_name(its.unit),
                 self.owner_word(its.unit),
-                if flight == Flight::Lost { "and it is in nobody's quarantine" } else { "from a live connection" }
+                if flight == Flight::Lost {
+                    "and it is in nobody's quarantine"
+                } else {
+                    "from a live connection"
+                }
             );
             self.violated("two-writers", text);
         }
@@ -103,9 +113,7 @@ impl World {
         let of_file = file.is_some_and(|file| {
             let disks = file.hand_over.disks.iter().filter(|disk| disk.unit == name);
             let ranges = disks.flat_map(|disk| &disk.quarantine);
-            ranges
-                .filter(|q| q.offset == block as u64 * BLOCK)
-                .any(|q| file.since + q.remaining >= self.now)
+            ranges.filter(|q| q.offset == block as u64 * BLOCK).any(|q| file.since + q.remaining >= self.now)
         });
         of_record || of_file
     }
@@ -163,7 +171,8 @@ impl World {
                 let now = self.now;
                 let probed = self.rules.of(move_id).probed;
                 if let Some(late) = probed.map(|at| now.since(at)).filter(|late| *late > DECIDED_WITHIN) {
-                    let text = format!("{move_id} goes on {} ms after its destination qualified", late.as_millis());
+                    let text =
+                        format!("{move_id} goes on {} ms after its destination qualified", late.as_millis());
                     self.violated("late-decision", text);
                 }
             }
@@ -235,12 +244,16 @@ impl World {
 
     /// After each event of a host.
     pub(super) fn judge_host(&mut self, host: usize) {
-        let max = self.scene.specs[host].cluster.as_ref().map_or(0, |cluster| usize::from(cluster.migration.max));
+        let max =
+            self.scene.specs[host].cluster.as_ref().map_or(0, |cluster| usize::from(cluster.migration.max));
         let Some(process) = &self.hosts[host].process else { return };
         let vms = 0..self.spec().vms.len();
         let moving = vms.filter(|vm| process.controller.is_moving(VmId::at(*vm))).count();
         if moving > max {
-            self.violated("migrations-max", format!("{moving} moves at kvm{}, of {max} that may be", host + 1));
+            self.violated(
+                "migrations-max",
+                format!("{moving} moves at kvm{}, of {max} that may be", host + 1),
+            );
         }
     }
 
@@ -271,7 +284,10 @@ impl World {
         }
         let needs_end = matches!(
             entry.kind,
-            JournalKind::VmHeld | JournalKind::VmSuspending | JournalKind::MigrationHeld | JournalKind::VmMigrating
+            JournalKind::VmHeld
+                | JournalKind::VmSuspending
+                | JournalKind::MigrationHeld
+                | JournalKind::VmMigrating
         );
         if needs_end && entry.until.is_none() {
             self.violated("no-end", format!("{}: {} has no end", entry.kind.as_str(), entry.reason));

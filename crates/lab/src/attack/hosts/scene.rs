@@ -54,7 +54,9 @@ impl Scene {
             begins_at: spec.vms.iter().map(|_| rng.index(hosts)).collect(),
             quiesce: spec.unit_ids().map(quiesce).collect(),
             stream_rate: spec.vms.iter().map(|_| rng.pick(&[100, 400, 2000]) << 20).collect(),
-            calm_between: rng.pick(&[200..2500, 500..5000, 2000..9000].map(|r| (r.start, r.end))).into_range(),
+            calm_between: rng
+                .pick(&[200..2500, 500..5000, 2000..9000].map(|r| (r.start, r.end)))
+                .into_range(),
             chaos: Duration::from_secs(20 + rng.below(40)),
             lossy: rng.pick(&[0, 3, 6, 12]),
             specs,

@@ -8,7 +8,6 @@ use super::plane::{OpState, Stage};
 use super::scene::BLOCK;
 use super::world::World;
 use vmpath_core::cluster::Heard;
-use vmpath_core::event::Event as Told;
 use vmpath_core::ids::VmId;
 use vmpath_core::migration::source::Input;
 use vmpath_core::migration::{DiskHandOver, MoveId, Open, OpenRequest, QuarantineHandOver, QueueHandOver};
@@ -96,7 +95,12 @@ impl World {
         self.pump_soon(host, request.vm);
     }
 
-    fn tell_settled(&mut self, host: usize, vm: usize, (move_id, disks): (MoveId, Result<Vec<DiskHandOver>, String>)) {
+    fn tell_settled(
+        &mut self,
+        host: usize,
+        vm: usize,
+        (move_id, disks): (MoveId, Result<Vec<DiskHandOver>, String>),
+    ) {
         let Some(life) = self.life(host) else { return };
         let heard = Heard::Leaving { vm: VmId::at(vm), move_id, input: Input::Settled(disks) };
         let after = self.rng.micros(20..2000);
@@ -151,7 +155,8 @@ impl World {
                 Some(_) | None => Open::Unsent,
             }
         };
-        let open = heads.iter().map(|head| OpenRequest { head: u16::from(*head), state: state(*head) }).collect();
+        let open =
+            heads.iter().map(|head| OpenRequest { head: u16::from(*head), state: state(*head) }).collect();
         Some(QueueHandOver { queue: 0, base: guest.disks[disk].base(), open })
     }
 
@@ -170,15 +175,5 @@ impl World {
             self.settling(host, vm);
         }
         self.pump_soon(host, vm);
-    }
-
-    /// If a departure was told of settled requests, its ops are another host's. Used by checkers.
-    pub(super) fn told_to_another(&self, host: usize, vm: usize) -> bool {
-        let process = self.hosts[host].process.as_ref();
-        process.and_then(|process| process.seats[vm].departure.as_ref()).is_some_and(Departure::is_settled)
-    }
-
-    pub(super) fn tell_cluster(&mut self, host: usize, heard: Heard) {
-        self.tell(host, Told::Cluster(heard));
     }
 }

@@ -116,7 +116,6 @@ impl World {
         qemu.vcpus = Vcpus::Paused;
         qemu.migration = MigrationState::Completed;
         self.trace.say(self.now, || format!("vm{vm} lands at kvm{}", to + 1));
-        self.report_migration(to, vm);
         if ran {
             self.runs_on(to, vm);
         } else {

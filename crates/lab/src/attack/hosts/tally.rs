@@ -31,7 +31,7 @@ macro_rules! counts {
                     ("virtual_seconds", self.virtual_ms / 1000),
                     ("events", self.events),
                     $((stringify!($name), self.$name),)+
-                    ("faults", self.faults.iter().sum()),
+                    ("faults", self.faults()),
                 ]
             }
         }
@@ -94,6 +94,7 @@ counts! {
     moves_cancelled,
     moves_given_back,
     moves_held,
+    moves_left_over,
     moves_barred,
     owners_changed,
     probes_refused,
@@ -106,6 +107,10 @@ counts! {
 impl Tally {
     pub(in crate::attack) fn fault(&mut self, fault: Fault) {
         self.faults[fault as usize] += 1;
+    }
+
+    pub(in crate::attack) fn faults(&self) -> u64 {
+        self.faults.iter().sum()
     }
 
     pub(in crate::attack) fn of(&self, fault: Fault) -> u64 {

@@ -3,6 +3,8 @@
 //! Invariant: all chance comes from one seed, and nothing depends on addresses or hashes: the same seed gives the same run.
 //! It does not know the rules.
 
+use super::super::trace::Trace;
+use super::super::violation::Violation;
 use super::array::Array;
 use super::daemon::Process;
 use super::event::{Agenda, Event, Life};
@@ -14,8 +16,6 @@ use super::rules::Rules;
 use super::scene::Scene;
 use super::store::Store;
 use super::tally::Tally;
-use super::super::trace::Trace;
-use super::super::violation::Violation;
 use crate::rng::Rng;
 use vmpath_core::ids::{DiskId, VmId};
 use vmpath_core::saved::{Saved, SavedMoves};
@@ -46,7 +46,9 @@ pub(super) struct Host {
 pub(super) enum Weather {
     Chaos,
     /// Everything is repaired.
-    Calm { since: Instant },
+    Calm {
+        since: Instant,
+    },
 }
 
 pub(super) struct World {
@@ -70,12 +72,13 @@ pub(super) struct World {
     pub(super) lost: Vec<Option<Instant>>,
     pub(super) rules: Rules,
     pub(super) violation: Option<Violation>,
+    blind: Vec<&'static str>,
     pub(super) tally: Tally,
     pub(super) trace: Trace,
 }
 
 impl World {
-    pub(super) fn new(seed: u64, hosts: usize, trace: Trace) -> Self {
+    pub(super) fn new(seed: u64, hosts: usize, (trace, blind): (Trace, &[&'static str])) -> Self {
         let mut rng = Rng::new(seed);
         let scene = Scene::new(seed, hosts, &mut rng);
         let spec = scene.specs[0].clone();
@@ -106,6 +109,7 @@ impl World {
             lost: vec![None; vms],
             rules: Rules::new(hosts, vms),
             violation: None,
+            blind: blind.to_vec(),
             tally: Tally::default(),
             trace,
             scene,
@@ -174,7 +178,7 @@ impl World {
     }
 
     pub(super) fn violated(&mut self, rule: &'static str, text: String) {
-        if self.violation.is_none() {
+        if self.violation.is_none() && !self.blind.contains(&rule) {
             self.trace.say(self.now, || format!("BROKEN {rule}: {text}"));
             self.violation = Some(Violation { rule, text });
         }
@@ -227,7 +231,9 @@ impl World {
             Event::Publish(life) => self.publish(life.host),
             Event::Hear { life, heard } => self.tell(life.host, vmpath_core::event::Event::Cluster(*heard)),
             Event::Answered { life, order } => self.answered(life.host, order),
-            Event::Report { life, vm, instance, report } => self.report_arrives(life.host, vm, instance, *report),
+            Event::Report { life, vm, instance, report } => {
+                self.report_arrives(life.host, vm, instance, *report)
+            }
             Event::Attach { life, vm } => self.attach(life.host, vm),
             Event::Announce { life, vm } => self.announce(life.host, vm),
             Event::Settling { life, vm } => self.settling(life.host, vm),
