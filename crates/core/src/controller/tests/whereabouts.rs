@@ -57,8 +57,8 @@ waits for the answer of kvm2; for another 4.0 s at most, then it stays";
     told(&world, &["no host serves its disks", "waits for you: end its hypervisor at kvm2"]);
 }
 
-#[test]
-fn a_commit_whose_outcome_is_unknown_says_so() {
+/// Its units are being given to kvm2.
+fn committing() -> World {
     let mut world = begun();
     transfers(&mut world);
     migration(&mut world, MigrationState::PreSwitchover);
@@ -72,12 +72,27 @@ fn a_commit_whose_outcome_is_unknown_says_so() {
     leaving(&mut world, source::Input::Settled(Ok(vec![disk])));
     told(&world, &["kvm2 is told what of its requests is open"]);
     leaving(&mut world, source::Input::HandedOver(Answer::Done(())));
+    world
+}
+
+#[test]
+fn a_commit_whose_outcome_is_unknown_says_so() {
+    let mut world = committing();
     told(&world, &["its units are being given to kvm2"]);
     leaving(&mut world, source::Input::Committed(Answer::Unknown("no quorum".into())));
     told(
         &world,
         &["not known whether its units have gone to kvm2", "no quorum", "the store to say who owns"],
     );
+}
+
+#[test]
+fn a_commit_that_was_not_sent_is_no_doubt() {
+    let mut world = committing();
+    leaving(&mut world, source::Input::NotCommitted("etcd is away".into()));
+    told(&world, &["the move is cancelled: its units could not be given over: etcd is away"]);
+    migration(&mut world, MigrationState::Cancelled);
+    assert_eq!(super::moves::state_word(&world), "here");
 }
 
 #[test]

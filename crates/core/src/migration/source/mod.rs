@@ -66,7 +66,7 @@ const CANCEL_AGAIN: Duration = Duration::from_secs(2);
 /// | Stuck        |                  |          |           | Stayed     | -           | Stayed   | Stayed                 | -              | asks again       |
 /// | Ended        | -                | -        | -         | -          | -           | -        | -                      | -              | -                |
 ///
-/// For QEMU in Transferring, "done" is `pre-switchover` or later. An answer that does not belong to the state is late, or comes
+/// A commit that was not even sent, as the store was known to be away: Cancelling. For QEMU in Transferring, "done" is `pre-switchover` or later. An answer that does not belong to the state is late, or comes
 /// twice: it is ignored. One exception: `Committed(Done)` is as true in Uncertain as in Committing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {

@@ -69,6 +69,8 @@ pub enum Input {
     /// The destination has stored the hand-over.
     HandedOver(Answer),
     Committed(Answer),
+    /// The commit was not sent, and will not be; in words why.
+    NotCommitted(String),
     /// A linearizable read of the owners that began after [`Act::ReadOwners`]; none: nothing could be read, in words why.
     Owners(Result<Vec<Found>, String>),
     /// The answer to [`Act::Bump`].

@@ -61,6 +61,7 @@ impl Source {
             Input::Settled(Err(why)) => self.not_settled(now, &why),
             Input::HandedOver(answer) => self.handed_over(now, answer),
             Input::Committed(answer) => self.committed(now, answer),
+            Input::NotCommitted(why) => self.not_committed(now, &why),
             Input::Owners(found) => self.owners(now, found),
             Input::Bumped(answer) => self.bumped(now, &answer),
             Input::Discarded(answer) => self.discarded(&answer),

@@ -29,6 +29,12 @@ impl Source {
         }
     }
 
+    /// Nothing is on its way that could take effect.
+    pub(super) fn not_committed(&mut self, now: Instant, why: &str) -> Step {
+        let State::Committing { .. } = self.state else { return Step::default() };
+        self.cancels(now, format!("its units could not be given over: {why}"))
+    }
+
     pub(super) fn owners(&mut self, now: Instant, found: Result<Vec<Found>, String>) -> Step {
         // What could not be read is read again.
         let Ok(found) = found else { return Step::default() };

@@ -356,7 +356,10 @@ impl Hosts {
         match asked {
             Asked::Leaving { vm, move_id, what } => {
                 let input = match what {
-                    Leaving::Commit => source::Input::Committed(answer(outcome)),
+                    Leaving::Commit => match outcome {
+                        Outcome::Refused(Refusal::NotAsked(why)) => source::Input::NotCommitted(why),
+                        outcome => source::Input::Committed(answer(outcome)),
+                    },
                     Leaving::Bump => source::Input::Bumped(answer(outcome)),
                     Leaving::Owners => source::Input::Owners(read(outcome)),
                     Leaving::Claim(claiming) => match self.claim_outcome(vm, &move_id, claiming, outcome) {

@@ -214,7 +214,8 @@ pub(crate) fn hurry(host: usize) -> Result<()> {
     command("tc", &words.split(' ').collect::<Vec<_>>()).map(drop)
 }
 
-/// A host hears nothing more from etcd, and etcd hears it still: answers are lost, and what was asked is done. [`hear`] ends it.
+/// A host hears nothing more from etcd, and etcd hears it still: answers are lost, and what was asked is done. Bare acknowledgements
+/// pass, or what is asked next would wait for them. [`hear`] ends it.
 ///
 /// # Errors
 /// `nft` may not.
@@ -222,7 +223,7 @@ pub(crate) fn deafen(host: usize, members: usize) -> Result<()> {
     let from: Vec<String> = (1..=members).map(member_address).collect();
     let table = format!(
         "table inet {TABLE}_deaf {{\nchain arriving {{\ntype filter hook input priority 0; policy accept;\nip saddr {{ {} }} \
-         drop;\n}}\n}}\n",
+         tcp flags & psh == psh drop;\n}}\n}}\n",
         from.join(", ")
     );
     command("ip", &["netns", "exec", &host_name(host), "nft", &table]).map(drop)

@@ -4,6 +4,7 @@
 //! nothing of it is left.
 
 use super::{MEMBERS, Story, gold_to_2};
+use crate::e2e::host::Wanted;
 use crate::e2e::hosts::journey::{Journey, Shape};
 use crate::e2e::hosts::network::{Cable, Cut, cut, deafen, hear, host_name, hurry, mend, slow_down};
 use crate::e2e::network::now_unix_us;
@@ -41,9 +42,11 @@ impl Story {
     /// Nothing of a failed move is in the way of the next.
     fn moves_after_all(mut self, stage: &mut Stage) -> Result<()> {
         let out = gold_to_2(stage);
+        let arrival = self.hosts.expect(stage, out.seat())?;
         self.gold.take_gap()?;
-        let began = now_unix_us();
-        let arrival = self.send(stage, &out)?;
+        let words = ["vm", "migrate", "gold", "--to", "h2", "--wait=30"];
+        let (began, done, text) = self.insist(stage, 1, &words)?;
+        stage.report.check_that("after all that it moves", Truth::from(done), text);
         out.complete(stage, &mut self.hosts, &mut self.gold, (arrival, began, Shape::Healthy))?;
         self.finish(stage, &[2])
     }
@@ -67,9 +70,14 @@ pub(in super::super) fn destination_dies(stage: &mut Stage) -> Result<()> {
     hurry(out.to)?;
     let why = out.stays(stage, &mut story.hosts, &mut story.gold, (began, GIVEN_UP_MAX))?;
     stage.report.check_that("it is told that the destination is silent", Truth::from(!why.is_empty()), why);
+    let again = now_unix_us();
     story.hosts.host(2).begin_again(stage)?;
     story.hosts.host(2).wait_ready(stage)?;
+    let kind = "arrival-cancelled";
+    let wanted = Wanted { kind, subject: "gold", since_unix_us: again, bound: RESTARTED_MAX };
+    story.hosts.host(2).wait_event(stage, &wanted)?;
     out.wait_nothing_there(stage)?;
+    stage.watch(NOTICED, |_| Ok(()))?;
     drop(arrival);
     story.moves_after_all(stage)
 }
@@ -116,18 +124,8 @@ pub(in super::super) fn etcd_lost(stage: &mut Stage) -> Result<()> {
     }
     stage.say("etcd has its majority again");
     story.stays(stage, &out, began)?;
-    wait_cluster(stage, &mut story)?;
     drop(arrival);
     story.moves_after_all(stage)
-}
-
-/// Waits until both hosts have told etcd of themselves since it is back.
-fn wait_cluster(stage: &mut Stage, story: &mut Story) -> Result<()> {
-    stage.wait("the hosts to know each other again", RESTARTED_MAX, |_| {
-        let known = story.hosts.etcd.ask("h1", &["get", "--prefix", "--keys-only", "/vmpath/host/san0/"]);
-        Ok(known.is_ok_and(|keys| keys.contains("h1") && keys.contains("h2")).then_some(()))
-    })?;
-    stage.watch(NOTICED, |_| Ok(()))
 }
 
 pub(in super::super) fn source_dies(stage: &mut Stage) -> Result<()> {

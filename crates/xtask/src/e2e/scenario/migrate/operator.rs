@@ -20,16 +20,12 @@ pub(in super::super) fn by_command(stage: &mut Stage) -> Result<()> {
     for (way, words) in ways {
         let arrival = story.hosts.expect(stage, way.seat())?;
         story.gold.take_gap()?;
-        let began = now_unix_us();
-        let answer = story.hosts.operator(way.from, words)?;
+        let (began, done, text) = story.insist(stage, way.from, words)?;
         let took = now_unix_us().saturating_sub(began) as f64 / 1e6;
-        let text = [answer.stdout, answer.stderr].concat();
-        let text = String::from_utf8_lossy(&text).trim().to_owned();
-        stage.say(format!("vmpath {}: {text}", words.join(" ")));
         let name = format!("vmpath {}", words.join(" "));
-        stage.report.check_that(&name, Truth::from(answer.status.success()), text);
+        stage.report.check_that(&name, Truth::from(done), text);
         stage.report.check(&format!("{name} takes"), took, Bound::AtMost(COMMAND_S), "s");
-        way.complete(stage, &mut story.hosts, &mut story.gold, (arrival, began, Shape::Healthy))?;
+        way.complete(stage, &mut story.hosts, &mut story.gold, (arrival, began, Shape::Timed))?;
     }
     story.finish(stage, &[2, 1])
 }

@@ -90,11 +90,8 @@ impl Story {
     /// The command ends with the reason, and the guest goes on as if nothing had been asked.
     fn is_refused(&mut self, stage: &mut Stage, what: &str, to: &str, expect: &str) -> Result<()> {
         let wait = format!("--wait={}", ANSWER_MAX.as_secs());
-        let answer = self.hosts.operator(1, &["vm", "migrate", "gold", "--to", to, &wait])?;
-        let text = [answer.stdout, answer.stderr].concat();
-        let text = String::from_utf8_lossy(&text).trim().to_owned();
-        stage.say(format!("{what}: {text}"));
-        let told = !answer.status.success() && text.contains(expect);
+        let (done, text) = self.ask(stage, 1, &["vm", "migrate", "gold", "--to", to, &wait])?;
+        let told = !done && text.contains(expect);
         stage.report.check_that(&format!("{what}: refused with its reason"), Truth::from(told), text);
         let sent = self.gold.qmp("query-migrate", &Value::Null)?;
         let state = self.gold.run_state()?;
