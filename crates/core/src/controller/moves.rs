@@ -18,7 +18,7 @@ use crate::mutant::{self, Mutant};
 use crate::ownership::{Ownership, UnitEpoch};
 use crate::policy::rules::{Migrating, NO_OTHER_HOST};
 use crate::policy::{
-    ASK_HOME, Cause, Input, Ladder, Monitor, Outstanding, PLACE_WITHIN, Place, Reason, Run, Why,
+    ASK_HOME, Carried, Cause, Input, Ladder, Monitor, Outstanding, PLACE_WITHIN, Place, Reason, Run, Why,
 };
 use crate::spec::Writers;
 
@@ -260,11 +260,18 @@ impl Controller {
 
     pub(super) fn leave(&mut self, vm: VmId, step: Step<source::Act>) {
         let Place::Leaving { reason, machine } = &self.vms[vm.index()].travel.place else { return };
-        let (id, incident) = (machine.plan().id.clone(), reason.incident);
+        let (id, incident, instance) = (machine.plan().id.clone(), reason.incident, machine.plan().instance);
         let over = machine.outcome().cloned().map(|outcome| (machine.clone(), outcome));
+        let resumes = step.acts.iter().any(|act| matches!(act, source::Act::Resume { .. }));
         let asks = step.acts.into_iter().map(|act| Ask::Leave { vm, move_id: id.clone(), act });
         self.out.asks.extend(asks);
         self.tell_note(vm, incident, step.note);
+        if resumes {
+            // The order may be lost with the monitor: who then finds it paused continues it.
+            let rule = "it was stopped here while its units were another host's".to_owned();
+            let instance = instance.into();
+            self.vms[vm.index()].travel.carried = Some(Carried { instance, rule });
+        }
         let Some((machine, outcome)) = over else { return };
         self.remember_left(&machine, &outcome);
         match outcome {
@@ -396,10 +403,11 @@ impl Controller {
         match carried {
             VmCarry::Suspended { why } => {
                 let rule = format!("it was suspended at the host that it came from: {why}");
-                self.vms[vm.index()].travel.carried = Some(rule);
+                let instance = self.vms[vm.index()].guest.monitor.instance();
+                self.vms[vm.index()].travel.carried = Some(Carried { instance, rule });
                 self.adopt_carried(vm);
             }
-            VmCarry::Running | VmCarry::StoppedByOther => {}
+            VmCarry::Running | VmCarry::StoppedByOther => self.vms[vm.index()].travel.carried = None,
         }
     }
 
@@ -408,7 +416,7 @@ impl Controller {
         let state = &mut self.vms[vm.index()];
         match state.guest.monitor.run_state() {
             Some(RunState::Paused | RunState::IoError) => {
-                if let Some(rule) = state.travel.carried.take() {
+                if let Some(Carried { rule, .. }) = state.travel.carried.take() {
                     self.tell(vm, Input::Adopt(Cause { incident: None, why: Why::Restart, rule }));
                 }
             }

@@ -9,7 +9,7 @@ use super::{Controller, RESUME_PACE, Vm};
 use crate::effect::{Effect, JournalKind, Subject};
 use crate::ids::VmId;
 use crate::mutant::{self, Mutant};
-use crate::policy::{Cause, Dwell, Ladder, Loss, Run, STOP_CONFIRM_WITHIN, Why};
+use crate::policy::{Carried, Cause, Dwell, Ladder, Loss, Run, STOP_CONFIRM_WITHIN, StopOrder, Why};
 use crate::saved::{Before, Names, Saved, SavedIncident, SavedVm};
 use crate::spec::{NoPathAction, Spec};
 use crate::time::{Duration, Instant};
@@ -158,13 +158,14 @@ impl Controller {
 
 fn saved_vm(name: &str, vm: &Vm) -> Option<SavedVm> {
     let ran = vm.ran.or(vm.before);
-    let free = matches!(vm.guest.run, Run::Free { .. });
+    let run = carried_run(vm).unwrap_or_else(|| vm.guest.run.clone());
+    let free = matches!(run, Run::Free { .. });
     let quiet = vm.pardon.is_none() && vm.blocked.is_none() && vm.hold_spent.is_none() && ran.is_none();
     if free && vm.ladder == Ladder::Clear && vm.dwell == Dwell::default() && quiet {
         return None;
     }
     // How long it has been left alone is nothing to remember, and would be saved anew each time.
-    let run = if free { Run::Free { since: Instant::ZERO } } else { vm.guest.run.clone() };
+    let run = if free { Run::Free { since: Instant::ZERO } } else { run };
     Some(SavedVm {
         name: name.to_owned(),
         run,
@@ -175,6 +176,22 @@ fn saved_vm(name: &str, vm: &Vm) -> Option<SavedVm> {
         dwell: vm.dwell.clone(),
         ran,
     })
+}
+
+/// The next process may be the first to hear of its hypervisor: to that it is suspended.
+fn carried_run(vm: &Vm) -> Option<Run> {
+    let Carried { instance, rule } = vm.travel.carried.as_ref()?;
+    let since = match &vm.guest.run {
+        Run::Free { since } => *since,
+        Run::Held { .. }
+        | Run::Suspending { .. }
+        | Run::Withdrawing { .. }
+        | Run::Suspended { .. }
+        | Run::Resuming { .. }
+        | Run::Proving { .. } => return None,
+    };
+    let cause = Cause { incident: None, why: Why::Restart, rule: rule.clone() };
+    Some(Run::Suspended { cause, since, instance: (*instance)?, stop: StopOrder::Confirmed })
 }
 
 /// Its vCPUs are stopped by us, or may be at any moment.

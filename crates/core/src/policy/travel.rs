@@ -71,8 +71,18 @@ pub struct Travel {
     pub home: Option<String>,
     /// When it is asked next whether it may.
     pub ask_home: Instant,
-    /// It came suspended, for this in words, and its hypervisor has not said yet that it stands still.
-    pub carried: Option<String>,
+    /// It stands still by our doing, which its run state does not know yet.
+    pub carried: Option<Carried>,
+}
+
+/// A VM that came suspended, or that was stopped while its units were another host's: once its hypervisor says that it stands
+/// still, it counts as suspended here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Carried {
+    /// The process that stands still, if that is known.
+    pub instance: Option<u64>,
+    /// Why, in words.
+    pub rule: String,
 }
 
 impl Travel {

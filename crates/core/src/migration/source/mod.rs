@@ -160,6 +160,14 @@ pub struct Source {
     plan: Move,
     began: Instant,
     state: State,
+    stopped: Stopped,
+}
+
+/// Whether this host has stopped the guest, or may have, before a restart: then nobody else continues it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopped {
+    No,
+    Perhaps,
 }
 
 /// What the next process needs to end it well.

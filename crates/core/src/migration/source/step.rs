@@ -3,10 +3,12 @@
 use super::{
     ASK_AGAIN, Act, Asked, CANCEL_AGAIN, CLAIM_WITHIN, COMMIT_WITHIN, CUT_WITHIN, HAND_OVER_AGAIN,
     HAND_OVER_WITHIN, Held, Input, Move, Outcome, PREPARE_WITHIN, PROBE_WITHIN, Reached, Saved, Source,
-    State, Watch,
+    State, Stopped, Watch,
 };
 use crate::effect::JournalKind;
-use crate::migration::{Answer, DiskHandOver, HandOver, MigrationState, MigrationStatus, MoveId, Pace};
+use crate::migration::{
+    Answer, DiskHandOver, HandOver, MigrationState, MigrationStatus, MoveId, Pace, VmCarry,
+};
 use crate::mutant::{self, Mutant};
 use crate::time::{Duration, Instant};
 
@@ -26,7 +28,7 @@ impl Source {
         let until = format!("{} answers, or {} s pass", plan.to, PROBE_WITHIN.as_secs());
         let state = State::Probing { until: now + PROBE_WITHIN };
         let step = Step::told(vec![probe], JournalKind::VmMigrating, (reason, Some(until)));
-        (Self { plan, began: now, state }, step)
+        (Self { plan, began: now, state, stopped: Stopped::No }, step)
     }
 
     /// Goes on after a restart of vmpath: from what the owners say, because the process before may have done more than it
@@ -35,7 +37,11 @@ impl Source {
     pub fn restore(now: Instant, saved: Saved) -> (Self, Step) {
         let Saved { plan, began, reached } = saved;
         let state = State::Ended(Outcome::Moved { downtime: None });
-        let mut source = Self { plan, began, state };
+        let stopped = match reached {
+            Reached::Begun => Stopped::No,
+            Reached::Committed => Stopped::Perhaps,
+        };
+        let mut source = Self { plan, began, state, stopped };
         let step = match reached {
             Reached::Begun => source.ask_owners(now, "vmpath was restarted in the middle of it".into()),
             // QEMU may have gone on already: it is asked first.
@@ -382,7 +388,10 @@ impl Source {
         self.stays(acts, why)
     }
 
-    pub(super) fn stays(&mut self, acts: Vec<Act>, why: String) -> Step {
+    pub(super) fn stays(&mut self, mut acts: Vec<Act>, why: String) -> Step {
+        if self.stopped == Stopped::Perhaps && self.plan.vm_state == VmCarry::Running {
+            acts.push(Act::Resume { instance: self.plan.instance });
+        }
         let reason = format!("it stays, and is not moved to {}: {why}", self.plan.to);
         self.state = State::Ended(Outcome::Stayed { why });
         Step::told(acts, JournalKind::MigrationCancelled, (reason, None))

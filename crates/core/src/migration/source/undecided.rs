@@ -1,9 +1,9 @@
 //! The transitions of [`Source`] from the commit on, and those of a cancel: what is asked again until it is known.
 
 use super::step::Step;
-use super::{ASK_AGAIN, Act, Asked, CONTINUE_WITHIN, Held, Outcome, Source, State};
+use super::{ASK_AGAIN, Act, Asked, CONTINUE_WITHIN, Held, Outcome, Source, State, Stopped};
 use crate::effect::JournalKind;
-use crate::migration::{Answer, MigrationState, MigrationStatus, Pace, VmCarry};
+use crate::migration::{Answer, MigrationState, MigrationStatus, Pace};
 use crate::mutant::{self, Mutant};
 use crate::ownership::{Change, Found, Judged, UnitEpoch, judge};
 use crate::time::{Duration, Instant};
@@ -180,6 +180,7 @@ impl Source {
             self.plan.to, self.plan.to
         );
         self.state = State::Stranded { why, pace: Pace::first(now, ASK_AGAIN) };
+        self.stopped = Stopped::Perhaps;
         let until = Some(format!("{} gives the units back, or says that it runs there", self.plan.to));
         Step::told(acts, JournalKind::MigrationHeld, (reason, until))
     }
@@ -201,16 +202,11 @@ impl Source {
     }
 
     fn given_back(&mut self, now: Instant, units: Vec<UnitEpoch>) -> Step {
-        let instance = self.plan.instance;
         let State::Stranded { why, .. } = &self.state else {
             return self.keeps(now, units, format!("{} has given it back", self.plan.to));
         };
         let why = format!("{} has given it back: {why}", self.plan.to);
-        let mut acts = vec![Act::Own { units }, Act::Unclaim, Act::Revoke];
-        if self.plan.vm_state == VmCarry::Running {
-            acts.push(Act::Resume { instance });
-        }
-        self.stays(acts, why)
+        self.stays(vec![Act::Own { units }, Act::Unclaim, Act::Revoke], why)
     }
 
     /// Before the commit a discard is of no consequence. After it the destination may know better than QEMU here, which may be gone.

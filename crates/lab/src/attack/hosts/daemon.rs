@@ -223,7 +223,7 @@ impl World {
         let is_first = self.hosts[host].lives == 0;
         self.hosts[host].lives += 1;
         self.nonces += 1;
-        let (controller, effects, moves) = match self.hosts[host].saved.clone() {
+        let (mut controller, mut effects, moves) = match self.hosts[host].saved.clone() {
             Some((saved, moves)) if !is_first => {
                 let (controller, effects) = Controller::restore(spec.clone(), saved, Before::Died, now);
                 (controller, effects, moves)
@@ -233,6 +233,10 @@ impl World {
                 (controller, effects, SavedMoves::default())
             }
         };
+        let leaving = moves_of(&spec, moves.leaving.iter().map(|m| &m.machine.plan));
+        let arriving = moves_of(&spec, moves.arriving.iter().map(|m| &m.plan));
+        // Before anything is kept: what is kept then knows of them.
+        effects.extend(controller.restore_moves(now, moves));
         let vms = spec.vms.len();
         let names = |vm: VmId| spec.units_of_vm(vm).map(|unit| spec.unit_name(unit)).collect::<Vec<_>>();
         let keepers = spec.vm_ids().map(|vm| Keeper::new(&spec.host.name, names(vm), now)).collect();
@@ -247,8 +251,8 @@ impl World {
             session: super::etcd::Session::default(),
             known_hosts: BTreeMap::new(),
             seen: 0,
-            leaving: moves_of(&spec, vms, moves.leaving.iter().map(|m| &m.machine.plan)),
-            arriving: moves_of(&spec, vms, moves.arriving.iter().map(|m| &m.plan)),
+            leaving,
+            arriving,
             waiting: VecDeque::new(),
             saving: None,
             changes: 0,
@@ -258,10 +262,6 @@ impl World {
         self.hosts[host].process = Some(process);
         self.recall_files(host);
         self.perform(host, effects);
-        if let Some(process) = self.process(host) {
-            let effects = process.controller.restore_moves(now, moves);
-            self.perform(host, effects);
-        }
         self.surroundings(host, if is_first { 30 } else { 600 });
         self.keep(host);
         self.arm_tick(host);
@@ -292,10 +292,9 @@ impl World {
 
 fn moves_of<'a>(
     spec: &vmpath_core::spec::Spec,
-    vms: usize,
     plans: impl Iterator<Item = &'a vmpath_core::migration::Move>,
 ) -> Vec<Option<MoveId>> {
-    let mut moves = vec![None; vms];
+    let mut moves = vec![None; spec.vms.len()];
     for plan in plans {
         if let Some(vm) = spec.vm_by_name(&plan.vm) {
             moves[vm.index()] = Some(plan.id.clone());

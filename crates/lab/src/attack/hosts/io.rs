@@ -243,6 +243,14 @@ impl World {
     /// The process dies, and with it all of its connections. The next one knows of what it finds in the record.
     pub(super) fn connections_die(&mut self, host: usize) {
         for vm in 0..self.spec().vms.len() {
+            let done: Vec<u32> = self.process(host).map_or_else(Vec::new, |process| {
+                let ops = process.seats[vm].ops.iter();
+                ops.filter(|op| matches!(op.state, OpState::Done(_))).map(|op| op.request).collect()
+            });
+            // That they were executed, and not answered yet, only it knew: they are repeated with the same bytes.
+            for request in done {
+                self.array.requests[request as usize].executed_by = None;
+            }
             for attempt in self.flying_of(host, vm) {
                 self.lose(attempt, Instant::FAR_FUTURE);
             }
