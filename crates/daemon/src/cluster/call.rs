@@ -165,7 +165,9 @@ pub(super) async fn change(client: Client, keys: Keys, me: String, change: Chang
         .or_else(units.iter().map(|unit| TxnOp::get(keys.owner(unit), None)).collect::<Vec<_>>());
     match bounded(client.kv_client().txn(txn)).await {
         Ok(response) => told(units, after, &response),
-        Err(Fault::Declined(why)) => (not_asked(why), before),
+        // Whoever commits goes on by himself if it was not asked: so that is said only of what was never sent.
+        Err(Fault::Declined(why)) if !change.is_commit() => (not_asked(why), before),
+        Err(Fault::Declined(why)) => (Outcome::Unknown { why }, Reading::default()),
         Err(Fault::Unclear(why)) => (Outcome::Unknown { why }, Reading::default()),
     }
 }
@@ -176,7 +178,7 @@ fn told(units: &[String], after: Vec<Record>, response: &TxnResponse) -> (Outcom
     if !response.succeeded() {
         return match reading(units, response) {
             Ok(there) => (Outcome::Refused(Refusal::There(there.found())), there),
-            Err(fault) => (not_asked(fault.words()), Reading::default()),
+            Err(fault) => (Outcome::Unknown { why: fault.words() }, Reading::default()),
         };
     }
     let entry = |(unit, record): (&String, Record)| Entry { unit: unit.clone(), record, revision };

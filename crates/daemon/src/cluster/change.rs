@@ -29,6 +29,11 @@ enum Kind {
 }
 
 impl Change {
+    /// Of a move.
+    pub(super) const fn is_commit(&self) -> bool {
+        matches!(self.kind, Kind::Commit { .. })
+    }
+
     /// None for an order that changes no owner.
     pub(super) fn of(order: &ClusterOrder) -> Option<Self> {
         let (ticket, kind, units) = match order {

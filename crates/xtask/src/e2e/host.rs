@@ -4,6 +4,7 @@ use super::api::Api;
 use super::server::Server;
 use super::stage::Stage;
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs;
 use std::path::PathBuf;
@@ -105,6 +106,16 @@ impl Host {
         self.daemon.check_alive()?;
         self.daemon.kill();
         Ok(())
+    }
+
+    /// Stops the daemon where it is, or lets it go on.
+    ///
+    /// # Errors
+    /// It has died before.
+    pub(crate) fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.daemon.check_alive()?;
+        let pid = i32::try_from(self.daemon.id()).ok().and_then(Pid::from_raw).context("a process id")?;
+        Ok(kill_process(pid, signal)?)
     }
 
     /// Starts the daemon again after [`Host::kill`]. Returns before it answers.

@@ -81,17 +81,19 @@ impl<'a> Journey<'a> {
     ) -> Result<()> {
         let what = format!("{} to h{}", self.vm, self.to);
         let mut sent = Value::Null;
-        stage.wait(&format!("QEMU to send {what}"), MOVED_MAX, |_| {
-            hosts.host(self.to).check_alive()?;
-            let Ok(seen) = guest.qmp("query-migrate", &Value::Null) else {
-                // It was ended, because it has sent everything.
-                return Ok(Some(()));
-            };
-            // One that a guest has come to says so too, and no downtime.
-            let is_done = seen["status"] == "completed" && seen["downtime"].is_u64();
-            sent = seen;
-            Ok(is_done.then_some(()))
-        })?;
+        stage
+            .wait(&format!("QEMU to send {what}"), MOVED_MAX, |_| {
+                hosts.host(self.to).check_alive()?;
+                let Ok(seen) = guest.qmp("query-migrate", &Value::Null) else {
+                    // It was ended, because it has sent everything.
+                    return Ok(Some(()));
+                };
+                // One that a guest has come to says so too, and no downtime.
+                let is_done = seen["status"] == "completed" && seen["downtime"].is_u64();
+                sent = seen;
+                Ok(is_done.then_some(()))
+            })
+            .inspect_err(|_| self.ask_why(hosts))?;
         guest.follow(arrival)?;
         stage.wait(&format!("{what}: QEMU to run there"), STEP_MAX, |_| {
             Ok((guest.run_state()? == "running").then_some(()))

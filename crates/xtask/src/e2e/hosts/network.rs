@@ -214,28 +214,6 @@ pub(crate) fn hurry(host: usize) -> Result<()> {
     command("tc", &words.split(' ').collect::<Vec<_>>()).map(drop)
 }
 
-/// A host hears nothing more from etcd, and etcd hears it still: answers are lost, and what was asked is done. Bare acknowledgements
-/// pass, or what is asked next would wait for them. [`hear`] ends it.
-///
-/// # Errors
-/// `nft` may not.
-pub(crate) fn deafen(host: usize, members: usize) -> Result<()> {
-    let from: Vec<String> = (1..=members).map(member_address).collect();
-    let table = format!(
-        "table inet {TABLE}_deaf {{\nchain arriving {{\ntype filter hook input priority 0; policy accept;\nip saddr {{ {} }} \
-         tcp flags & psh == psh drop;\n}}\n}}\n",
-        from.join(", ")
-    );
-    command("ip", &["netns", "exec", &host_name(host), "nft", &table]).map(drop)
-}
-
-/// # Errors
-/// It was not deaf.
-pub(crate) fn hear(host: usize) -> Result<()> {
-    let words = format!("delete table inet {TABLE}_deaf");
-    command("ip", &["netns", "exec", &host_name(host), "nft", &words]).map(drop)
-}
-
 /// A cable's two ends, and the namespace of the nearer one.
 struct Ends {
     far: String,

@@ -202,8 +202,8 @@ pub(super) const ALL: &[Scenario] = &[
     )
     .over(Over::VhostUserByDefault),
     story(
-        "migrate-commit-unheard",
-        "the commit's answer is lost and the source's daemon killed: the next one completes the move",
+        "migrate-committed",
+        "the source's daemon is killed after the commit, before QEMU has gone on: the move is completed",
         migrate::midway::source_dies_after_commit,
     )
     .over(Over::VhostUserByDefault),

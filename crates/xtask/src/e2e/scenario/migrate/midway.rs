@@ -3,14 +3,15 @@
 //! The way to the destination is slow where something must happen while memory is sent. After each failure a healthy move shows that
 //! nothing of it is left.
 
-use super::{MEMBERS, Story, gold_to_2};
-use crate::e2e::host::Wanted;
+use super::{Story, gold_to_2};
+use crate::e2e::hosts::Seat;
 use crate::e2e::hosts::journey::{Journey, Shape};
-use crate::e2e::hosts::network::{Cable, Cut, cut, deafen, hear, host_name, hurry, mend, slow_down};
+use crate::e2e::hosts::network::{Cable, Cut, cut, host_name, hurry, mend, slow_down};
 use crate::e2e::network::now_unix_us;
 use crate::e2e::stage::Stage;
 use anyhow::Result;
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use std::time::Duration;
 use vmpath_lab::report::{Bound, Truth};
 
@@ -39,6 +40,17 @@ impl Story {
         out.wait_nothing_there(stage)
     }
 
+    /// Waits until the destination has nothing more to do with it, and says so.
+    fn wait_cancelled_there(&mut self, stage: &mut Stage, since: u64) -> Result<()> {
+        stage.wait("the destination to be done with it", RESTARTED_MAX, |_| {
+            let told = self.hosts.host(2).events()?.into_iter().find(|event| {
+                let is_end = event.reason.starts_with("it does not come from");
+                event.kind == "arrival-cancelled" && event.at_unix_us >= since && is_end
+            });
+            Ok(told.map(drop))
+        })
+    }
+
     /// Nothing of a failed move is in the way of the next.
     fn moves_after_all(mut self, stage: &mut Stage) -> Result<()> {
         let out = gold_to_2(stage);
@@ -57,9 +69,7 @@ pub(in super::super) fn destination_dies(stage: &mut Stage) -> Result<()> {
     let out = gold_to_2(stage);
     let arrival = story.hosts.expect(stage, out.seat())?;
     let began = story.midway(stage, &out)?;
-    for pid in out.seat().hypervisors(stage)?.into_iter().filter_map(Pid::from_raw) {
-        kill_process(pid, Signal::KILL)?;
-    }
+    signal_all(stage, out.seat(), Signal::KILL)?;
     stage.say("the QEMU at host 2 is killed");
     story.stays(stage, &out, began)?;
     hurry(out.to)?;
@@ -73,11 +83,8 @@ pub(in super::super) fn destination_dies(stage: &mut Stage) -> Result<()> {
     let again = now_unix_us();
     story.hosts.host(2).begin_again(stage)?;
     story.hosts.host(2).wait_ready(stage)?;
-    let kind = "arrival-cancelled";
-    let wanted = Wanted { kind, subject: "gold", since_unix_us: again, bound: RESTARTED_MAX };
-    story.hosts.host(2).wait_event(stage, &wanted)?;
+    story.wait_cancelled_there(stage, again)?;
     out.wait_nothing_there(stage)?;
-    stage.watch(NOTICED, |_| Ok(()))?;
     drop(arrival);
     story.moves_after_all(stage)
 }
@@ -96,6 +103,7 @@ pub(in super::super) fn link_cut(stage: &mut Stage) -> Result<()> {
     stage.report.check("and the guest has not stood still", gap, Bound::AtMost(1000.0), "ms");
     mend(Cable::Management(2), Cut::Blackhole)?;
     hurry(out.to)?;
+    story.wait_cancelled_there(stage, began)?;
     out.wait_nothing_there(stage)?;
     drop(arrival);
     story.moves_after_all(stage)
@@ -122,6 +130,9 @@ pub(in super::super) fn etcd_lost(stage: &mut Stage) -> Result<()> {
     for member in [1, 2] {
         story.hosts.etcd.restart(member)?;
     }
+    stage.wait("etcd to have its majority again", RESTARTED_MAX, |_| {
+        Ok(story.hosts.owner("san0/gold").ok())
+    })?;
     stage.say("etcd has its majority again");
     story.stays(stage, &out, began)?;
     drop(arrival);
@@ -142,25 +153,38 @@ pub(in super::super) fn source_dies(stage: &mut Stage) -> Result<()> {
     story.moves_after_all(stage)
 }
 
-/// etcd has done what the source asked for, and the source never hears of it.
+/// QEMU stands still at the source when its daemon is killed: it has not gone on, and perhaps was not even told to.
 pub(in super::super) fn source_dies_after_commit(stage: &mut Stage) -> Result<()> {
     let mut story = Story::begin(stage)?;
     let out = gold_to_2(stage);
     let arrival = story.hosts.expect(stage, out.seat())?;
     let began = story.midway(stage, &out)?;
-    deafen(1, MEMBERS)?;
-    stage.say("host 1 hears nothing from etcd any more");
+    // What is handed over is not taken yet, so that there is time to stop QEMU at the switch-over.
+    story.hosts.host(2).signal(Signal::STOP)?;
     hurry(out.to)?;
+    stage.wait("the switch-over", COMMITTED_MAX, |_| {
+        let seen = story.gold.qmp("query-migrate", &Value::Null)?;
+        Ok((seen["status"] == "pre-switchover").then_some(()))
+    })?;
+    signal_all(stage, out.back().seat(), Signal::STOP)?;
+    story.hosts.host(2).signal(Signal::CONT)?;
+    stage.say("QEMU is stopped at the switch-over; host 2 takes what is handed over");
     let to = host_name(out.to);
     stage.wait("etcd to name host 2 as the owner", COMMITTED_MAX, |_| {
-        // Asked from host 2: host 1 is deaf.
-        Ok((story.hosts.owner_by(2, "san0/gold")?.0 == to).then_some(()))
+        Ok((story.hosts.owner("san0/gold")?.0 == to).then_some(()))
     })?;
     stage.say("it is committed");
     story.hosts.host(1).crash(stage)?;
     stage.say("the daemon of host 1 is killed, and comes again");
-    hear(1)?;
+    signal_all(stage, out.back().seat(), Signal::CONT)?;
     story.hosts.host(1).wait_ready(stage)?;
     out.complete(stage, &mut story.hosts, &mut story.gold, (arrival, began, Shape::Hurt))?;
     story.finish(stage, &[2])
+}
+
+fn signal_all(stage: &Stage, seat: Seat<'_>, signal: Signal) -> Result<()> {
+    for pid in seat.hypervisors(stage)?.into_iter().filter_map(Pid::from_raw) {
+        kill_process(pid, signal)?;
+    }
+    Ok(())
 }
