@@ -153,6 +153,17 @@ fn a_second_commit_is_found() {
 }
 
 #[test]
+fn a_guest_that_is_sent_away_before_the_commit_is_found() {
+    let mut world = begun();
+    let id = MoveId { host: "kvm1".into(), nonce: 1, number: 1 };
+    if let Some(process) = world.process(0) {
+        process.leaving[0] = Some(id.clone());
+    }
+    world.judge_continue(0, 0);
+    assert_eq!(broken(&world), "continue-early");
+}
+
+#[test]
 fn a_hold_without_an_end_is_found() {
     let mut world = begun();
     let entry = JournalEntry {
