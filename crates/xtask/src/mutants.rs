@@ -17,12 +17,13 @@ use vmpath_lab::report::{Bound, Report};
 /// In worlds of several hosts each of them must be seen within fewer.
 const HOSTS: &str = "3";
 const SEEDS_OF_HOSTS: u64 = 400;
+
 /// Of one mutant, or of the build without one: a simulator that is slower than this has another fault.
 const RUN_TIME: Duration = Duration::from_secs(600);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Within so many seeds each of them must be seen
+    /// Within so many seeds each of them must be seen; those that span hosts within 400
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
     /// So many seeds must break no rule without any of them
@@ -40,6 +41,40 @@ pub(crate) struct Arguments {
     /// A vmpath that was built with the feature `mutants`; without it, one is built
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
+}
+
+/// Where a fault can be seen.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Worlds {
+    OneHost,
+    Hosts,
+}
+
+impl Worlds {
+    fn of(mutant: Mutant) -> Self {
+        if mutant.spans_hosts() { Self::Hosts } else { Self::OneHost }
+    }
+
+    fn seeds_max(self) -> u64 {
+        match self {
+            Self::OneHost => u64::MAX,
+            Self::Hosts => SEEDS_OF_HOSTS,
+        }
+    }
+
+    fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::OneHost => &[],
+            Self::Hosts => &["--hosts", HOSTS],
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::OneHost => "without a mutant",
+            Self::Hosts => "hosts without a mutant",
+        }
+    }
 }
 
 /// What became of one mutant.
@@ -74,12 +109,17 @@ pub(crate) fn run(root: &Path, arguments: &Arguments) -> Result<bool> {
     };
     let folder = tempfile::Builder::new().prefix("vmpath-mutants-").tempdir()?;
     let mut report = Report::new();
-    healthy(&binary, folder.path(), arguments.healthy, &mut report)?;
+    for worlds in [Worlds::OneHost, Worlds::Hosts] {
+        if chosen.iter().any(|mutant| Worlds::of(*mutant) == worlds) {
+            healthy(&binary, folder.path(), (worlds, arguments.healthy), &mut report)?;
+        }
+    }
     let mut rows = vec![];
     for mutant in chosen {
-        let row = one(&binary, folder.path(), arguments.seeds, mutant)?;
+        let seeds = arguments.seeds.min(Worlds::of(mutant).seeds_max());
+        let row = one(&binary, folder.path(), seeds, mutant)?;
         println!("{}", line(&row));
-        judge(&mut report, &row, arguments.seeds);
+        judge(&mut report, &row, seeds);
         rows.push(row);
     }
     report.attach("mutants", &rows.iter().map(row_json).collect::<Vec<_>>());
@@ -105,14 +145,14 @@ fn choose(only: &[String]) -> Result<Vec<Mutant>> {
 }
 
 /// Without a mutant no rule is broken.
-fn healthy(binary: &Path, folder: &Path, seeds: u64, report: &mut Report) -> Result<()> {
-    let (found, took) = simulate(binary, folder, seeds, None)?;
-    let broken = violations(&found);
-    println!("without a mutant: {seeds} seeds, {} rules broken, {:.1} s", broken.len(), took.as_secs_f64());
+fn healthy(binary: &Path, folder: &Path, (worlds, seeds): (Worlds, u64), report: &mut Report) -> Result<()> {
+    let (found, took) = simulate(binary, folder, (worlds, seeds), None)?;
+    let (broken, word) = (violations(&found), worlds.word());
+    println!("{word}: {seeds} seeds, {} rules broken, {:.1} s", broken.len(), took.as_secs_f64());
     let played = found["counts"]["seeds"].as_f64();
-    report.check("seeds without a mutant", played, Bound::AtLeast(seeds as f64), "seeds");
+    report.check(&format!("seeds {word}"), played, Bound::AtLeast(seeds as f64), "seeds");
     let check =
-        report.check("rules broken without a mutant", broken.len() as f64, Bound::Equal(0.0), "rules");
+        report.check(&format!("rules broken {word}"), broken.len() as f64, Bound::Equal(0.0), "rules");
     check.note = broken
         .iter()
         .map(|c| format!("{} at seed {}: {}", c.rule, c.seed, c.text))
@@ -122,7 +162,7 @@ fn healthy(binary: &Path, folder: &Path, seeds: u64, report: &mut Report) -> Res
 }
 
 fn one(binary: &Path, folder: &Path, seeds: u64, mutant: Mutant) -> Result<Row> {
-    let (found, took) = simulate(binary, folder, seeds, Some(mutant))?;
+    let (found, took) = simulate(binary, folder, (Worlds::of(mutant), seeds), Some(mutant))?;
     // It stops at the first seed that sees it; seeds that were under way on other processors may have seen it too.
     let caught = violations(&found).into_iter().filter(|c| c.rule != "panic").min_by_key(|c| c.seed);
     let played = found["counts"]["seeds"].as_u64().unwrap_or(u64::MAX);
@@ -130,15 +170,21 @@ fn one(binary: &Path, folder: &Path, seeds: u64, mutant: Mutant) -> Result<Row> 
 }
 
 /// Its report, and how long it took. The exit status says no more than the report.
-fn simulate(binary: &Path, folder: &Path, seeds: u64, mutant: Option<Mutant>) -> Result<(Value, Duration)> {
+fn simulate(
+    binary: &Path,
+    folder: &Path,
+    (worlds, seeds): (Worlds, u64),
+    mutant: Option<Mutant>,
+) -> Result<(Value, Duration)> {
     let file = folder.join(format!("{}.json", mutant.map_or("healthy", Mutant::word)));
     let mut command = Command::new(binary);
-    command.args(["simulate", "--seeds", &seeds.to_string(), "--report"]).arg(&file);
+    command.arg("simulate").args(worlds.arguments());
+    command.args(["--seeds", &seeds.to_string(), "--report"]).arg(&file);
     if let Some(mutant) = mutant {
         command.args(["--mutant", mutant.word()]);
     }
     let began = Instant::now();
-    let name = mutant.map_or("without a mutant", Mutant::word);
+    let name = mutant.map_or(worlds.word(), Mutant::word);
     let finished = step::run_quietly(name, &mut command, RUN_TIME)?;
     let text = fs::read_to_string(&file)
         .with_context(|| format!("{name}: the simulator wrote no report\n{}", finished.output))?;

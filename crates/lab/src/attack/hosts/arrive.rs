@@ -126,11 +126,11 @@ impl World {
         self.at(after, Event::Launch { life, vm, id: id.clone() });
     }
 
-    pub(super) fn launch(&mut self, host: usize, vm: usize, id: MoveId) {
+    pub(super) fn launch(&mut self, host: usize, vm: usize, id: &MoveId) {
         let Some(life) = self.life(host) else { return };
         let Some(process) = self.process(host) else { return };
         let arrival = process.seats[vm].arrival.as_ref();
-        if arrival.is_none_or(|arrival| arrival.id != id || arrival.ended) {
+        if arrival.is_none_or(|arrival| arrival.id != *id || arrival.ended) {
             return;
         }
         let fails = !self.is_calm() && self.rng.percent(4);
@@ -138,7 +138,7 @@ impl World {
             self.fault(Fault::LaunchFails, host);
         }
         if fails || self.qemu(host, vm).is_some() {
-            return self.hear_arriving(life, vm, &id, Input::Launched(Err("the command has failed".into())));
+            return self.hear_arriving(life, vm, id, Input::Launched(Err("the command has failed".into())));
         }
         let instance = self.next_instance();
         let disks = self.disks_of(vm).len();
@@ -147,7 +147,7 @@ impl World {
         let after = self.rng.micros(100..9000);
         self.at(after, Event::Attach { life, vm });
         let uri = format!("tcp:10.0.0.{}:49152", host + 1);
-        self.hear_arriving(life, vm, &id, Input::Launched(Ok(uri)));
+        self.hear_arriving(life, vm, id, Input::Launched(Ok(uri)));
     }
 
     /// It is in a file on tmpfs, or not.

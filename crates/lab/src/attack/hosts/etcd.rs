@@ -99,6 +99,9 @@ impl World {
         let (slow, lossy) = (self.net.is_slow(life.host) || self.net.store_slow, self.lossy());
         let there = if slow { self.rng.millis(20..900) } else { self.rng.micros(300..6000) };
         let mut order = Order { number, life, units, wish, reply: Travels::Arrives };
+        // Where it matters most.
+        let decides = matches!(&order.wish, Wish::Change(Change::Release | Change::Commit { .. }));
+        let lossy = if decides { (3 * lossy).min(75) } else { lossy };
         match self.rng.below(100) {
             chance if chance < lossy / 3 => self.fault(Fault::StoreLost, life.host),
             chance if chance < 2 * lossy / 3 => {
@@ -263,7 +266,7 @@ fn wish_is(wish: &Wish, change: &Change) -> bool {
     matches!(wish, Wish::Change(its) if its == change)
 }
 
-fn plain(outcome: Outcome) -> Answer {
+fn plain(outcome: &Outcome) -> Answer {
     match outcome {
         Outcome::Done(_) => Answer::Done(()),
         Outcome::There(_) => Answer::Refused("something else is there".into()),
@@ -282,9 +285,9 @@ fn read(outcome: Outcome) -> Result<Vec<Found>, String> {
 fn to_leaving(wish: &Wish, outcome: Outcome) -> Option<source::Input> {
     Some(match wish {
         Wish::Read => source::Input::Owners(read(outcome)),
-        Wish::Room { .. } => source::Input::Claimed(plain(outcome)),
-        Wish::Change(Change::Commit { .. }) => source::Input::Committed(plain(outcome)),
-        Wish::Change(Change::Bump) => source::Input::Bumped(plain(outcome)),
+        Wish::Room { .. } => source::Input::Claimed(plain(&outcome)),
+        Wish::Change(Change::Commit { .. }) => source::Input::Committed(plain(&outcome)),
+        Wish::Change(Change::Bump) => source::Input::Bumped(plain(&outcome)),
         Wish::Change(Change::Claim | Change::Release | Change::GiveBack { .. } | Change::Bar { .. }) => {
             return None;
         }
@@ -294,9 +297,9 @@ fn to_leaving(wish: &Wish, outcome: Outcome) -> Option<source::Input> {
 fn to_arriving(wish: &Wish, outcome: Outcome) -> Option<destination::Input> {
     Some(match wish {
         Wish::Read => destination::Input::Owners(read(outcome)),
-        Wish::Change(Change::Bar { .. }) => destination::Input::Barred(plain(outcome)),
-        Wish::Change(Change::Bump) => destination::Input::Bumped(plain(outcome)),
-        Wish::Change(Change::GiveBack { .. }) => destination::Input::GaveBack(plain(outcome)),
+        Wish::Change(Change::Bar { .. }) => destination::Input::Barred(plain(&outcome)),
+        Wish::Change(Change::Bump) => destination::Input::Bumped(plain(&outcome)),
+        Wish::Change(Change::GiveBack { .. }) => destination::Input::GaveBack(plain(&outcome)),
         Wish::Room { .. } | Wish::Change(Change::Claim | Change::Release | Change::Commit { .. }) => {
             return None;
         }

@@ -77,7 +77,7 @@ impl World {
                 self.check(verdict);
             }
             None => {
-                self.violated("exactly-once", format!("head {head} of vm{vm} is answered, and is not open"))
+                self.violated("exactly-once", format!("head {head} of vm{vm} is answered, and is not open"));
             }
         }
     }

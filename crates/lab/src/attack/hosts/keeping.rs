@@ -36,9 +36,24 @@ impl World {
                 Act::Renew(units) => (numbered(&units, number), Wish::Change(Change::Bump)),
                 Act::Release(units) => (numbered(&units, number), Wish::Change(Change::Release)),
             };
+            let releases = matches!(wish, Wish::Change(Change::Release));
             self.order(life, Asker::Keeper(vm), units, wish);
+            if releases && !self.is_calm() {
+                self.meet_release(host, vm);
+            }
         }
         self.spread_word(host);
+    }
+
+    /// Somebody comes to use what is just being given up, or the process dies over it.
+    fn meet_release(&mut self, host: usize, vm: usize) {
+        if self.rng.percent(15) {
+            let after = self.rng.micros(1..40_000);
+            self.at(after, Event::Strike { host, other: host, vm });
+        } else if self.lost[vm].is_some() && self.rng.percent(60) {
+            let after = self.rng.millis(1..1500);
+            self.at(after, Event::Relaunch(vm));
+        }
     }
 
     /// Somebody is attached, or something of it is open here, or may still take effect.

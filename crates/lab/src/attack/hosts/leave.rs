@@ -44,13 +44,15 @@ impl World {
                 let to =
                     uri.rsplit('.').next().and_then(|rest| rest.split(':').next()?.parse::<usize>().ok());
                 let to = to.unwrap_or(1) - 1;
-                self.to_hypervisor(host, of, (instance, Command::Migrate { to }));
+                self.order_hypervisor(host, of, (instance, Command::Migrate { to }));
             }
-            Act::Continue { instance } => self.to_hypervisor(host, of, (instance, Command::MigrateContinue)),
-            Act::Cancel { instance } => self.to_hypervisor(host, of, (instance, Command::MigrateCancel)),
-            Act::Query { instance } => self.to_hypervisor(host, of, (instance, Command::Query)),
-            Act::Stop { instance } => self.to_hypervisor(host, of, (instance, Command::Stop)),
-            Act::Resume { instance } => self.to_hypervisor(host, of, (instance, Command::Continue)),
+            Act::Continue { instance } => {
+                self.order_hypervisor(host, of, (instance, Command::MigrateContinue));
+            }
+            Act::Cancel { instance } => self.order_hypervisor(host, of, (instance, Command::MigrateCancel)),
+            Act::Query { instance } => self.order_hypervisor(host, of, (instance, Command::Query)),
+            Act::Stop { instance } => self.order_hypervisor(host, of, (instance, Command::Stop)),
+            Act::Resume { instance } => self.order_hypervisor(host, of, (instance, Command::Continue)),
             Act::Settle { by } => self.settle(host, vm, by),
             Act::Revoke => self.revoke(host, vm),
             Act::Own { units } => self.own(host, vm, &units),
@@ -111,7 +113,12 @@ impl World {
     }
 
     /// An order for a process that is not there any more is answered so.
-    fn to_hypervisor(&mut self, host: usize, (vm, id): (usize, MoveId), (instance, command): (u64, Command)) {
+    fn order_hypervisor(
+        &mut self,
+        host: usize,
+        (vm, id): (usize, MoveId),
+        (instance, command): (u64, Command),
+    ) {
         let Some(life) = self.life(host) else { return };
         if self.qemu_of(host, vm, instance).is_some() {
             return self.send_command(host, vm, (instance, command));

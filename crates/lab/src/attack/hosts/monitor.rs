@@ -41,7 +41,9 @@ impl World {
         self.tally.guests_lost += 1;
         self.rules.forget_stay(vm);
         self.lost[vm] = Some(self.now);
-        let after = self.rng.millis(1500..6000);
+        // Its units are given up about ten seconds after it has gone.
+        let late = self.rng.percent(40);
+        let after = if late { self.rng.millis(8500..12_500) } else { self.rng.millis(1500..6000) };
         self.at(after, Event::Relaunch(vm));
     }
 

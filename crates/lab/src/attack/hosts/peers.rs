@@ -224,9 +224,17 @@ impl World {
             }
             Kind::Prepare => source::Input::Prepared(answer),
             Kind::HandOver => source::Input::HandedOver(plain),
+            // That nobody could be asked is no word of whether it has landed there.
+            Kind::Discard if !self.was_taken(number) => {
+                source::Input::Discarded(Answer::Unknown("nobody could be asked".into()))
+            }
             Kind::Discard => source::Input::Discarded(plain),
         };
         self.tell(from.host, Told::Cluster(Heard::Leaving { vm: VmId::at(vm), move_id: id, input }));
+    }
+
+    fn was_taken(&self, number: u32) -> bool {
+        self.calls[number as usize].taken_by.is_some()
     }
 
     /// The process that had them in hand is dead: who has asked finds out, sooner or later.

@@ -58,7 +58,7 @@ pub(super) struct Qemu {
 }
 
 /// What a monitor is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Command {
     Stop,
     Continue,

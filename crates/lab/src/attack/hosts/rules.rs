@@ -296,15 +296,13 @@ impl World {
 
     /// QEMU is told to send the rest.
     pub(super) fn judge_continue(&mut self, host: usize, vm: usize) {
-        let to = self.qemu(host, vm).and_then(|qemu| qemu.out.as_ref()).map(|out| out.to);
-        for unit in self.disks_of(vm) {
-            // It may have been given back since by a destination whose process has ended.
-            let owner = self.store.owner(unit);
-            let waits = to.is_some_and(|to| self.qemu(to, vm).is_some());
-            if owner == Some(host) && waits && self.store.records[unit].epoch <= 1 {
-                let text = format!("vm{vm} is sent away, and {} belongs to its host", self.unit_name(unit));
-                self.violated("continue-early", text);
-            }
+        let Some(process) = &self.hosts[host].process else { return };
+        let Some(id) = process.leaving[vm].clone() else { return };
+        if self.rules.of(&id).commits == 0 {
+            self.violated(
+                "continue-early",
+                format!("{id}: QEMU sends the rest, and its units have not gone"),
+            );
         }
     }
 }

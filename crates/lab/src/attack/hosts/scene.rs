@@ -58,7 +58,7 @@ impl Scene {
                 .pick(&[200..2500, 500..5000, 2000..9000].map(|r| (r.start, r.end)))
                 .into_range(),
             chaos: Duration::from_secs(20 + rng.below(40)),
-            lossy: rng.pick(&[0, 3, 6, 12]),
+            lossy: rng.pick(&[0, 6, 12, 30]),
             specs,
         }
     }

@@ -221,6 +221,17 @@ impl World {
         (self.tally, self.trace, self.violation)
     }
 
+    /// Plays on until then, for a test that wants to look at something.
+    #[cfg(test)]
+    pub(super) fn play_until(&mut self, end: Instant) {
+        while let Some((at, event)) = self.agenda.pop().filter(|(at, _)| *at < end) {
+            if event.life().is_none_or(|life| self.life(life.host) == Some(life)) {
+                self.now = at;
+                self.take(event);
+            }
+        }
+    }
+
     fn take(&mut self, event: Event) {
         match event {
             Event::Link { life, path, number } => self.link_seen(life.host, path, number),
@@ -232,14 +243,14 @@ impl World {
             Event::Hear { life, heard } => self.tell(life.host, vmpath_core::event::Event::Cluster(*heard)),
             Event::Answered { life, order } => self.answered(life.host, order),
             Event::Report { life, vm, instance, report } => {
-                self.report_arrives(life.host, vm, instance, *report)
+                self.report_arrives(life.host, vm, instance, *report);
             }
             Event::Attach { life, vm } => self.attach(life.host, vm),
             Event::Announce { life, vm } => self.announce(life.host, vm),
             Event::Settling { life, vm } => self.settling(life.host, vm),
             Event::Cut { life, attempt } => self.cut(life.host, attempt),
             Event::Stored { life, vm, hand_over } => self.stored(life.host, vm, *hand_over),
-            Event::Launch { life, vm, id } => self.launch(life.host, vm, id),
+            Event::Launch { life, vm, id } => self.launch(life.host, vm, &id),
             Event::Pump { life, vm } => self.pump(life.host, vm),
             Event::Reply { life, attempt } => self.reply(life.host, attempt),
             Event::Call { life, call } => self.call_ends(life.host, call),
