@@ -186,7 +186,7 @@ pub(super) const ALL: &[Scenario] = &[
     ),
     story(
         "migrate-no-path",
-        "all paths of a host are lost with requests open: they finish at the other host",
+        "all paths of a host are lost with requests open: they finish at the other host; over NBD the guest stays",
         migrate::loss::no_path,
     ),
     story(
