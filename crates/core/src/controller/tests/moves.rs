@@ -283,12 +283,8 @@ pub(super) fn waiting() -> World {
     world
 }
 
-#[test]
-fn a_vm_comes_and_goes_home_when_it_may() {
-    let mut world = waiting();
-    world.handle(Event::Cluster(Heard::Invited(Box::new(coming(1 << 28)))));
-    assert_eq!(state_word(&world), "launching");
-    arriving(&mut world, destination::Input::Launched(Ok("tcp:10.0.0.1:49152".into())));
+/// What the source had open is in a file here.
+fn until_stored(world: &mut World, vm_state: VmCarry) {
     let hand_over = crate::migration::HandOver {
         move_id: coming(0).id,
         vm: "bronze".into(),
@@ -302,15 +298,64 @@ fn a_vm_comes_and_goes_home_when_it_may() {
             quarantine: vec![],
         }],
         incident: None,
-        vm_state: VmCarry::Running,
+        vm_state,
     };
-    arriving(&mut world, destination::Input::HandOver(Box::new(hand_over)));
-    arriving(&mut world, destination::Input::Stored(Ok(())));
+    arriving(world, destination::Input::HandOver(Box::new(hand_over)));
+    arriving(world, destination::Input::Stored(Ok(())));
+}
+
+fn until_owned(world: &mut World) {
     let owner = crate::ownership::Owner { host: "kvm1".into(), epoch: 4, move_id: Some(coming(0).id) };
     let found = crate::ownership::Found { unit: "san0/bronze".into(), owner: Some(owner) };
-    arriving(&mut world, destination::Input::Owners(Ok(vec![found])));
-    assert_eq!(state_word(&world), "owned");
+    arriving(world, destination::Input::Owners(Ok(vec![found])));
+    assert_eq!(state_word(world), "owned");
     world.owner("kvm1");
+}
+
+fn told(world: &World, kind: &str) -> usize {
+    world.journal.iter().filter(|entry| entry.kind.as_str() == kind).count()
+}
+
+/// That it has come is known before how it stands.
+#[test]
+fn a_vm_that_comes_suspended_is_resumed_here() {
+    let mut world = waiting();
+    let vm_state = VmCarry::Suspended { why: "no path".into() };
+    let plan = Move { vm_state: vm_state.clone(), ..coming(1 << 28) };
+    world.handle(Event::Cluster(Heard::Invited(Box::new(plan))));
+    arriving(&mut world, destination::Input::Launched(Ok("tcp:10.0.0.1:49152".into())));
+    world.report(BRONZE, connected(8, RunState::Other, StopsOnError::No));
+    until_stored(&mut world, vm_state);
+    until_owned(&mut world);
+    arriving(&mut world, destination::Input::Landed);
+    assert_eq!((state_word(&world), told(&world, "vm-resuming")), ("here", 0));
+    world.report(BRONZE, HypervisorReport::State(RunState::Paused));
+    world.pass_until(world.now + Duration::from_secs(2));
+    assert!(told(&world, "vm-resuming") > 0);
+}
+
+#[test]
+fn a_vm_that_lands_before_its_units_are_known_to_be_here_has_come() {
+    let mut world = waiting();
+    world.handle(Event::Cluster(Heard::Invited(Box::new(coming(1 << 28)))));
+    arriving(&mut world, destination::Input::Launched(Ok("tcp:10.0.0.1:49152".into())));
+    world.report(BRONZE, connected(8, RunState::Other, StopsOnError::No));
+    until_stored(&mut world, VmCarry::Running);
+    world.report(BRONZE, HypervisorReport::State(RunState::Running));
+    until_owned(&mut world);
+    // Its own process sends nothing away, and says so.
+    migration(&mut world, MigrationState::None);
+    assert_eq!(state_word(&world), "here");
+}
+
+#[test]
+fn a_vm_comes_and_goes_home_when_it_may() {
+    let mut world = waiting();
+    world.handle(Event::Cluster(Heard::Invited(Box::new(coming(1 << 28)))));
+    assert_eq!(state_word(&world), "launching");
+    arriving(&mut world, destination::Input::Launched(Ok("tcp:10.0.0.1:49152".into())));
+    until_stored(&mut world, VmCarry::Running);
+    until_owned(&mut world);
     world.report(BRONZE, connected(8, RunState::Running, StopsOnError::No));
     assert_eq!(state_word(&world), "here");
     assert_eq!(world.journal.iter().filter(|e| e.kind.as_str() == "vm-arrived").count(), 1);

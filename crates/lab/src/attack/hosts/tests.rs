@@ -192,7 +192,8 @@ fn a_request_that_is_never_answered_is_found() {
     let mut world = begun();
     let (host, _) = home_of(&world, 0);
     let unit = world.disks_of(0)[0];
-    let made = world.now - Duration::from_secs(11);
+    let made = world.now;
+    world.now += Duration::from_secs(11);
     world.array.requests.push(Request { vm: 0, unit, block: 1, write: true, executed_by: None, made });
     let number = world.array.requests.len() as u32 - 1;
     if let Some(guest) = world.hosts[host].qemus[0].as_mut().and_then(|qemu| qemu.guest.as_mut()) {
