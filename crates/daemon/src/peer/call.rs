@@ -19,7 +19,8 @@ pub enum PeerRequest {
     Prepare(migration::Move),
     /// Store this. Answered with [`PeerAnswer::Done`] when it is stored.
     HandOver(migration::HandOver),
-    /// End what was begun for the move. Answered with [`PeerAnswer::Done`] when nothing of it is left.
+    /// End what was begun for the move. Answered with [`PeerAnswer::Done`] when nothing of it is left, and with
+    /// [`PeerAnswer::State`] if the VM has landed there: a refusal may come from anybody on the way, and must not be taken for that.
     Discard { move_id: MoveId, why: String },
     /// Answered with [`PeerAnswer::State`]. Changes nothing.
     Ask { move_id: MoveId },

@@ -206,9 +206,9 @@ fn finish(request: &PeerRequest, host: &str, answered: Result<(StatusCode, Bytes
 
 fn done(request: &PeerRequest, body: &[u8]) -> Result<Outcome, String> {
     let answer = match request {
-        PeerRequest::Probe { .. } | PeerRequest::HandOver(_) | PeerRequest::Discard { .. } => {
-            PeerAnswer::Done
-        }
+        PeerRequest::Probe { .. } | PeerRequest::HandOver(_) => PeerAnswer::Done,
+        PeerRequest::Discard { .. } if body.is_empty() => PeerAnswer::Done,
+        PeerRequest::Discard { .. } => PeerAnswer::State(wire::read::<wire::MoveState>(body)?.state),
         PeerRequest::Prepare(_) => PeerAnswer::Incoming(wire::read::<wire::Prepared>(body)?.incoming),
         PeerRequest::Ask { .. } => PeerAnswer::State(wire::read::<wire::MoveState>(body)?.state),
     };

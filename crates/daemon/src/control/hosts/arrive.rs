@@ -33,7 +33,10 @@ impl Hosts {
                 self.answer(&id, Question::Prepare, &answer)
             }
             Act::AnswerHandOver(result) => self.answer(&id, Question::HandOver, &done(result)),
-            Act::AnswerDiscard(result) => self.answer(&id, Question::Discard, &done(result)),
+            Act::AnswerDiscard(result) => {
+                let answer = result.map_or_else(PeerAnswer::State, |()| PeerAnswer::Done);
+                self.answer(&id, Question::Discard, &Answer::Done(answer))
+            }
             Act::Store(hand_over) => {
                 let hand_over = Arc::from(hand_over);
                 let failed = |why| arriving(vm, &id, Input::Stored(Err(why)));

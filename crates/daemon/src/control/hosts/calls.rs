@@ -73,7 +73,7 @@ impl Pending {
         let Self::Landed { reply, move_id } = self else { return };
         let outcome = match found {
             Ok(found) if found.iter().any(|found| came_by(found, &move_id, host)) => {
-                Answer::Refused("it runs here".into())
+                Answer::Done(PeerAnswer::State("it runs here".into()))
             }
             Ok(_) => Answer::Done(PeerAnswer::Done),
             Err(why) => Answer::Unknown(why),

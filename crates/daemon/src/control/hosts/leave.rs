@@ -92,7 +92,7 @@ impl Hosts {
         self.leaving_answer(ticket, |what| match what {
             Leaving::Probe => Input::Probed(plain(outcome)),
             Leaving::HandOver => Input::HandedOver(plain(outcome)),
-            Leaving::Discard => Input::Discarded(plain(outcome)),
+            Leaving::Discard => Input::Discarded(discarded(outcome)),
             Leaving::Prepare => Input::Prepared(match outcome {
                 Answer::Done(PeerAnswer::Incoming(uri)) => Answer::Done(uri),
                 Answer::Done(PeerAnswer::Done | PeerAnswer::State(_)) => {
@@ -114,5 +114,31 @@ impl Hosts {
     ) -> Vec<Event> {
         let Some(Asked::Leaving { vm, move_id, what }) = self.asked.remove(&ticket) else { return vec![] };
         vec![leaving(vm, &move_id, input(&what))]
+    }
+}
+
+/// Only the other host's own word says that the VM has landed there: to believe a refusal of the way would give a living VM up.
+fn discarded(outcome: peer::Outcome) -> Answer {
+    match outcome {
+        Answer::Done(PeerAnswer::State(landed)) => Answer::Refused(landed),
+        Answer::Done(PeerAnswer::Done | PeerAnswer::Incoming(_)) => Answer::Done(()),
+        Answer::Refused(why) | Answer::Unknown(why) => Answer::Unknown(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_other_host_s_own_word_says_that_the_vm_is_there() {
+        let why = || "nobody listens".to_owned();
+        assert_eq!(
+            discarded(Answer::Done(PeerAnswer::State("it runs".into()))),
+            Answer::Refused("it runs".into())
+        );
+        assert_eq!(discarded(Answer::Done(PeerAnswer::Done)), Answer::Done(()));
+        assert_eq!(discarded(Answer::Refused(why())), Answer::Unknown(why()));
+        assert_eq!(discarded(Answer::Unknown(why())), Answer::Unknown(why()));
     }
 }

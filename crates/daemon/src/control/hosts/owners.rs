@@ -6,7 +6,7 @@ use super::{Asked, Hands, Hosts};
 use crate::cluster::{ClusterOrder, Outcome, Refusal};
 use crate::control::hosts_view::{OwnerRow, StoreState};
 use crate::dataplane::WorkerOrder;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use vmpath_core::cluster::Heard;
 use vmpath_core::controller::Controller;
 use vmpath_core::event::Event;
@@ -34,6 +34,8 @@ pub(super) struct Owners {
     told: Vec<Option<Ownership>>,
     /// What the data plane was told.
     dispatched: Vec<Option<bool>>,
+    /// VMs that were on their way at the last look: of their units the data plane may have let go by itself.
+    moving: BTreeSet<VmId>,
 }
 
 impl Owners {
@@ -46,6 +48,7 @@ impl Owners {
             why_down: None,
             told: vec![],
             dispatched: vec![],
+            moving: BTreeSet::new(),
         };
         owners.reload(spec, now);
         owners
@@ -172,6 +175,13 @@ impl Hosts {
         let mut events = vec![];
         for vm in spec.vm_ids() {
             let moving = if controller.is_moving(vm) { Moving::Yes } else { Moving::No };
+            match moving {
+                Moving::Yes => drop(self.owners.moving.insert(vm)),
+                Moving::No if self.owners.moving.remove(&vm) => {
+                    spec.units_of_vm(vm).for_each(|unit| self.owners.dispatched[unit.index()] = None);
+                }
+                Moving::No => {}
+            }
             let usage =
                 if view.is_some_and(|view| is_used(&spec, vm, view)) { Usage::Used } else { Usage::Idle };
             let around = Around { store: self.owners.store, usage, moving };
