@@ -135,11 +135,11 @@ impl Controller {
         if let Some(disk) = shared {
             return Some(format!("its disk {} has several writers", self.spec.disk_name(disk)));
         }
-        if self.network.unserved_unit(vm).is_some()
-            && !self.spec.is_vhost_user(vm)
-            && !matches!(state.guest.run, Run::Suspended { .. })
-        {
-            return Some("its requests are open, and QEMU's stop waits for those of NBD disks".into());
+        if self.network.unserved_unit(vm).is_some() && !self.spec.is_vhost_user(vm) {
+            // Suspended or not: what its guest has open stays in QEMU, which does not let go of a disk that it cannot flush.
+            return Some(
+                "no path carries its NBD disks, and QEMU flushes those before it lets them go".into(),
+            );
         }
         let held =
             |unit: UnitId| Some(format!("{}: {}", self.spec.unit_name(unit), self.owner(unit).hold_words()?));

@@ -107,7 +107,7 @@ pub(in super::super) fn no_path(stage: &mut Stage) -> Result<()> {
             story.hosts.host(1).wait_vm(stage, "gold", "suspended", SUSPENDED_MAX)?;
             let events = story.hosts.host(1).events()?;
             let mut whys = events.into_iter().filter(|e| e.at_unix_us >= lost_at && e.subject == "gold");
-            let why = whys.find(|e| e.reason.contains("requests are open")).map(|e| e.reason);
+            let why = whys.find(|e| e.reason.contains("QEMU flushes")).map(|e| e.reason);
             let name = "an NBD guest with requests open is not moved, and it is told why";
             stage.report.check_that(name, Truth::from(why.is_some()), why.unwrap_or_default());
             suspended_stays(stage, &mut story, &out)?;

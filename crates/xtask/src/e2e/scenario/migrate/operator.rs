@@ -4,7 +4,7 @@ use super::{Story, gold_to_2};
 use crate::e2e::hosts::journey::Shape;
 use crate::e2e::network::now_unix_us;
 use crate::e2e::stage::Stage;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use vmpath_lab::report::{Bound, Truth};
 
 /// The whole command, with its own pauses between looks.
@@ -12,6 +12,12 @@ const COMMAND_S: f64 = 4.0;
 
 pub(in super::super) fn by_command(stage: &mut Stage) -> Result<()> {
     let mut story = Story::begin(stage)?;
+    for host in [1, 2] {
+        // It goes home when it is told to.
+        story.hosts.host(host).edit("return = true", "return = false")?;
+        let (done, text) = story.ask(stage, host, &["reload"])?;
+        ensure!(done, "the configuration is not taken: {text}");
+    }
     let out = gold_to_2(stage);
     let ways: [(_, &[&str]); 2] = [
         (out, &["vm", "migrate", "gold", "--to", "h2", "--wait=30"]),
