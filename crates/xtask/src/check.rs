@@ -43,7 +43,7 @@ pub(crate) fn run(root: &Path, extent: Extent) -> Result<bool> {
     let mut run = Run {
         root: root.to_owned(),
         target: target_dir(root)?,
-        steps: if extent == Extent::Everything { 13 } else { 5 },
+        steps: if extent == Extent::Everything { 14 } else { 5 },
         begun: 0,
         rows: Vec::new(),
         began: Instant::now(),
@@ -155,7 +155,7 @@ impl Run {
         if self.command("release build", build.args(["build", "--release", "-p", "vmpath"]))?
             == Outcome::Failed
         {
-            for name in ["simulate", "demo", "demo, guests"] {
+            for name in ["simulate", "simulate, hosts", "demo", "demo, guests"] {
                 self.not_run(name, [format!("{name}: there is no binary")]);
             }
             self.not_run("e2e", e2e::names().map(|name| format!("e2e: {name}: there is no binary")));
@@ -165,6 +165,9 @@ impl Run {
         let mut simulate = Command::new(&binary);
         simulate.args(["simulate", "--seeds", SIMULATE_SEEDS]);
         self.reported("simulate", &mut simulate, SIMULATE_TIME)?;
+        let mut hosts = Command::new(&binary);
+        hosts.args(["simulate", "--hosts", "3", "--seeds", SIMULATE_SEEDS]);
+        self.reported("simulate, hosts", &mut hosts, SIMULATE_TIME)?;
         self.reported("demo", Command::new(&binary).arg("demo"), DEMO_TIME)?;
         if let Some(why) = e2e::obstacle() {
             self.not_run("demo, guests", [format!("demo with guests: {why}")]);
