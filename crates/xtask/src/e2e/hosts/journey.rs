@@ -168,16 +168,8 @@ impl<'a> Journey<'a> {
         let what = format!("{} to h{}", self.vm, self.to);
         let downtime = self.downtime(hosts, sent)?;
         let gap = guest.take_gap()?;
-        let writers = hosts.array.writers()?;
-        let turns = writers.iter().find(|seen| seen.unit == self.vm).map(|seen| seen.turns.as_slice());
-        let pause = match turns.unwrap_or_default() {
-            [.., before, after]
-                if before.host == host_name(self.from) && after.host == host_name(self.to) =>
-            {
-                Some(after.first_unix_us.saturating_sub(before.last_unix_us) as f64 / 1e3)
-            }
-            _ => None,
-        };
+        // What it does first there may be reading.
+        let pause = stage.wait("the guest to write there", TOLD_MAX, |_| self.pause(hosts)).ok();
         let note = format!("downtime {downtime} ms by QEMU, longest gap {gap:.0} ms by the guest's clock");
         stage.say(format!("{what}: {note}, {:.0} ms between two hosts' writes", pause.unwrap_or(f64::NAN)));
         stage.report.attach(
@@ -196,6 +188,20 @@ impl<'a> Journey<'a> {
             stage.report.check(&name, ranges, Bound::Equal(0.0), "ranges");
         }
         Ok(())
+    }
+
+    /// Milliseconds between the last write from the source and the first from the destination, if there was one.
+    fn pause(&self, hosts: &mut Hosts) -> Result<Option<f64>> {
+        let writers = hosts.array.writers()?;
+        let turns = writers.iter().find(|seen| seen.unit == self.vm).map(|seen| seen.turns.as_slice());
+        Ok(match turns.unwrap_or_default() {
+            [.., before, after]
+                if before.host == host_name(self.from) && after.host == host_name(self.to) =>
+            {
+                Some(after.first_unix_us.saturating_sub(before.last_unix_us) as f64 / 1e3)
+            }
+            _ => None,
+        })
     }
 
     /// As QEMU told us; if it was ended before that, as it told the daemon.
