@@ -35,8 +35,9 @@ const LOAD: &str = "--device /dev/vda --size 32MiB --sizes 4KiB:4,16KiB:2,64KiB:
                     --sample-every 100ms";
 const OPEN: u64 = 16;
 const TAKEN_MAX: Duration = Duration::from_secs(30);
-/// A host that others have just left, one that has not been heard of again, one that is not done with the move before.
-const NOT_YET: [&str; 3] = ["no host will do", "is heard of", "it comes to h2 already"];
+/// A host that others have just left, one that has not been heard of again, one that is not done with the move before; etcd, likewise.
+const NOT_YET: [&str; 4] =
+    ["no host will do", "is heard of", "it comes to h2 already", "etcd does not answer"];
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// One guest at host 1, and all that it needs to go to host 2.
