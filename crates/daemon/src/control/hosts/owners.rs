@@ -172,7 +172,7 @@ impl Hosts {
             self.sizes = view.units.iter().map(|unit| unit.size).collect();
         }
         let spec = self.spec.clone();
-        let mut events = vec![];
+        let mut acts = vec![];
         for vm in spec.vm_ids() {
             let moving = if controller.is_moving(vm) { Moving::Yes } else { Moving::No };
             match moving {
@@ -185,7 +185,12 @@ impl Hosts {
             let usage =
                 if view.is_some_and(|view| is_used(&spec, vm, view)) { Usage::Used } else { Usage::Idle };
             let around = Around { store: self.owners.store, usage, moving };
-            let Some(act) = self.owners.keepers[vm.index()].look(hands.now, around) else { continue };
+            let act = self.owners.keepers[vm.index()].look(hands.now, around);
+            acts.extend(act.map(|act| (vm, act)));
+        }
+        // First: what is about to be given up must not be dispatched for.
+        let mut events = self.tell_owners(hands);
+        for (vm, act) in acts {
             events.extend(self.ask_cluster(Asked::Kept(vm), |ticket| match act {
                 Act::Claim(units) => ClusterOrder::Claim { ticket, units },
                 Act::Renew(units) => ClusterOrder::Bump { ticket, units },
@@ -193,7 +198,6 @@ impl Hosts {
                 Act::Read(units) => ClusterOrder::ReadOwners { ticket, units },
             }));
         }
-        events.extend(self.tell_owners(hands));
         events
     }
 
@@ -233,7 +237,7 @@ impl Hosts {
 /// A front end is attached, or something of it may still take effect.
 fn is_used(spec: &Spec, vm: VmId, view: &WorkerView) -> bool {
     let attached =
-        |disk: &vmpath_core::ids::DiskId| view.disks.iter().any(|row| row.disk == *disk && row.clients > 0);
+        |disk: &vmpath_core::ids::DiskId| view.disks.get(disk.index()).is_some_and(|row| row.clients > 0);
     let quarantined =
         |unit: UnitId| view.units.get(unit.index()).is_some_and(|row| row.quarantined_ranges > 0);
     let open = view.vms.get(vm.index()).is_some_and(|row| row.in_flight > 0 || row.held > 0);
