@@ -3,7 +3,7 @@
 //! Invariant: a VM that really stands still because of us stays ours in here, whatever the controller remembers.
 //! It does not know paths or rules.
 
-use super::words::{Cause, is_giving_up, is_path_back, is_taken_back, suspended_by};
+use super::words::{Cause, is_giving_up, is_path_back, is_retained, is_taken_back, suspended_by};
 use std::collections::VecDeque;
 use vmpath_core::effect::{JournalEntry, JournalKind};
 use vmpath_core::event::{RunState, StopsOnError};
@@ -329,7 +329,7 @@ impl Story {
 
     fn suspending(&mut self, now: Instant, entry: &JournalEntry, order: Option<u64>) {
         self.stopped = order.or(self.stopped);
-        if self.ours != Ours::Stopping {
+        if self.ours != Ours::Stopping || is_retained(&entry.reason) {
             self.begins(now, entry);
         }
         self.ours = Ours::Stopping;
@@ -366,7 +366,7 @@ impl Story {
             Ours::Nothing | Ours::Held | Ours::Withdrawn { .. } | Ours::Proving { .. } => true,
             Ours::Stopping | Ours::Stopped { .. } | Ours::Continuing => false,
         };
-        if is_adopted && !self.is_taken_back {
+        if is_adopted && !self.is_taken_back || is_retained(&entry.reason) {
             self.begins(now, entry);
         }
         self.ours = Ours::Stopped { since: now };
