@@ -15,7 +15,7 @@ use vmpath_core::view::{VmState, VmView};
 /// A VM without a monitor counts as running for so long after its last request.
 const ACTIVE_FOR: Duration = Duration::from_secs(60);
 /// What was heard may not be on disk for so long; a process that dies meanwhile has not heard it.
-const SAVED_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const SAVED_WITHIN: Duration = Duration::from_secs(2);
 /// A `stop` that nobody wants any more may take effect within this.
 const LATE: Duration = Duration::from_secs(75);
 
@@ -175,15 +175,26 @@ impl Story {
         } else if remembered == VmState::Suspending && was_let_go {
             (self.ours, self.ours_since) = (Ours::Stopping, now);
         }
-        // That a `cont` was taken back may be lost, not that it was sent: the attempts of that resume go on.
+        // That a `cont` was taken back, or what suspended it again, may be lost, not that it was sent: the attempts of that resume
+        // go on.
         let is_fresh = heard.since(self.ours_since) < SAVED_WITHIN;
-        let is_stopped = matches!(self.ours, Ours::Stopped { .. });
-        if remembered == VmState::Resuming && is_stopped && self.is_taken_back && is_fresh {
+        let is_new = heard.since(self.suspended_at) < SAVED_WITHIN;
+        let is_lost = match self.ours {
+            Ours::Stopped { .. } => self.is_taken_back || is_new,
+            Ours::Stopping => is_new,
+            Ours::Nothing | Ours::Held | Ours::Withdrawn { .. } | Ours::Continuing | Ours::Proving { .. } => {
+                false
+            }
+        };
+        if remembered == VmState::Resuming && is_lost && is_fresh {
             (self.ours, self.ours_since) = (Ours::Continuing, now);
         }
         if remembers {
             if let Some(rule) = row.because.iter().find_map(|words| suspended_by(words)) {
                 self.is_of_rule(heard, rule);
+                // An operator's `resume` that was not on disk has not been answered either.
+                let is_his = remembered != VmState::Resuming && Cause::of(rule) == Cause::Operator;
+                self.operator |= is_his;
             }
             return;
         }
