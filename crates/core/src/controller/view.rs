@@ -115,6 +115,7 @@ impl Controller {
             incident: self.vm_incident(vm),
             other_host: self.other_host(vm),
             home: self.vms[vm.index()].travel.home.clone(),
+            returns_to: self.returns_to(vm).map(|(host, _)| host),
         }
     }
 

@@ -80,12 +80,17 @@ pub(super) fn text(facts: &Facts<'_>) -> Vec<String> {
 /// Where it began.
 fn home(vm: &wire::Vm) -> Option<String> {
     let home = vm.home.as_ref()?;
-    let back = if vm.returns {
-        "it goes back by itself when that host has its paths again (return = true)".into()
-    } else {
-        format!("`vmpath vm return {}` sends it back", vm.name)
-    };
-    Some(format!("Its home is {home}; {back}."))
+    let by_hand = format!("`vmpath vm return {}` sends it back", vm.name);
+    Some(match &vm.returns_to {
+        Some(host) if host == home => format!(
+            "Its home is {home}; it goes back by itself when that host has its paths again (return = true)."
+        ),
+        Some(host) => format!(
+            "Its home is {home}; {by_hand}. By itself it goes back to {host} when that host has its paths again \
+             (return = true)."
+        ),
+        None => format!("Its home is {home}; {by_hand}."),
+    })
 }
 
 fn state(facts: &Facts<'_>) -> String {

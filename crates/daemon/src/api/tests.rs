@@ -210,7 +210,7 @@ fn a_vm_shows_its_gate_and_what_it_waits_for() {
         "held_reasons": [{ "reason": "policy", "requests": 3 }], "oldest_held_ms": 400, "rate_bytes_per_second": 0,
         "completed_requests": 0, "completed_bytes": 0, "failed_requests": 0, "retried_requests": 0,
         "because": ["110.0 MiB/s reserved, 100.0 MiB/s left"], "waits_for": "san0/a up and good for 1 s",
-        "incident": "INC-1", "other_host": null, "home": null, "returns": false,
+        "incident": "INC-1", "other_host": null, "home": null, "returns_to": null,
         "disks": [{ "name": "vda", "owner": null, "unit": "san0/bronze", "nbd_socket": "/run/vmpath/bronze.sock", "nbd_tcp": null, "vhost_user": null, "presence": "present", "clients": 1 }],
     });
     let mut bronze = vms["vms"][1].clone();

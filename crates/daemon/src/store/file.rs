@@ -21,7 +21,7 @@ use vmpath_core::saved::{Saved, SavedMoves};
 
 pub(super) const FILE: &str = "vmpath.redb";
 /// Of what the tables hold. A file with a higher one is refused, one with a lower one is read and written anew.
-pub(crate) const SCHEMA: u64 = 3;
+pub(crate) const SCHEMA: u64 = 4;
 /// The oldest that is still read.
 const SCHEMA_OLDEST: u64 = 1;
 
