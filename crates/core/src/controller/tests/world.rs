@@ -390,6 +390,11 @@ impl World {
             ["down", path, vm] => {
                 self.link(self.path(path), UnitId(self.vm(vm).0), down(Fault::Reset));
             }
+            ["down-with", path, vm, requests] => {
+                let requests_outstanding = requests.parse().expect("a number");
+                let change = LinkChange::Down { fault: Fault::Reset, requests_outstanding };
+                self.link(self.path(path), UnitId(self.vm(vm).0), change);
+            }
             ["connect", vm, instance] => {
                 let instance = instance.parse().expect("an instance");
                 self.report(self.vm(vm), connected(instance, RunState::Running, StopsOnError::Yes));
