@@ -45,6 +45,10 @@ impl Controller {
         let ours = state.guest.run.instance();
         let (instance, run_state) = (monitor.instance(), monitor.run_state());
         state.ran = instance.filter(|_| run_state == Some(RunState::Running));
+        let former = state.process.or(state.before);
+        state.process = instance;
+        // The guest of a new process has waited for nothing yet, and was told of no error: it has its whole ladder before it.
+        let begins_anew = former.is_some() && former != instance && state.ladder.loss().is_some();
         let errors = match &monitor {
             Monitor::Present { stops_on_error: StopsOnError::NeedNot, .. } => {
                 "its disks are vhost-user devices"
@@ -57,8 +61,12 @@ impl Controller {
         state.guest.monitor = monitor;
         if known != instance {
             let word = run_state.map_or("unknown", run_state_word);
-            let reason = format!("its monitor is connected: {word}; {errors}");
+            let anew = if begins_anew { "; it is another process: its `on_no_path` begins anew" } else { "" };
+            let reason = format!("its monitor is connected: {word}; {errors}{anew}");
             self.record(JournalKind::VmManaged, Subject::Vm(vm), None, reason);
+        }
+        if begins_anew {
+            self.vms[vm.index()].ladder = Ladder::Clear;
         }
         if ours.is_some() && ours != instance {
             // A new process has its whole hold before it.

@@ -108,6 +108,8 @@ struct Vm {
     ran: Option<u64>,
     /// The same, as the vmpath before a restart has seen it; until the monitor is heard again.
     before: Option<u64>,
+    /// The hypervisor process that was last heard, running or not.
+    process: Option<u64>,
 }
 
 /// What was last told of a VM's reservation.
@@ -149,6 +151,7 @@ impl Vm {
             last_io: None,
             ran: None,
             before: None,
+            process: None,
         }
     }
 }

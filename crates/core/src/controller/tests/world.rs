@@ -390,6 +390,9 @@ impl World {
             ["down", path, vm] => {
                 self.link(self.path(path), UnitId(self.vm(vm).0), down(Fault::Reset));
             }
+            ["down-with", path, vm, requests] => {
+                self.link(self.path(path), UnitId(self.vm(vm).0), down_with(requests));
+            }
             ["connect", vm, instance] => {
                 let instance = instance.parse().expect("an instance");
                 self.report(self.vm(vm), connected(instance, RunState::Running, StopsOnError::Yes));
@@ -505,6 +508,11 @@ impl World {
 
 pub(super) fn down(fault: Fault) -> LinkChange {
     LinkChange::Down { fault, requests_outstanding: 0 }
+}
+
+fn down_with(requests: &str) -> LinkChange {
+    let requests_outstanding = requests.parse().expect("a number");
+    LinkChange::Down { fault: Fault::Reset, requests_outstanding }
 }
 
 pub(super) fn connected(instance: u64, state: RunState, stops_on_error: StopsOnError) -> HypervisorReport {
