@@ -88,7 +88,7 @@ fn it_is_told_what_the_chosen_one_is_better_in() {
     let words = why(&[near.clone(), far], &need);
     assert!(words.contains("kvm2 is the best of 2") && words.contains("at kvm2; "), "{words}");
     assert!(words.ends_with("left at kvm1)"), "{words}");
-    assert_eq!(why(&[near.clone()], &need), "kvm1 is the only host that will do");
+    assert_eq!(why(std::slice::from_ref(&near), &need), "kvm1 is the only host that will do");
     let named = Need { only: Some("kvm1".into()), ..need };
     assert_eq!(why(&[near], &named), "", "nobody chose");
 }

@@ -32,8 +32,7 @@ pub(in super::super) fn takeover(stage: &mut Stage) -> Result<()> {
     let mut hosts = Hosts::start(stage, &TWO)?;
     let seat = Seat { host: 1, vm: "gold", front_end: FrontEnd::VhostUser };
     let mut gold = hosts.boot(stage, &[seat], LOAD)?.pop().context("a guest")?;
-    let client = by_hand(stage, 1, "bronze")?;
-    ensure!(writes(client)?, "host 1 does not write bronze");
+    ensure!(writes(&mut by_hand(stage, 1, "bronze")?)?, "host 1 does not write bronze");
     let confirmed = ["--confirmed-dead", "h1"];
     refused(stage, &hosts, "a host that lives", (GUEST, &confirmed), "h1")?;
 
@@ -66,12 +65,13 @@ pub(in super::super) fn takeover(stage: &mut Stage) -> Result<()> {
     drop(gold);
     let fresh = Seat { host: 2, ..seat };
     let mut gold = hosts.boot(stage, &[fresh], LOAD)?.pop().context("a guest")?;
-    let client = by_hand(stage, 2, "bronze")?;
+    let mut client = by_hand(stage, 2, "bronze")?;
     let name = "what was taken over by the operator's word is written, too";
-    stage.report.check_that(name, Truth::from(writes(client)?), "");
-    check_owners(stage, &hosts, &["san0/gold", "san0/bronze"])?;
+    stage.report.check_that(name, Truth::from(writes(&mut client)?), "");
+    check_owners(stage, &hosts)?;
     comes_back(stage, &mut hosts)?;
-    check_owners(stage, &hosts, &["san0/gold"])?;
+    check_owners(stage, &hosts)?;
+    drop(client);
     gold.wait_progress(stage)?;
     gold.finish(stage)?;
     let owners = || [1, 2].map(|host| Owned::sometime(&host_name(host))).to_vec();
@@ -148,9 +148,9 @@ fn take_both(stage: &mut Stage, hosts: &mut Hosts) -> Result<()> {
     Ok(())
 }
 
-/// They are used at host 2.
-fn check_owners(stage: &mut Stage, hosts: &Hosts, units: &[&str]) -> Result<()> {
-    for unit in units {
+/// Both are used at host 2.
+fn check_owners(stage: &mut Stage, hosts: &Hosts) -> Result<()> {
+    for unit in ["san0/gold", "san0/bronze"] {
         let (owner, epoch) = hosts.owner_by(2, unit)?;
         let name = format!("{unit}: etcd names host 2");
         stage.report.check_that(&name, Truth::from(owner == "h2"), format!("{owner}, epoch {epoch}"));
@@ -166,7 +166,7 @@ fn comes_back(stage: &mut Stage, hosts: &mut Hosts) -> Result<()> {
     for vm in ["gold-by-hand", "bronze"] {
         let mut client = by_hand(stage, 1, vm)?;
         client.set_patience(HELD)?;
-        let written = writes(client).unwrap_or(false);
+        let written = writes(&mut client).unwrap_or(false);
         let name = format!("{vm}: a host that comes back does not write it");
         stage.report.check_that(&name, Truth::from(!written), "");
     }
@@ -182,7 +182,7 @@ fn by_hand(stage: &Stage, host: usize, socket: &str) -> Result<RawClient> {
 }
 
 /// Whether a write of its is taken.
-fn writes(mut client: RawClient) -> Result<bool> {
+fn writes(client: &mut RawClient) -> Result<bool> {
     client.send(&[Request::Write { offset: 0, data: &[7; 4096] }])?;
     Ok(client.reply()?.is_some_and(|reply| reply.error == 0))
 }
