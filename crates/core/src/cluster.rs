@@ -37,6 +37,13 @@ pub struct Chosen {
     pub why: String,
 }
 
+/// Named by whoever asked: nobody chose.
+impl From<&str> for Chosen {
+    fn from(host: &str) -> Self {
+        Self { host: host.to_owned(), why: String::new() }
+    }
+}
+
 /// As [`crate::effect::Effect::Cluster`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask {

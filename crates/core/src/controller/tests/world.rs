@@ -454,7 +454,7 @@ impl World {
             ["no-etcd"] => self.handle(Event::Cluster(Heard::Down { why: "no quorum".into() })),
             ["owner", host] => self.owner(host),
             ["placed", vm, host] => {
-                let (vm, result) = (self.vm(vm), Ok(Chosen { host: host.to_owned(), why: String::new() }));
+                let (vm, result) = (self.vm(vm), Ok(host.into()));
                 self.handle(Event::Cluster(Heard::Placed { vm, result }));
             }
             ["no-place", vm] => {
