@@ -7,7 +7,7 @@
 
 use super::Controller;
 use super::words::seconds;
-use crate::cluster::{Ask, Heard, Whereto};
+use crate::cluster::{Ask, Chosen, Heard, Whereto};
 use crate::effect::{JournalKind, Subject};
 use crate::event::RunState;
 use crate::ids::{UnitId, VmId};
@@ -167,15 +167,21 @@ impl Controller {
         self.out.asks.push(Ask::Place { vm, whereto });
     }
 
-    fn placed(&mut self, vm: VmId, result: Result<String, String>) {
+    fn placed(&mut self, vm: VmId, result: Result<Chosen, String>) {
         let Place::Placing { reason, whereto, .. } = &self.vms[vm.index()].travel.place else { return };
         let sender = match (whereto, reason.incident) {
             (Whereto::Home(_), _) => Sender::Return,
             (Whereto::Best | Whereto::Named(_), Some(_)) => Sender::Failure,
             (Whereto::Best | Whereto::Named(_), None) => Sender::Operator,
         };
-        let reason = reason.clone();
-        match result.and_then(|to| self.plan_move(vm, &reason, sender, to)) {
+        let mut reason = reason.clone();
+        let planned = result.and_then(|Chosen { host, why }| {
+            if !why.is_empty() {
+                reason.rule = format!("{}; {why}", reason.rule);
+            }
+            self.plan_move(vm, &reason, sender, host)
+        });
+        match planned {
             Err(why) => self.not_placed(vm, why),
             Ok(plan) => {
                 let (machine, step) = Source::begin(self.now, plan);

@@ -102,7 +102,10 @@ fn state(facts: &Facts<'_>) -> String {
         "migrating" => &format!("on its way (the other end is {other})"),
         "suspended" => "suspended by vmpath",
         "stopped-by-other" => "stopped, but not by vmpath, which will leave it so",
-        "unmanaged" => "unmanaged: no hypervisor monitor, so its I/O is served and it cannot be suspended",
+        "unmanaged" if vm.gate.reason.is_none() && vm.waits_for.is_none() => {
+            "unmanaged: no hypervisor monitor, so its I/O is served and it cannot be suspended"
+        }
+        "unmanaged" => "unmanaged: no hypervisor monitor, so it cannot be suspended or resumed",
         state => state,
     };
     let met = vm.reservation_unmet_bytes_per_second == 0;
@@ -144,6 +147,8 @@ fn paths(facts: &Facts<'_>) -> Vec<String> {
         let place = match (facts.avoids(path), path.preferred) {
             (true, _) => "not for this VM (affinity)",
             (false, true) => "preferred",
+            // Of a path that carries nothing it is not said what it would be for.
+            (false, false) if path.health != "up" && path.health != "marginal" => "not used",
             (false, false) => "standby",
         };
         let name = format!("{}/{}", path.target, path.name);

@@ -145,7 +145,7 @@ fn holding_is_explained_with_the_numbers() {
          900 IO/s and gets 70.0 MiB/s.\n\
          2 wait for room: every path that it may use is full (san0/b has 192 of 2048 KiB in flight).\n\
          Its reservation of 50.0 MiB/s is not met: 10.0 MiB/s served, 40.0 MiB/s missing.\n\
-         Since the data plane's start its requests were held for 1.2 s by headroom kept for a higher priority, \
+         Added up over all its requests since the data plane's start, they were held for 1.2 s by headroom kept for a higher priority, \
          2 ms by its limit.\n\
          It gets 10.0 MiB/s and is entitled to 15.0 MiB/s now; reservation 50.0 MiB/s, limit 20.0 MiB/s, priority 50, \
          shares 1000, group tenant.\n\

@@ -2,7 +2,7 @@
 
 use super::moves::{BRONZE, arriving, clustered, coming, transfers, until_owned, until_stored, waiting};
 use super::world::{World, check, check_in, connected};
-use crate::cluster::{Ask, Heard, Whereto};
+use crate::cluster::{Ask, Chosen, Heard, Whereto};
 use crate::event::{Event, RunState, StopsOnError};
 use crate::migration::{Move, VmCarry, destination, source};
 use crate::spec::{Failback, OnPathLoss};
@@ -64,7 +64,7 @@ fn with_followover_only_the_host_that_has_moved_it_has_it_back() {
     let text = world.explain("bronze");
     assert!(text.contains("kvm2, which has moved it, has its paths back"), "{text}");
     // Once it is there, that one sends it on to whoever had moved it before.
-    world.handle(Event::Cluster(Heard::Placed { vm: BRONZE, result: Ok("kvm2".into()) }));
+    world.handle(Event::Cluster(Heard::Placed { vm: BRONZE, result: Ok(Chosen { host: "kvm2".into(), why: String::new() }) }));
     assert_eq!(plan(&world).fled, ["kvm4"]);
 }
 
