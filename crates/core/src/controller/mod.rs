@@ -11,6 +11,7 @@ mod capacity;
 mod commands;
 mod components;
 mod decide;
+mod discards;
 mod drain;
 mod guests;
 mod incidents;
@@ -83,6 +84,7 @@ pub struct Controller {
     reloaded_at: u64,
     cluster: moves::Cluster,
     past: summary::Past,
+    discards: Vec<discards::Discard>,
     out: Outbox,
 }
 
@@ -196,6 +198,7 @@ impl Controller {
             reloaded_at: 0,
             cluster: moves::Cluster::default(),
             past: summary::Past::default(),
+            discards: vec![],
             out: Outbox::default(),
         }
     }
@@ -247,6 +250,7 @@ impl Controller {
             .chain(pace)
             .chain(self.unfolded_at)
             .chain(self.drain_deadlines())
+            .chain(self.discard_deadlines())
             .filter(|at| *at > self.now)
             .min();
         let network = self.network.deadline(&self.spec, self.now);

@@ -56,6 +56,9 @@ impl Controller {
             Heard::Placed { vm, result } if vm.index() < self.vms.len() => self.placed(vm, result),
             Heard::Invited(plan) => self.invited(*plan),
             Heard::Leaving { vm, move_id, input } if vm.index() < self.vms.len() => {
+                if let source::Input::Discarded(answer) = &input {
+                    self.discard_answered(&move_id, answer);
+                }
                 self.tell_leaving(vm, &move_id, input);
             }
             Heard::Arriving { vm, move_id, input } if vm.index() < self.vms.len() => {
@@ -276,6 +279,9 @@ impl Controller {
         let (id, incident, instance) = (machine.plan().id.clone(), reason.incident, machine.plan().instance);
         let over = machine.outcome().cloned().map(|outcome| (machine.clone(), outcome));
         let resumes = step.acts.iter().any(|act| matches!(act, source::Act::Resume { .. }));
+        if !machine.has_given() {
+            step.acts.iter().for_each(|act| self.is_discarding(vm, &id, act));
+        }
         let asks = step.acts.into_iter().map(|act| Ask::Leave { vm, move_id: id.clone(), act });
         self.out.asks.extend(asks);
         self.tell_note(vm, incident, step.note);

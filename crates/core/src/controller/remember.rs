@@ -16,7 +16,7 @@ impl Controller {
     /// What the next process needs to end or to go on with the moves of this one.
     #[must_use]
     pub fn save_moves(&self) -> SavedMoves {
-        let mut saved = SavedMoves::default();
+        let mut saved = SavedMoves { discards: self.save_discards(), ..SavedMoves::default() };
         for vm in self.spec.vm_ids() {
             let travel = &self.vms[vm.index()].travel;
             let elsewhere = match &travel.place {
@@ -79,6 +79,7 @@ impl Controller {
             self.vms[vm.index()].travel.place = Place::Arriving(Box::new(machine));
             self.arrive(vm, step);
         }
+        self.restore_discards(saved.discards);
         self.decide();
         self.finish()
     }

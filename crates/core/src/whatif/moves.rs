@@ -53,6 +53,7 @@ pub(super) fn obeyed(vm: VmId, move_id: MoveId, act: Act, plan: Option<&Move>) -
         Act::Commit { .. } => Input::Committed(Answer::Done(())),
         Act::Continue { .. } => stands(MigrationState::Completed),
         Act::Cancel { .. } => stands(MigrationState::Cancelled),
+        Act::Discard { .. } => Input::Discarded(Answer::Done(())),
         Act::Unclaim
         | Act::ReadOwners { .. }
         | Act::Bump { .. }
@@ -61,7 +62,6 @@ pub(super) fn obeyed(vm: VmId, move_id: MoveId, act: Act, plan: Option<&Move>) -
         | Act::Query { .. }
         | Act::Stop { .. }
         | Act::Resume { .. }
-        | Act::Discard { .. }
         | Act::Revoke => return None,
     };
     Some(Event::Cluster(Heard::Leaving { vm, move_id, input }))

@@ -25,6 +25,8 @@ pub(super) const FILE: &str = "vmpath.redb";
 pub(crate) const SCHEMA: u64 = 4;
 /// The oldest that is still read.
 const SCHEMA_OLDEST: u64 = 1;
+/// The first that keeps moves.
+const MOVES_SINCE: u64 = 3;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const STATE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("state");
@@ -246,7 +248,10 @@ fn decode(
 ) -> Result<Result<State, Corrupt>, StorageError> {
     let (saved, moves) = (table.get(STATE_CONTROLLER)?, table.get(STATE_MOVES)?);
     let saved = saved.map_or(Ok(Saved::default()), |bytes| codec::decode_saved(bytes.value(), schema));
-    let moves = moves.map_or(Ok(SavedMoves::default()), |bytes| codec::decode_moves(bytes.value(), schema));
+    // Before, there were none: such a row is of a version that was begun with and given up again.
+    let moves = moves
+        .filter(|_| schema >= MOVES_SINCE)
+        .map_or(Ok(SavedMoves::default()), |bytes| codec::decode_moves(bytes.value(), schema));
     Ok(saved.and_then(|saved| Ok(State { saved, moves: moves? })))
 }
 

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use vmpath_core::migration::destination::WAIT_MAX;
 use vmpath_core::saved::{Saved, SavedMoves};
 use vmpath_core::time::Instant;
 use writer::Writer;
@@ -311,6 +312,9 @@ fn renew(moves: &mut SavedMoves, now: Instant) {
     for arriving in &mut moves.arriving {
         // The process in its plan is the source's, whose host may not have been booted.
         arriving.began = now;
+    }
+    for discard in &mut moves.discards {
+        discard.until = now + WAIT_MAX;
     }
     for travel in &mut moves.travels {
         travel.arrived = travel.arrived.map(|_| now);

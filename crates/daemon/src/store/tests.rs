@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use vmpath_core::effect::JournalKind;
+use vmpath_core::migration::destination::WAIT_MAX;
 use vmpath_core::saved::{Saved, SavedMoves};
 use vmpath_core::time::Instant;
 
@@ -95,6 +96,7 @@ fn moves_of_another_boot_are_given_back_and_their_times_are_not() {
         expected.leaving[0].machine.plan.instance = NO_INSTANCE;
         expected.arriving[0].began = now;
         expected.travels[0].arrived = Some(now);
+        expected.discards[0].until = now + WAIT_MAX;
         assert_eq!(left.moves, expected);
         assert!(store.close(WAIT));
     }

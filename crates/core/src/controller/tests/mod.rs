@@ -2,6 +2,7 @@
 
 mod checker;
 mod commands;
+mod discards;
 mod drain;
 mod explain;
 mod flapping;

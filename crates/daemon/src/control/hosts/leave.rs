@@ -9,6 +9,7 @@ use vmpath_core::event::Event;
 use vmpath_core::ids::VmId;
 use vmpath_core::migration::source::{Act, Input};
 use vmpath_core::migration::{Answer, MoveId};
+use vmpath_core::ownership::UnitEpoch;
 
 impl Hosts {
     pub(super) fn leave(&mut self, vm: VmId, id: MoveId, act: Act, hands: &mut Hands<'_>) -> Vec<Event> {
@@ -51,10 +52,7 @@ impl Hosts {
                 }
                 vec![]
             }
-            Act::Commit { to, units } => {
-                let commit = |ticket| ClusterOrder::Commit { ticket, id: id.clone(), to, units };
-                self.ask_cluster(asked(Leaving::Commit), commit)
-            }
+            Act::Commit { to, units } => self.commit(vm, id, to, units),
             Act::ReadOwners { units } => {
                 self.ask_cluster(asked(Leaving::Owners), |ticket| ClusterOrder::ReadOwners { ticket, units })
             }
@@ -80,6 +78,15 @@ impl Hosts {
             Act::Stop { instance } => self.tell_hypervisor(vm, &Order::Stop { instance }, hands),
             Act::Resume { instance } => self.tell_hypervisor(vm, &Order::Continue { instance }, hands),
         }
+    }
+
+    /// Nobody after this process may take them for its own.
+    fn commit(&mut self, vm: VmId, id: MoveId, to: String, units: Vec<UnitEpoch>) -> Vec<Event> {
+        if let Err(why) = self.owners.give(vm, &units) {
+            return vec![leaving(vm, &id, Input::NotCommitted(why))];
+        }
+        let asked = Asked::Leaving { vm, move_id: id.clone(), what: Leaving::Commit };
+        self.ask_cluster(asked, |ticket| ClusterOrder::Commit { ticket, id, to, units })
     }
 
     /// What another host has answered.

@@ -9,6 +9,7 @@
 mod arrive;
 mod calls;
 mod leave;
+mod left;
 mod owners;
 mod place;
 mod post;

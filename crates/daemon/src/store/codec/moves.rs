@@ -1,6 +1,7 @@
 //! What is kept of moves as bytes. One function to write and one to read for each type, side by side.
 //!
-//! The third schema was the first to have them; the fourth knows from which hosts a VM has fled.
+//! The third schema was the first to have them; the fourth knows from which hosts a VM
+//! has fled, and which destinations have not answered.
 
 use super::Corrupt;
 use super::bytes::{Reader, Writer};
@@ -13,13 +14,14 @@ use vmpath_core::migration::source::{Reached, RoomNeed};
 use vmpath_core::migration::{DiskEpoch, Move, MoveId, VmCarry, destination, source};
 use vmpath_core::ownership::UnitEpoch;
 use vmpath_core::policy::Reason;
-use vmpath_core::saved::{SavedLeaving, SavedMoves, SavedTravel};
+use vmpath_core::saved::{SavedDiscard, SavedLeaving, SavedMoves, SavedTravel};
 
 pub(in super::super) fn encode_moves(moves: &SavedMoves) -> Vec<u8> {
     let mut w = Writer::default();
     w.list(&moves.leaving, write_leaving);
     w.list(&moves.arriving, write_arriving);
     w.list(&moves.travels, write_travel);
+    w.list(&moves.discards, write_discard);
     w.done()
 }
 
@@ -31,6 +33,7 @@ pub(in super::super) fn decode_moves(bytes: &[u8], schema: u64) -> Read<SavedMov
         leaving: r.list(read_leaving)?,
         arriving: r.list(read_arriving)?,
         travels: r.list(read_travel)?,
+        discards: if schema > 3 { r.list(read_discard)? } else { vec![] },
     };
     r.end()?;
     Ok(moves)
@@ -87,6 +90,34 @@ fn read_travel(r: &mut Reader<'_>) -> Read<SavedTravel> {
     Ok(SavedTravel { vm, elsewhere, arrived, home, fled })
 }
 
+fn write_discard(w: &mut Writer, SavedDiscard { vm, move_id, to, why, until }: &SavedDiscard) {
+    w.text(vm);
+    write_id(w, move_id);
+    w.text(to);
+    w.text(why);
+    write_time(w, *until);
+}
+
+fn read_discard(r: &mut Reader<'_>) -> Read<SavedDiscard> {
+    Ok(SavedDiscard {
+        vm: owned(r)?,
+        move_id: read_id(r)?,
+        to: owned(r)?,
+        why: owned(r)?,
+        until: read_time(r)?,
+    })
+}
+
+fn write_id(w: &mut Writer, id: &MoveId) {
+    w.text(&id.host);
+    w.u64(id.nonce);
+    w.u64(id.number);
+}
+
+fn read_id(r: &mut Reader<'_>) -> Read<MoveId> {
+    Ok(MoveId { host: owned(r)?, nonce: r.u64()?, number: r.u64()? })
+}
+
 fn write_hosts(w: &mut Writer, hosts: &[String]) {
     w.list(hosts, |w, host| w.text(host));
 }
@@ -108,9 +139,7 @@ fn write_move(w: &mut Writer, plan: &Move) {
         vm_state,
         rule,
     } = plan;
-    w.text(&id.host);
-    w.u64(id.nonce);
-    w.u64(id.number);
+    write_id(w, id);
     for name in [vm, from, to, home] {
         w.text(name);
     }
@@ -140,7 +169,7 @@ fn write_move(w: &mut Writer, plan: &Move) {
 }
 
 fn read_move(r: &mut Reader<'_>) -> Read<Move> {
-    let id = MoveId { host: owned(r)?, nonce: r.u64()?, number: r.u64()? };
+    let id = read_id(r)?;
     let (vm, from, to, home): (_, _, _, String) = (owned(r)?, owned(r)?, owned(r)?, owned(r)?);
     let fled = if r.schema() > 3 { r.list(owned)? } else { vec![home.clone()] };
     Ok(Move {

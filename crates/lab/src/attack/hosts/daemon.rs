@@ -239,7 +239,13 @@ impl World {
         effects.extend(controller.restore_moves(now, moves));
         let vms = spec.vms.len();
         let names = |vm: VmId| spec.units_of_vm(vm).map(|unit| spec.unit_name(unit)).collect::<Vec<_>>();
-        let keepers = spec.vm_ids().map(|vm| Keeper::new(&spec.host.name, names(vm), now)).collect();
+        let left = &self.hosts[host].left;
+        let keeper = |vm| {
+            let mut keeper = Keeper::new(&spec.host.name, names(vm), now);
+            keeper.inherit(|unit| left.get(unit).copied());
+            keeper
+        };
+        let keepers = spec.vm_ids().map(keeper).collect();
         let process = Process {
             controller,
             nonce: self.nonces,

@@ -118,7 +118,7 @@ impl World {
         if self.is_calm() { 0 } else { self.scene.lossy }
     }
 
-    fn breaks(&mut self, what: Broken, longest_ms: u64) {
+    pub(super) fn breaks(&mut self, what: Broken, longest_ms: u64) {
         *self.net.count(what) += 1;
         let after = self.rng.millis(100..longest_ms + 101);
         self.at(after, Event::Heal(what));

@@ -17,6 +17,7 @@ use super::scene::Scene;
 use super::store::Store;
 use super::tally::Tally;
 use crate::rng::Rng;
+use std::collections::BTreeMap;
 use vmpath_core::ids::{DiskId, VmId};
 use vmpath_core::saved::{Saved, SavedMoves};
 use vmpath_core::spec::Spec;
@@ -38,6 +39,8 @@ pub(super) struct Host {
     pub(super) files: Vec<Option<File>>,
     /// By unit: the record on tmpfs.
     pub(super) record: Vec<Vec<Quarantine>>,
+    /// The units that the next process may inherit, with their epochs, on tmpfs.
+    pub(super) left: BTreeMap<String, u64>,
     /// By VM: when the last thing that its monitor has said arrives.
     pub(super) monitor_due: Vec<Instant>,
 }
@@ -90,6 +93,7 @@ impl World {
             qemus: (0..vms).map(|_| None).collect(),
             files: vec![None; vms],
             record: vec![vec![]; units],
+            left: BTreeMap::new(),
             monitor_due: vec![Instant::ZERO; vms],
         };
         let mut world = Self {

@@ -9,7 +9,7 @@ use vmpath_core::migration::source::{Reached, RoomNeed};
 use vmpath_core::migration::{DiskEpoch, Move, MoveId, VmCarry, destination, source};
 use vmpath_core::ownership::UnitEpoch;
 use vmpath_core::policy::{Outstanding, Reason};
-use vmpath_core::saved::{SavedLeaving, SavedMoves, SavedTravel};
+use vmpath_core::saved::{SavedDiscard, SavedLeaving, SavedMoves, SavedTravel};
 use vmpath_core::time::Instant;
 
 fn time() -> impl Strategy<Value = Instant> {
@@ -59,7 +59,13 @@ fn moves() -> impl Strategy<Value = SavedMoves> {
         prop::collection::vec(arriving, 0..3),
         prop::collection::vec(travel, 0..3),
     );
-    lists.prop_map(|(leaving, arriving, travels)| SavedMoves { leaving, arriving, travels })
+    let discards = (plan(), time()).prop_map(|(plan, until)| {
+        let Move { id: move_id, vm, to, rule: why, .. } = plan;
+        SavedDiscard { vm, move_id, to, why, until }
+    });
+    (lists, prop::collection::vec(discards, 0..3)).prop_map(|((leaving, arriving, travels), discards)| {
+        SavedMoves { leaving, arriving, travels, discards }
+    })
 }
 
 proptest! {
@@ -114,6 +120,13 @@ pub(in super::super::super) fn known() -> SavedMoves {
             home: Some("m".into()),
             fled: vec!["m".into(), "n".into()],
         }],
+        discards: vec![SavedDiscard {
+            vm: "v".into(),
+            move_id: MoveId { host: "k".into(), nonce: 2, number: 5 },
+            to: "l".into(),
+            why: "w".into(),
+            until: Instant::from_nanos(12),
+        }],
     }
 }
 
@@ -143,7 +156,10 @@ fn the_format_changes_only_with_the_schema() {
     let arriving = [plan(4), number(10)].concat();
     let travel = ["0100000078 00 01", &number(11), "01 010000006d 02000000 010000006d 010000006e"].concat();
     let one = "01000000";
-    let expected = super::super::bytes_of(&[one, &leaving, one, &arriving, one, &travel].concat());
+    let discard =
+        ["0100000076 010000006b", &number(2), &number(5), "010000006c 0100000077", &number(12)].concat();
+    let expected =
+        super::super::bytes_of(&[one, &leaving, one, &arriving, one, &travel, one, &discard].concat());
     assert_eq!((SCHEMA, encode_moves(&known())), (4, expected));
 }
 
@@ -154,5 +170,5 @@ fn moves_of_the_third_schema_are_read() {
     let read = |text: &str, schema| decode_moves(&super::super::bytes_of(text), schema);
     let moves = read(&travel(""), 3).expect("as it was written");
     assert_eq!(moves.travels[0].fled, ["m"]);
-    assert_eq!(read(&travel("00000000"), 4).expect("as it is written").travels[0].fled, [""; 0]);
+    assert_eq!(read(&travel("00000000 00000000"), 4).expect("as it is written").travels[0].fled, [""; 0]);
 }

@@ -21,6 +21,8 @@ const GIVEN_UP_MAX: Duration = Duration::from_secs(30);
 const STUCK_S: f64 = 10.0;
 const RESTARTED_MAX: Duration = Duration::from_secs(20);
 const COMMITTED_MAX: Duration = Duration::from_secs(20);
+/// A daemon that is killed without etcd costs its guests at most.
+const ALONE_MS: f64 = 2000.0;
 /// By then the daemons have noticed what happened to etcd.
 const NOTICED: Duration = Duration::from_secs(3);
 
@@ -49,6 +51,27 @@ impl Story {
             });
             Ok(told.map(drop))
         })
+    }
+
+    /// The daemon is killed while etcd cannot say who owns what: what it has left on its host says it.
+    fn restarts_alone(&mut self, stage: &mut Stage, since: u64) -> Result<()> {
+        stage.wait("host 1 to be done with it", RESTARTED_MAX, |_| {
+            let told = self.hosts.host(1).events()?.into_iter().find(|event| {
+                let is_end = event.reason.starts_with("it stays");
+                event.kind == "migration-cancelled" && event.at_unix_us >= since && is_end
+            });
+            Ok(told.map(drop))
+        })?;
+        // That is on its disk by then.
+        stage.watch(NOTICED, |_| Ok(()))?;
+        self.gold.take_gap()?;
+        self.hosts.host(1).crash(stage)?;
+        stage.say("the daemon of host 1 is killed while etcd is away, and comes again");
+        self.hosts.host(1).wait_ready(stage)?;
+        self.gold.wait_progress(stage)?;
+        let gap = self.gold.take_gap()?;
+        stage.report.check("without etcd a restart costs the guest", gap, Bound::AtMost(ALONE_MS), "ms");
+        Ok(())
     }
 
     /// Nothing of a failed move is in the way of the next.
@@ -127,6 +150,7 @@ pub(in super::super) fn etcd_lost(stage: &mut Stage) -> Result<()> {
     let why = story.hosts.host(1).wait_event(stage, &wanted)?.reason;
     stage.report.check_that("without etcd the guest stays", Truth::from(!why.is_empty()), why);
     story.gold.wait_progress(stage)?;
+    story.restarts_alone(stage, began)?;
     for member in [1, 2] {
         story.hosts.etcd.restart(member)?;
     }
