@@ -240,7 +240,9 @@ impl Controller {
             (Run::Suspended { cause, .. }, _) => Ok(VmCarry::Suspended { why: cause.rule.clone() }),
             (_, Some(RunState::Running)) => Ok(VmCarry::Running),
             (_, Some(RunState::Paused)) => Ok(VmCarry::StoppedByOther),
-            (_, Some(RunState::IoError | RunState::Other) | None) => Err("it does not run".into()),
+            (_, Some(RunState::IoError | RunState::Sent | RunState::Other) | None) => {
+                Err("it does not run".into())
+            }
         }
     }
 
@@ -421,7 +423,7 @@ impl Controller {
                 }
             }
             Some(RunState::Running) => state.travel.carried = None,
-            Some(RunState::Other) | None => {}
+            Some(RunState::Sent | RunState::Other) | None => {}
         }
     }
 
