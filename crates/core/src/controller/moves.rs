@@ -49,8 +49,12 @@ impl Controller {
             Heard::Up { nonce } => {
                 self.cluster.nonce = nonce;
                 self.cluster.store = Store::Up;
+                self.tell_store(&source::Input::StoreHeard);
             }
-            Heard::Down { why } => self.cluster.store = Store::Down { why },
+            Heard::Down { why } => {
+                self.tell_store(&source::Input::StoreAway(why.clone()));
+                self.cluster.store = Store::Down { why };
+            }
             Heard::Owner { unit, ownership } => self.owner_is(unit, ownership),
             Heard::Placed { vm, result } if vm.index() < self.vms.len() => self.placed(vm, result),
             Heard::Invited(plan) => self.invited(*plan),
@@ -65,6 +69,12 @@ impl Controller {
             }
             // Of a VM that has no row any more.
             Heard::Placed { .. } | Heard::Leaving { .. } | Heard::Arriving { .. } => {}
+        }
+    }
+
+    fn tell_store(&mut self, input: &source::Input) {
+        for vm in self.spec.vm_ids() {
+            self.hypervisor_leaving(vm, input.clone());
         }
     }
 
