@@ -50,8 +50,12 @@ impl Controller {
             Heard::Up { nonce } => {
                 self.cluster.nonce = nonce;
                 self.cluster.store = Store::Up;
+                self.tell_store(&source::Input::StoreHeard);
             }
-            Heard::Down { why } => self.cluster.store = Store::Down { why },
+            Heard::Down { why } => {
+                self.tell_store(&source::Input::StoreAway(why.clone()));
+                self.cluster.store = Store::Down { why };
+            }
             Heard::Owner { unit, ownership } => self.owner_is(unit, ownership),
             Heard::Placed { vm, result } if vm.index() < self.vms.len() => self.placed(vm, result),
             Heard::Invited(plan) => self.invited(*plan),
@@ -69,6 +73,12 @@ impl Controller {
             }
             // Of a VM that has no row any more.
             Heard::Placed { .. } | Heard::Leaving { .. } | Heard::Arriving { .. } => {}
+        }
+    }
+
+    fn tell_store(&mut self, input: &source::Input) {
+        for vm in self.spec.vm_ids() {
+            self.hypervisor_leaving(vm, input.clone());
         }
     }
 
@@ -256,7 +266,9 @@ impl Controller {
             (Run::Suspended { cause, .. }, _) => Ok(VmCarry::Suspended { why: cause.rule.clone() }),
             (_, Some(RunState::Running)) => Ok(VmCarry::Running),
             (_, Some(RunState::Paused)) => Ok(VmCarry::StoppedByOther),
-            (_, Some(RunState::IoError | RunState::Other) | None) => Err("it does not run".into()),
+            (_, Some(RunState::IoError | RunState::Sent | RunState::Other) | None) => {
+                Err("it does not run".into())
+            }
         }
     }
 
@@ -441,7 +453,7 @@ impl Controller {
                 }
             }
             Some(RunState::Running) => state.travel.carried = None,
-            Some(RunState::Other) | None => {}
+            Some(RunState::Sent | RunState::Other) | None => {}
         }
     }
 

@@ -168,11 +168,12 @@ impl Controller {
         planned.zip(present).is_some_and(|(planned, present)| planned != present)
     }
 
-    /// What is left of a VM that has moved neither runs nor is stopped.
+    /// What is left of a VM that has moved is ended, so that it can come back; never before the move is over.
     fn may_be_left(&mut self, vm: VmId, state: RunState) {
-        let state_of = &self.vms[vm.index()];
-        if let (Place::Elsewhere { .. }, RunState::Other, Some(instance)) =
-            (&state_of.travel.place, state, state_of.guest.monitor.instance())
+        let of = &self.vms[vm.index()];
+        let ours = self.spec.units_of_vm(vm).any(|unit| self.owner(unit).may_dispatch());
+        if let (Place::Elsewhere { .. }, RunState::Sent, Some(instance), false) =
+            (&of.travel.place, state, of.guest.monitor.instance(), ours)
         {
             self.out.asks.push(Ask::EndLeft { vm, instance });
         }
@@ -215,6 +216,8 @@ fn has_landed(state: RunState, carried: &VmCarry) -> bool {
     match (state, carried) {
         (RunState::Running, _)
         | (RunState::Paused | RunState::IoError, VmCarry::Suspended { .. } | VmCarry::StoppedByOther) => true,
-        (RunState::Paused | RunState::IoError, VmCarry::Running) | (RunState::Other, _) => false,
+        (RunState::Paused | RunState::IoError, VmCarry::Running) | (RunState::Sent | RunState::Other, _) => {
+            false
+        }
     }
 }

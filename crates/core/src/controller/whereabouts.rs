@@ -74,7 +74,7 @@ impl Controller {
         use crate::event::RunState;
         match &self.vms[vm.index()].guest.monitor {
             Monitor::Unknown | Monitor::Absent { .. } => false,
-            Monitor::Present { state: RunState::Other, .. } => false,
+            Monitor::Present { state: RunState::Sent | RunState::Other, .. } => false,
             Monitor::Present { state: RunState::Running | RunState::Paused | RunState::IoError, .. } => true,
         }
     }

@@ -41,6 +41,7 @@ pub(super) fn run_state_word(state: RunState) -> &'static str {
         RunState::Running => "running",
         RunState::Paused => "paused",
         RunState::IoError => "io-error",
+        RunState::Sent => "has sent its VM away",
         RunState::Other => "in another state",
     }
 }

@@ -317,7 +317,7 @@ fn run_state(state: RunState) -> String {
         RunState::Running => "running",
         RunState::Paused => "paused",
         RunState::IoError => "io-error",
-        RunState::Other => "other",
+        RunState::Sent | RunState::Other => "other",
     };
     word.into()
 }

@@ -424,6 +424,7 @@ impl Worker {
             WorkerOrder::Probe { ticket, units } => self.probe(ticket, units),
             WorkerOrder::Settle { ticket, vm, by } => self.settle(ticket, vm, by),
             WorkerOrder::Revoke { vm } => self.revoke(vm),
+            WorkerOrder::Left { vm } => self.left(vm),
             WorkerOrder::Expect { ticket, vm, move_id } => self.expect(ticket, vm, &move_id),
             WorkerOrder::Offer { ticket, hand_over } => self.offer(ticket, &hand_over),
             WorkerOrder::Withdraw { ticket, vm, move_id } => self.withdraw(ticket, vm, &move_id),

@@ -86,6 +86,7 @@ impl Worker {
     }
 
     fn hold(&mut self, arrival: Arrival) {
+        self.comes_anew(arrival.vm);
         for disk in self.disks_of(arrival.vm) {
             self.router.begin_move(disk);
         }

@@ -85,11 +85,17 @@ impl Worker {
         for disk in self.disks_of(vm) {
             self.router.disown_unit(self.plan.spec.disk(disk).unit, self.now);
         }
-        if self.disks_of(vm).into_iter().all(|disk| self.session_of(disk).is_none()) {
+        let is_gone = self.disks_of(vm).into_iter().all(|disk| self.session_of(disk).is_none());
+        if is_gone && !self.has_clients(vm) {
             self.moves.departures.swap_remove(at);
             self.end_arrival(vm);
             self.stay(vm);
         }
+    }
+
+    /// Whether a client has one of the VM's disks open over NBD.
+    pub(super) fn has_clients(&self, vm: VmId) -> bool {
+        self.disks_of(vm).into_iter().any(|disk| self.fronts.clients_of(disk) > 0)
     }
 
     pub(super) fn advance_departures(&mut self) -> bool {

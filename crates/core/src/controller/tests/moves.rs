@@ -6,7 +6,7 @@ use crate::event::{Event, HypervisorReport, LinkChange, Machine, Role, RunState,
 use crate::ids::VmId;
 use crate::migration::{Answer, DiskEpoch, MigrationState, MigrationStatus, Move, MoveId, VmCarry};
 use crate::migration::{destination, source};
-use crate::ownership::UnitEpoch;
+use crate::ownership::{Owner, Ownership, UnitEpoch};
 use crate::policy::Place;
 use crate::spec::{ClusterSpec, EtcdSpec, Identity, MigrationSpec, OnPathLoss, PeerSpec, Spec};
 use crate::time::Duration;
@@ -123,6 +123,38 @@ fn a_vm_whose_path_is_lost_moves() {
     };
     assert!(asked(&source::Act::Continue { instance: 1 }));
     assert!(!asked(&source::Act::Cancel { instance: 1 }));
+}
+
+/// Its memory and its monitor's socket are needed when the VM comes back; and only what has sent it away is of no use.
+#[test]
+fn what_a_vm_has_left_behind_is_ended() {
+    let mut world = World::new(clustered(OnPathLoss::Migrate, "hold 60s, then suspend"));
+    world.run("@1 etcd; owner kvm1; down a; pass\n@1.1 placed bronze kvm2");
+    until_it_has_left(&mut world);
+    let ended = |world: &World| world.asks.iter().filter(|ask| matches!(ask, Ask::EndLeft { .. })).count();
+    world.report(BRONZE, HypervisorReport::State(RunState::Sent));
+    assert_eq!(ended(&world), 0, "its units are still this host's");
+    let owner = Owner { host: "kvm2".into(), epoch: 2, move_id: None };
+    let heard = Heard::Owner { unit: crate::ids::UnitId(0), ownership: Ownership::Theirs(owner) };
+    world.handle(Event::Cluster(heard));
+    for state in [RunState::Other, RunState::Paused, RunState::Running] {
+        world.report(BRONZE, HypervisorReport::State(state));
+        assert_eq!(ended(&world), 0, "{state:?}: somebody has started it");
+    }
+    world.report(BRONZE, HypervisorReport::State(RunState::Sent));
+    assert_eq!(ended(&world), 1);
+}
+
+#[test]
+fn etcd_s_silence_ends_a_move_before_its_guest_is_stopped() {
+    let mut world = World::new(clustered(OnPathLoss::Migrate, "hold 60s, then suspend"));
+    world.run("@1 etcd; owner kvm1; down a; pass\n@1.1 placed bronze kvm2");
+    transfers(&mut world);
+    world.handle(Event::Cluster(Heard::Down { why: "no leader".into() }));
+    world.pass_until(world.now + source::STORE_AWAY_MAX);
+    assert_eq!(state_word(&world), "cancelling");
+    let told = world.journal.iter().rfind(|entry| entry.kind.as_str() == "migration-cancelled");
+    assert!(told.expect("told").reason.contains("no leader"));
 }
 
 #[test]
@@ -310,7 +342,7 @@ pub(super) fn until_stored(world: &mut World, vm_state: VmCarry) {
 }
 
 pub(super) fn until_owned(world: &mut World) {
-    let owner = crate::ownership::Owner { host: "kvm1".into(), epoch: 4, move_id: Some(coming(0).id) };
+    let owner = Owner { host: "kvm1".into(), epoch: 4, move_id: Some(coming(0).id) };
     let found = crate::ownership::Found { unit: "san0/bronze".into(), owner: Some(owner) };
     arriving(world, destination::Input::Owners(Ok(vec![found])));
     assert_eq!(state_word(world), "owned");

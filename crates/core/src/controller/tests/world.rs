@@ -4,7 +4,7 @@
 //! controller did, one line for each event that made it do anything: gates that changed, `stop` and `cont`, the
 //! journal's kinds by subject, answers. `check` compares the whole text.
 
-use crate::cluster::{Ask, Chosen, Heard};
+use crate::cluster::{Ask, Heard};
 use crate::controller::Controller;
 use crate::effect::{CommandError, Effect, JournalEntry, Subject, Wanted};
 use crate::event::{

@@ -9,14 +9,17 @@
 
 mod speech;
 mod step;
+mod store;
 mod undecided;
 mod watch;
 
 use super::{HandOver, Pace};
 use crate::ownership::UnitEpoch;
 use crate::time::{Duration, Instant};
+use store::Store;
 
 pub use speech::{Act, DiskEpoch, Input, Move, RoomNeed};
+pub use store::STORE_AWAY_MAX;
 pub use watch::{CONVERGE_WITHIN, STALL_AFTER, TRANSFER_MAX, Watch};
 
 /// A read takes 2 s at most at the destination; the rest is for the way there and back.
@@ -66,7 +69,8 @@ const CANCEL_AGAIN: Duration = Duration::from_secs(2);
 /// | Stuck        |                  |          |           | Stayed     | -           | Stayed   | Stayed                 | -              | asks again       |
 /// | Ended        | -                | -        | -         | -          | -           | -        | -                      | -              | -                |
 ///
-/// A commit that was not even sent, as the store was known to be away: Cancelling. For QEMU in Transferring, "done" is `pre-switchover` or later. An answer that does not belong to the state is late, or comes
+/// A commit that was not even sent, as the store was known to be away: Cancelling. Before the commit, a store that is silent for
+/// [`STORE_AWAY_MAX`] is as Cancel, and so is one that is silent when QEMU says `pre-switchover`. For QEMU in Transferring, "done" is `pre-switchover` or later. An answer that does not belong to the state is late, or comes
 /// twice: it is ignored. One exception: `Committed(Done)` is as true in Uncertain as in Committing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
@@ -161,6 +165,7 @@ pub struct Source {
     began: Instant,
     state: State,
     stopped: Stopped,
+    store: Store,
 }
 
 /// Whether this host has stopped the guest, or may have, before a restart: then nobody else continues it.
@@ -290,6 +295,10 @@ impl Source {
     /// When [`Input::Elapsed`] is due. None once it has ended.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
+        self.state_deadline().into_iter().chain(self.store_deadline()).min()
+    }
+
+    fn state_deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Probing { until }
             | State::Claiming { until }

@@ -79,6 +79,10 @@ pub enum Input {
     Bumped(Answer),
     /// The answer to [`Act::Discard`]; refused: the VM has landed there.
     Discarded(Answer),
+    /// The store is not heard any more; in words why. It was, when the move began.
+    StoreAway(String),
+    /// It is heard again.
+    StoreHeard,
     /// The operator, or the policy, wants it ended; in words. Ignored once it may be committed.
     Cancel(String),
     /// The deadline has passed.

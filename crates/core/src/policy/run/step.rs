@@ -22,7 +22,7 @@ impl Run {
             Input::Report(RunState::Running) => self.running(now),
             Input::Report(RunState::Paused) => self.paused(now, monitor),
             Input::Report(RunState::IoError) => self.io_error(now, monitor),
-            Input::Report(RunState::Other) => self.not_ours(now),
+            Input::Report(RunState::Sent | RunState::Other) => self.not_ours(now),
             Input::Refused => self.refused(now),
             Input::Reconnected => self.reconnected(now, monitor),
             Input::Replaced => self.replaced(now),

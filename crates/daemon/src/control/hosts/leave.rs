@@ -89,6 +89,14 @@ impl Hosts {
         self.ask_cluster(asked, |ticket| ClusterOrder::Commit { ticket, id, to, units })
     }
 
+    /// The process that a VM has left. It flushes its disks before it ends, which nobody here may do for it any more.
+    pub(super) fn end_left(&mut self, vm: VmId, instance: u64, hands: &mut Hands<'_>) -> Vec<Event> {
+        if let Err(error) = hands.dataplane.order(WorkerOrder::Left { vm }) {
+            tracing::error!("VM {}: what it has left behind may not end: {error}", self.vm_name(vm));
+        }
+        self.tell_hypervisor(vm, &Order::Quit { instance }, hands)
+    }
+
     /// What another host has answered.
     pub(super) fn peer_answer(&mut self, ticket: Ticket, outcome: peer::Outcome) -> Vec<Event> {
         let plain = |outcome: peer::Outcome| match outcome {

@@ -168,7 +168,7 @@ impl Hosts {
             Ask::Place { vm, whereto } => vec![self.placed(vm, &whereto)],
             Ask::Leave { vm, move_id, act } => self.leave(vm, move_id, act, hands),
             Ask::Arrive { vm, move_id, act } => self.arrive(vm, move_id, act, hands),
-            Ask::EndLeft { vm, instance } => self.tell_hypervisor(vm, &Order::Quit { instance }, hands),
+            Ask::EndLeft { vm, instance } => self.end_left(vm, instance, hands),
             Ask::Decline { move_id, why } => {
                 self.calls.answer(&move_id, Question::Prepare, &Answer::Refused(why));
                 vec![]

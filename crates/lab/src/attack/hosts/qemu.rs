@@ -104,7 +104,8 @@ impl Qemu {
         match self.vcpus {
             Vcpus::Running => RunState::Running,
             Vcpus::Paused => RunState::Paused,
-            Vcpus::Switching | Vcpus::Sent | Vcpus::Incoming => RunState::Other,
+            Vcpus::Sent => RunState::Sent,
+            Vcpus::Switching | Vcpus::Incoming => RunState::Other,
         }
     }
 

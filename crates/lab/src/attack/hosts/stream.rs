@@ -129,6 +129,7 @@ impl World {
         qemu.migration = MigrationState::Completed;
         let instance = qemu.instance;
         self.report_migration(host, vm);
+        self.report(host, vm, HypervisorReport::State(RunState::Sent));
         // Who manages it ends what is of no use any more.
         let after = self.rng.millis(200..3000);
         self.at(after, Event::Ends { host, vm, instance, why: "its guest was sent away" });

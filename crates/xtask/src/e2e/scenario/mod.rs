@@ -229,6 +229,13 @@ pub(super) const ALL: &[Scenario] = &[
     .over(Over::VhostUserByDefault)
     .by_name(),
     story(
+        "migrate-suspended",
+        "a suspended guest whose move is cancelled at the switch-over stays, and is resumed",
+        migrate::midway::suspended_stays,
+    )
+    .over(Over::VhostUserByDefault)
+    .by_name(),
+    story(
         "migrate-operator",
         "`vmpath vm migrate` and `return` of a healthy guest under load, timed",
         migrate::operator::by_command,

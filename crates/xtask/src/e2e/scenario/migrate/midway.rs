@@ -9,7 +9,7 @@ use crate::e2e::hosts::journey::{Journey, Shape};
 use crate::e2e::hosts::network::{Cable, Cut, cut, host_name, hurry, mend, slow_down};
 use crate::e2e::network::now_unix_us;
 use crate::e2e::stage::Stage;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::time::Duration;
@@ -148,7 +148,13 @@ pub(in super::super) fn etcd_lost(stage: &mut Stage) -> Result<()> {
     let wanted =
         crate::e2e::host::Wanted { kind, subject: "gold", since_unix_us: began, bound: GIVEN_UP_MAX };
     let why = story.hosts.host(1).wait_event(stage, &wanted)?.reason;
-    stage.report.check_that("without etcd the guest stays", Truth::from(!why.is_empty()), why);
+    stage.report.check_that("without etcd the guest stays", Truth::from(why.contains("etcd")), why);
+    let events = story.hosts.host(1).events()?;
+    let stopped = events.into_iter().find(|event| {
+        event.at_unix_us >= began && event.subject == "gold" && event.reason.contains("it stands still")
+    });
+    let note = stopped.as_ref().map(|event| event.reason.clone()).unwrap_or_default();
+    stage.report.check_that("and is not stopped for it", Truth::from(stopped.is_none()), note);
     story.gold.wait_progress(stage)?;
     story.restarts_alone(stage, began)?;
     for member in [1, 2] {
@@ -161,6 +167,40 @@ pub(in super::super) fn etcd_lost(stage: &mut Stage) -> Result<()> {
     story.stays(stage, &out, began)?;
     drop(arrival);
     story.moves_after_all(stage)
+}
+
+/// QEMU leaves a guest that was stopped before in `postmigrate` when the move comes to nothing, and can continue it from there.
+pub(in super::super) fn suspended_stays(stage: &mut Stage) -> Result<()> {
+    let mut story = Story::begin(stage)?;
+    let out = gold_to_2(stage);
+    let (done, text) = story.ask(stage, out.from, &["vm", "suspend", "gold"])?;
+    ensure!(done, "the guest is not suspended: {text}");
+    story.hosts.host(out.from).wait_vm(stage, "gold", "suspended", RESTARTED_MAX)?;
+    let arrival = story.hosts.expect(stage, out.seat())?;
+    let began = story.midway(stage, &out)?;
+    // What is handed over is not taken.
+    story.hosts.host(out.to).signal(Signal::STOP)?;
+    hurry(out.to)?;
+    let kind = "migration-cancelled";
+    let wanted =
+        crate::e2e::host::Wanted { kind, subject: "gold", since_unix_us: began, bound: GIVEN_UP_MAX };
+    let why = story.hosts.host(out.from).wait_event(stage, &wanted)?.reason;
+    stage.wait("QEMU to have ended its migration", RESTARTED_MAX, |_| {
+        Ok((story.gold.run_state()? == "postmigrate").then_some(()))
+    })?;
+    story.hosts.host(out.to).signal(Signal::CONT)?;
+    let state = story.hosts.host(out.from).vm_state("gold")?;
+    let name = "a suspended guest that is not moved stays suspended";
+    stage.report.check_that(name, Truth::from(state == "suspended"), format!("{state}; {why}"));
+    let (done, text) = story.ask(stage, out.from, &["vm", "resume", "gold"])?;
+    ensure!(done, "the guest is not resumed: {text}");
+    story.hosts.host(out.from).wait_vm(stage, "gold", "running", RESTARTED_MAX)?;
+    story.gold.wait_progress(stage)?;
+    let state = story.gold.run_state()?;
+    stage.report.check_that("QEMU continues it", Truth::from(state == "running"), state);
+    out.wait_nothing_there(stage)?;
+    drop(arrival);
+    story.finish(stage, &[])
 }
 
 pub(in super::super) fn source_dies(stage: &mut Stage) -> Result<()> {
