@@ -81,7 +81,7 @@ pub(crate) struct Outfit {
     pub(crate) record: Record,
     /// Writes of a former process whose outcome is unknown.
     pub(crate) recovered: Vec<recover::Write>,
-    pub(crate) knowledge: recover::Knowledge,
+    pub(crate) knowledge: vmpath_core::router::Knowledge,
 }
 
 /// The running data plane.

@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vmpath_core::ids::{UnitId, WorkerId};
+use vmpath_core::router::Knowledge;
 use vmpath_core::spec::Spec;
 use vmpath_core::time::Instant;
 
@@ -37,15 +38,6 @@ pub(super) struct Recovered {
     /// With when each was first seen.
     unreadable: Vec<(PathBuf, Instant)>,
     connections: Vec<(SocketAddr, SocketAddr)>,
-}
-
-/// Whether the records tell all that may still take effect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Knowledge {
-    #[default]
-    Complete,
-    /// Whoever left the last of those that cannot be read was dead then.
-    Incomplete { since: Instant },
 }
 
 impl Recovered {
@@ -161,16 +153,6 @@ impl Recovered {
             }
         }
     }
-}
-
-/// Until when nothing goes to a unit at all: what was sent before the boot of the host may come until one bound after it,
-/// and what an unreadable record would have told of until one bound from now. None if that is over.
-pub(super) fn held_until(knowledge: Knowledge, quiesce: Duration, now: Instant) -> Option<Instant> {
-    let until = match knowledge {
-        Knowledge::Complete => Instant::ZERO + quiesce,
-        Knowledge::Incomplete { since } => since + quiesce,
-    };
-    (now < until).then_some(until)
 }
 
 /// A worker's new record, in a file that no other process has ever had.
@@ -331,16 +313,5 @@ nbd = "/run/d.sock"
         assert_eq!(next.knowledge, Knowledge::Incomplete { since: NOW });
         next.remove_files(QUIESCE, later);
         assert_eq!(fs::read_dir(scene.folder()).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn after_a_boot_one_bound_passes_and_what_is_unknown_waits_from_now() {
-        let (quiesce, at) = (Duration::from_secs(5), Instant::from_millis);
-        let unknown = Knowledge::Incomplete { since: at(58_000) };
-        assert_eq!(held_until(Knowledge::Complete, quiesce, at(2000)), Some(at(5000)));
-        assert_eq!(held_until(Knowledge::Complete, quiesce, at(5000)), None);
-        assert_eq!(held_until(unknown, quiesce, at(60_000)), Some(at(63_000)));
-        assert_eq!(held_until(unknown, quiesce, at(63_000)), None);
-        assert_eq!(held_until(unknown, Duration::ZERO, at(58_000)), None);
     }
 }

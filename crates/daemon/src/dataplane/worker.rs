@@ -5,7 +5,6 @@
 
 use super::listen::Transport;
 use super::poller::Poller;
-use super::recover::held_until;
 use super::{Outfit, Requests, Shared, WorkerOrder, WorkerReport};
 use crate::backend::Backends;
 use crate::frontend::{Frontends, Moves};
@@ -22,7 +21,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use tokio::sync::mpsc::UnboundedSender;
 use vmpath_core::ids::{DiskId, UnitId, WorkerId};
 use vmpath_core::plan::RoutePlan;
-use vmpath_core::router::{Action, Router};
+use vmpath_core::router::{Action, Router, held_until};
 use vmpath_core::spread::spread;
 use vmpath_core::time::{Duration, Instant};
 use vmpath_core::view::DiskLoadView;
@@ -202,7 +201,8 @@ impl Worker {
         }
         for unit in &its_units {
             let quiesce = plan.spec.target(plan.spec.unit(*unit).target).quiesce;
-            if let Some(until) = held_until(knowledge, quiesce, now) {
+            // The clock counts from the boot.
+            if let Some(until) = held_until(knowledge, Instant::ZERO, quiesce, now) {
                 router.hold_unit_until(*unit, until);
             }
         }
