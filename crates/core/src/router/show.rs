@@ -89,7 +89,11 @@ impl Router {
             size: None,
             quarantined_ranges: quarantined_ranges + u32::from(held.is_some()),
             quarantined_bytes,
-            quarantined_for: volume.last_fence().map(|until| until.since(now)).max(held),
+            quarantined_for: volume
+                .last_fence()
+                .filter(|until| *until < Instant::FAR_FUTURE)
+                .map(|until| until.since(now))
+                .max(held),
         }
     }
 }

@@ -256,6 +256,7 @@ pub(super) fn coming(memory: u64) -> Move {
         from: "kvm2".into(),
         to: "kvm1".into(),
         home: "kvm2".into(),
+        fled: vec!["kvm2".into()],
         disks: vec![DiskEpoch {
             disk: "vda".into(),
             unit: UnitEpoch { unit: "san0/bronze".into(), epoch: 3 },
@@ -274,6 +275,10 @@ pub(super) fn coming(memory: u64) -> Move {
 pub(super) fn waiting() -> World {
     let mut spec = clustered(OnPathLoss::Migrate, "hold 60s, then suspend");
     spec.vms[0].returns = true;
+    waiting_with(spec)
+}
+
+pub(super) fn waiting_with(spec: Spec) -> World {
     let mut world = World::dark(spec);
     for path in world.spec.clone().path_ids() {
         world.links(path, &LinkChange::Up);
@@ -284,7 +289,7 @@ pub(super) fn waiting() -> World {
 }
 
 /// What the source had open is in a file here.
-fn until_stored(world: &mut World, vm_state: VmCarry) {
+pub(super) fn until_stored(world: &mut World, vm_state: VmCarry) {
     let hand_over = crate::migration::HandOver {
         move_id: coming(0).id,
         vm: "bronze".into(),
@@ -304,7 +309,7 @@ fn until_stored(world: &mut World, vm_state: VmCarry) {
     arriving(world, destination::Input::Stored(Ok(())));
 }
 
-fn until_owned(world: &mut World) {
+pub(super) fn until_owned(world: &mut World) {
     let owner = crate::ownership::Owner { host: "kvm1".into(), epoch: 4, move_id: Some(coming(0).id) };
     let found = crate::ownership::Found { unit: "san0/bronze".into(), owner: Some(owner) };
     arriving(world, destination::Input::Owners(Ok(vec![found])));
