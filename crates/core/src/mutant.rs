@@ -94,6 +94,12 @@ mutants! {
     MovesUnbounded = "moves-unbounded",
     /// A restart forgets the moves that were under way.
     MovesForgotten = "moves-forgotten",
+    /// A host whose lease has run out counts as dead when its units are taken over.
+    TakeoverUnfenced = "takeover-unfenced",
+    /// What a dead host has sent is not waited for when its units are taken over.
+    TakeoverAtOnce = "takeover-at-once",
+    /// What a host has sent before its boot is not waited for.
+    BootNotWaited = "boot-not-waited",
 }
 
 #[cfg(feature = "mutants")]

@@ -328,7 +328,7 @@ impl UnitLoadView {
     fn add(&mut self, other: &Self) {
         self.size = self.size.or(other.size);
         self.quarantined_ranges += other.quarantined_ranges;
-        self.quarantined_bytes += other.quarantined_bytes;
+        self.quarantined_bytes = self.quarantined_bytes.saturating_add(other.quarantined_bytes);
         self.quarantined_for = self.quarantined_for.max(other.quarantined_for);
     }
 }

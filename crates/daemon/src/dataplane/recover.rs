@@ -12,6 +12,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vmpath_core::ids::{UnitId, WorkerId};
+use vmpath_core::router;
+pub(crate) use vmpath_core::router::Knowledge;
 use vmpath_core::spec::Spec;
 use vmpath_core::time::Instant;
 
@@ -39,15 +41,6 @@ pub(super) struct Recovered {
     /// With when each was first seen.
     unreadable: Vec<(PathBuf, Instant)>,
     connections: Vec<(SocketAddr, SocketAddr)>,
-}
-
-/// Whether the records tell all that may still take effect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Knowledge {
-    #[default]
-    Complete,
-    /// Whoever left the last of those that cannot be read was dead then.
-    Incomplete { since: Instant },
 }
 
 impl Recovered {
@@ -172,11 +165,12 @@ impl Recovered {
 /// Until when nothing goes to a unit at all: what was sent before the boot of the host may come until one bound after it,
 /// and what an unreadable record would have told of until one bound from when its sockets were gone. None if that is over.
 pub(super) fn held_until(knowledge: Knowledge, quiesce: Duration, now: Instant) -> Option<Instant> {
-    let until = match knowledge {
-        Knowledge::Complete => Instant::ZERO + quiesce,
-        Knowledge::Incomplete { since } => since + LEFTOVER_MAX + quiesce,
+    let gone = match knowledge {
+        Knowledge::Complete => Knowledge::Complete,
+        Knowledge::Incomplete { since } => Knowledge::Incomplete { since: since + LEFTOVER_MAX },
     };
-    (now < until).then_some(until)
+    // The clock counts from the boot.
+    router::held_until(gone, Instant::ZERO, quiesce, now)
 }
 
 /// A worker's new record, in a file that no other process has ever had.

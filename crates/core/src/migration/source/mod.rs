@@ -166,6 +166,19 @@ pub struct Source {
     state: State,
     stopped: Stopped,
     store: Store,
+    word: Word,
+}
+
+/// On what this end holds its units for its own while they have not gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Word {
+    /// This process's own claim.
+    Own,
+    /// What a former process has left. If its host was dead somebody may be about to take them over under the epochs that are
+    /// read now: they are raised before anything goes.
+    Former,
+    /// They are being raised from these.
+    Raising(Vec<UnitEpoch>),
 }
 
 /// Whether this host has stopped the guest, or may have, before a restart: then nobody else continues it.

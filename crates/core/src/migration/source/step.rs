@@ -3,7 +3,7 @@
 use super::{
     ASK_AGAIN, Act, Asked, CANCEL_AGAIN, CLAIM_WITHIN, COMMIT_WITHIN, CUT_WITHIN, HAND_OVER_AGAIN,
     HAND_OVER_WITHIN, Held, Input, Move, Outcome, PREPARE_WITHIN, PROBE_WITHIN, Reached, Saved, Source,
-    State, Stopped, Store, Watch,
+    State, Stopped, Store, Watch, Word,
 };
 use crate::effect::JournalKind;
 use crate::migration::{
@@ -28,7 +28,7 @@ impl Source {
         let until = format!("{} answers, or {} s pass", plan.to, PROBE_WITHIN.as_secs());
         let state = State::Probing { until: now + PROBE_WITHIN };
         let step = Step::told(vec![probe], JournalKind::VmMigrating, (reason, Some(until)));
-        (Self { plan, began: now, state, stopped: Stopped::No, store: Store::Heard }, step)
+        (Self { plan, began: now, state, stopped: Stopped::No, store: Store::Heard, word: Word::Own }, step)
     }
 
     /// Goes on after a restart of vmpath: from what the owners say, because the process before may have done more than it
@@ -41,7 +41,7 @@ impl Source {
             Reached::Begun => Stopped::No,
             Reached::Committed => Stopped::Perhaps,
         };
-        let mut source = Self { plan, began, state, stopped, store: Store::Heard };
+        let mut source = Self { plan, began, state, stopped, store: Store::Heard, word: Word::Former };
         let step = match reached {
             Reached::Begun => source.ask_owners(now, "vmpath was restarted in the middle of it".into()),
             // QEMU may have gone on already: it is asked first.

@@ -1,7 +1,7 @@
 //! The transitions of [`Source`] from the commit on, and those of a cancel: what is asked again until it is known.
 
 use super::step::Step;
-use super::{ASK_AGAIN, Act, Asked, CONTINUE_WITHIN, Held, Outcome, Source, State, Stopped};
+use super::{ASK_AGAIN, Act, Asked, CONTINUE_WITHIN, Held, Outcome, Source, State, Stopped, Word};
 use crate::effect::JournalKind;
 use crate::migration::{Answer, MigrationState, MigrationStatus, Pace};
 use crate::mutant::{self, Mutant};
@@ -64,16 +64,16 @@ impl Source {
                 let instance = self.plan.instance;
                 self.continues(now, vec![Act::Continue { instance }])
             }
-            Judged::Kept(units) => {
-                let why = format!("its units have not gone: {why}");
-                self.keeps(now, units, why)
-            }
+            Judged::Kept(units) => self.kept(now, units),
             Judged::Undecided if mutant::active(Mutant::LateCommitIgnored) => {
                 let why = why.clone();
                 self.keeps(now, self.units(), why)
             }
             Judged::Undecided => {
                 *asked = Asked::Bump;
+                if let Word::Raising(_) = self.word {
+                    self.word = Word::Former;
+                }
                 Step::acts(vec![Act::Bump { units: self.units() }])
             }
             Judged::Lost(what) => {
@@ -94,11 +94,19 @@ impl Source {
     }
 
     pub(super) fn bumped(&mut self, now: Instant, answer: &Answer) -> Step {
+        let next = |unit: UnitEpoch| UnitEpoch { epoch: unit.epoch + 1, ..unit };
+        if let Word::Raising(units) = &self.word {
+            let units: Vec<_> = units.iter().cloned().map(next).collect();
+            return match answer {
+                Answer::Done(()) => self.are_ours(now, units),
+                // They are read again in a moment.
+                Answer::Refused(_) | Answer::Unknown(_) => Step::default(),
+            };
+        }
         let State::Uncertain { why, asked: Asked::Bump, .. } = &self.state else { return Step::default() };
         match answer {
             Answer::Done(()) => {
                 let why = format!("its units have not gone, and will not: {why}");
-                let next = |unit: UnitEpoch| UnitEpoch { epoch: unit.epoch + 1, ..unit };
                 let units = self.units().into_iter().map(next).collect();
                 self.keeps(now, units, why)
             }
@@ -197,7 +205,38 @@ impl Source {
         match judged {
             // A read from before the commit; or as it should be.
             Judged::Undecided | Judged::Moved(_) | Judged::Unreadable(_) | Judged::Lost(_) => Step::default(),
-            Judged::Kept(units) => self.given_back(now, units),
+            Judged::Kept(units) => self.kept(now, units),
+        }
+    }
+
+    /// No commit of theirs can take effect any more.
+    fn kept(&mut self, now: Instant, units: Vec<UnitEpoch>) -> Step {
+        match &self.word {
+            Word::Own => self.are_ours(now, units),
+            Word::Former | Word::Raising(_) => {
+                self.word = Word::Raising(units.clone());
+                Step::acts(vec![Act::Bump { units }])
+            }
+        }
+    }
+
+    fn are_ours(&mut self, now: Instant, units: Vec<UnitEpoch>) -> Step {
+        match &self.state {
+            State::Uncertain { why, .. } => {
+                let why = format!("its units have not gone: {why}");
+                self.keeps(now, units, why)
+            }
+            State::Continuing { .. } | State::Stranded { .. } => self.given_back(now, units),
+            State::Probing { .. }
+            | State::Claiming { .. }
+            | State::Preparing { .. }
+            | State::Transferring { .. }
+            | State::Settling { .. }
+            | State::HandingOver { .. }
+            | State::Committing { .. }
+            | State::Cancelling { .. }
+            | State::Stuck { .. }
+            | State::Ended(_) => Step::default(),
         }
     }
 

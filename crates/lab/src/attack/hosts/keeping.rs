@@ -76,7 +76,10 @@ impl World {
     fn is_used(&self, host: usize, vm: usize) -> bool {
         let Some(process) = &self.hosts[host].process else { return false };
         let seat = &process.seats[vm];
-        let guarded = |unit: &usize| self.hosts[host].record[*unit].iter().any(|q| q.until > self.now);
+        let guarded = |unit: &usize| {
+            let ranges = self.hosts[host].record[*unit].iter().any(|q| q.until > self.now);
+            ranges || self.hosts[host].held[*unit] > self.now
+        };
         seat.attached || !seat.ops.is_empty() || self.disks_of(vm).iter().any(guarded)
     }
 

@@ -79,7 +79,7 @@ impl World {
         let moving = self.hosts.iter().any(|host| {
             host.process.as_ref().is_none_or(|process| process.controller.is_moving(VmId::at(vm)))
         });
-        let is_free = self.qemu(host, vm).is_none();
+        let is_free = self.qemu(host, vm).is_none() && !self.is_off(host);
         let waits_long = self.lost[vm].is_some_and(|since| self.now.since(since) > Duration::from_secs(20));
         if !is_free || (moving && !waits_long) {
             let after = self.rng.millis(800..2500);

@@ -11,6 +11,7 @@ use super::event::{Agenda, Event, Life};
 use super::faults::Net;
 use super::peers::Call;
 use super::plane::{File, Quarantine};
+use super::power::Power;
 use super::qemu::Qemu;
 use super::rules::Rules;
 use super::scene::Scene;
@@ -41,8 +42,13 @@ pub(super) struct Host {
     pub(super) record: Vec<Vec<Quarantine>>,
     /// The units that the next process may inherit, with their epochs, on tmpfs.
     pub(super) left: BTreeMap<String, u64>,
+    /// By unit: nothing goes to it before.
+    pub(super) held: Vec<Instant>,
     /// By VM: when the last thing that its monitor has said arrives.
     pub(super) monitor_due: Vec<Instant>,
+    pub(super) power: Power,
+    /// Whoever looks after the hosts acts on it again then.
+    pub(super) looked_after: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +100,10 @@ impl World {
             files: vec![None; vms],
             record: vec![vec![]; units],
             left: BTreeMap::new(),
+            held: vec![Instant::ZERO; units],
             monitor_due: vec![Instant::ZERO; vms],
+            power: Power::default(),
+            looked_after: Instant::ZERO,
         };
         let mut world = Self {
             rng,
@@ -137,6 +146,10 @@ impl World {
         }
         let after = self.rng.millis(3000..6000);
         self.at(after, Event::Trouble);
+        if self.scene.extras.power {
+            let after = self.rng.millis(4000..15_000);
+            self.at(after, Event::HostTrouble);
+        }
         self.at(Duration::from_secs(1), Event::Look);
     }
 
@@ -258,7 +271,11 @@ impl World {
             Event::Pump { life, vm } => self.pump(life.host, vm),
             Event::Reply { life, attempt } => self.reply(life.host, attempt),
             Event::Call { life, call } => self.call_ends(life.host, call),
+            Event::Taking { life, taking } => self.taking(life.host, *taking),
             Event::Start(host) => self.start(host),
+            Event::PowerOn(host) => self.power_on(host),
+            Event::FenceHits(host) => self.fence_hits(host),
+            Event::HostTrouble => self.host_trouble(),
             Event::StoreTakes(order) => self.store_takes(*order),
             Event::CallArrives(call) => self.call_arrives(call),
             Event::CallAnswered(call) => self.call_answered(call),
