@@ -364,6 +364,12 @@ impl Worker {
     }
 
     fn submit(&mut self, index: usize, request: &NbdRequest, payload: Payload) {
+        match operation(request) {
+            Operation::Read | Operation::Flush => {}
+            Operation::Write | Operation::Trim | Operation::WriteZeroes(_) => {
+                self.note_change(self.fronts.fronts[index].disk);
+            }
+        }
         let front = &mut self.fronts.fronts[index];
         let entry = self.requests.table.vacant_entry();
         let token = entry.key() as u32;
