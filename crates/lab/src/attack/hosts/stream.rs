@@ -101,7 +101,7 @@ impl World {
             let why = "the other end could not load it".to_owned();
             return self.migration_fails(host, vm, MigrationState::Failed(why));
         }
-        if chance < 9 {
+        if chance < 13 {
             return self.sent_in_vain(host, vm, to);
         }
         self.lands(host, vm, to);
