@@ -102,6 +102,8 @@ pub struct SavedTravel {
     pub elsewhere: Option<String>,
     pub arrived: Option<Instant>,
     pub home: Option<String>,
+    /// As in [`crate::policy::Travel`].
+    pub fled: Vec<String>,
 }
 
 /// How the process before ended.

@@ -156,6 +156,8 @@ pub struct VmView {
     pub other_host: Option<String>,
     /// Where it began, if that is another host: `vmpath vm return` sends it there.
     pub home: Option<String>,
+    /// Where it goes by itself once it may (`return = true`).
+    pub returns_to: Option<String>,
 }
 
 #[derive(Clone, Debug)]

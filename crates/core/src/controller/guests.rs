@@ -11,7 +11,7 @@ use crate::ids::{DiskId, VmId};
 use crate::policy::rules::{self, Stopping};
 use crate::policy::{
     Act, Cause, Input, Ladder, Monitor, Note, Outstanding, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX,
-    STOP_CONFIRM_WITHIN, Why,
+    STOP_CONFIRM_WITHIN, StopStage, Why,
 };
 use crate::view::Standing;
 
@@ -83,9 +83,21 @@ impl Controller {
             *last = why;
             return;
         }
-        let reason = format!("unmanaged: no monitor ({why}); its I/O goes on");
-        *monitor = Monitor::Absent { why, since: self.now };
-        self.record(JournalKind::VmUnmanaged, Subject::Vm(vm), None, reason);
+        *monitor = Monitor::Absent { why: why.clone(), since: self.now };
+        let run = &self.vms[vm.index()].guest.run;
+        let (stays, incident) = match run {
+            Run::Free { .. } | Run::Proving { .. } | Run::Withdrawing { .. } => ("its I/O goes on", None),
+            Run::Held { .. } => ("its requests stay held", run.incident()),
+            Run::Suspending { .. } => {
+                ("whether it has stopped is not known; its requests are held", run.incident())
+            }
+            Run::Suspended { .. } => {
+                ("it stays suspended, and is resumed when its monitor is back", run.incident())
+            }
+            Run::Resuming { .. } => ("whether it runs again is not known", run.incident()),
+        };
+        let reason = format!("unmanaged: no monitor ({why}); {stays}");
+        self.record(JournalKind::VmUnmanaged, Subject::Vm(vm), incident, reason);
     }
 
     fn run_state(&mut self, vm: VmId, reported: RunState) {
@@ -172,6 +184,7 @@ impl Controller {
             Note::Held
             | Note::Suspending
             | Note::Suspended { .. }
+            | Note::Retained(_)
             | Note::ResumeRevoked
             | Note::ResumeGaveUp => Some(self.until(vm)),
             Note::StopRepeated { .. } | Note::StopUnanswered { .. } => Some(self.until(vm)),
@@ -213,6 +226,8 @@ impl Controller {
             Note::Suspended { after } => {
                 (JournalKind::VmSuspended, format!("stopped {} ms after the decision; {rule}", after.as_millis()))
             }
+            Note::Retained(StopStage::Asked) => (JournalKind::VmSuspending, format!("it is to stay suspended: {rule}")),
+            Note::Retained(StopStage::Confirmed) => (JournalKind::VmSuspended, format!("it stays suspended: {rule}")),
             Note::Withdrawn => (
                 JournalKind::VmResuming,
                 "the reason is gone before `stop` was confirmed; if it still takes effect, `cont` follows".into(),

@@ -337,10 +337,19 @@ impl Controller {
     /// When time alone takes it further.
     pub(super) fn ladder_deadline(&self, vm: VmId) -> Option<Instant> {
         match &self.vms[vm.index()].ladder {
-            Ladder::Clear | Ladder::Failing { .. } => None,
+            Ladder::Clear | Ladder::Failing { .. } | Ladder::Stranded { .. } => None,
             Ladder::Waiting { rung, since, .. } => Some(*since + self.rung_bound(vm, *rung)?),
             Ladder::Suspended { since, .. } => Some(*since + self.suspend_bound(vm)?),
+        }
+    }
+
+    /// When it is told again that nothing can be done.
+    pub(super) fn retell_deadline(&self, vm: VmId) -> Option<Instant> {
+        match &self.vms[vm.index()].ladder {
             Ladder::Stranded { retell, .. } => Some(retell.at),
+            Ladder::Clear | Ladder::Failing { .. } | Ladder::Waiting { .. } | Ladder::Suspended { .. } => {
+                None
+            }
         }
     }
 

@@ -231,6 +231,12 @@ impl Controller {
     /// When to send [`Event::Tick`], if nothing else happens before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
+        let retells = self.spec.vm_ids().filter_map(|vm| self.retell_deadline(vm));
+        self.next_decision().into_iter().chain(retells.filter(|at| *at > self.now)).min()
+    }
+
+    /// Of those the ones at which something may change, not only be told again.
+    pub(crate) fn next_decision(&self) -> Option<Instant> {
         let vms = self.spec.vm_ids().flat_map(|vm| self.vm_deadlines(vm));
         let suspended = self.vms.iter().any(|v| matches!(v.guest.run, Run::Suspended { .. }));
         let pace = suspended.then_some(self.resume_from);

@@ -35,12 +35,12 @@ impl Controller {
                 Place::Here | Place::Placing { .. } => None,
             };
             if elsewhere.is_some() || travel.arrived.is_some() || travel.home.is_some() {
-                let (arrived, home) = (travel.arrived, travel.home.clone());
                 saved.travels.push(SavedTravel {
                     vm: self.spec.vm(vm).name.clone(),
                     elsewhere,
-                    arrived,
-                    home,
+                    arrived: travel.arrived,
+                    home: travel.home.clone(),
+                    fled: travel.fled.clone(),
                 });
             }
         }
@@ -53,10 +53,10 @@ impl Controller {
         if mutant::active(Mutant::MovesForgotten) {
             (saved.leaving, saved.arriving) = (vec![], vec![]);
         }
-        for SavedTravel { vm, elsewhere, arrived, home } in saved.travels {
+        for SavedTravel { vm, elsewhere, arrived, home, fled } in saved.travels {
             let Some(vm) = self.spec.vm_by_name(&vm) else { continue };
             let place = elsewhere.map_or(Place::Here, |host| Place::Elsewhere { host });
-            let travel = Travel { place, arrived, home, ..Travel::new(self.now) };
+            let travel = Travel { place, arrived, home, fled, ..Travel::new(self.now) };
             self.vms[vm.index()].travel = travel;
         }
         for SavedLeaving { reason, machine } in saved.leaving {

@@ -151,9 +151,9 @@ impl Router {
         }
     }
 
-    pub(super) fn quarantine(&mut self, unit: UnitId, what: Quarantined) {
+    pub(super) fn quarantine(&mut self, unit: UnitId, what: Quarantined) -> FenceKey {
         let until = what.until;
         let write = self.on_volume(unit, |volume, record| volume.restore(what, record));
-        self.fences.open(unit, until, vec![write]);
+        self.fences.open(unit, until, vec![write])
     }
 }

@@ -87,7 +87,10 @@ impl Router {
             size: None,
             quarantined_ranges,
             quarantined_bytes,
-            quarantined_for: volume.last_fence().map(|until| until.since(now)),
+            quarantined_for: volume
+                .last_fence()
+                .filter(|until| *until < Instant::FAR_FUTURE)
+                .map(|until| until.since(now)),
         }
     }
 }

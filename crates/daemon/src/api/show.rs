@@ -215,7 +215,7 @@ impl Shown<'_> {
             incident: incident(view.incident),
             other_host: view.other_host.clone(),
             home: view.home.clone(),
-            returns: spec.returns,
+            returns_to: view.returns_to.clone(),
             disks: self.spec().disks_of_vm(id).map(|disk| self.disk_of_vm(disk)).collect(),
         })
     }

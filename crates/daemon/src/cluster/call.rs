@@ -92,6 +92,12 @@ fn fault(error: &Error) -> Fault {
     }
 }
 
+/// etcd does not know this host's user any more, or not by this password; in etcd's own words, whose codes it shares with much else.
+pub(super) fn is_shut_out(why: &str) -> bool {
+    let words = ["etcdserver: authentication failed", "etcdserver: invalid auth token"];
+    words.iter().any(|words| why.contains(words))
+}
+
 /// What the units' keys hold, at one revision, as the majority knows it.
 pub(super) async fn look(client: &Client, keys: &Keys, units: &[String]) -> Result<TxnResponse, Fault> {
     let gets: Vec<_> = units.iter().map(|unit| TxnOp::get(keys.owner(unit), None)).collect();
@@ -288,4 +294,18 @@ pub(super) async fn be_known(client: &Client, key: String, machine: String) -> R
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_shut_out;
+
+    #[test]
+    fn a_changed_password_ends_a_session_and_a_missing_right_does_not() {
+        assert!(is_shut_out("etcdserver: authentication failed, invalid user ID or password"));
+        assert!(is_shut_out("etcdserver: invalid auth token"));
+        // Whoever logs in anew has no more rights than before.
+        assert!(!is_shut_out("etcdserver: permission denied"));
+        assert!(!is_shut_out("etcdserver: request timed out"));
+    }
 }

@@ -2,8 +2,8 @@
 //!
 //! Invariant: nothing here waits. A plan is published, an order is queued, a line is appended. What cannot be done
 //! comes back as a report, as if the hypervisor had refused. An order to a hypervisor, or an operator's answer, leaves only when
-//! the state that remembers it is on the disk, or when the disk is late: a kill in between would leave a VM stopped by nobody,
-//! or undo what somebody was told is done. It decides nothing.
+//! the state that remembers it is on the disk, or, when the disk is late, in a note on tmpfs: a kill in between would leave a VM
+//! stopped by nobody, or undo what somebody was told is done. It decides nothing.
 
 use super::handle::{Begun, Confirmed};
 use super::hosts::{Hands, Hosts, News};
@@ -120,7 +120,8 @@ impl Performer {
             if !kept && now < waiting.until {
                 return;
             }
-            let Some(Waiting { leaves, .. }) = self.waiting.pop_front() else { return };
+            let Some(Waiting { leaves, needs, .. }) = self.waiting.pop_front() else { return };
+            self.store.note(needs);
             match leaves {
                 Leaving::Order(vm, order) => {
                     if let Err(why) = self.hypervisors.send(vm, order.clone()) {

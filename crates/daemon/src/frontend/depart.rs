@@ -120,6 +120,13 @@ impl Worker {
     /// All its rings are stopped, and it is known what they have open.
     fn stands_still(&self, vm: VmId) -> Result<(), String> {
         for disk in self.disks_of(vm) {
+            let unit = self.plan.spec.disk(disk).unit;
+            if self.router.has_endless_quarantine(unit) {
+                return Err(format!(
+                    "what a former vmpath sent to {} may still take effect, and it is not known until when",
+                    self.plan.spec.unit_name(unit)
+                ));
+            }
             let is_nbd = self.plan.spec.disk(disk).vhost_user.is_none();
             let name = || self.disk_name(disk);
             match self.session_of(disk).map(|at| &self.requests.guests.sessions[at].session) {

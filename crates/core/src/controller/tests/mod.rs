@@ -15,6 +15,7 @@ mod no_path;
 mod random;
 mod restart;
 mod restore;
+mod returning;
 mod seeing;
 mod shedding;
 mod whereabouts;

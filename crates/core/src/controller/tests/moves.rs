@@ -257,6 +257,7 @@ pub(super) fn coming(memory: u64) -> Move {
         from: "kvm2".into(),
         to: "kvm1".into(),
         home: "kvm2".into(),
+        fled: vec!["kvm2".into()],
         disks: vec![DiskEpoch {
             disk: "vda".into(),
             unit: UnitEpoch { unit: "san0/bronze".into(), epoch: 3 },
@@ -275,6 +276,10 @@ pub(super) fn coming(memory: u64) -> Move {
 pub(super) fn waiting() -> World {
     let mut spec = clustered(OnPathLoss::Migrate, "hold 60s, then suspend");
     spec.vms[0].returns = true;
+    waiting_with(spec)
+}
+
+pub(super) fn waiting_with(spec: Spec) -> World {
     let mut world = World::dark(spec);
     for path in world.spec.clone().path_ids() {
         world.links(path, &LinkChange::Up);
@@ -285,7 +290,7 @@ pub(super) fn waiting() -> World {
 }
 
 /// What the source had open is in a file here.
-fn until_stored(world: &mut World, vm_state: VmCarry) {
+pub(super) fn until_stored(world: &mut World, vm_state: VmCarry) {
     let hand_over = crate::migration::HandOver {
         move_id: coming(0).id,
         vm: "bronze".into(),
@@ -305,7 +310,7 @@ fn until_stored(world: &mut World, vm_state: VmCarry) {
     arriving(world, destination::Input::Stored(Ok(())));
 }
 
-fn until_owned(world: &mut World) {
+pub(super) fn until_owned(world: &mut World) {
     read_owned(world);
     assert_eq!(state_word(world), "owned");
     world.owner("kvm1");

@@ -4,7 +4,7 @@ use super::moves::{
     BRONZE, arriving, clustered, coming, leaving, migration, transfers, until_it_has_left, waiting,
 };
 use super::world::{World, check};
-use crate::cluster::Heard;
+use crate::cluster::{Chosen, Heard};
 use crate::event::{Command, Event, HypervisorReport, RunState, StopsOnError};
 use crate::migration::{Answer, MigrationState, destination, source};
 use crate::ownership::{Owner, Ownership};
@@ -128,7 +128,10 @@ fn why_it_was_not_moved_is_told_until_it_is_tried_again() {
             "waits for word of the other hosts",
         ],
     );
-    world.handle(Event::Cluster(Heard::Placed { vm: BRONZE, result: Ok("kvm2".into()) }));
+    let why = "kvm2 is the only host that will do".to_owned();
+    let result = Ok(Chosen { host: "kvm2".into(), why });
+    world.handle(Event::Cluster(Heard::Placed { vm: BRONZE, result }));
+    told(&world, &["kvm2 is the only host that will do"]);
     leaving(&mut world, source::Input::Probed(Answer::Refused("it cannot read san0/bronze".into())));
     told(&world, &["it cannot read san0/bronze", "no rule tries it again for 60.0 s"]);
     world.pass_until(world.now + Duration::from_secs(20));

@@ -4,7 +4,7 @@
 //! controller did, one line for each event that made it do anything: gates that changed, `stop` and `cont`, the
 //! journal's kinds by subject, answers. `check` compares the whole text.
 
-use crate::cluster::{Ask, Heard};
+use crate::cluster::{Ask, Chosen, Heard};
 use crate::controller::Controller;
 use crate::effect::{CommandError, Effect, JournalEntry, Subject, Wanted};
 use crate::event::{
@@ -451,7 +451,7 @@ impl World {
             ["no-etcd"] => self.handle(Event::Cluster(Heard::Down { why: "no quorum".into() })),
             ["owner", host] => self.owner(host),
             ["placed", vm, host] => {
-                let (vm, result) = (self.vm(vm), Ok(host.to_owned()));
+                let (vm, result) = (self.vm(vm), Ok(Chosen { host: host.to_owned(), why: String::new() }));
                 self.handle(Event::Cluster(Heard::Placed { vm, result }));
             }
             ["no-place", vm] => {

@@ -1,6 +1,6 @@
 //! What is kept of moves as bytes. One function to write and one to read for each type, side by side.
 //!
-//! The third schema was the first to have them.
+//! The third schema was the first to have them; the fourth knows from which hosts a VM has fled.
 
 use super::Corrupt;
 use super::bytes::{Reader, Writer};
@@ -71,31 +71,50 @@ fn read_arriving(r: &mut Reader<'_>) -> Read<destination::Saved> {
     Ok(destination::Saved { plan: read_move(r)?, began: read_time(r)? })
 }
 
-fn write_travel(w: &mut Writer, SavedTravel { vm, elsewhere, arrived, home }: &SavedTravel) {
+fn write_travel(w: &mut Writer, SavedTravel { vm, elsewhere, arrived, home, fled }: &SavedTravel) {
     w.text(vm);
     w.option(elsewhere.as_deref(), Writer::text);
     w.option(*arrived, write_time);
     w.option(home.as_deref(), Writer::text);
+    write_hosts(w, fled);
 }
 
 fn read_travel(r: &mut Reader<'_>) -> Read<SavedTravel> {
-    Ok(SavedTravel {
-        vm: owned(r)?,
-        elsewhere: r.option(owned)?,
-        arrived: r.option(read_time)?,
-        home: r.option(owned)?,
-    })
+    let (vm, elsewhere, arrived) = (owned(r)?, r.option(owned)?, r.option(read_time)?);
+    let home: Option<String> = r.option(owned)?;
+    // Before, whoever had a home went back to it.
+    let fled = if r.schema() > 3 { r.list(owned)? } else { home.iter().cloned().collect() };
+    Ok(SavedTravel { vm, elsewhere, arrived, home, fled })
+}
+
+fn write_hosts(w: &mut Writer, hosts: &[String]) {
+    w.list(hosts, |w, host| w.text(host));
 }
 
 fn write_move(w: &mut Writer, plan: &Move) {
-    let Move { id, vm, from, to, home, disks, instance, memory, room, settle, incident, vm_state, rule } =
-        plan;
+    let Move {
+        id,
+        vm,
+        from,
+        to,
+        home,
+        fled,
+        disks,
+        instance,
+        memory,
+        room,
+        settle,
+        incident,
+        vm_state,
+        rule,
+    } = plan;
     w.text(&id.host);
     w.u64(id.nonce);
     w.u64(id.number);
     for name in [vm, from, to, home] {
         w.text(name);
     }
+    write_hosts(w, fled);
     w.list(disks, |w, DiskEpoch { disk, unit: UnitEpoch { unit, epoch } }| {
         w.text(disk);
         w.text(unit);
@@ -121,12 +140,16 @@ fn write_move(w: &mut Writer, plan: &Move) {
 }
 
 fn read_move(r: &mut Reader<'_>) -> Read<Move> {
+    let id = MoveId { host: owned(r)?, nonce: r.u64()?, number: r.u64()? };
+    let (vm, from, to, home): (_, _, _, String) = (owned(r)?, owned(r)?, owned(r)?, owned(r)?);
+    let fled = if r.schema() > 3 { r.list(owned)? } else { vec![home.clone()] };
     Ok(Move {
-        id: MoveId { host: owned(r)?, nonce: r.u64()?, number: r.u64()? },
-        vm: owned(r)?,
-        from: owned(r)?,
-        to: owned(r)?,
-        home: owned(r)?,
+        id,
+        vm,
+        from,
+        to,
+        home,
+        fled,
         disks: r.list(|r| {
             Ok(DiskEpoch { disk: owned(r)?, unit: UnitEpoch { unit: owned(r)?, epoch: r.u64()? } })
         })?,

@@ -147,7 +147,7 @@ impl World {
         }
         let result = Need::of(&spec, vm, whereto, |_| Some(UNIT_SIZE)).and_then(|need| {
             let ranking = place(&need, &view);
-            let best = ranking.best.first().map(|at| view.name(*at).to_owned());
+            let best = ranking.chosen(&need, &view);
             let why = || ranking.refused.iter().map(|(at, why)| format!("{}: {why}", view.name(*at)));
             best.ok_or_else(|| why().collect::<Vec<_>>().join("; "))
         });

@@ -3,7 +3,7 @@
 //! Invariant: a VM that really stands still because of us stays ours in here, whatever the controller remembers.
 //! It does not know paths or rules.
 
-use super::words::{Cause, is_giving_up, is_path_back, is_taken_back, suspended_by};
+use super::words::{Cause, is_giving_up, is_path_back, is_retained, is_taken_back, suspended_by};
 use std::collections::VecDeque;
 use vmpath_core::effect::{JournalEntry, JournalKind};
 use vmpath_core::event::{RunState, StopsOnError};
@@ -15,7 +15,7 @@ use vmpath_core::view::{VmState, VmView};
 /// A VM without a monitor counts as running for so long after its last request.
 const ACTIVE_FOR: Duration = Duration::from_secs(60);
 /// What was heard may not be on disk for so long; a process that dies meanwhile has not heard it.
-const SAVED_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const SAVED_WITHIN: Duration = Duration::from_secs(2);
 /// A `stop` that nobody wants any more may take effect within this.
 const LATE: Duration = Duration::from_secs(75);
 
@@ -175,15 +175,26 @@ impl Story {
         } else if remembered == VmState::Suspending && was_let_go {
             (self.ours, self.ours_since) = (Ours::Stopping, now);
         }
-        // That a `cont` was taken back may be lost, not that it was sent: the attempts of that resume go on.
+        // That a `cont` was taken back, or what suspended it again, may be lost, not that it was sent: the attempts of that resume
+        // go on.
         let is_fresh = heard.since(self.ours_since) < SAVED_WITHIN;
-        let is_stopped = matches!(self.ours, Ours::Stopped { .. });
-        if remembered == VmState::Resuming && is_stopped && self.is_taken_back && is_fresh {
+        let is_new = heard.since(self.suspended_at) < SAVED_WITHIN;
+        let is_lost = match self.ours {
+            Ours::Stopped { .. } => self.is_taken_back || is_new,
+            Ours::Stopping => is_new,
+            Ours::Nothing | Ours::Held | Ours::Withdrawn { .. } | Ours::Continuing | Ours::Proving { .. } => {
+                false
+            }
+        };
+        if remembered == VmState::Resuming && is_lost && is_fresh {
             (self.ours, self.ours_since) = (Ours::Continuing, now);
         }
         if remembers {
             if let Some(rule) = row.because.iter().find_map(|words| suspended_by(words)) {
                 self.is_of_rule(heard, rule);
+                // An operator's `resume` that was not on disk has not been answered either.
+                let is_his = remembered != VmState::Resuming && Cause::of(rule) == Cause::Operator;
+                self.operator |= is_his;
             }
             return;
         }
@@ -329,7 +340,7 @@ impl Story {
 
     fn suspending(&mut self, now: Instant, entry: &JournalEntry, order: Option<u64>) {
         self.stopped = order.or(self.stopped);
-        if self.ours != Ours::Stopping {
+        if self.ours != Ours::Stopping || is_retained(&entry.reason) {
             self.begins(now, entry);
         }
         self.ours = Ours::Stopping;
@@ -366,7 +377,7 @@ impl Story {
             Ours::Nothing | Ours::Held | Ours::Withdrawn { .. } | Ours::Proving { .. } => true,
             Ours::Stopping | Ours::Stopped { .. } | Ours::Continuing => false,
         };
-        if is_adopted && !self.is_taken_back {
+        if is_adopted && !self.is_taken_back || is_retained(&entry.reason) {
             self.begins(now, entry);
         }
         self.ours = Ours::Stopped { since: now };

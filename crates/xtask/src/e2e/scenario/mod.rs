@@ -254,5 +254,24 @@ pub(super) const ALL: &[Scenario] = &[
     )
     .over(Over::VhostUserByDefault)
     .by_name(),
+    story(
+        "migrate-three-hosts",
+        "the lower guest makes room by moving to the better of two hosts, and on to the other when that one loses its paths",
+        migrate::three::better_then_other,
+    )
+    .over(Over::OnlyVhostUser),
+    story(
+        "migrate-takeover",
+        "a host that is cut off writes on; fenced, its disks are taken over, and it does not write when it comes back",
+        migrate::takeover::takeover,
+    )
+    .over(Over::OnlyVhostUser),
+    story(
+        "migrate-skew",
+        "a host whose clock is ten minutes ahead: nothing but a certificate's dates minds",
+        migrate::skew::skew,
+    )
+    .over(Over::VhostUserByDefault)
+    .by_name(),
     story("tools", "other NBD clients on the front ends", tools::tools).over(Over::OnlyNbd),
 ];
