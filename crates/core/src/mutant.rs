@@ -76,6 +76,8 @@ mutants! {
     QuarantineStays = "quarantine-stays",
     /// The source serves the VM on if its hypervisor fails after the units were given over.
     SourceServesOn = "source-serves-on",
+    /// What QEMU has sent counts as landed, before the destination says so.
+    SentIsLanded = "sent-is-landed",
     /// A change of owners that was not answered counts as one that never was.
     CommitForgotten = "commit-forgotten",
     /// A change of owners that may still be on its way counts as one that never comes.

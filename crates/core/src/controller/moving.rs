@@ -63,7 +63,7 @@ impl Controller {
             }
             Place::Leaving { machine, .. } => {
                 let (before, to) = (machine.state().word(), machine.plan().to.clone());
-                self.hypervisor_leaving(vm, source::Input::Cancel("the operator has cancelled it".into()));
+                self.hypervisor_leaving(vm, self.cancelled_by_hand(vm));
                 match &self.vms[vm.index()].travel.place {
                     Place::Leaving { machine, .. } if machine.state().word() == before => {
                         conflict(format!("{name} is {before}: its move to {to} cannot be cancelled any more"))
@@ -79,6 +79,20 @@ impl Controller {
                 conflict(format!("{name} comes from {}: cancel it there", machine.plan().from))
             }
             Place::Here | Place::Elsewhere { .. } => conflict(format!("{name} is not being moved")),
+        }
+    }
+
+    /// Where QEMU has been told to cancel and cannot be heard, the operator knows whether it is still there.
+    fn cancelled_by_hand(&self, vm: VmId) -> source::Input {
+        let state = &self.vms[vm.index()];
+        let is_silent = state.guest.monitor.instance().is_none();
+        match &state.travel.place {
+            Place::Leaving { machine, .. } if is_silent && machine.is_cancelling() => source::Input::Replaced,
+            Place::Leaving { .. }
+            | Place::Here
+            | Place::Placing { .. }
+            | Place::Arriving(_)
+            | Place::Elsewhere { .. } => source::Input::Cancel("the operator has cancelled it".into()),
         }
     }
 

@@ -5,7 +5,7 @@
 //! the state that remembers it is on the disk, or, when the disk is late, in a note on tmpfs: a kill in between would leave a VM
 //! stopped by nobody, or undo what somebody was told is done. It decides nothing.
 
-use super::handle::Confirmed;
+use super::handle::{Begun, Confirmed};
 use super::hosts::{Hands, Hosts, News};
 use super::journal::Journal;
 use crate::dataplane::{Dataplane, OrderReport};
@@ -157,14 +157,14 @@ impl Performer {
     pub fn take_over(
         &mut self,
         of: (DiskId, &str),
-        confirmed: Confirmed,
+        sure: (Confirmed, Begun),
         controller: &Controller,
     ) -> (Result<String, CommandError>, Vec<Event>) {
         let Some(hosts) = &mut self.hosts else {
             let why = "this host is configured to be alone: it has no [cluster]".to_owned();
             return (Err(CommandError::Unsupported(why)), vec![]);
         };
-        match hosts.take_over(of, confirmed, controller) {
+        match hosts.take_over(of, sure, controller) {
             Ok((answer, events)) => (Ok(answer), events),
             Err(error) => (Err(error), vec![]),
         }

@@ -227,8 +227,9 @@ impl Owner {
                 let others = self.performer.hosts.as_ref().map(Hosts::forecast);
                 let _ = reply.send(Fork { controller: Box::new(self.controller.clone()), others });
             }
-            Input::TakeOver { disk, from, confirmed, reply } => {
-                let (answer, events) = self.performer.take_over((disk, &from), confirmed, &self.controller);
+            Input::TakeOver { disk, from, confirmed, begun, reply } => {
+                let sure = (confirmed, begun);
+                let (answer, events) = self.performer.take_over((disk, &from), sure, &self.controller);
                 self.apply_all(events);
                 let _ = reply.send(answer);
             }

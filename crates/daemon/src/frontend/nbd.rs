@@ -368,6 +368,12 @@ impl Worker {
         if self.fronts.fronts[index].standing == Standing::LeftBehind {
             return self.refuse(index, request, payload);
         }
+        match operation(request) {
+            Operation::Read | Operation::Flush => {}
+            Operation::Write | Operation::Trim | Operation::WriteZeroes(_) => {
+                self.note_change(self.fronts.fronts[index].disk);
+            }
+        }
         let front = &mut self.fronts.fronts[index];
         let entry = self.requests.table.vacant_entry();
         let token = entry.key() as u32;

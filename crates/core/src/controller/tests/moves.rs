@@ -100,6 +100,7 @@ pub(super) fn until_it_has_left(world: &mut World) {
     leaving(world, source::Input::HandedOver(Answer::Done(())));
     leaving(world, source::Input::Committed(Answer::Done(())));
     migration(world, MigrationState::Completed);
+    leaving(world, source::Input::Discarded(Answer::Refused("it runs here".into())));
     assert_eq!(state_word(world), "elsewhere");
 }
 
@@ -342,11 +343,16 @@ pub(super) fn until_stored(world: &mut World, vm_state: VmCarry) {
 }
 
 pub(super) fn until_owned(world: &mut World) {
+    read_owned(world);
+    assert_eq!(state_word(world), "owned");
+    world.owner("kvm1");
+}
+
+/// The owners are read, and this host is it.
+fn read_owned(world: &mut World) {
     let owner = Owner { host: "kvm1".into(), epoch: 4, move_id: Some(coming(0).id) };
     let found = crate::ownership::Found { unit: "san0/bronze".into(), owner: Some(owner) };
     arriving(world, destination::Input::Owners(Ok(vec![found])));
-    assert_eq!(state_word(world), "owned");
-    world.owner("kvm1");
 }
 
 fn told(world: &World, kind: &str) -> usize {
@@ -379,9 +385,7 @@ fn a_vm_that_lands_before_its_units_are_known_to_be_here_has_come() {
     world.report(BRONZE, connected(8, RunState::Other, StopsOnError::No));
     until_stored(&mut world, VmCarry::Running);
     world.report(BRONZE, HypervisorReport::State(RunState::Running));
-    until_owned(&mut world);
-    // Its own process sends nothing away, and says so.
-    migration(&mut world, MigrationState::None);
+    read_owned(&mut world);
     assert_eq!(state_word(&world), "here");
 }
 

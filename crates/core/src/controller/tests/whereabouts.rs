@@ -5,7 +5,7 @@ use super::moves::{
 };
 use super::world::{World, check};
 use crate::cluster::{Chosen, Heard};
-use crate::event::{Event, RunState, StopsOnError};
+use crate::event::{Command, Event, HypervisorReport, RunState, StopsOnError};
 use crate::migration::{Answer, MigrationState, destination, source};
 use crate::ownership::{Owner, Ownership};
 use crate::spec::OnPathLoss;
@@ -166,4 +166,17 @@ fn a_guest_that_runs_while_another_host_owns_its_disk_is_not_called_elsewhere() 
     told(&world, &["waits for kvm2 to let go of san0/bronze"]);
     world.run("@2 owner kvm1; pass");
     assert_eq!(world.explain("bronze"), "running open");
+}
+
+/// Its process may be gone, or merely silent: the operator has looked.
+#[test]
+fn what_cannot_be_heard_to_cancel_is_ended_by_hand() {
+    let mut world = begun();
+    transfers(&mut world);
+    world.command(Command::CancelMigration(BRONZE));
+    world.command(Command::CancelMigration(BRONZE));
+    assert_eq!(super::moves::state_word(&world), "cancelling", "QEMU can be asked");
+    world.report(BRONZE, HypervisorReport::Lost { why: "nobody answers".into() });
+    world.command(Command::CancelMigration(BRONZE));
+    assert_eq!(super::moves::state_word(&world), "here");
 }

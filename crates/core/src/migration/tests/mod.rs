@@ -1,6 +1,7 @@
 //! Both ends together, in a world that loses, delays and repeats everything.
 
 mod both_ends;
+mod machines;
 mod restored;
 mod silence;
 mod world;

@@ -3,7 +3,7 @@
 use super::{Asked, Hands, Hosts, Leaving, leaving};
 use crate::cluster::{ClusterOrder, Ticket};
 use crate::dataplane::WorkerOrder;
-use crate::hypervisor::Order;
+use crate::hypervisor::{self, Order};
 use crate::peer::{self, PeerAnswer, PeerRequest};
 use vmpath_core::event::Event;
 use vmpath_core::ids::VmId;
@@ -68,15 +68,15 @@ impl Hosts {
                 self.tell_owners(hands)
             }
             Act::Migrate { instance, uri } => {
-                self.tell_hypervisor(vm, &Order::Migrate { instance, uri }, hands)
+                self.tell_left((vm, &id), &Order::Migrate { instance, uri }, hands)
             }
             Act::Continue { instance } => {
-                self.tell_hypervisor(vm, &Order::MigrateContinue { instance }, hands)
+                self.tell_left((vm, &id), &Order::MigrateContinue { instance }, hands)
             }
-            Act::Cancel { instance } => self.tell_hypervisor(vm, &Order::MigrateCancel { instance }, hands),
-            Act::Query { instance } => self.tell_hypervisor(vm, &Order::QueryMigrate { instance }, hands),
-            Act::Stop { instance } => self.tell_hypervisor(vm, &Order::Stop { instance }, hands),
-            Act::Resume { instance } => self.tell_hypervisor(vm, &Order::Continue { instance }, hands),
+            Act::Cancel { instance } => self.tell_left((vm, &id), &Order::MigrateCancel { instance }, hands),
+            Act::Query { instance } => self.tell_left((vm, &id), &Order::QueryMigrate { instance }, hands),
+            Act::Stop { instance } => self.tell_left((vm, &id), &Order::Stop { instance }, hands),
+            Act::Resume { instance } => self.tell_left((vm, &id), &Order::Continue { instance }, hands),
         }
     }
 
@@ -95,6 +95,14 @@ impl Hosts {
             tracing::error!("VM {}: what it has left behind may not end: {error}", self.vm_name(vm));
         }
         self.tell_hypervisor(vm, &Order::Quit { instance }, hands)
+    }
+
+    /// Tells the process that the move is about. Its monitor may be silent for many reasons; that it has ended is said by the kernel.
+    fn tell_left(&self, (vm, id): (VmId, &MoveId), order: &Order, hands: &Hands<'_>) -> Vec<Event> {
+        if hypervisor::has_ended(order.instance()) {
+            return vec![leaving(vm, id, Input::Replaced)];
+        }
+        self.tell_hypervisor(vm, order, hands)
     }
 
     /// What another host has answered.

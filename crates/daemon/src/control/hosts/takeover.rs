@@ -7,7 +7,7 @@
 
 use super::{Asked, Hosts, Outcome, refused};
 use crate::cluster::ClusterOrder;
-use crate::control::handle::Confirmed;
+use crate::control::handle::{Begun, Confirmed};
 use crate::sys::child;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -49,14 +49,23 @@ impl Hosts {
     pub fn take_over(
         &mut self,
         (disk, from): (DiskId, &str),
-        confirmed: Confirmed,
+        (confirmed, begun): (Confirmed, Begun),
         controller: &Controller,
     ) -> Result<(String, Vec<Event>), CommandError> {
         let (vm, unit) = (self.spec.disk(disk).vm, self.spec.disk(disk).unit);
         let (name, disk) = (self.spec.unit_name(unit), self.spec.disk_name(disk));
         let conflict = |why: String| Err(CommandError::Conflict(why));
-        // Only the host that is dead could have given it back: with its units here again it goes on, memory and all.
+        // Only the host that is dead could have given it back: with its units here again it goes on, memory and all. Whatever was
+        // written there since would be overwritten by what this memory still thinks.
         let is_left_over = controller.given_to(vm) == Some(from);
+        if is_left_over && begun == Begun::Perhaps {
+            let vm = &self.spec.vm(vm).name;
+            return conflict(format!(
+                "{vm} was given to {from} with its memory still here, and may have run there since: to continue that memory \
+                 would then destroy what it has written. End {vm}'s hypervisor here, wait until its move is over, and take {disk} \
+                 over: it is started as after a power failure. Only if you know that it never ran on {from}: --never-ran-there {vm}"
+            ));
+        }
         if controller.is_moving(vm) && !is_left_over {
             return conflict(format!("{disk} is on its way: its move decides who owns it"));
         }

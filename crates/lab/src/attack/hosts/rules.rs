@@ -272,6 +272,7 @@ impl World {
             JournalKind::VmMigrated => {
                 self.tally.moves_done += 1;
                 self.rules.arrived[host][vm.index()] = None;
+                self.judge_left(host, vm.index());
             }
             JournalKind::VmArrived => self.rules.arrived[host][vm.index()] = Some(self.now),
             JournalKind::MigrationCancelled => self.tally.moves_cancelled += 1,

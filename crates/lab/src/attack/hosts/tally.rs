@@ -76,6 +76,7 @@ faults! {
     StoreFails = "hand-over-not-stored",
     SourceRunsOn = "source-runs-on-after-landing",
     DestinationDies = "destination-dies-at-the-end",
+    SentInVain = "sent-in-vain",
     Operator = "operator",
     PowerLost = "host-dies",
     Fenced = "host-fenced",

@@ -236,6 +236,19 @@ pub(super) const ALL: &[Scenario] = &[
     .over(Over::VhostUserByDefault)
     .by_name(),
     story(
+        "migrate-cannot-load",
+        "the destination's QEMU cannot load the guest: it is given back after the commit, and moves later",
+        migrate::machines::cannot_load,
+    )
+    .by_name(),
+    story(
+        "migrate-source-gone",
+        "the source's QEMU is killed midway: the move ends, and the guest is started at the other host",
+        migrate::machines::source_gone,
+    )
+    .over(Over::VhostUserByDefault)
+    .by_name(),
+    story(
         "migrate-operator",
         "`vmpath vm migrate` and `return` of a healthy guest under load, timed",
         migrate::operator::by_command,

@@ -28,7 +28,7 @@ const NOTICED: Duration = Duration::from_secs(3);
 
 impl Story {
     /// On its way, slowly.
-    fn midway(&mut self, stage: &mut Stage, out: &Journey<'_>) -> Result<u64> {
+    pub(super) fn midway(&mut self, stage: &mut Stage, out: &Journey<'_>) -> Result<u64> {
         slow_down(out.to)?;
         let began = now_unix_us();
         self.command(stage, out)?;
@@ -75,7 +75,7 @@ impl Story {
     }
 
     /// Nothing of a failed move is in the way of the next.
-    fn moves_after_all(mut self, stage: &mut Stage) -> Result<()> {
+    pub(super) fn moves_after_all(mut self, stage: &mut Stage) -> Result<()> {
         let out = gold_to_2(stage);
         let arrival = self.hosts.expect(stage, out.seat())?;
         self.gold.take_gap()?;
@@ -246,7 +246,7 @@ pub(in super::super) fn source_dies_after_commit(stage: &mut Stage) -> Result<()
     story.finish(stage, &[2])
 }
 
-fn signal_all(stage: &Stage, seat: Seat<'_>, signal: Signal) -> Result<()> {
+pub(super) fn signal_all(stage: &Stage, seat: Seat<'_>, signal: Signal) -> Result<()> {
     for pid in seat.hypervisors(stage)?.into_iter().filter_map(Pid::from_raw) {
         kill_process(pid, signal)?;
     }

@@ -4,6 +4,7 @@
 //! QEMU says when it stood still. It does not know how a daemon moves a guest.
 
 pub(super) mod loss;
+pub(super) mod machines;
 pub(super) mod midway;
 pub(super) mod operator;
 pub(super) mod refused;
