@@ -2,6 +2,7 @@
 
 mod by_hand;
 mod failover;
+mod flow;
 mod ghost;
 mod hosts;
 mod identity;
@@ -105,6 +106,8 @@ pub(super) const ALL: &[Scenario] = &[
         .over(Over::NbdByDefault),
     story("link-down", "a cable is pulled, at this end and at the other", link_down::link_down)
         .over(Over::NbdByDefault),
+    story("flow", "one member of a path's network dies: its flows are cut, the path goes on", flow::flow)
+        .over(Over::VhostUserByDefault),
     story("hang", "a dead controller behind a live network", loss::hang).over(Over::NbdByDefault),
     story(
         "slow-not-dead",
