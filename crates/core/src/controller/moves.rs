@@ -307,7 +307,13 @@ impl Controller {
         self.remember_left(&machine, &outcome);
         match outcome {
             source::Outcome::Stayed { why } => self.vms[vm.index()].travel.has_failed(self.now, why),
-            source::Outcome::Moved { .. } => self.has_left(vm, machine.plan().to.clone()),
+            source::Outcome::Moved { .. } => {
+                self.has_left(vm, machine.plan().to.clone());
+                // Its hypervisor has said before that it has sent all of it.
+                if let Some(state) = self.vms[vm.index()].guest.monitor.run_state() {
+                    self.may_be_left(vm, state);
+                }
+            }
         }
     }
 

@@ -183,7 +183,7 @@ impl Controller {
     }
 
     /// What is left of a VM that has moved is ended, so that it can come back; never before the move is over.
-    fn may_be_left(&mut self, vm: VmId, state: RunState) {
+    pub(super) fn may_be_left(&mut self, vm: VmId, state: RunState) {
         let of = &self.vms[vm.index()];
         let ours = self.spec.units_of_vm(vm).any(|unit| self.owner(unit).may_dispatch());
         if let (Place::Elsewhere { .. }, RunState::Sent, Some(instance), false) =

@@ -86,7 +86,7 @@ pub(super) fn transfers(world: &mut World) {
     assert_eq!(state_word(world), "transferring");
 }
 
-pub(super) fn until_it_has_left(world: &mut World) {
+fn until_all_is_sent(world: &mut World) {
     transfers(world);
     migration(world, MigrationState::PreSwitchover);
     let disk = crate::migration::DiskHandOver {
@@ -100,6 +100,10 @@ pub(super) fn until_it_has_left(world: &mut World) {
     leaving(world, source::Input::HandedOver(Answer::Done(())));
     leaving(world, source::Input::Committed(Answer::Done(())));
     migration(world, MigrationState::Completed);
+}
+
+pub(super) fn until_it_has_left(world: &mut World) {
+    until_all_is_sent(world);
     leaving(world, source::Input::Discarded(Answer::Refused("it runs here".into())));
     assert_eq!(state_word(world), "elsewhere");
 }
@@ -144,6 +148,21 @@ fn what_a_vm_has_left_behind_is_ended() {
     }
     world.report(BRONZE, HypervisorReport::State(RunState::Sent));
     assert_eq!(ended(&world), 1);
+}
+
+#[test]
+fn what_has_sent_its_vm_is_ended_when_that_has_landed_and_not_before() {
+    let mut world = World::new(clustered(OnPathLoss::Migrate, "hold 60s, then suspend"));
+    world.run("@1 etcd; owner kvm1; down a; pass\n@1.1 placed bronze kvm2");
+    until_all_is_sent(&mut world);
+    let owner = Owner { host: "kvm2".into(), epoch: 2, move_id: None };
+    let heard = Heard::Owner { unit: crate::ids::UnitId(0), ownership: Ownership::Theirs(owner) };
+    world.handle(Event::Cluster(heard));
+    world.report(BRONZE, HypervisorReport::State(RunState::Sent));
+    let ended = |world: &World| world.asks.iter().filter(|ask| matches!(ask, Ask::EndLeft { .. })).count();
+    assert_eq!(ended(&world), 0, "it may yet be given back");
+    leaving(&mut world, source::Input::Discarded(Answer::Refused("it runs here".into())));
+    assert_eq!((state_word(&world), ended(&world)), ("elsewhere", 1));
 }
 
 #[test]
