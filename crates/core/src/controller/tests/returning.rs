@@ -64,7 +64,10 @@ fn with_followover_only_the_host_that_has_moved_it_has_it_back() {
     let text = world.explain("bronze");
     assert!(text.contains("kvm2, which has moved it, has its paths back"), "{text}");
     // Once it is there, that one sends it on to whoever had moved it before.
-    world.handle(Event::Cluster(Heard::Placed { vm: BRONZE, result: Ok(Chosen { host: "kvm2".into(), why: String::new() }) }));
+    world.handle(Event::Cluster(Heard::Placed {
+        vm: BRONZE,
+        result: Ok(Chosen { host: "kvm2".into(), why: String::new() }),
+    }));
     assert_eq!(plan(&world).fled, ["kvm4"]);
 }
 
