@@ -139,12 +139,21 @@ fn not_asked(why: impl Into<String>) -> Outcome {
 }
 
 pub(super) async fn read_owners(client: Client, keys: Keys, units: Vec<String>) -> (Outcome, Reading) {
-    if units.is_empty() || units.len() > UNITS_MAX {
-        return (not_asked(format!("an order is for 1 to {UNITS_MAX} units")), Reading::default());
+    let mut all: Option<Reading> = None;
+    for some in units.chunks(UNITS_MAX) {
+        let reading = match read(&client, &keys, some).await {
+            Ok(reading) => reading,
+            Err(fault) => return (not_asked(fault.words()), Reading::default()),
+        };
+        match &mut all {
+            // What was read later was true at the first revision or after it.
+            Some(all) => all.entries.extend(reading.entries),
+            None => all = Some(reading),
+        }
     }
-    match read(&client, &keys, &units).await {
-        Ok(reading) => (Outcome::Done { revision: reading.as_of, owners: reading.found() }, reading),
-        Err(fault) => (not_asked(fault.words()), Reading::default()),
+    match all {
+        Some(all) => (Outcome::Done { revision: all.as_of, owners: all.found() }, all),
+        None => (not_asked("no unit was named"), Reading::default()),
     }
 }
 

@@ -482,7 +482,6 @@ impl Hosts {
             .spec
             .unit_ids()
             .map(|unit| self.spec.unit_name(unit))
-            .take(crate::cluster::UNITS_MAX)
             .collect();
         if !orphans.is_empty() && !units.is_empty() {
             self.ask_cluster(Asked::Orphans(orphans), |ticket| ClusterOrder::ReadOwners { ticket, units });
