@@ -132,8 +132,7 @@ impl Hosts {
 
     /// Nothing is known of it here any more: the owners are asked.
     fn has_landed(&mut self, move_id: MoveId, reply: Reply) -> Vec<Event> {
-        let units: Vec<String> =
-            self.spec.unit_ids().map(|unit| self.spec.unit_name(unit)).collect();
+        let units: Vec<String> = self.spec.unit_ids().map(|unit| self.spec.unit_name(unit)).collect();
         let pending = Pending::Landed { reply, move_id };
         self.ask_cluster(Asked::Call(pending), |ticket| ClusterOrder::ReadOwners { ticket, units })
     }

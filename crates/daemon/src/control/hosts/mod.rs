@@ -478,11 +478,7 @@ impl Hosts {
     fn sort_orphans(&mut self, controller: &Controller) {
         let of_nobody = |id: &MoveId| controller.arriving(id).is_none();
         let orphans: Vec<MoveId> = self.agent.waiting().into_iter().filter(of_nobody).collect();
-        let units: Vec<String> = self
-            .spec
-            .unit_ids()
-            .map(|unit| self.spec.unit_name(unit))
-            .collect();
+        let units: Vec<String> = self.spec.unit_ids().map(|unit| self.spec.unit_name(unit)).collect();
         if !orphans.is_empty() && !units.is_empty() {
             self.ask_cluster(Asked::Orphans(orphans), |ticket| ClusterOrder::ReadOwners { ticket, units });
         }
