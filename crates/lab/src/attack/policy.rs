@@ -149,7 +149,8 @@ impl PolicyChecks {
         }
         self.facts.restarted(now, controller);
         self.keep.configured(&self.facts.spec);
-        self.hold = Hold::restarted(controller.view(now).vms.iter().map(|row| &row.gate));
+        self.hold =
+            self.hold.restarted(self.facts.heard, controller.view(now).vms.iter().map(|row| &row.gate));
         self.incidents.restarted(now, self.facts.heard, controller);
         self.generation = None;
     }

@@ -59,6 +59,7 @@ pub(super) const REGRESSIONS: &[(u64, &str)] = &[
         31548,
         "A crash brings back an earlier suspension, and a path that had failed was taken for one that connects first.",
     ),
+    (22849, "A crash brings back a lack of paths that had ended, and the next process never saw it served."),
 ];
 /// A line of progress this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);

@@ -6,7 +6,7 @@
 
 use super::facts::Facts;
 use super::flapping::Flapping;
-use super::story::Ours;
+use super::story::{Ours, SAVED_WITHIN};
 use super::words::Cause;
 use super::{Verdict, broken};
 use vmpath_core::effect::{JournalEntry, JournalKind, Subject};
@@ -80,12 +80,30 @@ pub(super) struct Hold {
     /// By `VmId`: its guest sees errors. That outlives a process of ours, unlike what is known of its loss: it fails until all
     /// its units are served again, however many losses follow each other until then.
     failing: Vec<bool>,
+    /// By `VmId`: losses that have ended and whose end may not be on disk yet, as (since, ended).
+    ended: Vec<Vec<(Instant, Instant)>>,
+    /// By `VmId`: since when the loss counts that the process before may have left. This one goes on with it until all units are
+    /// served, whether or not it had ended: what was served before a restart is not known after it.
+    carried: Vec<Option<Instant>>,
 }
 
 impl Hold {
-    /// Another process of ours goes on, and these are the gates that it begins with.
-    pub(super) fn restarted<'a>(gates: impl Iterator<Item = &'a Gate>) -> Self {
-        Self { losses: vec![], failing: gates.map(|gate| matches!(gate, Gate::Fail(_))).collect() }
+    /// Another process of ours goes on, and these are the gates that it begins with. `heard`: when the one before heard
+    /// something last.
+    pub(super) fn restarted<'a>(&self, heard: Instant, gates: impl Iterator<Item = &'a Gate>) -> Self {
+        let left = |(at, loss): (usize, &Option<Loss>)| {
+            let ended = self.ended.get(at).into_iter().flatten();
+            let ended =
+                ended.filter(|(_, ended)| heard.since(*ended) < SAVED_WITHIN).map(|(since, _)| *since);
+            let carried = self.carried.get(at).copied().flatten();
+            loss.map(|loss| loss.since).into_iter().chain(carried).chain(ended).min()
+        };
+        Self {
+            losses: vec![],
+            failing: gates.map(|gate| matches!(gate, Gate::Fail(_))).collect(),
+            ended: vec![],
+            carried: self.losses.iter().enumerate().map(left).collect(),
+        }
     }
 
     /// How long it is held, and what comes then, as things are now.
@@ -119,10 +137,19 @@ impl Hold {
     pub(super) fn begin(&mut self, facts: &Facts, now: Instant) {
         self.losses.resize(facts.spec.vms.len(), None);
         self.failing.resize(facts.spec.vms.len(), false);
+        self.ended.resize(facts.spec.vms.len(), vec![]);
+        self.carried.resize(facts.spec.vms.len(), None);
         for vm in facts.spec.vm_ids() {
             let loss = &mut self.losses[vm.index()];
             let is_cut = facts.network.cut_off(&facts.spec, vm).is_some();
-            let still = loss.filter(|_| !facts.network.serves(&facts.spec, vm));
+            let is_served = facts.network.serves(&facts.spec, vm);
+            if is_served {
+                let ended = &mut self.ended[vm.index()];
+                ended.retain(|(_, ended)| now.since(*ended) < SAVED_WITHIN);
+                let carried = self.carried[vm.index()].take();
+                ended.extend(carried.or(loss.map(|loss| loss.since)).map(|since| (since, now)));
+            }
+            let still = loss.filter(|_| !is_served);
             let new = Loss { since: now, counted: now, told: false };
             *loss = still.or(is_cut.then_some(new));
             if let Some(loss) = loss
@@ -171,10 +198,11 @@ impl Hold {
         });
         let hold: Duration = holds.sum();
         // Over a restart the loss is older than this process.
-        let is_known = loss.since > facts.fresh_since;
-        if is_known && now.since(loss.since) < hold && !facts.network.says_gone(&facts.spec, vm) {
-            let text =
-                format!("{name}'s requests fail after {:?}, not after {hold:?}", now.since(loss.since));
+        let carried = self.carried[vm.index()];
+        let is_known = carried.is_some() || loss.since > facts.fresh_since;
+        let lasts = now.since(carried.unwrap_or(loss.since));
+        if is_known && lasts < hold && !facts.network.says_gone(&facts.spec, vm) {
+            let text = format!("{name}'s requests fail after {lasts:?}, not after {hold:?}");
             return broken("fail-rung", text);
         }
         Ok(())

@@ -15,7 +15,7 @@ use vmpath_core::view::{VmState, VmView};
 /// A VM without a monitor counts as running for so long after its last request.
 const ACTIVE_FOR: Duration = Duration::from_secs(60);
 /// What was heard may not be on disk for so long; a process that dies meanwhile has not heard it.
-const SAVED_WITHIN: Duration = Duration::from_secs(2);
+pub(super) const SAVED_WITHIN: Duration = Duration::from_secs(2);
 /// A `stop` that nobody wants any more may take effect within this.
 const LATE: Duration = Duration::from_secs(75);
 
