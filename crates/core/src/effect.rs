@@ -88,6 +88,8 @@ pub enum JournalKind {
     NoPath,
     /// Fewer than the VM's `min_paths` lead to one of its units.
     FewPaths,
+    /// A target refuses everything for want of resources.
+    TargetShort,
     VmHeld,
     VmReleased,
     VmSuspending,
@@ -131,7 +133,7 @@ pub enum JournalKind {
 }
 
 impl JournalKind {
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::PathDown,
         Self::PathUp,
         Self::PathRepaired,
@@ -149,6 +151,7 @@ impl JournalKind {
         Self::FailedOver,
         Self::NoPath,
         Self::FewPaths,
+        Self::TargetShort,
         Self::VmHeld,
         Self::VmReleased,
         Self::VmSuspending,
@@ -205,6 +208,7 @@ impl JournalKind {
             Self::FailedOver => "failed-over",
             Self::NoPath => "no-path",
             Self::FewPaths => "few-paths",
+            Self::TargetShort => "target-short",
             Self::VmHeld => "vm-held",
             Self::VmReleased => "vm-released",
             Self::VmSuspending => "vm-suspending",

@@ -205,6 +205,15 @@ pub struct LoadReport {
     pub generation: u64,
     /// Of the disks that the worker carries.
     pub fronts: Vec<(DiskId, DiskFront)>,
+    /// The disks of its VMs whose target refuses everything for want of resources: nearly always none.
+    pub short: Vec<Short>,
+}
+
+/// A disk's target has answered nothing but that it is short of resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Short {
+    pub disk: DiskId,
+    pub lasts: Duration,
 }
 
 /// Who is attached to a disk.

@@ -5,7 +5,7 @@
 //! router whatever the plan says. Parts of windows
 //! that are older than another worker's may add up to more than the window for a moment, which costs order and not safety.
 
-use crate::ids::{IncidentId, WorkerId};
+use crate::ids::{IncidentId, UnitId, WorkerId};
 use crate::spec::{Access, Spec};
 use crate::spread::Parts;
 use std::sync::Arc;
@@ -73,8 +73,18 @@ pub enum Gate {
     /// What is in flight on live paths finishes; what is queued or arrives is answered EIO, because the hypervisor
     /// stops the VM on it (`werror=stop,rerror=stop`), keeps the request and repeats it on `cont`.
     Bounce(GateReason),
-    /// The policy chose to fail: queued and new requests are answered EIO to the guest.
-    Fail(GateReason),
+    /// The policy chose to fail: of these units, queued and new requests are answered EIO to the guest. Its other units are
+    /// routed as if it were open.
+    Fail(GateReason, Failing),
+}
+
+/// The units of a VM whose requests fail.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Failing {
+    /// No path leads there: what waits or arrives is answered at once.
+    pub cut_off: Vec<UnitId>,
+    /// Their target is short of resources: it is asked all the same, and what it refuses is not tried again.
+    pub refused: Vec<UnitId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,15 +3,15 @@
 //! Invariant: every step that changes a VM's run state is in the journal, with its incident, reason and end.
 //! It does not know which rule wanted the step.
 
-use super::Controller;
 use super::words::{run_state_word, seconds};
+use super::{Controller, LateCont};
 use crate::effect::{Effect, JournalKind, Subject};
 use crate::event::{HypervisorReport, RunState, StopsOnError};
 use crate::ids::{DiskId, VmId};
 use crate::policy::rules::{self, Stopping};
 use crate::policy::{
-    Act, Cause, Input, Ladder, Monitor, Note, Outstanding, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX,
-    STOP_CONFIRM_WITHIN, StopStage, Why,
+    Act, CONT_MAY_BE_LATE, Cause, Input, Ladder, Monitor, Note, Outstanding, RESUME_ATTEMPTS_MAX, Run,
+    STOP_ATTEMPTS_MAX, STOP_CONFIRM_WITHIN, StopStage, Why,
 };
 use crate::view::Standing;
 
@@ -80,7 +80,7 @@ impl Controller {
         }
         self.adopt_after_restart(vm);
         if let Some(run_state) = run_state {
-            self.tell(vm, Input::Report(run_state));
+            self.tell_state(vm, run_state);
         }
     }
 
@@ -123,7 +123,21 @@ impl Controller {
             let cause = Cause { incident: Some(loss.incident), why: Why::NoPath { unit: loss.unit }, rule };
             self.tell(vm, Input::Adopt(cause));
         }
-        self.tell(vm, Input::Report(reported));
+        self.tell_state(vm, reported);
+    }
+
+    fn tell_state(&mut self, vm: VmId, reported: RunState) {
+        let is_late = reported == RunState::Running && self.takes_late_cont(vm);
+        self.tell(vm, if is_late { Input::LateCont } else { Input::Report(reported) });
+    }
+
+    /// Whether it runs by a `cont` of ours that was taken back. Once: a monitor carries orders out in order, so whatever
+    /// continues it after our next `stop` is somebody else's.
+    fn takes_late_cont(&mut self, vm: VmId) -> bool {
+        let state = &mut self.vms[vm.index()];
+        let Run::Suspended { instance, .. } = &state.guest.run else { return false };
+        let late = state.late_cont.take();
+        late.is_some_and(|late| late.instance == *instance && self.now <= late.until)
     }
 
     fn refused(&mut self, vm: VmId, why: &str) {
@@ -174,9 +188,14 @@ impl Controller {
             Some(Act::Continue { instance }) => self.out.acts.push(Effect::Continue { vm, instance }),
             None => {}
         }
-        let guest = &self.vms[vm.index()].guest;
-        if matches!((&before, &guest.run), (Run::Withdrawing { .. }, Run::Resuming { .. })) {
-            self.vms[vm.index()].dwell.late(self.now);
+        let state = &mut self.vms[vm.index()];
+        if matches!((&before, &state.guest.run), (Run::Withdrawing { .. }, Run::Resuming { .. })) {
+            state.dwell.late(self.now);
+        }
+        if !matches!(before, Run::Suspended { .. }) && matches!(state.guest.run, Run::Suspended { .. }) {
+            let until = self.now + CONT_MAY_BE_LATE;
+            let late = matches!(before, Run::Resuming { .. }).then(|| before.instance()).flatten();
+            state.late_cont = late.map(|instance| LateCont { instance, until });
         }
         if let Some(note) = step.note {
             self.note(vm, &before, &note);
@@ -195,7 +214,9 @@ impl Controller {
             | Note::Retained(_)
             | Note::ResumeRevoked
             | Note::ResumeGaveUp => Some(self.until(vm)),
-            Note::StopRepeated { .. } | Note::StopUnanswered { .. } => Some(self.until(vm)),
+            Note::StopRepeated { .. } | Note::StopUnanswered { .. } | Note::ContinuedLate => {
+                Some(self.until(vm))
+            }
             Note::ContinueRepeated { .. } | Note::StoppedAgain { .. } => {
                 Some("it runs, or the attempts are used up".into())
             }
@@ -267,6 +288,10 @@ impl Controller {
             Note::ContinuedByOther => (
                 JournalKind::VmResumed,
                 "somebody else continued it: it is not suspended again in this incident".into(),
+            ),
+            Note::ContinuedLate => (
+                JournalKind::VmSuspending,
+                format!("a `cont` that was taken back took effect late: it is stopped again; {rule}"),
             ),
             Note::Forgotten => (
                 JournalKind::VmReleased,

@@ -11,13 +11,14 @@ use crate::cluster::Whereto;
 use crate::effect::{JournalKind, Subject};
 use crate::ids::{UnitId, VmId};
 use crate::mutant::{self, Mutant};
-use crate::policy::rules::{self, Gone, On, Plight, Stand};
+use crate::policy::rules::{self, Gone, Migrating, On, Plight, Stand};
 use crate::policy::{Cause, Input, Lack, Ladder, Loss, Reason, Retell, Run, Why};
 use crate::spec::NoPathAction;
 use crate::time::{Duration, Instant};
 
 impl Controller {
     pub(super) fn climb_ladder(&mut self, vm: VmId) {
+        self.follow_losses(vm);
         match &self.vms[vm.index()].guest.run {
             Run::Free { .. } | Run::Held { .. } | Run::Withdrawing { .. } | Run::Proving { .. } => {
                 self.climb_running(vm);
@@ -38,11 +39,17 @@ impl Controller {
     /// What the VM lacks now, as far as its ladder is concerned.
     fn lack(&self, vm: VmId) -> Option<(UnitId, Lack)> {
         if let Some(unit) = self.network.cut_off_unit(vm) {
-            return Some((unit, Lack::NoPath));
+            return Some((self.oldest_loss(vm).map_or(unit, |lost| lost.unit), Lack::NoPath));
         }
         // One path is there: it is not cut off.
+        if self.network.unserved_unit(vm).is_some() {
+            return None;
+        }
+        if let Some(unit) = self.short_of_resources(vm) {
+            return Some((unit, Lack::Short));
+        }
         let min_paths = self.spec.vm(vm).min_paths;
-        if min_paths <= 1 || self.network.unserved_unit(vm).is_some() {
+        if min_paths <= 1 {
             return None;
         }
         let unit = self.network.short_unit(vm, min_paths)?;
@@ -55,26 +62,45 @@ impl Controller {
         if matches!(self.vms[vm.index()].ladder, Ladder::Suspended { .. }) {
             // Somebody has let it run.
             self.vms[vm.index()].ladder = Ladder::Clear;
+            self.follow_losses(vm);
         }
         match (self.vms[vm.index()].ladder.loss(), self.lack(vm)) {
             (None, None) => {}
             (None, Some((unit, lack))) => self.step_on_ladder(vm, unit, lack),
-            (Some(loss), Some((_, lack))) if loss.lack == lack => self.next_rung(vm),
+            (Some(loss), Some((unit, lack))) if loss.lack == lack => {
+                if self.is_another(vm, loss, unit) {
+                    self.go_on_with(vm, loss, (unit, lack));
+                }
+                self.next_rung(vm);
+            }
             (Some(_), Some((unit, Lack::NoPath))) => self.step_on_ladder(vm, unit, Lack::NoPath),
-            (Some(_), Some((_, Lack::FewPaths)) | None) => self.step_off_ladder(vm),
+            (Some(_), Some((_, Lack::FewPaths | Lack::Short)) | None) => self.step_off_ladder(vm),
         }
     }
 
-    fn step_on_ladder(&mut self, vm: VmId, unit: UnitId, lack: Lack) {
+    /// What its rungs go by is over, though `unit` lacks the same.
+    fn is_another(&self, vm: VmId, loss: Loss, unit: UnitId) -> bool {
+        match loss.lack {
+            Lack::NoPath => !self.is_lost(vm, loss.unit),
+            Lack::Short => loss.unit != unit,
+            Lack::FewPaths => false,
+        }
+    }
+
+    pub(super) fn step_on_ladder(&mut self, vm: VmId, unit: UnitId, lack: Lack) {
         let name = self.spec.unit_name(unit);
         let what = match lack {
             Lack::NoPath => format!("no path to {name}"),
+            Lack::Short => self.short_words(unit),
             Lack::FewPaths => format!("too few paths to {name} for {}", self.spec.vm(vm).name),
         };
         let incident = self.enter_incident(self.spec.unit(unit).target, None, &what);
-        let loss = Loss { since: self.now, unit, incident, lack };
+        // Another of its units may have kept it on a rung since before.
+        let lost = self.oldest_loss(vm).filter(|lost| lack == Lack::NoPath && lost.unit == unit);
+        let since = lost.map_or(self.now, |lost| lost.since);
+        let loss = Loss { since, unit, incident, lack };
         let rung = self.first_rung(vm);
-        self.vms[vm.index()].ladder = Ladder::Waiting { loss, rung, since: self.now };
+        self.vms[vm.index()].ladder = Ladder::Waiting { loss, rung, since };
         let (_, passed) = rules::stand(&self.spec.vm(vm).on_no_path, &self.plight(vm, loss), On::Start);
         let barred = self.barred_words(vm, unit).unwrap_or_default();
         let barred = and(&barred) + &self.passed_at_once(vm, &passed);
@@ -84,6 +110,7 @@ impl Controller {
                 (JournalKind::NoPath, format!("{what}: {gone}{barred}"))
             }
             Lack::NoPath => (JournalKind::NoPath, format!("{what}: its requests are held{barred}")),
+            Lack::Short => (JournalKind::TargetShort, format!("{what}: they are held and tried again")),
             Lack::FewPaths => {
                 let few = self.few_words(vm, unit);
                 (JournalKind::FewPaths, format!("{few}: its requests go on over what is left{barred}"))
@@ -112,13 +139,14 @@ impl Controller {
         if first == Some(NoPathAction::Migrate) { and(passed) } else { String::new() }
     }
 
-    fn step_off_ladder(&mut self, vm: VmId) {
+    pub(super) fn step_off_ladder(&mut self, vm: VmId) {
         let Some(loss) = self.vms[vm.index()].ladder.loss() else { return };
         let (name, after) = (self.spec.unit_name(loss.unit), seconds(self.now.since(loss.since)));
         let reason = match loss.lack {
             // A path that is only connecting serves nobody yet.
             Lack::NoPath if self.network.unserved_unit(vm).is_some() => return,
             Lack::NoPath => format!("a path to {name} is usable again after {after}"),
+            Lack::Short => format!("{name} is no longer refused for want of resources, after {after}"),
             Lack::FewPaths => format!("it has its min_paths to {name} again, or was let run, after {after}"),
         };
         self.vms[vm.index()].ladder = Ladder::Clear;
@@ -128,7 +156,13 @@ impl Controller {
     fn plight(&self, vm: VmId, loss: Loss) -> Plight<'_> {
         let gone = if self.network.gone_for_good(vm, loss.unit) { Gone::ForGood } else { Gone::No };
         let monitor = &self.vms[vm.index()].guest.monitor;
-        Plight { monitor, lack: loss.lack, gone, migrating: self.migrating(vm) }
+        let migrating = match loss.lack {
+            Lack::NoPath | Lack::FewPaths => self.migrating(vm),
+            Lack::Short => {
+                Migrating::Impossible("the target is as short of resources for another host".into())
+            }
+        };
+        Plight { monitor, lack: loss.lack, gone, migrating }
     }
 
     /// What is to be done now, as far as it is not done already. Asked again at each event: a monitor may have come back.
@@ -136,7 +170,8 @@ impl Controller {
         let ladder = &self.vms[vm.index()].ladder;
         let (loss, on) = match ladder {
             // What its guest has been told cannot be taken back.
-            Ladder::Clear | Ladder::Failing { .. } | Ladder::Suspended { .. } => return,
+            Ladder::Failing { .. } => return self.fail_further(vm),
+            Ladder::Clear | Ladder::Suspended { .. } => return,
             Ladder::Waiting { loss, rung, since } => (*loss, self.on_rung(*rung, *since)),
             Ladder::Stranded { loss, .. } => (*loss, On::Past),
         };
@@ -149,11 +184,12 @@ impl Controller {
                 let (unit, rule) = (loss.unit, self.ladder_rule(vm, loss) + &and(&passed));
                 self.vms[vm.index()].ladder = Ladder::Suspended { loss, since: self.now };
                 let why = match loss.lack {
-                    Lack::NoPath => Why::NoPath { unit },
+                    Lack::NoPath | Lack::Short => Why::NoPath { unit },
                     Lack::FewPaths => Why::FewPaths { unit },
                 };
                 self.tell(vm, Input::Suspend(Cause { incident: Some(loss.incident), why, rule }));
             }
+            Stand::Fail if self.fails_too_soon(loss) => {}
             Stand::Fail => self.fail(vm, loss, &passed),
             Stand::Nothing(why) => self.strand(vm, loss, why),
         }
@@ -178,7 +214,7 @@ impl Controller {
             rules::Stopping::Possible | rules::Stopping::Moot => String::new(),
         };
         let stays = match loss.lack {
-            Lack::NoPath => "its requests stay held instead",
+            Lack::NoPath | Lack::Short => "its requests stay held instead",
             Lack::FewPaths => "its requests go on meanwhile",
         };
         let reason = format!("{}{why}; {stays}", self.ladder_rule(vm, loss));
@@ -195,7 +231,13 @@ impl Controller {
         self.wants_move(vm, reason, Whereto::Best);
     }
 
-    fn fail(&mut self, vm: VmId, loss: Loss, passed: &str) {
+    fn fail(&mut self, vm: VmId, mut loss: Loss, passed: &str) {
+        if loss.lack == Lack::NoPath {
+            let due = self.due_to_fail(vm, Some(loss.unit));
+            let Some(first) = due.iter().find(|unit| **unit == loss.unit).or(due.first()) else { return };
+            loss = self.loss_of(vm, *first).filter(|_| *first != loss.unit).unwrap_or(loss);
+            self.begin_to_fail(vm, &due);
+        }
         let rule = self.ladder_rule(vm, loss) + &and(passed);
         let reason = format!("{rule}; its requests are answered with errors");
         self.vms[vm.index()].ladder = Ladder::Failing { loss, rule };
@@ -224,7 +266,7 @@ impl Controller {
             }
             (Run::Free { .. } | Run::Held { .. } | Run::Withdrawing { .. } | Run::Proving { .. }, lack) => {
                 match lack {
-                    Lack::NoPath => "its requests stay held",
+                    Lack::NoPath | Lack::Short => "its requests stay held",
                     Lack::FewPaths => "its requests go on over what is left",
                 }
             }
@@ -261,12 +303,18 @@ impl Controller {
             (Some(_), None) => true,
             (None, _) => false,
         };
-        let Some((unit, lack)) = self.lack(vm) else {
+        // One that stands still says nothing of what its target would refuse.
+        let Some((unit, lack)) = self.lack(vm).filter(|(_, lack)| *lack != Lack::Short) else {
             if self.network.unserved_unit(vm).is_none() {
                 self.rest_on_suspend(vm, loss);
             }
             return;
         };
+        if lack == Lack::NoPath && lack == loss.lack && self.is_another(vm, loss, unit) {
+            let loss = self.loss_of(vm, unit).unwrap_or(loss);
+            self.vms[vm.index()].ladder = Ladder::Suspended { loss, since: self.now };
+            return;
+        }
         if lack != loss.lack {
             self.rest_on_suspend(vm, Loss { unit, lack, ..loss });
             return;
@@ -337,8 +385,12 @@ impl Controller {
     /// When time alone takes it further.
     pub(super) fn ladder_deadline(&self, vm: VmId) -> Option<Instant> {
         match &self.vms[vm.index()].ladder {
-            Ladder::Clear | Ladder::Failing { .. } | Ladder::Stranded { .. } => None,
-            Ladder::Waiting { rung, since, .. } => Some(*since + self.rung_bound(vm, *rung)?),
+            Ladder::Clear | Ladder::Stranded { .. } => None,
+            Ladder::Failing { .. } => self.next_to_fail(vm),
+            Ladder::Waiting { rung, since, .. } => {
+                let rung = self.rung_bound(vm, *rung).map(|bound| *since + bound);
+                rung.into_iter().chain(self.next_to_fail(vm)).filter(|at| *at > self.now).min()
+            }
             Ladder::Suspended { since, .. } => Some(*since + self.suspend_bound(vm)?),
         }
     }
@@ -360,7 +412,7 @@ impl Controller {
     }
 
     /// The rule that applies, with its numbers.
-    fn ladder_rule(&self, vm: VmId, loss: Loss) -> String {
+    pub(super) fn ladder_rule(&self, vm: VmId, loss: Loss) -> String {
         let policy = &self.spec.vm(vm).on_no_path;
         let (name, time) = (self.spec.unit_name(loss.unit), seconds(self.now.since(loss.since)));
         let gone = if self.network.gone_for_good(vm, loss.unit) {
@@ -370,6 +422,7 @@ impl Controller {
         };
         match loss.lack {
             Lack::NoPath => format!("on_no_path = \"{policy}\": no path to {name} for {time}{gone}"),
+            Lack::Short => format!("on_no_path = \"{policy}\": {} for {time}", self.short_words(loss.unit)),
             Lack::FewPaths => {
                 format!("on_no_path = \"{policy}\": {} for {time}", self.few_words(vm, loss.unit))
             }

@@ -17,6 +17,7 @@ mod guests;
 mod incidents;
 mod ladder;
 mod leave;
+mod losses;
 mod moves;
 mod moving;
 mod paths;
@@ -92,12 +93,15 @@ pub struct Controller {
 struct Vm {
     guest: Guest,
     ladder: Ladder,
+    lost: Vec<losses::Lost>,
+    short: Vec<losses::ShortUnit>,
     /// The operator, or somebody at the hypervisor, let it run in spite of this incident.
     pardon: Option<IncidentId>,
     /// What `on_path_loss` wants and cannot have, in words.
     blocked: Option<(IncidentId, String)>,
     /// It was held in this incident for as long as it may be.
     hold_spent: Option<IncidentId>,
+    late_cont: Option<LateCont>,
     dwell: Dwell,
     floor: Floor,
     reserve: Reserve,
@@ -112,6 +116,13 @@ struct Vm {
     before: Option<u64>,
     /// The hypervisor process that was last heard, running or not.
     process: Option<u64>,
+}
+
+/// A `cont` that was taken back, or given up, and may take effect all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct LateCont {
+    instance: u64,
+    until: Instant,
 }
 
 /// What was last told of a VM's reservation.
@@ -142,9 +153,12 @@ impl Vm {
         Self {
             guest: Guest { monitor: Monitor::Unknown, run: Run::Free { since: now } },
             ladder: Ladder::Clear,
+            lost: vec![],
+            short: vec![],
             pardon: None,
             blocked: None,
             hold_spent: None,
+            late_cont: None,
             dwell: Dwell::default(),
             floor: Floor::Met,
             reserve: Reserve::Kept,
@@ -301,6 +315,7 @@ impl Controller {
 
     fn take_load(&mut self, report: &LoadReport) {
         self.take_fronts(report);
+        self.take_shortages(report);
         self.division.report(report, self.now);
         for (path, edge) in self.network.feel(self.now, report) {
             self.tell_sickness(path, edge);
@@ -377,9 +392,9 @@ impl Controller {
         }
         match &state.guest.run {
             Run::Free { .. } | Run::Proving { .. } | Run::Withdrawing { .. } | Run::Resuming { .. } => {
-                ladder_gate(&state.ladder).unwrap_or(Gate::Open)
+                ladder_gate(state).unwrap_or(Gate::Open)
             }
-            Run::Held { cause, .. } => ladder_gate(&state.ladder).unwrap_or_else(|| {
+            Run::Held { cause, .. } => ladder_gate(state).unwrap_or_else(|| {
                 Gate::Hold(GateReason { incident: cause.incident, text: cause.rule.clone() })
             }),
             Run::Suspending { cause, .. } => {
@@ -419,18 +434,20 @@ impl Controller {
         let forbidden = state.guest.run.cause().is_some_and(Cause::forbids_routing);
         let draining = self.drained_by(vm).is_none_or(|by| by > self.now);
         let stops_on_error = state.guest.monitor.stops_on_error();
-        let unserved = self.network.unserved_unit(vm);
-        if !forbidden && unserved.is_none() && (draining || !stops_on_error) {
+        // What the target refuses ends no sooner than what has no path.
+        let ends = self.network.unserved_unit(vm).is_none() && state.short.is_empty();
+        if !forbidden && ends && (draining || !stops_on_error) {
             return Gate::Open;
         }
         if stops_on_error { Gate::Bounce(reason) } else { Gate::Hold(reason) }
     }
 }
 
-fn ladder_gate(ladder: &Ladder) -> Option<Gate> {
-    match ladder {
+fn ladder_gate(vm: &Vm) -> Option<Gate> {
+    match &vm.ladder {
         Ladder::Failing { loss, rule } => {
-            Some(Gate::Fail(GateReason { incident: Some(loss.incident), text: rule.clone() }))
+            let reason = GateReason { incident: Some(loss.incident), text: rule.clone() };
+            Some(Gate::Fail(reason, vm.failing(*loss)))
         }
         // The router holds by itself: no path is usable.
         Ladder::Clear | Ladder::Waiting { .. } | Ladder::Suspended { .. } | Ladder::Stranded { .. } => None,

@@ -111,6 +111,7 @@ impl Controller {
         };
         let vm = &mut self.vms[id.index()];
         vm.ladder = ladder;
+        vm.restore_losses();
         if !(mutant::active(Mutant::SuspendForgotten) && stopped(&saved.run)) {
             vm.guest.run = restored_run(saved.run, now, |cause| its_cause(cause, id, names, &spec));
         }

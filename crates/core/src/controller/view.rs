@@ -161,6 +161,7 @@ impl Controller {
     fn lacking_words(&self, vm: VmId, loss: Loss) -> String {
         match loss.lack {
             Lack::NoPath => format!("its requests are held: no path to {}", self.spec.unit_name(loss.unit)),
+            Lack::Short => format!("its requests are held and tried again: {}", self.short_words(loss.unit)),
             Lack::FewPaths => format!("it has too few paths: {}", self.few_words(vm, loss.unit)),
         }
     }

@@ -338,6 +338,7 @@ impl Controller {
         let policy = &self.spec.vm(vm).on_no_path;
         let paths = |loss: &crate::policy::Loss| match loss.lack {
             Lack::NoPath => self.a_path_to(loss.unit),
+            Lack::Short => format!("{} to be served by its target again", self.spec.unit_name(loss.unit)),
             Lack::FewPaths => {
                 format!("{} usable paths to {}", self.spec.vm(vm).min_paths, self.spec.unit_name(loss.unit))
             }

@@ -122,9 +122,17 @@ impl Network {
     /// The first of the VM's units that no path leads to, none of them being about to connect for the first time.
     #[must_use]
     pub fn cut_off_unit(&self, vm: VmId) -> Option<UnitId> {
-        let cut =
-            |u: &&UnitReach| !u.paths.iter().any(|p| self.usable(*p, u.unit) || self.connecting(*p, u.unit));
-        self.reach(vm).units.iter().find(cut).map(|u| u.unit)
+        self.reach(vm).units.iter().find(|u| self.is_cut(u)).map(|u| u.unit)
+    }
+
+    /// The same of one of its units.
+    #[must_use]
+    pub fn is_cut_off(&self, vm: VmId, unit: UnitId) -> bool {
+        self.reach(vm).units.iter().any(|u| u.unit == unit && self.is_cut(u))
+    }
+
+    fn is_cut(&self, u: &UnitReach) -> bool {
+        !u.paths.iter().any(|p| self.usable(*p, u.unit) || self.connecting(*p, u.unit))
     }
 
     /// The first of the VM's units that no request could be sent to now.

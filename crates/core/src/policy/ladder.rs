@@ -17,6 +17,8 @@ pub enum Lack {
     NoPath,
     /// Some do, but fewer than the VM's `min_paths`: its requests go on.
     FewPaths,
+    /// Some do, but the target is short of resources and refuses everything: its requests are held and tried again.
+    Short,
 }
 
 /// A lack, from its beginning.

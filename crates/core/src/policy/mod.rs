@@ -22,7 +22,7 @@ pub use floor::Floor;
 pub use guest::{Guest, Monitor};
 pub use ladder::{Lack, Ladder, Loss, Retell};
 pub use run::{
-    Act, Input, LateStop, Note, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX, STOP_CONFIRM_WITHIN, Step,
-    StopOrder, StopStage,
+    Act, CONT_MAY_BE_LATE, Input, LateStop, Note, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX,
+    STOP_CONFIRM_WITHIN, Step, StopOrder, StopStage,
 };
 pub use travel::{ASK_HOME, Carried, PLACE_WITHIN, Place, Reason, Sender, Travel, Tried, fled};

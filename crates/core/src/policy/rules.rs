@@ -174,7 +174,7 @@ fn first_possible(
             NoPathAction::Suspend if rung.bound.is_some() && !lasts => {
                 impossible.push("the time for which it would be suspended is over".into());
             }
-            NoPathAction::Suspend => match stopping(plight.monitor, requests(plight.lack)) {
+            NoPathAction::Suspend => match suspending(plight) {
                 Stopping::Possible => return Some(Stand::Suspend),
                 Stopping::Moot => return Some(Stand::Moot),
                 Stopping::Impossible(_) if waits && lasts => return Some(Stand::Wait(NoPathAction::Suspend)),
@@ -194,6 +194,17 @@ fn first_possible(
     None
 }
 
+/// Whether the rung `suspend` can be done.
+fn suspending(plight: &Plight<'_>) -> Stopping {
+    match plight.lack {
+        Lack::NoPath | Lack::FewPaths => stopping(plight.monitor, requests(plight.lack)),
+        Lack::Short => Stopping::Impossible(
+            "it is not suspended for that: only its own requests tell when the target has resources again"
+                .into(),
+        ),
+    }
+}
+
 /// The rungs that are not behind it.
 fn from(policy: &OnNoPath, on: On) -> &[Rung] {
     let place = |action| policy.rungs.iter().position(|rung| rung.action == action);
@@ -209,7 +220,7 @@ fn from(policy: &OnNoPath, on: On) -> &[Rung] {
 #[must_use]
 pub fn requests(lack: Lack) -> Outstanding {
     match lack {
-        Lack::NoPath => Outstanding::Held,
+        Lack::NoPath | Lack::Short => Outstanding::Held,
         Lack::FewPaths => Outstanding::FailOver,
     }
 }
@@ -218,11 +229,11 @@ fn cannot_fail(plight: &Plight<'_>, on: On) -> Option<String> {
     match (plight.lack, on) {
         (Lack::FewPaths, _) => Some("no request fails while a path is up".into()),
         // Continued for its errors, it would stop at the first: nothing but a suspend again.
-        (Lack::NoPath, On::AfterSuspend) if plight.monitor.stops_on_error() => Some(
+        (Lack::NoPath | Lack::Short, On::AfterSuspend) if plight.monitor.stops_on_error() => Some(
             "no error can reach its guest: its disks have werror=stop,rerror=stop, which only stops it again"
                 .into(),
         ),
-        (Lack::NoPath, On::Start | On::Rung(..) | On::Past | On::AfterSuspend) => None,
+        (Lack::NoPath | Lack::Short, On::Start | On::Rung(..) | On::Past | On::AfterSuspend) => None,
     }
 }
 

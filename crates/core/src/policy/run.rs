@@ -26,6 +26,8 @@ const STOP_RETRY_AFTER: Duration = Duration::from_secs(1);
 const STOP_MAY_BE_LATE: Duration = Duration::from_secs(60);
 /// A VM that runs for so long after `cont` has its disks back: a broken NBD connection stops it within milliseconds.
 const PROVE_FOR: Duration = Duration::from_secs(2);
+/// A `cont` that was taken back may still sit in the monitor's queue for so long.
+pub const CONT_MAY_BE_LATE: Duration = Duration::from_secs(60);
 /// Enough for QEMU's NBD client, which reconnects after 1, 2, 4, 8, 16, 16, … seconds.
 pub const RESUME_ATTEMPTS_MAX: u32 = 8;
 const RESUME_BACKOFF_MAX: Duration = Duration::from_secs(16);
@@ -55,6 +57,7 @@ const RESUME_BACKOFF_MAX: Duration = Duration::from_secs(16);
 /// A Suspending VM whose requests wait though they could be routed becomes Held when its monitor is gone.
 /// A Held VM whose former `stop` takes effect at last becomes Suspended, and Withdrawing when it is released before.
 /// A Suspended VM that runs again although its `stop` may still come becomes Withdrawing.
+/// A Suspended VM that runs by a `cont` of ours that came late (`LateCont`) is Suspending again.
 /// `Retain` changes why a Suspending or Suspended VM is stopped, and nothing else.
 /// `Adopt` (it stopped on our own EIO) turns Free, Held, Withdrawing and Proving into Suspended; `Revoke` turns Resuming into Suspended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +114,8 @@ pub enum Input {
     Release,
     /// A `cont` that did not take effect is not repeated: the conditions for it are gone.
     Revoke,
+    /// It runs by a `cont` of ours that was taken back, or given up, and has come late.
+    LateCont,
     Report(RunState),
     /// A `stop` or `cont` was answered with an error.
     Refused,
@@ -171,6 +176,8 @@ pub enum Note {
     ResumeRevoked,
     ResumeGaveUp,
     ContinuedByOther,
+    /// A `cont` of ours that nobody wanted any more.
+    ContinuedLate,
     /// Its hypervisor is in a state that is not ours to end, or another process is there.
     Forgotten,
 }

@@ -11,8 +11,10 @@ use crate::time::{Duration, Instant};
 use crate::volume::verdict::{Alternatives, AttemptFault, Presence, TargetError, Verdict, verdict};
 use crate::volume::{Answered, Fence};
 
-/// Pause before a request is repeated to a target that was short of resources.
+/// Pause before a request is repeated to a target that was short of resources; twice as long each time.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// Longer would be missed by the guest when the target is well again.
+const BUSY_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 impl Router {
     /// The attempt in flight under a cookie, if it is on that connection.
@@ -101,6 +103,9 @@ impl Router {
                 if !tried.contains(&path) {
                     tried.push(path);
                 }
+                if error == TargetError::Busy {
+                    self.note_shortage(key, now);
+                }
                 self.judge(key, AttemptFault::Target(error), now);
             }
         }
@@ -113,6 +118,7 @@ impl Router {
             (c.path, c.traits)
         };
         let cache = self.write_cache(self.entry(key).unit);
+        self.shortage_ends(key);
         let entry = self.entry_mut(key);
         let must_be_stable = entry.request.durability == Durability::Stable || cache == WriteCache::Volatile;
         if entry.stage == Stage::Whole
@@ -211,7 +217,7 @@ impl Router {
             self.requests.iter().filter(|(_, e)| waits(e)).map(|(k, _)| k as RequestKey).collect();
         for key in due {
             self.due_again(key);
-            if self.gate_answers(self.entry(key).vm) {
+            if self.gate_answers(self.entry(key).vm, self.entry(key).unit) {
                 self.take_out(key, now);
                 self.finish(key, Err(TargetError::Io));
             }
@@ -269,16 +275,18 @@ impl Router {
 
     /// What becomes of a request whose attempt has failed. It is in no queue when this is called.
     fn judge(&mut self, key: RequestKey, fault: AttemptFault, now: Instant) {
-        let left =
-            Alternatives { untried_path: self.untried_path(key), busy_count: self.entry(key).busy_count };
-        let vm = self.entry(key).vm;
+        let left = Alternatives { untried_path: self.untried_path(key) };
+        let (vm, unit) = (self.entry(key).vm, self.entry(key).unit);
         if self.entry(key).client == Client::Gone {
             self.finish(key, Err(TargetError::ShuttingDown));
             return;
         }
         match verdict(fault, left) {
             Verdict::Fail(error) => self.finish(key, Err(error)),
-            Verdict::Retry | Verdict::RetryLater if self.gate_answers(vm) => {
+            Verdict::Retry | Verdict::RetryLater if self.gate_answers(vm, unit) => {
+                self.finish(key, Err(TargetError::Io));
+            }
+            Verdict::RetryLater if self.gate_passes_refusals(vm, unit) => {
                 self.finish(key, Err(TargetError::Io));
             }
             Verdict::Retry => {
@@ -287,10 +295,15 @@ impl Router {
                 self.enqueue(key, End::Front, now);
             }
             Verdict::RetryLater => {
+                let is_left = self.fresh_path(key) == Presence::Present;
                 let entry = self.entry_mut(key);
-                entry.busy_count += 1;
-                entry.tried.clear();
-                entry.place = Place::Delayed { since: now, until: now + BUSY_PAUSE };
+                let pause = (BUSY_PAUSE * (1 << entry.pauses.min(8))).min(BUSY_PAUSE_MAX);
+                entry.pauses = entry.pauses.saturating_add(1);
+                // A flush that one path refused goes to another after the pause.
+                if !is_left {
+                    entry.tried.clear();
+                }
+                entry.place = Place::Delayed { since: now, until: now + pause };
                 self.delayed.push(key);
             }
         }
@@ -321,10 +334,17 @@ impl Router {
     /// A path that the selector would take before one on which the request has failed. None for a guest's flush: a target tells
     /// of lost data once, and the same flush on another path would succeed falsely.
     fn untried_path(&self, key: RequestKey) -> Presence {
-        let entry = self.entry(key);
-        if entry.request.operation == Operation::Flush {
-            return Presence::Absent;
+        match self.entry(key).request.operation {
+            Operation::Flush => Presence::Absent,
+            Operation::Read | Operation::Write | Operation::Trim | Operation::WriteZeroes(_) => {
+                self.fresh_path(key)
+            }
         }
+    }
+
+    /// A path on which the request has not failed, and that the selector would take.
+    fn fresh_path(&self, key: RequestKey) -> Presence {
+        let entry = self.entry(key);
         let avoid = &self.plan.spec.vm(entry.vm).avoid_paths;
         let usable = |path: PathId| Rank::of(self.plan.paths[path.index()]).is_some();
         let fresh = |path: PathId| !entry.tried.contains(&path) && !avoid.contains(&path) && usable(path);

@@ -208,7 +208,9 @@ impl Router {
             let pathless = |q: &Queue| {
                 q.front().is_some_and(|key| q.class.is_none_or(|class| !self.has_connection(*key, class)))
             };
-            if lane.queued > 0 && lane.queues.iter().all(|q| q.front().is_none() || pathless(q)) {
+            let waits = |q: &&Queue| q.front().is_some() && self.gate_answers(vm, q.unit);
+            let mut waiting = lane.queues.iter().filter(waits).peekable();
+            if lane.queued > 0 && waiting.peek().is_some() && waiting.all(pathless) {
                 self.answer_waiting(vm, now);
             }
         }

@@ -6,6 +6,7 @@
 
 use super::classes::ClassAt;
 use super::halt::Halt;
+use super::shortage::Shortage;
 use super::{End, Entry, Place, RequestKey, Router};
 use crate::ids::{DiskId, TargetId, UnitId, VmId};
 use crate::plan::Gate;
@@ -46,6 +47,8 @@ pub(super) struct Queue {
     pub(super) class: Option<ClassAt>,
     /// Up to when the waiting of its requests has been put down.
     since: Instant,
+    /// Its target refuses what it is sent, for want of resources.
+    pub(super) shortage: Option<Shortage>,
 }
 
 #[derive(Clone, Debug)]
@@ -76,6 +79,7 @@ impl Lane {
             halt: Halt::default(),
             class: None,
             since: Instant::ZERO,
+            shortage: None,
         };
         let queues: Vec<_> = disks.map(queue).collect();
         Self {
@@ -326,20 +330,41 @@ impl Router {
         }
     }
 
-    /// Takes all requests of the VM that wait out of where they wait: its queues, its units, the busy targets.
-    pub(super) fn take_out_all(&mut self, vm: VmId, now: Instant) -> Vec<RequestKey> {
+    /// Takes the requests of the VM that wait, and that its gate answers, out of where they wait: its queues, its units, the
+    /// busy targets.
+    pub(super) fn take_out_answered(&mut self, vm: VmId, now: Instant) -> Vec<RequestKey> {
         self.account_all(vm, now);
-        let lane = &mut self.lanes[vm.index()];
-        let mut keys: Vec<_> = lane.queues.iter_mut().flat_map(|queue| queue.keys.drain(..)).collect();
-        lane.queued = 0;
+        let mut keys = vec![];
+        for at in 0..self.lanes[vm.index()].queues.len() {
+            if !self.gate_answers(vm, self.lanes[vm.index()].queues[at].unit) {
+                continue;
+            }
+            let lane = &mut self.lanes[vm.index()];
+            let queue = &mut lane.queues[at];
+            if queue.halt.reason().is_none() {
+                lane.queued -= queue.keys.len() as u32;
+            }
+            keys.extend(queue.keys.drain(..));
+        }
         self.rejoin(vm, now);
-        let is_its = |key: &mut RequestKey| self.requests[*key as usize].vm == vm;
         for disk in self.plan.spec.disks_of_vm(vm) {
             let unit = self.plan.spec.disk(disk).unit;
-            keys.extend(self.units[unit.index()].parked.extract_if(.., is_its));
+            if self.gate_answers(vm, unit) {
+                let is_its = |key: &mut RequestKey| self.requests[*key as usize].vm == vm;
+                keys.extend(self.units[unit.index()].parked.extract_if(.., is_its));
+            }
         }
+        let answered: Vec<_> = self.units_answered(vm);
+        let is_its = |key: &mut RequestKey| {
+            let entry = &self.requests[*key as usize];
+            entry.vm == vm && answered.contains(&entry.unit)
+        };
         keys.extend(self.delayed.extract_if(.., is_its));
         keys
+    }
+
+    fn units_answered(&self, vm: VmId) -> Vec<UnitId> {
+        self.plan.spec.units_of_vm(vm).filter(|unit| self.gate_answers(vm, *unit)).collect()
     }
 }
 

@@ -20,6 +20,7 @@ mod owner;
 mod record;
 mod report;
 mod samples;
+mod shortage;
 mod show;
 
 #[cfg(test)]
@@ -248,7 +249,8 @@ struct Entry {
     submitted: Instant,
     /// Paths on which an attempt failed. Empty, and without an allocation, nearly always.
     tried: Vec<PathId>,
-    busy_count: u32,
+    /// How often it was put off by a target that was short of resources or shutting down.
+    pauses: u32,
     /// The first connection it was lost with.
     lost: Option<(PathId, Instant)>,
     /// What of it may take effect, as the volume knows it.
@@ -430,7 +432,7 @@ impl Router {
         }
         self.answering.clear();
         for vm in self.plan.spec.vm_ids() {
-            if self.gate_answers(vm) {
+            if self.gate_answers_some(vm) {
                 self.answering.push(vm);
             }
             self.hold_or_free(vm, now);
@@ -468,7 +470,7 @@ impl Router {
             client: Client::Waiting,
             submitted: now,
             tried: Vec::new(),
-            busy_count: 0,
+            pauses: 0,
             lost: None,
             write: None,
         };
@@ -480,7 +482,7 @@ impl Router {
                 self.unpark(unit, now);
             }
         }
-        if self.gate_answers(vm) {
+        if self.gate_answers(vm, unit) {
             self.finish(key, Err(TargetError::Io));
         } else {
             self.enqueue(key, End::Back, now);
@@ -555,10 +557,21 @@ impl Router {
         into.append(&mut self.actions);
     }
 
-    /// Whether the VM's gate answers what waits with an error. Not what is being handed over: another host may have it.
-    fn gate_answers(&self, vm: VmId) -> bool {
-        match self.plan.vms[vm.index()].gate {
-            Gate::Bounce(_) | Gate::Fail(_) => !self.is_moving(vm),
+    /// Whether the VM's gate answers what waits for the unit with an error. Not what is being handed over: another host may
+    /// have it.
+    fn gate_answers(&self, vm: VmId, unit: UnitId) -> bool {
+        match &self.plan.vms[vm.index()].gate {
+            Gate::Bounce(_) => !self.is_moving(vm),
+            Gate::Fail(_, failing) => failing.cut_off.contains(&unit) && !self.is_moving(vm),
+            Gate::Open | Gate::Hold(_) => false,
+        }
+    }
+
+    /// As [`Self::gate_answers`], for any of its units.
+    fn gate_answers_some(&self, vm: VmId) -> bool {
+        match &self.plan.vms[vm.index()].gate {
+            Gate::Bounce(_) => !self.is_moving(vm),
+            Gate::Fail(_, failing) => !failing.cut_off.is_empty() && !self.is_moving(vm),
             Gate::Open | Gate::Hold(_) => false,
         }
     }
@@ -571,9 +584,9 @@ impl Router {
         &mut self.requests[key as usize]
     }
 
-    /// Answers everything of the VM that waits with an error; what is in flight goes on.
+    /// Answers what of the VM waits, and its gate answers, with an error; what is in flight goes on.
     fn answer_waiting(&mut self, vm: VmId, now: Instant) {
-        for key in self.take_out_all(vm, now) {
+        for key in self.take_out_answered(vm, now) {
             self.finish(key, Err(TargetError::Io));
         }
     }

@@ -62,7 +62,7 @@ impl Router {
     pub fn end_move(&mut self, disk: DiskId, now: Instant) {
         self.set_halt(disk, |halt| halt.moving = false, now);
         let vm = self.plan.spec.disk(disk).vm;
-        if self.gate_answers(vm) && !self.answering.contains(&vm) {
+        if self.gate_answers_some(vm) && !self.answering.contains(&vm) {
             self.answering.push(vm);
             self.answer_waiting(vm, now);
         }

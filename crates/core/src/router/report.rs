@@ -73,6 +73,7 @@ impl Router {
         for path in self.plan.spec.path_ids() {
             report.paths.push(self.path_load(path, interval, now));
         }
+        report.short = self.shortages(now);
         if self.plan.spec.host.workers > 1 {
             self.add_demand(&mut report);
         }

@@ -2,6 +2,7 @@
 
 mod ablation;
 mod bench;
+mod busy;
 mod crash;
 mod fencing;
 mod halt;

@@ -17,7 +17,7 @@ pub enum AttemptFault {
 pub enum TargetError {
     /// The target could not do the I/O (NBD EIO): a medium error, or trouble behind this one portal.
     Io,
-    /// Short of resources (ENOMEM): try again.
+    /// Short of resources (ENOMEM): not done, to be tried again.
     Busy,
     NoSpace,
     /// The request is refused as such (EINVAL, EPERM, EOVERFLOW, ENOTSUP): the same everywhere.
@@ -32,8 +32,6 @@ pub enum TargetError {
 pub struct Alternatives {
     /// Another path with a live connection has not been tried by this request.
     pub untried_path: Presence,
-    /// How often the target has said `Busy` to it.
-    pub busy_count: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,9 +52,6 @@ pub enum Verdict {
     Fail(TargetError),
 }
 
-/// How often `Busy` is waited out before the guest hears of it.
-pub const BUSY_RETRIES_MAX: u32 = 100;
-
 #[must_use]
 pub fn verdict(fault: AttemptFault, left: Alternatives) -> Verdict {
     match fault {
@@ -66,15 +61,13 @@ pub fn verdict(fault: AttemptFault, left: Alternatives) -> Verdict {
                 Presence::Present => Verdict::Retry,
                 Presence::Absent => Verdict::Fail(TargetError::Io),
             },
-            TargetError::Busy if left.busy_count < BUSY_RETRIES_MAX => Verdict::RetryLater,
-            // A target that stays in this state and keeps the connection would be asked again without a pause.
-            TargetError::ShuttingDown => match left.untried_path {
+            // A target that stays in this state and keeps the connection would be asked again without a pause. How long that
+            // goes on is the policy's to say: no count and no time makes an error of it here.
+            TargetError::Busy | TargetError::ShuttingDown => match left.untried_path {
                 Presence::Present => Verdict::Retry,
                 Presence::Absent => Verdict::RetryLater,
             },
-            TargetError::Busy | TargetError::NoSpace | TargetError::Invalid | TargetError::NotPermitted => {
-                Verdict::Fail(error)
-            }
+            TargetError::NoSpace | TargetError::Invalid | TargetError::NotPermitted => Verdict::Fail(error),
         },
     }
 }
@@ -86,15 +79,15 @@ mod tests {
     #[test]
     fn the_whole_table() {
         use AttemptFault::{ConnectionLost, Target};
-        let some = Alternatives { untried_path: Presence::Present, busy_count: 0 };
-        let none = Alternatives { untried_path: Presence::Absent, busy_count: BUSY_RETRIES_MAX };
+        let some = Alternatives { untried_path: Presence::Present };
+        let none = Alternatives { untried_path: Presence::Absent };
         let rows = [
             (ConnectionLost, some, Verdict::Retry),
             (ConnectionLost, none, Verdict::Retry),
             (Target(TargetError::Io), some, Verdict::Retry),
             (Target(TargetError::Io), none, Verdict::Fail(TargetError::Io)),
-            (Target(TargetError::Busy), some, Verdict::RetryLater),
-            (Target(TargetError::Busy), none, Verdict::Fail(TargetError::Busy)),
+            (Target(TargetError::Busy), some, Verdict::Retry),
+            (Target(TargetError::Busy), none, Verdict::RetryLater),
             (Target(TargetError::NoSpace), some, Verdict::Fail(TargetError::NoSpace)),
             (Target(TargetError::Invalid), some, Verdict::Fail(TargetError::Invalid)),
             (Target(TargetError::NotPermitted), some, Verdict::Fail(TargetError::NotPermitted)),

@@ -134,7 +134,7 @@ fn fate(serving: &Serving, view: &HostView, vm: VmId) -> Fate {
         (
             _,
             VmState::Running | VmState::Resuming | VmState::Unmanaged | VmState::Migrating,
-            Gate::Fail(_),
+            Gate::Fail(..),
         ) => Fate::Failed,
         (
             _,

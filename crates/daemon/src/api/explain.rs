@@ -93,6 +93,9 @@ fn home(vm: &wire::Vm) -> Option<String> {
     })
 }
 
+/// Requests wait a moment for their turn on a busy path; longer than this they wait for something.
+const HELD_MATTERS_MS: u64 = 1000;
+
 fn state(facts: &Facts<'_>) -> String {
     let vm = facts.vm;
     let since = span(facts.at_unix_us.saturating_sub(vm.since_unix_us));
@@ -109,7 +112,11 @@ fn state(facts: &Facts<'_>) -> String {
         state => state,
     };
     let met = vm.reservation_unmet_bytes_per_second == 0;
-    let calm = met && vm.because.is_empty() && vm.gate.reason.is_none() && vm.waits_for.is_none();
+    let calm = met
+        && vm.oldest_held_ms.is_none_or(|ms| ms < HELD_MATTERS_MS)
+        && vm.because.is_empty()
+        && vm.gate.reason.is_none()
+        && vm.waits_for.is_none();
     let matter = if calm && vm.state == "running" { "; nothing is the matter" } else { "" };
     format!("{} is {state}, for {since}{matter}.", vm.name)
 }

@@ -327,7 +327,7 @@ fn gate(gate: &Gate) -> wire::Gate {
         Gate::Open => ("open", None),
         Gate::Hold(reason) => ("hold", Some(reason)),
         Gate::Bounce(reason) => ("bounce", Some(reason)),
-        Gate::Fail(reason) => ("fail", Some(reason)),
+        Gate::Fail(reason, _) => ("fail", Some(reason)),
     };
     wire::Gate {
         state: state.into(),

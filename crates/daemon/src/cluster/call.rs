@@ -95,7 +95,11 @@ fn fault(error: &Error) -> Fault {
 
 /// etcd does not know this host's user any more, or not by this password; in etcd's own words, whose codes it shares with much else.
 pub(super) fn is_shut_out(why: &str) -> bool {
-    let words = ["etcdserver: authentication failed", "etcdserver: invalid auth token"];
+    let words = [
+        "etcdserver: authentication failed",
+        "etcdserver: invalid auth token",
+        "etcdserver: revision of auth store is old",
+    ];
     words.iter().any(|words| why.contains(words))
 }
 

@@ -210,6 +210,7 @@ const fn is_trouble(kind: JournalKind) -> bool {
         | JournalKind::LinkDown
         | JournalKind::NoPath
         | JournalKind::FewPaths
+        | JournalKind::TargetShort
         | JournalKind::VmHeld
         | JournalKind::VmSuspending
         | JournalKind::VmSuspended

@@ -236,6 +236,6 @@ fn word(gate: &vmpath_core::plan::Gate) -> &'static str {
         Gate::Open => "open",
         Gate::Hold(_) => "hold",
         Gate::Bounce(_) => "bounce",
-        Gate::Fail(_) => "fail",
+        Gate::Fail(..) => "fail",
     }
 }

@@ -16,6 +16,23 @@ use vmpath_core::router::{Operation, Origin, RequestKey};
 use vmpath_core::time::Instant;
 use vmpath_core::volume::verdict::TargetError;
 
+/// Whether a gate answers what waits for the unit.
+pub(super) fn answers(gate: &Gate, unit: usize) -> bool {
+    match gate {
+        Gate::Bounce(_) => true,
+        Gate::Fail(_, failing) => failing.cut_off.iter().any(|u| u.index() == unit),
+        Gate::Open | Gate::Hold(_) => false,
+    }
+}
+
+/// Whether it lets the guest hear what the unit's target puts off.
+fn passes(gate: &Gate, unit: usize) -> bool {
+    match gate {
+        Gate::Fail(_, failing) => failing.refused.iter().any(|u| u.index() == unit),
+        Gate::Open | Gate::Hold(_) | Gate::Bounce(_) => false,
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     Open,
@@ -341,8 +358,9 @@ impl Ledger {
     }
 
     /// Its VM's gate answers what waits.
-    pub(super) fn excused(&mut self, vm: usize) {
-        for op in self.open.iter().map(|op| &self.ops[*op as usize]).filter(|op| op.vm == vm) {
+    pub(super) fn excused(&mut self, vm: usize, gate: &Gate) {
+        let its = |op: &&Op| op.vm == vm && answers(gate, op.unit);
+        for op in self.open.iter().map(|op| &self.ops[*op as usize]).filter(its) {
             if let Some(token) = op.token {
                 self.tokens[token as usize].excused = true;
             }
@@ -402,9 +420,11 @@ impl Ledger {
 
     /// A router's word on a token, behind that gate.
     pub(super) fn completed(&mut self, number: u32, result: Result<(), TargetError>, gate: &Gate) {
-        let answers = matches!(gate, Gate::Bounce(_) | Gate::Fail(_));
         let token = self.tokens[number as usize].clone();
         let op = token.op;
+        let unit = self.ops[op as usize].unit;
+        let put_off = [TargetError::Busy, TargetError::ShuttingDown];
+        let refused = passes(gate, unit) && token.errors.iter().any(|error| put_off.contains(error));
         require!(self, !token.completed, "exactly-once", "op {op} is completed again");
         require!(
             self,
@@ -417,7 +437,11 @@ impl Ledger {
             Err(error) => {
                 let excused = match error {
                     TargetError::ShuttingDown => token.abandoned || token.errors.contains(&error),
-                    TargetError::Io => answers || token.excused || token.errors.contains(&error),
+                    TargetError::Io => {
+                        answers(gate, unit) || refused || token.excused || token.errors.contains(&error)
+                    }
+                    // Not done is no end: the policy alone makes an error of it.
+                    TargetError::Busy => false,
                     _ => token.errors.contains(&error),
                 };
                 require!(

@@ -81,7 +81,10 @@ impl PolicyChecks {
         self.now = now;
         self.facts.event(now, event);
         match event {
-            Event::Load(report) => self.keep.load(now, &self.facts.spec, report),
+            Event::Load(report) => {
+                self.keep.load(now, &self.facts.spec, report);
+                self.hold.load(&self.facts, now, report);
+            }
             Event::Reload(spec) => {
                 self.keep.configured(spec);
                 self.failed_back.resize(spec.targets.len(), None);
@@ -292,7 +295,13 @@ impl PolicyChecks {
         if kind == JournalKind::ReservationLost && cause == Cause::Shed {
             return self.keep.shed(&self.facts, vm, now);
         }
-        let is_new = kind == JournalKind::VmSuspending && was != Ours::Stopping;
+        let goes_on = words::is_late_cont(&entry.reason);
+        let is_new = kind == JournalKind::VmSuspending && was != Ours::Stopping && !goes_on;
+        if words::is_by_other(&entry.reason) && self.facts.story(vm).may_continue_late(now) {
+            let text =
+                format!("a `cont` of our own is taken for somebody else's: {}", self.facts.vm_name(vm));
+            return broken("late-cont", text);
+        }
         if is_new && cause == Cause::Shed {
             self.keep.shed(&self.facts, vm, now)?;
         }

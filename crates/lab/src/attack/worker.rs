@@ -4,7 +4,7 @@
 //! of the moment of a dispatch: gates, the record, the connection that carries data, ranges that are being compared.
 
 use super::identity::Comparison;
-use super::ledger::{Attempt, Progress, require};
+use super::ledger::{Attempt, Progress, answers, require};
 use super::scene::{BLOCK, Front};
 use super::wire::ConnState;
 use super::world::{Event, World};
@@ -214,7 +214,7 @@ impl World {
             Gate::Open => true,
             Gate::Hold(_) => false,
             // What was on its way when the gate came: the flush that follows a write.
-            Gate::Bounce(_) | Gate::Fail(_) => token.answered,
+            Gate::Bounce(_) | Gate::Fail(..) => token.answered || !answers(gate, unit),
         };
         require!(self.ledger, open, "gate", "op {} of a VM that is held goes", token.op);
         let alive = matches!(self.conns[conn as usize].state, ConnState::Active { .. });
@@ -296,9 +296,7 @@ impl World {
             durability: if stable { Durability::Stable } else { Durability::Volatile },
             origin,
         };
-        if matches!(self.workers[worker].plan.vms[vm].gate, Gate::Bounce(_) | Gate::Fail(_)) {
-            self.ledger.excused(vm);
-        }
+        self.ledger.excused(vm, &self.workers[worker].plan.vms[vm].gate);
         let key = self.workers[worker].router.submit(request, self.now);
         self.ledger.tokens[token as usize].key = key;
         self.poke(worker);
@@ -315,9 +313,7 @@ impl World {
         worker.plan = Arc::clone(&plan);
         worker.router.plan(Arc::clone(&plan));
         for (vm, route) in plan.vms.iter().enumerate() {
-            if matches!(route.gate, Gate::Bounce(_) | Gate::Fail(_)) {
-                self.ledger.excused(vm);
-            }
+            self.ledger.excused(vm, &route.gate);
         }
         self.poke(at);
     }

@@ -8,7 +8,7 @@ use crate::report::Report;
 use crate::units::MIB;
 use std::sync::Arc;
 use std::time::Duration;
-use vmpath_core::plan::{Gate, GateReason, Health, RoutePlan};
+use vmpath_core::plan::{Failing, Gate, GateReason, Health, RoutePlan};
 use vmpath_core::router::Action;
 use vmpath_core::spec::Spec;
 
@@ -157,7 +157,11 @@ fn an_affinity_that_is_not_kept_is_seen() {
 
 #[test]
 fn an_error_that_reaches_a_guest_is_seen() {
-    let failing = plan(|p| p.vms[0].gate = Gate::Fail(GateReason { incident: None, text: "a test".into() }));
+    let failing = plan(|p| {
+        let because = GateReason { incident: None, text: "a test".into() };
+        let cut_off = p.spec.unit_ids().collect();
+        p.vms[0].gate = Gate::Fail(because, Failing { cut_off, refused: vec![] });
+    });
     check_fails(&small(1), failing, &["ended in an error", "before: gold's reservations"]);
 }
 

@@ -63,7 +63,7 @@ impl Checker {
         }
         let Event::Hypervisor { vm, report } = event else { return };
         let gate = &self.plan.vms[vm.index()].gate;
-        let answers_eio = matches!(gate, Gate::Bounce(_) | Gate::Fail(_));
+        let answers_eio = matches!(gate, Gate::Bounce(_) | Gate::Fail(..));
         let seen = &mut self.vms[vm.index()];
         match report {
             HypervisorReport::Connected { instance, state, stops_on_error } => {
@@ -188,7 +188,7 @@ impl Checker {
         must(seen.stopped == Some(instance), || format!("cont of {vm}, which we did not stop"))?;
         must(matches!(state, RunState::Paused | RunState::IoError), || format!("cont of {vm} in {state:?}"))?;
         let gate = &self.plan.vms[vm.index()].gate;
-        must(matches!(gate, Gate::Open | Gate::Fail(_)), || {
+        must(matches!(gate, Gate::Open | Gate::Fail(..)), || {
             format!("cont of {vm} behind a shut gate: {gate:?}")
         })
     }
@@ -210,7 +210,7 @@ impl Checker {
             let stops = matches!(self.vms[index].monitor, Some((_, _, StopsOnError::Yes)));
             match &route.gate {
                 Gate::Open => {}
-                Gate::Hold(reason) | Gate::Fail(reason) => {
+                Gate::Hold(reason) | Gate::Fail(reason, _) => {
                     must(!reason.text.is_empty(), || format!("vm {index}: a gate without a reason"))?;
                 }
                 Gate::Bounce(reason) => {

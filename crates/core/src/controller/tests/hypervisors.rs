@@ -293,3 +293,19 @@ fn a_silent_front_end_is_woken_by_a_stop_and_a_continue() {
         ",
     );
 }
+
+/// Its monitor was deaf: what it carries out at last was ours, and nobody has overruled anything.
+#[test]
+fn a_cont_of_our_own_that_comes_late_is_not_somebody_elses() {
+    let mut world = World::new(spec(&[("gold", 100, 0)]));
+    world
+        .run("@1 obedient; down a; down b\n@62 pass\n@70 deaf\n@71 up a; up b\n@74 down a; down b\n@90 pass");
+    let told = |world: &World, words: &str| world.journal.iter().any(|entry| entry.reason.contains(words));
+    assert!(told(&world, "not resumed after all"), "{:#?}", world.journal);
+    world.run("@95 running gold");
+    assert!(told(&world, "took effect late: it is stopped again") && !told(&world, "somebody else"));
+    assert_eq!(world.controller.view(world.now).vms[0].state, crate::view::VmState::Suspending);
+    // Whoever continues it after that `stop` is somebody else.
+    world.run("@96 paused gold\n@97 running gold");
+    assert!(told(&world, "somebody else continued it"));
+}

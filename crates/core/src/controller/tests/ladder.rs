@@ -2,7 +2,11 @@
 
 use super::world::{World, check, check_in, spec};
 use crate::effect::JournalKind;
+use crate::event::{Event, LoadReport, Short};
+use crate::ids::{DiskId, UnitId};
+use crate::plan::Gate;
 use crate::spec::{OnPathLoss, Spec};
+use crate::time::Duration;
 
 fn with(ladder: &str) -> Spec {
     let mut spec = spec(&[("gold", 100, 0)]);
@@ -307,4 +311,132 @@ fn a_unit_that_is_there_again_is_resumed() {
     assert!(happened.contains("> 101: gold open, cont gold"), "{happened}");
     let rules = reasons(&world, JournalKind::VmSuspending);
     assert!(rules[0].contains("the target says that it is gone"), "{rules:?}");
+}
+
+/// Gold has two disks, on units of their own; `gold` names the links of the first and `data` those of the second.
+fn two_units(ladder: &str) -> Spec {
+    let mut spec = spec(&[("gold", 100, 0), ("data", 10, 0)]);
+    spec.disks[1].vm = spec.disks[0].vm;
+    spec.vms[0].on_no_path = ladder.parse().expect("a ladder");
+    spec
+}
+
+fn fails(world: &World) -> Vec<UnitId> {
+    match &world.controller.view(world.now).vms[0].gate {
+        Gate::Fail(_, failing) => failing.cut_off.clone(),
+        Gate::Open | Gate::Hold(_) | Gate::Bounce(_) => vec![],
+    }
+}
+
+#[test]
+fn only_the_disk_without_a_path_fails() {
+    let mut world = World::new(two_units("hold 3s, then fail"));
+    world.run("@1 obedient; down a data; down b data\n@3.9 pass");
+    assert_eq!(fails(&world), []);
+    world.run("@4.1 pass");
+    assert_eq!(fails(&world), [UnitId(1)]);
+}
+
+/// A loss in the last moment of another's hold has its whole hold before it.
+#[test]
+fn each_unit_fails_by_its_own_clock_and_is_named() {
+    let mut world = World::new(two_units("hold 3s, then fail"));
+    world.run("@1 obedient; down a data; down b data\n@3.5 down a gold; down b gold\n@6.4 pass");
+    assert_eq!(fails(&world), [UnitId(1)], "root was lost 2.9 s ago");
+    world.run("@6.6 pass");
+    assert_eq!(fails(&world), [UnitId(1), UnitId(0)]);
+    let told = reasons(&world, JournalKind::VmFailing);
+    let names: Vec<_> =
+        world.spec.unit_ids().map(|unit| format!("no path to {}", world.spec.unit_name(unit))).collect();
+    assert!(told.len() == 2 && told[0].contains(&names[1]) && told[1].contains(&names[0]), "{told:?}");
+    // The first is back: what still fails is named, and the one that is served is not touched.
+    world.run("@7 up a data\n@8 pass");
+    assert_eq!(fails(&world), [UnitId(0)]);
+    let view = &world.controller.view(world.now).vms[0];
+    let words = format!("{:?} {:?}", view.because, view.waits_for);
+    assert!(words.contains(&names[0]) && !words.contains(&names[1]), "{words}");
+}
+
+#[test]
+fn what_is_served_again_ends_its_errors_though_another_unit_is_only_held() {
+    let mut world = World::new(two_units("hold 3s, then fail"));
+    world
+        .run("@1 obedient; down a data; down b data\n@4.5 down a gold; down b gold\n@5 up a data\n@7.4 pass");
+    assert_eq!(fails(&world), []);
+    world.run("@7.6 pass");
+    assert_eq!(fails(&world), [UnitId(0)], "3 s after its own loss");
+    world.run("@8 up a gold");
+    assert_eq!(fails(&world), []);
+}
+
+/// A unit that comes and goes must not keep another's errors away for ever.
+#[test]
+fn a_unit_that_flaps_delays_no_other() {
+    let mut world = World::new(two_units("hold 3s, then fail"));
+    world.run("@1 obedient; down a data; down b data; down b gold");
+    for at in 0..8 {
+        let (down, up) = (1.1 + f64::from(at) * 0.4, 1.3 + f64::from(at) * 0.4);
+        world.run(&format!("@{down:.1} down a gold\n@{up:.1} up a gold"));
+    }
+    assert_eq!(fails(&world), [UnitId(1)]);
+}
+
+fn refuses(world: &mut World, lasts: u64) {
+    let short = vec![Short { disk: DiskId(0), lasts: Duration::from_millis(lasts) }];
+    world.handle(Event::Load(LoadReport { short, ..LoadReport::default() }));
+}
+
+#[test]
+fn a_target_that_refuses_everything_is_an_incident_and_the_ladder_decides() {
+    let mut world = World::new(with("hold 10s, then fail"));
+    world.run("@1 obedient");
+    refuses(&mut world, 900);
+    assert!(reasons(&world, JournalKind::TargetShort).is_empty());
+    world.run("@2 pass");
+    refuses(&mut world, 1900);
+    let told = reasons(&world, JournalKind::TargetShort);
+    assert!(told.len() == 1 && told[0].contains("short of resources"), "{told:?}");
+    assert_eq!(world.controller.view(world.now).incidents.len(), 1);
+    assert_eq!(
+        world.controller.view(world.now).vms[0].gate,
+        Gate::Open,
+        "they are held where they are refused"
+    );
+    world.run("@12.1 pass");
+    refuses(&mut world, 12_000);
+    let gate = world.controller.view(world.now).vms[0].gate.clone();
+    let Gate::Fail(_, failing) = gate else { panic!("{gate:?}") };
+    assert_eq!((failing.cut_off, failing.refused), (vec![], vec![UnitId(0)]));
+    // Something was served.
+    world.run("@13 pass");
+    world.handle(Event::Load(LoadReport::default()));
+    let view = world.controller.view(world.now);
+    assert_eq!((&view.vms[0].gate, view.incidents.len()), (&Gate::Open, 0));
+}
+
+/// A VM that stands still asks its target nothing, so nobody would know when to continue it.
+#[test]
+fn a_refusing_target_suspends_nobody_and_no_error_comes_that_no_ladder_names() {
+    let mut world = World::new(with("hold 10s, then suspend"));
+    world.run("@1 obedient");
+    for second in 2..200 {
+        world.run(&format!("@{second} pass"));
+        refuses(&mut world, (second - 1) * 1000);
+    }
+    assert_eq!(world.controller.view(world.now).vms[0].gate, Gate::Open);
+    let told = reasons(&world, JournalKind::PolicyBlocked);
+    assert!(told.len() >= 2 && told[0].contains("not suspended for that"), "{told:?}");
+}
+
+/// An array that fails over from one controller to the other answers so for seconds.
+#[test]
+fn a_ladder_of_errors_alone_gives_a_refusing_target_a_moment() {
+    let mut world = World::new(with("fail"));
+    world.run("@1 obedient");
+    let failing = |world: &World| matches!(world.controller.view(world.now).vms[0].gate, Gate::Fail(..));
+    refuses(&mut world, 1000);
+    assert!(!failing(&world));
+    world.run("@6.1 pass");
+    refuses(&mut world, 6100);
+    assert!(failing(&world));
 }

@@ -605,7 +605,7 @@ impl Sim {
 }
 
 fn answers_eio(gate: &Gate) -> bool {
-    matches!(gate, Gate::Bounce(_) | Gate::Fail(_))
+    matches!(gate, Gate::Bounce(_) | Gate::Fail(..))
 }
 
 fn shown(effect: &Effect) -> String {

@@ -536,7 +536,7 @@ pub(super) fn gate_word(gate: &Gate) -> &'static str {
         Gate::Open => "open",
         Gate::Hold(_) => "hold",
         Gate::Bounce(_) => "bounce",
-        Gate::Fail(_) => "fail",
+        Gate::Fail(..) => "fail",
     }
 }
 

@@ -10,6 +10,7 @@ fn heal(world: &mut World) {
     world.tell_source(source::Input::StoreHeard);
     for _ in 0..1000 {
         settle(world);
+        world.operator_helps();
         let before = (world.leaving, world.coming);
         world.advance_hypervisors();
         settle(world);

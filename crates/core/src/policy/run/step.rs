@@ -19,6 +19,7 @@ impl Run {
             Input::Adopt(cause) => self.adopt(now, monitor, cause),
             Input::Release => self.release(now, monitor),
             Input::Revoke => self.revoke(now),
+            Input::LateCont => self.late_cont(now),
             Input::Report(RunState::Running) => self.running(now),
             Input::Report(RunState::Paused) => self.paused(now, monitor),
             Input::Report(RunState::IoError) => self.io_error(now, monitor),
@@ -132,6 +133,22 @@ impl Run {
             | Self::Suspending { .. }
             | Self::Withdrawing { .. }
             | Self::Suspended { .. }
+            | Self::Proving { .. } => Step::default(),
+        }
+    }
+
+    fn late_cont(&mut self, now: Instant) -> Step {
+        match self {
+            Self::Suspended { cause, instance, .. } => {
+                let (cause, instance, deadline) = (cause.clone(), *instance, now + STOP_CONFIRM_WITHIN);
+                *self = Self::Suspending { cause, since: now, instance, attempt: 1, deadline };
+                Step::stop(instance, Note::ContinuedLate)
+            }
+            Self::Free { .. }
+            | Self::Held { .. }
+            | Self::Suspending { .. }
+            | Self::Withdrawing { .. }
+            | Self::Resuming { .. }
             | Self::Proving { .. } => Step::default(),
         }
     }

@@ -3,8 +3,8 @@
 use super::ledger::{LinkState, Progress, Rule, require};
 use super::storage::BLOCK;
 use super::world::{Event, Sampling, Weather, World};
-use crate::ids::UnitId;
-use crate::plan::{Gate, GateReason, Health, PathRoute, VmRoute};
+use crate::ids::{UnitId, VmId};
+use crate::plan::{Failing, Gate, GateReason, Health, PathRoute, VmRoute};
 use crate::router::{CloseMode, Confirmation, Extent, Fence, close_mode};
 use crate::spec::Access;
 use crate::time::Duration;
@@ -166,11 +166,19 @@ impl World {
             };
         }
         let reason = || GateReason { incident: None, text: "simulated".into() };
-        for vm in &mut plan.vms {
+        for (at, vm) in plan.vms.iter_mut().enumerate() {
+            let mut failing = Failing::default();
+            for unit in plan.spec.units_of_vm(VmId::at(at)) {
+                match self.rng.below(3) {
+                    0 => failing.cut_off.push(unit),
+                    1 => failing.refused.push(unit),
+                    _ => {}
+                }
+            }
             let gate = match self.rng.below(20) {
                 0 | 1 => Gate::Hold(reason()),
                 2 => Gate::Bounce(reason()),
-                3 => Gate::Fail(reason()),
+                3 => Gate::Fail(reason(), failing),
                 _ => Gate::Open,
             };
             *vm = VmRoute { gate };

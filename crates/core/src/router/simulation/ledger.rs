@@ -14,6 +14,23 @@ use std::ops::Range;
 
 pub(super) const BLOCKS_PER_REQUEST_MAX: usize = 8;
 
+/// Whether a gate answers what waits for the unit.
+pub(super) fn answers(gate: &Gate, unit: usize) -> bool {
+    match gate {
+        Gate::Bounce(_) => true,
+        Gate::Fail(_, failing) => failing.cut_off.iter().any(|u| u.index() == unit),
+        Gate::Open | Gate::Hold(_) => false,
+    }
+}
+
+/// Whether it lets the guest hear what the unit's target puts off.
+fn passes(gate: &Gate, unit: usize) -> bool {
+    match gate {
+        Gate::Fail(_, failing) => failing.refused.iter().any(|u| u.index() == unit),
+        Gate::Open | Gate::Hold(_) | Gate::Bounce(_) => false,
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rule {
     /// A request completes once, after its last attempt is over.
@@ -362,9 +379,11 @@ impl Ledger {
     }
 
     pub(super) fn completed(&mut self, number: u32, result: Result<(), TargetError>, gate: &Gate) {
-        let answers = matches!(gate, Gate::Bounce(_) | Gate::Fail(_));
         let at = self.tick();
         let token = self.tokens[number as usize].clone();
+        let answers = answers(gate, token.unit);
+        let put_off = [TargetError::Busy, TargetError::ShuttingDown];
+        let refused = passes(gate, token.unit) && token.errors.iter().any(|e| put_off.contains(e));
         require!(self, !token.completed, Rule::ExactlyOnce, || format!("token {number} completed again"));
         require!(self, token.attempt.is_none(), Rule::ExactlyOnce, || {
             format!("token {number} completed while an attempt is in flight")
@@ -379,7 +398,11 @@ impl Ledger {
             Err(error) => {
                 let excused = match error {
                     TargetError::ShuttingDown => token.abandoned,
-                    TargetError::Io => answers || token.may_be_late || token.errors.contains(&error),
+                    TargetError::Io => {
+                        answers || refused || token.may_be_late || token.errors.contains(&error)
+                    }
+                    // Not done is no end: the policy alone makes an error of it.
+                    TargetError::Busy => false,
                     _ => token.errors.contains(&error),
                 };
                 require!(self, excused, Rule::Blame, || {

@@ -1,6 +1,6 @@
 //! From a dispatch to the target and back.
 
-use super::ledger::{Attempt, BLOCKS_PER_REQUEST_MAX, LinkState, Progress, Rule, require};
+use super::ledger::{Attempt, BLOCKS_PER_REQUEST_MAX, LinkState, Progress, Rule, answers, require};
 use super::storage::Spot;
 use super::world::{Event, World};
 use crate::plan::{Gate, Health};
@@ -41,11 +41,12 @@ impl World {
 
     fn check_gate(&mut self, request: &Request) {
         let token = &self.ledger.tokens[request.token as usize];
-        let allowed = match self.plan.vms[token.vm].gate {
+        let gate = &self.plan.vms[token.vm].gate;
+        let allowed = match gate {
             Gate::Open => true,
             Gate::Hold(_) => false,
             // What was on its way when the gate came: the flush that follows a write.
-            Gate::Bounce(_) | Gate::Fail(_) => token.answered,
+            Gate::Bounce(_) | Gate::Fail(..) => token.answered || !answers(gate, token.unit),
         };
         require!(self.ledger, allowed, Rule::Gate, || format!("token {} passes the gate", request.token));
     }

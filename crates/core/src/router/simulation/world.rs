@@ -3,13 +3,13 @@
 
 use super::crash::{Process, Remembered};
 use super::driver::{Driver, Mutation};
-use super::ledger::{BLOCKS_PER_REQUEST_MAX, Ledger, Rule, Token, Violation, require};
+use super::ledger::{BLOCKS_PER_REQUEST_MAX, Ledger, Rule, Token, Violation, answers, require};
 use super::rng::Rng;
 use super::scene::{BLOCKS, Scene};
 use super::shared::Shared;
 use super::storage::{BLOCK, Storage};
 use crate::ids::{DiskId, PathId, UnitId};
-use crate::plan::{Gate, RoutePlan};
+use crate::plan::RoutePlan;
 use crate::router::{Action, Durability, Extent, Operation, Origin, Request, Support, ZeroMode};
 use crate::time::{Duration, Instant};
 use crate::volume::verdict::TargetError;
@@ -457,13 +457,11 @@ impl World {
             let agree = (row.in_flight as usize, row.held as usize) == (flying.len(), held.len());
             let reasons: u32 = row.held_reasons.iter().map(|(_, count)| *count).sum();
             let is_late = |t: &&Token| t.may_be_late && t.request.operation.changes_data();
-            let waits = held.iter().any(|t| !t.answered && !is_late(t));
+            let gate = &self.plan.vms[vm].gate;
+            let waits = held.iter().any(|t| answers(gate, t.unit) && !t.answered && !is_late(t));
             let text = format!("vm {vm} shows {row:?}, there are {} and {}", flying.len(), held.len());
             require!(self.ledger, agree && reasons == row.held, Rule::Counters, || text);
-            let answers = matches!(self.plan.vms[vm].gate, Gate::Bounce(_) | Gate::Fail(_));
-            require!(self.ledger, !(answers && waits), Rule::Gate, || format!(
-                "vm {vm} keeps what it should answer"
-            ));
+            require!(self.ledger, !waits, Rule::Gate, || format!("vm {vm} keeps what it should answer"));
             for (reason, count) in &row.held_reasons {
                 if *reason == crate::view::HoldReason::Quarantine {
                     self.tally.quarantine_holds += u64::from(*count);

@@ -4,7 +4,7 @@
 //! `3:Io` its failure.
 
 use crate::ids::{DiskId, PathId, UnitId, VmId, WorkerId};
-use crate::plan::{Gate, GateReason, Health, PathRoute, RoutePlan, VmRoute};
+use crate::plan::{Failing, Gate, GateReason, Health, PathRoute, RoutePlan, VmRoute};
 use crate::router::{
     Action, ConnectionKey, Durability, Fence, FenceKey, Loss, Operation, Origin, Request, RequestKey, Router,
     Sharing, Support, Traits,
@@ -25,6 +25,16 @@ pub(super) const TRAITS: Traits =
 
 pub(super) fn reason() -> GateReason {
     GateReason { incident: None, text: "a test".into() }
+}
+
+/// The requests of these units are answered with errors.
+pub(super) fn failing(cut_off: &[UnitId]) -> Gate {
+    Gate::Fail(reason(), Failing { cut_off: cut_off.to_vec(), refused: vec![] })
+}
+
+/// What their targets refuse is passed on.
+pub(super) fn passing(refused: &[UnitId]) -> Gate {
+    Gate::Fail(reason(), Failing { cut_off: vec![], refused: refused.to_vec() })
 }
 
 #[derive(Clone, Copy, Debug)]

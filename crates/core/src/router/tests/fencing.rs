@@ -1,6 +1,6 @@
 //! Fences: what each kind of them frees and when, and what a disk with several writers is told only then.
 
-use super::bench::{A, B, Bench, SAFE, reason};
+use super::bench::{A, B, Bench, SAFE, failing, reason};
 use crate::ids::UnitId;
 use crate::plan::Gate;
 use crate::router::{Confirmation, Fence, Operation, Standing, Support, Traits};
@@ -151,7 +151,7 @@ fn several_writers_hear_of_a_failure_after_the_fence_too() {
     let mut b = shared();
     b.answer(1, IO);
     assert_eq!((b.done(), b.held()), (String::new(), vec![(HoldReason::Acknowledgement, 1)]));
-    b.replan(|plan| plan.vms[0].gate = Gate::Fail(reason()));
+    b.replan(|plan| plan.vms[0].gate = failing(&[UnitId(0)]));
     b.write(2, 9);
     assert_eq!(b.done(), "2:Io", "it was never sent");
     b.pass(4999);
@@ -210,7 +210,7 @@ fn after_a_crash_what_was_not_acknowledged_is_still_open() {
 fn after_a_crash_no_error_is_told_over_a_ghost_of_several_writers() {
     let mut b = shared();
     b.crash();
-    b.replan(|plan| plan.vms[0].gate = Gate::Fail(reason()));
+    b.replan(|plan| plan.vms[0].gate = failing(&[UnitId(0)]));
     b.write(7, 0);
     b.write(8, 4);
     assert_eq!((b.done(), b.held()), ("8:Io".into(), vec![(HoldReason::Acknowledgement, 1)]));

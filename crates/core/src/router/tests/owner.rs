@@ -1,6 +1,6 @@
 //! Whose a unit is, and open requests that change hosts.
 
-use super::bench::{A, B, Bench, SAFE, reason};
+use super::bench::{A, B, Bench, SAFE, failing};
 use crate::ids::{DiskId, UnitId};
 use crate::plan::Gate;
 use crate::router::Operation;
@@ -80,7 +80,7 @@ fn no_gate_answers_what_is_being_handed_over() {
     b.router.pause_disk(DISK);
     b.read(1, 0);
     b.router.begin_move(DISK);
-    b.replan(|plan| plan.vms[0].gate = Gate::Fail(reason()));
+    b.replan(|plan| plan.vms[0].gate = failing(&[UNIT]));
     b.read(2, 0);
     assert_eq!(b.done(), "");
     b.router.end_move(DISK, b.now);

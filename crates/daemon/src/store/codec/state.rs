@@ -371,6 +371,7 @@ fn write_loss(w: &mut Writer, loss: Loss) {
     w.u8(match loss.lack {
         Lack::NoPath => 0,
         Lack::FewPaths => 1,
+        Lack::Short => 2,
     });
 }
 
@@ -380,6 +381,7 @@ fn read_loss(r: &mut Reader<'_>) -> Read<Loss> {
     let lack = match if r.schema() > 1 { r.u8()? } else { 0 } {
         0 => Lack::NoPath,
         1 => Lack::FewPaths,
+        2 => Lack::Short,
         _ => return Err(Corrupt),
     };
     Ok(Loss { since, unit, incident, lack })

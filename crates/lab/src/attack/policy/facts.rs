@@ -118,7 +118,7 @@ impl Facts {
     }
 
     fn hypervisor(&mut self, now: Instant, vm: VmId, report: &HypervisorReport) {
-        let answers_eio = matches!(self.gate(vm), Some(Gate::Bounce(_) | Gate::Fail(_)));
+        let answers_eio = matches!(self.gate(vm), Some(Gate::Bounce(_) | Gate::Fail(..)));
         let vhost_user = self.spec.is_vhost_user(vm);
         let Some(story) = self.stories.get_mut(vm.index()) else { return };
         match report {

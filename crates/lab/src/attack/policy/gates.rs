@@ -31,10 +31,10 @@ fn reason(facts: &Facts, vm: VmId) -> Verdict {
     let (gate, name) = (&facts.gates[vm.index()], facts.vm_name(vm));
     match gate {
         Gate::Open => Ok(()),
-        Gate::Hold(reason) | Gate::Fail(reason) | Gate::Bounce(reason) if reason.text.is_empty() => {
+        Gate::Hold(reason) | Gate::Fail(reason, _) | Gate::Bounce(reason) if reason.text.is_empty() => {
             broken("gate", format!("{name}'s gate is shut without a reason"))
         }
-        Gate::Hold(_) | Gate::Fail(_) => Ok(()),
+        Gate::Hold(_) | Gate::Fail(..) => Ok(()),
         Gate::Bounce(_) => {
             let stops = facts.story(vm).monitor.is_some_and(|m| m.stops == StopsOnError::Yes);
             if stops { Ok(()) } else { broken("gate", format!("EIO for {name}, which may not stop on it")) }
@@ -46,7 +46,7 @@ fn shut(facts: &Facts, vm: VmId, now: Instant) -> Verdict {
     let (story, name) = (facts.story(vm), facts.vm_name(vm));
     let is_shut = match &facts.gates[vm.index()] {
         Gate::Hold(_) | Gate::Bounce(_) => true,
-        Gate::Open | Gate::Fail(_) => false,
+        Gate::Open | Gate::Fail(..) => false,
     };
     let forbids =
         facts.spec.vm(vm).on_path_loss == OnPathLoss::Suspend && story.cause == Some(Cause::PathLoss);
@@ -70,7 +70,10 @@ fn open(facts: &Facts, vm: VmId) -> Verdict {
     let story = facts.story(vm);
     let is_free = story.is_free() || story.ours == Ours::Continuing;
     let gate = &facts.gates[vm.index()];
-    if is_free && facts.network.serves(&facts.spec, vm) && *gate != Gate::Open {
+    // A target that refuses everything is another lack than that of a path: see `hold`.
+    let refuses =
+        matches!(gate, Gate::Fail(_, failing) if failing.cut_off.is_empty() && !failing.refused.is_empty());
+    if is_free && !refuses && facts.network.serves(&facts.spec, vm) && *gate != Gate::Open {
         let text = format!("{} has its paths, nothing holds it, and its gate is {gate:?}", facts.vm_name(vm));
         return broken("gate", text);
     }

@@ -337,17 +337,25 @@ impl Network {
 
     /// Every unit of the VM has a path that could take a request.
     pub(super) fn serves(&self, spec: &Spec, vm: VmId) -> bool {
-        spec.units_of_vm(vm).all(|unit| allowed(spec, vm, unit).any(|path| self.usable(path, unit)))
+        spec.units_of_vm(vm).all(|unit| self.serves_unit(spec, vm, unit))
+    }
+
+    pub(super) fn serves_unit(&self, spec: &Spec, vm: VmId, unit: UnitId) -> bool {
+        allowed(spec, vm, unit).any(|path| self.usable(path, unit))
     }
 
     /// A unit of the VM to which surely no path leads, nor is about to for the first time.
     pub(super) fn cut_off(&self, spec: &Spec, vm: VmId) -> Option<UnitId> {
+        spec.units_of_vm(vm).find(|unit| self.is_cut_off(spec, vm, *unit))
+    }
+
+    /// The same of one of its units.
+    pub(super) fn is_cut_off(&self, spec: &Spec, vm: VmId, unit: UnitId) -> bool {
         let open = |path: PathId, unit: UnitId| match self.link(path, unit) {
             Some(Link::Up { .. } | Link::Waiting { .. }) => true,
             Some(Link::Down { .. }) | None => false,
         };
-        let mut units = spec.units_of_vm(vm);
-        units.find(|unit| !allowed(spec, vm, *unit).any(|p| self.path(p) != Path::Disabled && open(p, *unit)))
+        !allowed(spec, vm, unit).any(|p| self.path(p) != Path::Disabled && open(p, unit))
     }
 
     /// Every path that leads to some unit of the VM, and that nobody took out, says that it does not exist.

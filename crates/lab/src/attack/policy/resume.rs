@@ -44,7 +44,7 @@ impl Resume {
                 format!("{} is continued, which the operator suspended", facts.vm_name(vm)),
             );
         }
-        if matches!(facts.gate(vm), Some(Gate::Fail(_))) && !facts.network.serves(&facts.spec, vm) {
+        if matches!(facts.gate(vm), Some(Gate::Fail(..))) && !facts.network.serves(&facts.spec, vm) {
             return Self::to_fail(facts, vm, now);
         }
         if !matches!(facts.gate(vm), Some(Gate::Open)) {

@@ -3,7 +3,9 @@
 //! Invariant: a VM that really stands still because of us stays ours in here, whatever the controller remembers.
 //! It does not know paths or rules.
 
-use super::words::{Cause, is_giving_up, is_path_back, is_retained, is_taken_back, suspended_by};
+use super::words::{
+    Cause, is_giving_up, is_late_cont, is_path_back, is_retained, is_taken_back, suspended_by,
+};
 use std::collections::VecDeque;
 use vmpath_core::effect::{JournalEntry, JournalKind};
 use vmpath_core::event::{RunState, StopsOnError};
@@ -18,6 +20,9 @@ const ACTIVE_FOR: Duration = Duration::from_secs(60);
 pub(super) const SAVED_WITHIN: Duration = Duration::from_secs(2);
 /// A `stop` that nobody wants any more may take effect within this.
 const LATE: Duration = Duration::from_secs(75);
+
+/// A `cont` that was taken back may take effect within this, by a process that lives.
+const CONT_LATE: Duration = Duration::from_secs(60);
 
 /// More suspensions of one VM are never on their way to the disk at once.
 const FORMER_MAX: usize = 4;
@@ -88,6 +93,8 @@ pub(super) struct Story {
     pub(super) gave_up: bool,
     /// Its `cont` did not take effect in time and is no longer wanted.
     is_taken_back: bool,
+    /// When that was, while it may take effect all the same.
+    taken_back_at: Option<Instant>,
     /// Its resume counts against the rule of bounded flapping.
     pub(super) is_counted: bool,
     /// Since when nothing of ours concerns its vCPUs.
@@ -153,7 +160,7 @@ impl Story {
     pub(super) fn restarted(&mut self, now: Instant, heard: Instant, row: &VmView) {
         let (remembered, gate) = (row.state, &row.gate);
         // That a VM without a monitor is alive is known by its requests, which the next process has to hear of itself.
-        (self.monitor, self.last_io) = (None, None);
+        (self.monitor, self.last_io, self.taken_back_at) = (None, None, None);
         if let Some((instance, until)) = self.running.take() {
             let is_fresh = until.is_none_or(|until| heard.since(until) < SAVED_WITHIN);
             self.ran = is_fresh.then_some(instance);
@@ -338,8 +345,18 @@ impl Story {
         }
     }
 
+    /// A `cont` that we have taken back may still be on its way to its process.
+    pub(super) fn may_continue_late(&self, now: Instant) -> bool {
+        self.taken_back_at.is_some_and(|at| now.since(at) < CONT_LATE)
+    }
+
     fn suspending(&mut self, now: Instant, entry: &JournalEntry, order: Option<u64>) {
         self.stopped = order.or(self.stopped);
+        self.taken_back_at = None;
+        if is_late_cont(&entry.reason) {
+            self.ours = Ours::Stopping;
+            return;
+        }
         if self.ours != Ours::Stopping || is_retained(&entry.reason) {
             self.begins(now, entry);
         }
@@ -373,6 +390,7 @@ impl Story {
 
     fn suspended(&mut self, now: Instant, entry: &JournalEntry) {
         self.is_taken_back = is_taken_back(&entry.reason);
+        self.taken_back_at = self.is_taken_back.then_some(now);
         let is_adopted = match self.ours {
             Ours::Nothing | Ours::Held | Ours::Withdrawn { .. } | Ours::Proving { .. } => true,
             Ours::Stopping | Ours::Stopped { .. } | Ours::Continuing => false,
@@ -384,7 +402,7 @@ impl Story {
     }
 
     fn resuming(&mut self, now: Instant, order: Option<u64>) {
-        self.is_taken_back = false;
+        (self.is_taken_back, self.taken_back_at) = (false, None);
         match (order, self.ours) {
             (Some(_), _) => {
                 self.attempts += 1;

@@ -55,7 +55,18 @@ pub(super) fn is_retained(reason: &str) -> bool {
 
 /// A release of the requests that waited for a path, not of what a rule has done.
 pub(super) fn is_path_back(reason: &str) -> bool {
-    reason.starts_with("a path to ") || reason.starts_with("it has its min_paths to ")
+    reason.starts_with("a path to ")
+        || reason.starts_with("it has its min_paths to ")
+        || reason.contains(" is no longer refused ")
+}
+
+/// A `cont` of ours that nobody wanted any more has taken effect: the suspension before goes on.
+pub(super) fn is_late_cont(reason: &str) -> bool {
+    reason.starts_with("a `cont` that was taken back took effect late")
+}
+
+pub(super) fn is_by_other(reason: &str) -> bool {
+    reason.starts_with("somebody else continued it")
 }
 
 /// The rule that a VM is or was suspended by, in the words of a view.

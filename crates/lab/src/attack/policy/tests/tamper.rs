@@ -2,7 +2,7 @@
 
 use vmpath_core::effect::{Effect, JournalEntry, JournalKind, Subject};
 use vmpath_core::ids::{IncidentId, VmId};
-use vmpath_core::plan::{Gate, GateReason, Health, RoutePlan};
+use vmpath_core::plan::{Failing, Gate, GateReason, Health, RoutePlan};
 use vmpath_core::saved::Saved;
 use vmpath_core::spec::Spec;
 
@@ -77,7 +77,10 @@ impl Tamper {
         let gate = match self {
             Self::OpenEveryGate => Some(Gate::Open),
             Self::ShutEveryGate => Some(Gate::Hold(because())),
-            Self::FailEverybody => Some(Gate::Fail(because())),
+            Self::FailEverybody => Some(Gate::Fail(
+                because(),
+                Failing { cut_off: plan.spec.unit_ids().collect(), refused: vec![] },
+            )),
             Self::BounceEverybody => Some(Gate::Bounce(because())),
             _ => None,
         };

@@ -428,7 +428,7 @@ impl World {
 }
 
 fn answers_eio(gate: &Gate) -> bool {
-    matches!(gate, Gate::Bounce(_) | Gate::Fail(_))
+    matches!(gate, Gate::Bounce(_) | Gate::Fail(..))
 }
 
 fn gate_word(gate: &Gate) -> &'static str {
@@ -436,6 +436,6 @@ fn gate_word(gate: &Gate) -> &'static str {
         Gate::Open => "open",
         Gate::Hold(_) => "hold",
         Gate::Bounce(_) => "bounce",
-        Gate::Fail(_) => "fail",
+        Gate::Fail(..) => "fail",
     }
 }
