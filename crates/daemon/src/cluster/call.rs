@@ -8,6 +8,7 @@
 use super::change::Change;
 use super::connect::words;
 use super::keys::Keys;
+use super::past;
 use super::record::{Record, write_room};
 use super::slice::Slice;
 use super::{Others, Outcome, Refusal, Revision, Room, UNITS_MAX};
@@ -108,9 +109,13 @@ pub(super) async fn look(client: &Client, keys: &Keys, units: &[String]) -> Resu
     bounded(client.kv_client().txn(Txn::new().and_then(gets))).await
 }
 
-/// Who owns the units; the same.
-async fn read(client: &Client, keys: &Keys, units: &[String]) -> Result<Reading, Fault> {
-    reading(units, &look(client, keys, units).await?)
+/// Who owns the units; the same. `known` was heard of before: such a reading is never of an earlier revision, unless etcd has gone back.
+async fn read(client: &Client, keys: &Keys, units: &[String], known: Revision) -> Result<Reading, Fault> {
+    let reading = reading(units, &look(client, keys, units).await?)?;
+    if reading.as_of < known {
+        return Err(Fault::Unclear(past::words_of(reading.as_of, known)));
+    }
+    Ok(reading)
 }
 
 fn reading(units: &[String], response: &TxnResponse) -> Result<Reading, Fault> {
@@ -142,10 +147,15 @@ fn not_asked(why: impl Into<String>) -> Outcome {
     Outcome::Refused(Refusal::NotAsked(why.into()))
 }
 
-pub(super) async fn read_owners(client: Client, keys: Keys, units: Vec<String>) -> (Outcome, Reading) {
+pub(super) async fn read_owners(
+    client: Client,
+    keys: Keys,
+    units: Vec<String>,
+    known: Revision,
+) -> (Outcome, Reading) {
     let mut all: Option<Reading> = None;
     for some in units.chunks(UNITS_MAX) {
-        let reading = match read(&client, &keys, some).await {
+        let reading = match read(&client, &keys, some, known).await {
             Ok(reading) => reading,
             Err(fault) => return (not_asked(fault.words()), Reading::default()),
         };
@@ -162,12 +172,18 @@ pub(super) async fn read_owners(client: Client, keys: Keys, units: Vec<String>) 
 }
 
 /// All units or none. Also returns what is known of them now.
-pub(super) async fn change(client: Client, keys: Keys, me: String, change: Change) -> (Outcome, Reading) {
+pub(super) async fn change(
+    client: Client,
+    keys: Keys,
+    me: String,
+    change: Change,
+    known: Revision,
+) -> (Outcome, Reading) {
     let units = &change.units;
     if units.is_empty() || units.len() > UNITS_MAX {
         return (not_asked(format!("an order is for 1 to {UNITS_MAX} units")), Reading::default());
     }
-    let before = match read(&client, &keys, units).await {
+    let before = match read(&client, &keys, units, known).await {
         Ok(before) => before,
         Err(fault) => return (not_asked(fault.words()), Reading::default()),
     };

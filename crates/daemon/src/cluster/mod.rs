@@ -18,6 +18,8 @@ mod outbox;
 #[cfg(feature = "cluster")]
 mod pace;
 #[cfg(feature = "cluster")]
+mod past;
+#[cfg(feature = "cluster")]
 mod record;
 #[cfg(feature = "cluster")]
 mod session;

@@ -6,7 +6,9 @@
 
 use super::call::{self, Fault, LIST_BYTES_MAX, bounded};
 use super::connect;
-use super::keys::Keys;
+use super::keys::{Key, Keys};
+use super::past::{Past, Present, Revisions};
+use super::record::Record;
 use super::view::{Fact, View};
 use super::{Revision, UNITS_MAX};
 use crate::sys::clock;
@@ -48,6 +50,8 @@ pub(super) struct Session {
 pub(super) struct Opened {
     pub(super) session: Session,
     pub(super) facts: Vec<OwnedFact>,
+    pub(super) present: Present,
+    pub(super) revisions: Revisions,
     /// Nothing of this host is under its lease yet.
     pub(super) new_lease: bool,
 }
@@ -64,7 +68,7 @@ impl OwnedFact {
     }
 }
 
-/// Connects to one member. `lease` is that of the session before.
+/// Connects to one member. `lease` is that of the session before, `past` what was heard until now.
 ///
 /// # Errors
 /// Why not, in words.
@@ -72,17 +76,19 @@ pub(super) async fn open(
     ground: Arc<Ground>,
     endpoint: Endpoint,
     lease: Option<i64>,
+    past: Past,
 ) -> Result<Opened, String> {
     let mut client = connect::client(&ground.etcd, &endpoint).await?;
     if let Some(machine) = connect::machine().await {
         call::be_known(&client, ground.keys.machine(&ground.host), machine).await?;
     }
+    let (facts, present) = everything(&client, &ground).await.map_err(Fault::words)?;
+    let revisions = past.compare(&present, &ground.keys)?;
     let (lease, new_lease, keeper, beats) = keep(&mut client, &ground.etcd, lease).await?;
-    let (facts, revision) = everything(&client, &ground).await.map_err(Fault::words)?;
-    let watch = watch(&client, &ground, revision + 1).await.map_err(Fault::words)?;
+    let watch = watch(&client, &ground, present.revision + 1).await.map_err(Fault::words)?;
     let (every, now) = (ground.etcd.lease / 3, clock::now());
     let session = Session { client, lease, watch, beats, keeper, every, next_beat: now + every, asked: None };
-    Ok(Opened { session, facts, new_lease })
+    Ok(Opened { session, facts, present, revisions, new_lease })
 }
 
 type Kept = (i64, bool, LeaseKeeper, LeaseKeepAliveStream);
@@ -101,8 +107,8 @@ async fn keep(client: &mut Client, etcd: &EtcdSpec, lease: Option<i64>) -> Resul
 }
 
 /// Owners of this host's units, and all hosts and rooms of its targets, as of one revision or later each; and the earliest.
-async fn everything(client: &Client, ground: &Ground) -> Result<(Vec<OwnedFact>, Revision), Fault> {
-    let (mut facts, mut earliest) = (vec![], Revision::MAX);
+async fn everything(client: &Client, ground: &Ground) -> Result<(Vec<OwnedFact>, Present), Fault> {
+    let (mut facts, mut earliest, mut cluster) = (vec![], Revision::MAX, 0);
     for units in ground.units.chunks(UNITS_MAX) {
         let response = call::look(client, &ground.keys, units).await?;
         let revision = response.header().map_or(0, etcd_client::ResponseHeader::revision);
@@ -123,6 +129,7 @@ async fn everything(client: &Client, ground: &Ground) -> Result<(Vec<OwnedFact>,
     {
         let (revision, list) = call::list(client, prefix).await?;
         earliest = earliest.min(revision);
+        cluster = list.header().map_or(0, etcd_client::ResponseHeader::cluster_id);
         facts.extend(list.kvs().iter().map(|kv| OwnedFact {
             key: kv.key().to_vec(),
             value: Some(kv.value().to_vec()),
@@ -131,9 +138,18 @@ async fn everything(client: &Client, ground: &Ground) -> Result<(Vec<OwnedFact>,
     }
     if earliest == Revision::MAX {
         // A host without targets: it still has a lease, and is still told when etcd is away.
-        earliest = call::list(client, ground.keys.machine(&ground.host)).await?.0;
+        let (revision, list) = call::list(client, ground.keys.machine(&ground.host)).await?;
+        (earliest, cluster) = (revision, list.header().map_or(0, etcd_client::ResponseHeader::cluster_id));
     }
-    Ok((facts, earliest))
+    let owners = facts.iter().filter_map(|fact| owner(fact, &ground.keys)).collect();
+    Ok((facts, Present { cluster, revision: earliest, owners }))
+}
+
+/// What cannot be read is passed over, as ever.
+fn owner(fact: &OwnedFact, keys: &Keys) -> Option<(String, Record, Revision)> {
+    let Key::Owner { unit } = keys.parse(&fact.key)? else { return None };
+    let record = fact.value.as_deref().map_or(Ok(Record::ABSENT), Record::read).ok()?;
+    Some((unit.to_owned(), record, fact.revision))
 }
 
 /// One stream for all that is watched.

@@ -14,6 +14,7 @@ use super::change::Change;
 use super::keys::Keys;
 use super::outbox::Outbox;
 use super::pace::{Pace, Puts};
+use super::past::{self, Revisions};
 use super::session::{self, Ground, Opened, Session};
 use super::view::{self, View};
 use super::{ClusterOrder, ClusterReport, Outcome, Refusal, Ticket};
@@ -64,6 +65,8 @@ pub(super) struct Task {
     rooms: BTreeMap<String, i64>,
     /// Counts sessions, so that what a call of an old one says is not taken for the new one's.
     session: u64,
+    /// The session with which revisions began anew: what a call of an older one says is of a store that is no more.
+    era: u64,
 }
 
 /// A call that has ended.
@@ -106,6 +109,7 @@ impl Task {
             lease: None,
             rooms: BTreeMap::new(),
             session: 0,
+            era: 0,
         }
     }
 
@@ -123,11 +127,16 @@ impl Task {
         loop {
             let at = turn % members.len();
             turn += 1;
-            let open = session::open(Arc::clone(&self.ground), members[at].clone(), self.lease);
+            let open = session::open(
+                Arc::clone(&self.ground),
+                members[at].clone(),
+                self.lease,
+                self.view.past().clone(),
+            );
             let open = tokio::time::timeout(OPEN_TIMEOUT, open);
             let opened = self.meanwhile(&why, open).await?;
             let opened = opened.unwrap_or_else(|_| Err("etcd has not answered".into()));
-            whys[at] = match opened {
+            whys[at] = match opened.and_then(|opened| self.welcome(opened)) {
                 Ok(opened) => {
                     let began = clock::now();
                     let ended = self.up(opened).await?;
@@ -138,6 +147,9 @@ impl Task {
                 }
                 Err(error) => {
                     failed += 1;
+                    if past::is_gone_back(&error) && whys[at] != error {
+                        tracing::error!("{}: {error}", members[at]);
+                    }
                     error
                 }
             };
@@ -149,6 +161,20 @@ impl Task {
                 self.meanwhile(&why, tokio::time::sleep(pause)).await?;
             }
         }
+    }
+
+    /// Goes on with an etcd whose revisions may have begun anew. Calls of before were answered meanwhile: then they count, too.
+    fn welcome(&mut self, opened: Opened) -> Result<Opened, String> {
+        match opened.revisions {
+            Revisions::Continued => {}
+            Revisions::Anew => {
+                let _: Revisions = self.view.past().compare(&opened.present, &self.ground.keys)?;
+                self.era = self.session + 1;
+                tracing::warn!("etcd's revisions have begun anew; it says of owners what was known");
+            }
+        }
+        self.view.go_on(&opened.present, opened.revisions);
+        Ok(opened)
     }
 
     /// What each member was last said to suffer from.
@@ -262,7 +288,7 @@ impl Task {
     }
 
     fn begin(&mut self, opened: Opened) -> Session {
-        let Opened { session, facts, new_lease } = opened;
+        let Opened { session, facts, new_lease, .. } = opened;
         self.session += 1;
         self.lease = Some(session.lease);
         self.view.forget_others();
@@ -313,10 +339,11 @@ impl Task {
 
     fn order(&mut self, order: ClusterOrder, client: &Client) {
         let (client, keys, session) = (client.clone(), self.ground.keys.clone(), self.session);
+        let known = self.view.past().revision;
         if let Some(change) = Change::of(&order) {
             let (ticket, me) = (change.ticket, self.ground.host.clone());
             self.calls.spawn(async move {
-                let (outcome, reading) = call::change(client, keys, me, change).await;
+                let (outcome, reading) = call::change(client, keys, me, change, known).await;
                 Ended::Changed { session, ticket, outcome, reading }
             });
             return;
@@ -324,7 +351,7 @@ impl Task {
         match order {
             ClusterOrder::Publish(host) => self.pace.publish(&host),
             ClusterOrder::ReadOwners { ticket, units } => drop(self.calls.spawn(async move {
-                let (outcome, reading) = call::read_owners(client, keys, units).await;
+                let (outcome, reading) = call::read_owners(client, keys, units, known).await;
                 Ended::Read { session, ticket, outcome, reading }
             })),
             ClusterOrder::ClaimRoom { ticket, room, seen, ttl } => drop(self.calls.spawn(async move {
@@ -380,6 +407,14 @@ impl Task {
                 }
                 (session, ticket, outcome)
             }
+            Ended::Read { session, ticket, .. } if session < self.era => {
+                let why = "etcd's revisions have begun anew since it was asked".to_owned();
+                (session, ticket, Outcome::Refused(Refusal::NotAsked(why)))
+            }
+            Ended::Changed { session, ticket, .. } if session < self.era => {
+                let why = "etcd's revisions have begun anew since it was sent".to_owned();
+                (session, ticket, Outcome::Unknown { why })
+            }
             Ended::Read { session, ticket, outcome, reading } => {
                 if !self.learn(&reading).is_empty() {
                     // All at one revision, and none older than what was told: it is read again, and then is.
@@ -397,7 +432,9 @@ impl Task {
         let lost = match &outcome {
             Outcome::Unknown { why } if session == self.session => Err(why.clone()),
             // Its streams go on, but the password was changed: the next session reads it again.
-            Outcome::Refused(Refusal::NotAsked(why)) if session == self.session && call::is_shut_out(why) => {
+            Outcome::Refused(Refusal::NotAsked(why))
+                if session == self.session && (call::is_shut_out(why) || past::is_gone_back(why)) =>
+            {
                 Err(why.clone())
             }
             Outcome::Unknown { .. } | Outcome::Done { .. } | Outcome::Refused(_) => Ok(()),

@@ -7,6 +7,7 @@
 
 use super::call::{Entry, Reading};
 use super::keys::{Key, Keys};
+use super::past::{Past, Present, Revisions};
 use super::record::{Record, read_room};
 use super::slice::{self, Slice};
 use super::{Claimed, Others, Revision};
@@ -20,7 +21,8 @@ pub(super) struct View {
     keys: Keys,
     /// `target/unit` of this host's disks.
     units: BTreeSet<String>,
-    owners: BTreeMap<String, (Record, Revision)>,
+    /// What was heard of units, and of how late a revision anything was.
+    past: Past,
     slices: BTreeMap<String, BTreeMap<String, Slice>>,
     hosts: BTreeMap<String, Arc<HostSummary>>,
     /// By target, host and id.
@@ -53,7 +55,7 @@ impl View {
         Self {
             keys,
             units: units.collect(),
-            owners: BTreeMap::new(),
+            past: Past::default(),
             slices: BTreeMap::new(),
             hosts: BTreeMap::new(),
             rooms: BTreeMap::new(),
@@ -69,7 +71,25 @@ impl View {
         self.dirty = true;
     }
 
+    /// What a session has to go on from.
+    pub(super) const fn past(&self) -> &Past {
+        &self.past
+    }
+
+    /// From now on with an etcd that was found to have lost no owner. If its revisions are new, whatever it says is later than what is known.
+    pub(super) fn go_on(&mut self, present: &Present, revisions: Revisions) {
+        self.past.cluster = Some(present.cluster);
+        match revisions {
+            Revisions::Continued => self.past.revision = self.past.revision.max(present.revision),
+            Revisions::Anew => {
+                self.past.revision = present.revision;
+                self.past.owners.values_mut().for_each(|(_, since)| *since = 0);
+            }
+        }
+    }
+
     pub(super) fn learn(&mut self, fact: Fact<'_>) -> Option<Change> {
+        self.past.revision = self.past.revision.max(fact.revision);
         let keys = self.keys.clone();
         match keys.parse(fact.key)? {
             Key::Owner { unit } => {
@@ -110,7 +130,7 @@ impl View {
         if !self.units.contains(unit) {
             return None;
         }
-        if let Some((known, since)) = self.owners.get_mut(unit) {
+        if let Some((known, since)) = self.past.owners.get_mut(unit) {
             if *since >= revision {
                 return None;
             }
@@ -120,7 +140,7 @@ impl View {
             }
         }
         let found = record.found(unit);
-        self.owners.insert(unit.to_owned(), (record, revision));
+        self.past.owners.insert(unit.to_owned(), (record, revision));
         Some(found)
     }
 
@@ -128,12 +148,14 @@ impl View {
     pub(super) fn read(&mut self, reading: &Reading) -> (Vec<Found>, Vec<Found>) {
         let mut told = vec![];
         let mut later = vec![];
+        self.past.revision = self.past.revision.max(reading.as_of);
         for Entry { unit, record, revision } in &reading.entries {
             // What is not there is so as of the reading.
             let revision = if *revision == 0 { reading.as_of } else { *revision };
             told.extend(self.owner(unit, record.clone(), revision));
             later.extend(
-                self.owners
+                self.past
+                    .owners
                     .get(unit)
                     .filter(|(known, since)| *since > reading.as_of && known != record)
                     .map(|(known, _)| known.found(unit)),

@@ -84,11 +84,11 @@ impl Worker {
 
     /// The same for VMs whose units are this host's again.
     pub(super) fn come_anew(&mut self, units: &[UnitId]) {
-        for at in 0..units.len() {
+        for unit in units {
             let spec = &self.plan.spec;
             let vms: Vec<VmId> = spec
                 .disk_ids()
-                .filter(|disk| spec.disk(*disk).unit == units[at])
+                .filter(|disk| spec.disk(*disk).unit == *unit)
                 .map(|disk| spec.disk(disk).vm)
                 .collect();
             vms.into_iter().for_each(|vm| self.comes_anew(vm));

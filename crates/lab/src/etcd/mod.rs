@@ -180,6 +180,16 @@ impl Etcd {
         Ok(())
     }
 
+    /// Starts a member with nothing on its disk. If it is the only one, that is an etcd that was emptied, at the same address.
+    ///
+    /// # Errors
+    /// If its data cannot be removed, or the process cannot be started.
+    pub fn empty(&mut self, at: usize) -> Result<()> {
+        self.kill(at);
+        std::fs::remove_dir_all(self.dir.path().join(format!("m{at}")))?;
+        self.restart(at)
+    }
+
     fn arguments(&self, at: usize) -> Vec<String> {
         let name = |at: usize| format!("m{at}");
         let member = |(at, member): (usize, &Member)| format!("{}=http://{}", name(at), member.place.peer);

@@ -3,6 +3,7 @@
 //! They wait for reports, never for time. Where there is no etcd they say so and pass, unless `VMPATH_TESTS=all`.
 
 mod away;
+mod gone_back;
 mod known;
 mod lost;
 mod owners;
