@@ -18,7 +18,7 @@ pub enum Heard {
     /// Who owns a unit, as this host knows it now.
     Owner { unit: UnitId, ownership: Ownership },
     /// The answer to [`Ask::Place`]: the best host, or why none will do.
-    Placed { vm: VmId, result: Result<String, String> },
+    Placed { vm: VmId, result: Result<Chosen, String> },
     /// Another host wants to move one of its VMs here. Answered with an [`source::Input::Prepared`] at that host.
     Invited(Box<Move>),
     /// How far a unit has been taken over from a host that is dead, in words, and what ends that state.
@@ -27,6 +27,21 @@ pub enum Heard {
     Leaving { vm: VmId, move_id: MoveId, input: source::Input },
     /// What became of an [`Ask::Arrive`], or what the source wants.
     Arriving { vm: VmId, move_id: MoveId, input: destination::Input },
+}
+
+/// Where a VM is to go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chosen {
+    pub host: String,
+    /// What it is better in than the others that would do, in words; empty where nobody chose.
+    pub why: String,
+}
+
+/// Named by whoever asked: nobody chose.
+impl From<&str> for Chosen {
+    fn from(host: &str) -> Self {
+        Self { host: host.to_owned(), why: String::new() }
+    }
 }
 
 /// As [`crate::effect::Effect::Cluster`].

@@ -186,7 +186,9 @@ pub enum RunState {
     Paused,
     /// Stopped by itself on an I/O error.
     IoError,
-    /// `prelaunch`, `postmigrate`, `shutdown`, …: not ours to stop or continue.
+    /// It has sent its VM to another process, all of it: what is left must never be continued.
+    Sent,
+    /// `prelaunch`, `inmigrate`, `shutdown`, …: not ours to stop or continue.
     Other,
 }
 

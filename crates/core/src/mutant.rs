@@ -76,6 +76,8 @@ mutants! {
     QuarantineStays = "quarantine-stays",
     /// The source serves the VM on if its hypervisor fails after the units were given over.
     SourceServesOn = "source-serves-on",
+    /// What QEMU has sent counts as landed, before the destination says so.
+    SentIsLanded = "sent-is-landed",
     /// A change of owners that was not answered counts as one that never was.
     CommitForgotten = "commit-forgotten",
     /// A change of owners that may still be on its way counts as one that never comes.
@@ -94,6 +96,12 @@ mutants! {
     MovesUnbounded = "moves-unbounded",
     /// A restart forgets the moves that were under way.
     MovesForgotten = "moves-forgotten",
+    /// A host whose lease has run out counts as dead when its units are taken over.
+    TakeoverUnfenced = "takeover-unfenced",
+    /// What a dead host has sent is not waited for when its units are taken over.
+    TakeoverAtOnce = "takeover-at-once",
+    /// What a host has sent before its boot is not waited for.
+    BootNotWaited = "boot-not-waited",
 }
 
 #[cfg(feature = "mutants")]

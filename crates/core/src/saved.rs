@@ -5,7 +5,7 @@
 //! It does not know how it is kept.
 
 use crate::ids::{IncidentId, PathId, TargetId, UnitId};
-use crate::migration::{destination, source};
+use crate::migration::{MoveId, destination, source};
 use crate::path::{Damping, PathState};
 use crate::policy::{Dwell, Ladder, Reason, Run};
 use crate::spec::{Access, Spec};
@@ -86,12 +86,25 @@ pub struct SavedMoves {
     pub leaving: Vec<SavedLeaving>,
     pub arriving: Vec<destination::Saved>,
     pub travels: Vec<SavedTravel>,
+    pub discards: Vec<SavedDiscard>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavedLeaving {
     pub reason: Reason,
     pub machine: source::Saved,
+}
+
+/// A destination that has not said yet that it has ended what it had begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedDiscard {
+    pub vm: String,
+    pub move_id: MoveId,
+    pub to: String,
+    /// In words.
+    pub why: String,
+    /// Then it has given up waiting by itself.
+    pub until: Instant,
 }
 
 /// What is known of a VM that is not on its way.
@@ -102,6 +115,8 @@ pub struct SavedTravel {
     pub elsewhere: Option<String>,
     pub arrived: Option<Instant>,
     pub home: Option<String>,
+    /// As in [`crate::policy::Travel`].
+    pub fled: Vec<String>,
 }
 
 /// How the process before ended.

@@ -156,6 +156,8 @@ pub struct VmView {
     pub other_host: Option<String>,
     /// Where it began, if that is another host: `vmpath vm return` sends it there.
     pub home: Option<String>,
+    /// Where it goes by itself once it may (`return = true`).
+    pub returns_to: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -326,7 +328,7 @@ impl UnitLoadView {
     fn add(&mut self, other: &Self) {
         self.size = self.size.or(other.size);
         self.quarantined_ranges += other.quarantined_ranges;
-        self.quarantined_bytes += other.quarantined_bytes;
+        self.quarantined_bytes = self.quarantined_bytes.saturating_add(other.quarantined_bytes);
         self.quarantined_for = self.quarantined_for.max(other.quarantined_for);
     }
 }

@@ -102,6 +102,7 @@ fn host_view() -> HostView {
         incident: None,
         other_host: None,
         home: None,
+        returns_to: None,
     };
     let text = "suspended: the reservations no longer fit".to_owned();
     let bronze = VmView {

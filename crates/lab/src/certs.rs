@@ -5,6 +5,7 @@
 
 use anyhow::{Context, Result, bail};
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -17,15 +18,24 @@ pub enum Validity {
     Expired,
     /// From 2090 to 2099.
     NotYet,
+    /// From five minutes ahead to 2099.
+    Soon,
 }
 
 impl Validity {
-    const fn dates(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Now => ("20200101000000Z", "20990101000000Z"),
-            Self::Expired => ("20200101000000Z", "20210101000000Z"),
-            Self::NotYet => ("20900101000000Z", "20990101000000Z"),
-        }
+    /// # Errors
+    /// There is no `date`.
+    fn dates(self) -> Result<(String, &'static str)> {
+        Ok(match self {
+            Self::Now => ("20200101000000Z".into(), "20990101000000Z"),
+            Self::Expired => ("20200101000000Z".into(), "20210101000000Z"),
+            Self::NotYet => ("20900101000000Z".into(), "20990101000000Z"),
+            Self::Soon => {
+                let words = ["-u", "-d", "5 minutes", "+%Y%m%d%H%M%SZ"];
+                let told = Command::new("date").args(words).output().context("cannot run date")?;
+                (String::from_utf8(told.stdout)?.trim().to_owned(), "20990101000000Z")
+            }
+        })
     }
 }
 
@@ -66,34 +76,28 @@ impl Authority {
     /// # Errors
     /// As [`Authority::make`].
     pub fn issue(&self, host: &str, validity: Validity) -> Result<HostFiles> {
+        self.issue_for(host, &format!("DNS:{host}"), validity)
+    }
+
+    /// The same for somebody who is dialled by an address.
+    ///
+    /// # Errors
+    /// As [`Authority::make`].
+    pub fn issue_at(&self, host: &str, address: IpAddr) -> Result<HostFiles> {
+        self.issue_for(host, &format!("DNS:{host},IP:{address}"), Validity::Now)
+    }
+
+    fn issue_for(&self, host: &str, names: &str, validity: Validity) -> Result<HostFiles> {
         let [key, request, cert, extensions] =
             ["key", "csr", "pem", "ext"].map(|end| self.text(&format!("{host}.{end}")));
         let config = self.text("openssl.cnf");
-        fs::write(
-            &extensions,
-            format!("subjectAltName=DNS:{host}\nextendedKeyUsage=serverAuth,clientAuth\n"),
-        )?;
+        fs::write(&extensions, format!("subjectAltName={names}\nextendedKeyUsage=serverAuth,clientAuth\n"))?;
         let subject = format!("/CN={host}");
         let words = "req -new -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
         openssl(words, &["-subj", &subject, "-keyout", &key, "-out", &request])?;
-        let (from, to) = validity.dates();
-        let words = "ca -batch -notext -startdate";
-        openssl(
-            words,
-            &[
-                from,
-                "-enddate",
-                to,
-                "-config",
-                &config,
-                "-extfile",
-                &extensions,
-                "-in",
-                &request,
-                "-out",
-                &cert,
-            ],
-        )?;
+        let (from, to) = validity.dates()?;
+        let files = ["-config", &config, "-extfile", &extensions, "-in", &request, "-out", &cert];
+        openssl("ca -batch -notext", &[&["-startdate", &from, "-enddate", to], &files[..]].concat())?;
         Ok(self.files(host))
     }
 

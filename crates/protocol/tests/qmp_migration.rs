@@ -122,7 +122,7 @@ fn commands_leave_as_qemu_takes_them() {
     check(
         qmp::migrate_set_capabilities(9, &qmp::MIGRATION_CAPABILITIES),
         "migrate-set-capabilities",
-        json!({ "capabilities": [on("pause-before-switchover"), on("events")] }),
+        json!({ "capabilities": [on("pause-before-switchover"), on("events"), on("return-path")] }),
     );
     let limits = MigrationLimits { downtime_ms: u64::MAX, bandwidth: 5 };
     check(

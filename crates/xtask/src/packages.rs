@@ -26,6 +26,8 @@ pub(crate) const NEEDED: &[&str] = &[
     "protobuf-compiler",
     // Certificates of hosts.
     "openssl",
+    // A host whose clock is wrong.
+    "faketime",
 ];
 
 const INSTALL_TIME: Duration = Duration::from_secs(600);

@@ -134,14 +134,19 @@ impl Controller {
         if let Some(words) = self.away_words(vm) {
             return conflict(words);
         }
+        let rule = format!("the operator asked for it: `vmpath vm suspend {name}`");
+        let cause = Cause { incident: None, why: Why::Operator, rule };
         let guest = &self.vms[vm.index()].guest;
         match guest.state() {
             VmState::Running => {}
             VmState::Suspending | VmState::Suspended => {
-                return conflict(format!(
-                    "{name} is {} already; it waits for {}",
-                    guest.state().as_str(),
-                    self.until(vm)
+                let state = guest.state().as_str();
+                if guest.run.cause().is_some_and(|known| known.why == Why::Operator) {
+                    return conflict(format!("{name} is {state} already; it waits for {}", self.until(vm)));
+                }
+                self.tell(vm, Input::Retain(cause));
+                return Ok(format!(
+                    "{name} is {state} already, and stays so after its paths are back: `vmpath vm resume {name}` resumes it"
                 ));
             }
             VmState::Resuming => return conflict(format!("{name} is being resumed: wait until it runs")),
@@ -166,8 +171,7 @@ impl Controller {
         if let Stopping::Impossible(why) = stopping(&guest.monitor, requests) {
             return conflict(format!("{name}: {why}, and no path can answer them"));
         }
-        let rule = format!("the operator asked for it: `vmpath vm suspend {name}`");
-        self.tell(vm, Input::Suspend(Cause { incident: None, why: Why::Operator, rule }));
+        self.tell(vm, Input::Suspend(cause));
         Ok(format!("{name} is being suspended; `vmpath vm resume {name}` resumes it"))
     }
 

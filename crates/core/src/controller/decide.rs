@@ -19,6 +19,7 @@ impl Controller {
     /// Everything that follows from what is known now.
     pub(super) fn decide(&mut self) {
         self.settle_paths();
+        self.discard_again();
         for vm in 0..self.vms.len() {
             self.vms[vm].floor.elapsed(self.now, self.spec.host.shed_after);
         }

@@ -11,7 +11,7 @@ use crate::ids::{DiskId, VmId};
 use crate::policy::rules::{self, Stopping};
 use crate::policy::{
     Act, CONT_MAY_BE_LATE, Cause, Input, Ladder, Monitor, Note, Outstanding, RESUME_ATTEMPTS_MAX, Run,
-    STOP_ATTEMPTS_MAX, STOP_CONFIRM_WITHIN, Why,
+    STOP_ATTEMPTS_MAX, STOP_CONFIRM_WITHIN, StopStage, Why,
 };
 use crate::view::Standing;
 
@@ -45,6 +45,10 @@ impl Controller {
         let ours = state.guest.run.instance();
         let (instance, run_state) = (monitor.instance(), monitor.run_state());
         state.ran = instance.filter(|_| run_state == Some(RunState::Running));
+        let former = state.process.or(state.before);
+        state.process = instance;
+        // The guest of a new process has waited for nothing yet, and was told of no error: it has its whole ladder before it.
+        let begins_anew = former.is_some() && former != instance && state.ladder.loss().is_some();
         let errors = match &monitor {
             Monitor::Present { stops_on_error: StopsOnError::NeedNot, .. } => {
                 "its disks are vhost-user devices"
@@ -57,8 +61,12 @@ impl Controller {
         state.guest.monitor = monitor;
         if known != instance {
             let word = run_state.map_or("unknown", run_state_word);
-            let reason = format!("its monitor is connected: {word}; {errors}");
+            let anew = if begins_anew { "; it is another process: its `on_no_path` begins anew" } else { "" };
+            let reason = format!("its monitor is connected: {word}; {errors}{anew}");
             self.record(JournalKind::VmManaged, Subject::Vm(vm), None, reason);
+        }
+        if begins_anew {
+            self.vms[vm.index()].ladder = Ladder::Clear;
         }
         if ours.is_some() && ours != instance {
             // A new process has its whole hold before it.
@@ -83,9 +91,21 @@ impl Controller {
             *last = why;
             return;
         }
-        let reason = format!("unmanaged: no monitor ({why}); its I/O goes on");
-        *monitor = Monitor::Absent { why, since: self.now };
-        self.record(JournalKind::VmUnmanaged, Subject::Vm(vm), None, reason);
+        *monitor = Monitor::Absent { why: why.clone(), since: self.now };
+        let run = &self.vms[vm.index()].guest.run;
+        let (stays, incident) = match run {
+            Run::Free { .. } | Run::Proving { .. } | Run::Withdrawing { .. } => ("its I/O goes on", None),
+            Run::Held { .. } => ("its requests stay held", run.incident()),
+            Run::Suspending { .. } => {
+                ("whether it has stopped is not known; its requests are held", run.incident())
+            }
+            Run::Suspended { .. } => {
+                ("it stays suspended, and is resumed when its monitor is back", run.incident())
+            }
+            Run::Resuming { .. } => ("whether it runs again is not known", run.incident()),
+        };
+        let reason = format!("unmanaged: no monitor ({why}); {stays}");
+        self.record(JournalKind::VmUnmanaged, Subject::Vm(vm), incident, reason);
     }
 
     fn run_state(&mut self, vm: VmId, reported: RunState) {
@@ -191,6 +211,7 @@ impl Controller {
             Note::Held
             | Note::Suspending
             | Note::Suspended { .. }
+            | Note::Retained(_)
             | Note::ResumeRevoked
             | Note::ResumeGaveUp => Some(self.until(vm)),
             Note::StopRepeated { .. } | Note::StopUnanswered { .. } | Note::ContinuedLate => {
@@ -234,6 +255,8 @@ impl Controller {
             Note::Suspended { after } => {
                 (JournalKind::VmSuspended, format!("stopped {} ms after the decision; {rule}", after.as_millis()))
             }
+            Note::Retained(StopStage::Asked) => (JournalKind::VmSuspending, format!("it is to stay suspended: {rule}")),
+            Note::Retained(StopStage::Confirmed) => (JournalKind::VmSuspended, format!("it stays suspended: {rule}")),
             Note::Withdrawn => (
                 JournalKind::VmResuming,
                 "the reason is gone before `stop` was confirmed; if it still takes effect, `cont` follows".into(),

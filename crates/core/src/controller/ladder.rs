@@ -385,14 +385,23 @@ impl Controller {
     /// When time alone takes it further.
     pub(super) fn ladder_deadline(&self, vm: VmId) -> Option<Instant> {
         match &self.vms[vm.index()].ladder {
-            Ladder::Clear => None,
+            Ladder::Clear | Ladder::Stranded { .. } => None,
             Ladder::Failing { .. } => self.next_to_fail(vm),
             Ladder::Waiting { rung, since, .. } => {
                 let rung = self.rung_bound(vm, *rung).map(|bound| *since + bound);
                 rung.into_iter().chain(self.next_to_fail(vm)).filter(|at| *at > self.now).min()
             }
             Ladder::Suspended { since, .. } => Some(*since + self.suspend_bound(vm)?),
+        }
+    }
+
+    /// When it is told again that nothing can be done.
+    pub(super) fn retell_deadline(&self, vm: VmId) -> Option<Instant> {
+        match &self.vms[vm.index()].ladder {
             Ladder::Stranded { retell, .. } => Some(retell.at),
+            Ladder::Clear | Ladder::Failing { .. } | Ladder::Waiting { .. } | Ladder::Suspended { .. } => {
+                None
+            }
         }
     }
 

@@ -11,6 +11,7 @@ mod capacity;
 mod commands;
 mod components;
 mod decide;
+mod discards;
 mod drain;
 mod guests;
 mod incidents;
@@ -84,6 +85,7 @@ pub struct Controller {
     reloaded_at: u64,
     cluster: moves::Cluster,
     past: summary::Past,
+    discards: Vec<discards::Discard>,
     out: Outbox,
 }
 
@@ -112,6 +114,8 @@ struct Vm {
     ran: Option<u64>,
     /// The same, as the vmpath before a restart has seen it; until the monitor is heard again.
     before: Option<u64>,
+    /// The hypervisor process that was last heard, running or not.
+    process: Option<u64>,
 }
 
 /// A `cont` that was taken back, or given up, and may take effect all the same.
@@ -163,6 +167,7 @@ impl Vm {
             last_io: None,
             ran: None,
             before: None,
+            process: None,
         }
     }
 }
@@ -207,6 +212,7 @@ impl Controller {
             reloaded_at: 0,
             cluster: moves::Cluster::default(),
             past: summary::Past::default(),
+            discards: vec![],
             out: Outbox::default(),
         }
     }
@@ -245,6 +251,12 @@ impl Controller {
     /// When to send [`Event::Tick`], if nothing else happens before.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
+        let retells = self.spec.vm_ids().filter_map(|vm| self.retell_deadline(vm));
+        self.next_decision().into_iter().chain(retells.filter(|at| *at > self.now)).min()
+    }
+
+    /// Of those the ones at which something may change, not only be told again.
+    pub(crate) fn next_decision(&self) -> Option<Instant> {
         let vms = self.spec.vm_ids().flat_map(|vm| self.vm_deadlines(vm));
         let suspended = self.vms.iter().any(|v| matches!(v.guest.run, Run::Suspended { .. }));
         let pace = suspended.then_some(self.resume_from);
@@ -252,6 +264,7 @@ impl Controller {
             .chain(pace)
             .chain(self.unfolded_at)
             .chain(self.drain_deadlines())
+            .chain(self.discard_deadlines())
             .filter(|at| *at > self.now)
             .min();
         let network = self.network.deadline(&self.spec, self.now);

@@ -7,7 +7,7 @@
 
 use super::Controller;
 use super::words::seconds;
-use crate::cluster::{Ask, Heard, Whereto};
+use crate::cluster::{Ask, Chosen, Heard, Whereto};
 use crate::effect::{JournalKind, Subject};
 use crate::event::RunState;
 use crate::ids::{UnitId, VmId};
@@ -18,9 +18,10 @@ use crate::mutant::{self, Mutant};
 use crate::ownership::{Ownership, UnitEpoch};
 use crate::policy::rules::{Migrating, NO_OTHER_HOST};
 use crate::policy::{
-    ASK_HOME, Carried, Cause, Input, Ladder, Monitor, Outstanding, PLACE_WITHIN, Place, Reason, Run, Why,
+    ASK_HOME, Carried, Cause, Input, Ladder, Monitor, Outstanding, PLACE_WITHIN, Place, Reason, Run, Sender,
+    Why, fled,
 };
-use crate::spec::Writers;
+use crate::spec::{Failback, Writers};
 
 /// The store that hosts share, as far as it is heard of.
 #[derive(Clone, Debug, Default)]
@@ -49,12 +50,19 @@ impl Controller {
             Heard::Up { nonce } => {
                 self.cluster.nonce = nonce;
                 self.cluster.store = Store::Up;
+                self.tell_store(&source::Input::StoreHeard);
             }
-            Heard::Down { why } => self.cluster.store = Store::Down { why },
+            Heard::Down { why } => {
+                self.tell_store(&source::Input::StoreAway(why.clone()));
+                self.cluster.store = Store::Down { why };
+            }
             Heard::Owner { unit, ownership } => self.owner_is(unit, ownership),
             Heard::Placed { vm, result } if vm.index() < self.vms.len() => self.placed(vm, result),
             Heard::Invited(plan) => self.invited(*plan),
             Heard::Leaving { vm, move_id, input } if vm.index() < self.vms.len() => {
+                if let source::Input::Discarded(answer) = &input {
+                    self.discard_answered(&move_id, answer);
+                }
                 self.tell_leaving(vm, &move_id, input);
             }
             Heard::Arriving { vm, move_id, input } if vm.index() < self.vms.len() => {
@@ -65,6 +73,12 @@ impl Controller {
             }
             // Of a VM that has no row any more.
             Heard::Placed { .. } | Heard::Leaving { .. } | Heard::Arriving { .. } => {}
+        }
+    }
+
+    fn tell_store(&mut self, input: &source::Input) {
+        for vm in self.spec.vm_ids() {
+            self.hypervisor_leaving(vm, input.clone());
         }
     }
 
@@ -163,10 +177,21 @@ impl Controller {
         self.out.asks.push(Ask::Place { vm, whereto });
     }
 
-    fn placed(&mut self, vm: VmId, result: Result<String, String>) {
-        let Place::Placing { reason, .. } = &self.vms[vm.index()].travel.place else { return };
-        let reason = reason.clone();
-        match result.and_then(|to| self.plan_move(vm, &reason, to)) {
+    fn placed(&mut self, vm: VmId, result: Result<Chosen, String>) {
+        let Place::Placing { reason, whereto, .. } = &self.vms[vm.index()].travel.place else { return };
+        let sender = match (whereto, reason.incident) {
+            (Whereto::Home(_), _) => Sender::Return,
+            (Whereto::Best | Whereto::Named(_), Some(_)) => Sender::Failure,
+            (Whereto::Best | Whereto::Named(_), None) => Sender::Operator,
+        };
+        let mut reason = reason.clone();
+        let planned = result.and_then(|Chosen { host, why }| {
+            if !why.is_empty() {
+                reason.rule = format!("{}; {why}", reason.rule);
+            }
+            self.plan_move(vm, &reason, sender, host)
+        });
+        match planned {
             Err(why) => self.not_placed(vm, why),
             Ok(plan) => {
                 let (machine, step) = Source::begin(self.now, plan);
@@ -193,7 +218,7 @@ impl Controller {
         }
     }
 
-    fn plan_move(&mut self, vm: VmId, reason: &Reason, to: String) -> Result<Move, String> {
+    fn plan_move(&mut self, vm: VmId, reason: &Reason, sender: Sender, to: String) -> Result<Move, String> {
         if let Some(why) = self.cannot_migrate(vm) {
             return Err(why);
         }
@@ -220,6 +245,7 @@ impl Controller {
         Ok(Move {
             id: MoveId { host: spec.host.name.clone(), nonce, number },
             vm: spec.vm(vm).name.clone(),
+            fled: fled(&self.vms[vm.index()].travel.fled, sender, (&spec.host.name, &to)),
             from: spec.host.name.clone(),
             to,
             home: self.vms[vm.index()].travel.home.clone().unwrap_or_else(|| spec.host.name.clone()),
@@ -240,7 +266,9 @@ impl Controller {
             (Run::Suspended { cause, .. }, _) => Ok(VmCarry::Suspended { why: cause.rule.clone() }),
             (_, Some(RunState::Running)) => Ok(VmCarry::Running),
             (_, Some(RunState::Paused)) => Ok(VmCarry::StoppedByOther),
-            (_, Some(RunState::IoError | RunState::Other) | None) => Err("it does not run".into()),
+            (_, Some(RunState::IoError | RunState::Sent | RunState::Other) | None) => {
+                Err("it does not run".into())
+            }
         }
     }
 
@@ -263,6 +291,9 @@ impl Controller {
         let (id, incident, instance) = (machine.plan().id.clone(), reason.incident, machine.plan().instance);
         let over = machine.outcome().cloned().map(|outcome| (machine.clone(), outcome));
         let resumes = step.acts.iter().any(|act| matches!(act, source::Act::Resume { .. }));
+        if !machine.has_given() {
+            step.acts.iter().for_each(|act| self.is_discarding(vm, &id, act));
+        }
         let asks = step.acts.into_iter().map(|act| Ask::Leave { vm, move_id: id.clone(), act });
         self.out.asks.extend(asks);
         self.tell_note(vm, incident, step.note);
@@ -276,7 +307,13 @@ impl Controller {
         self.remember_left(&machine, &outcome);
         match outcome {
             source::Outcome::Stayed { why } => self.vms[vm.index()].travel.has_failed(self.now, why),
-            source::Outcome::Moved { .. } => self.has_left(vm, machine.plan().to.clone()),
+            source::Outcome::Moved { .. } => {
+                self.has_left(vm, machine.plan().to.clone());
+                // Its hypervisor has said before that it has sent all of it.
+                if let Some(state) = self.vms[vm.index()].guest.monitor.run_state() {
+                    self.may_be_left(vm, state);
+                }
+            }
         }
     }
 
@@ -288,7 +325,7 @@ impl Controller {
         (state.pardon, state.blocked, state.hold_spent) = (None, None, None);
         state.travel.place = Place::Elsewhere { host };
         (state.travel.tried, state.travel.arrived, state.travel.home) = (None, None, None);
-        state.travel.carried = None;
+        (state.travel.carried, state.travel.fled) = (None, vec![]);
     }
 
     fn tell_note(&mut self, vm: VmId, incident: Option<crate::ids::IncidentId>, note: Option<Note>) {
@@ -385,7 +422,8 @@ impl Controller {
         match outcome {
             destination::Outcome::Arrived => {
                 let away = plan.home != self.spec.host.name;
-                self.vms[vm.index()].travel.home = away.then(|| plan.home.clone());
+                let travel = &mut self.vms[vm.index()].travel;
+                (travel.home, travel.fled) = (away.then(|| plan.home.clone()), plan.fled.clone());
                 self.has_arrived(vm, plan.vm_state.clone());
             }
             destination::Outcome::Discarded { .. } | destination::Outcome::GivenBack { .. } => {
@@ -421,7 +459,7 @@ impl Controller {
                 }
             }
             Some(RunState::Running) => state.travel.carried = None,
-            Some(RunState::Other) | None => {}
+            Some(RunState::Sent | RunState::Other) | None => {}
         }
     }
 
@@ -439,27 +477,51 @@ impl Controller {
         }
     }
 
-    /// `return = true`: it is asked again and again whether the host that it came from will have it back.
+    /// Where `return = true` takes it, and the rule in words; none if nothing has driven it away, or an operator has moved it since.
+    /// With `followover` each host takes back what it has sent away itself, one after the other.
+    pub(super) fn returns_to(&self, vm: VmId) -> Option<(String, String)> {
+        let hosts = &self.vms[vm.index()].travel.fled;
+        let follows = |unit| {
+            let target = self.spec.target(self.spec.unit(unit).target);
+            (target.failback == Failback::Followover).then_some(&target.name)
+        };
+        let (host, why) = match self.spec.units_of_vm(vm).find_map(follows) {
+            Some(target) => {
+                let host = hosts.last()?;
+                (
+                    host,
+                    format!(
+                        "{host}, which has moved it, has its paths back ({target} has failback = followover)"
+                    ),
+                )
+            }
+            None => {
+                let host = hosts.first()?;
+                (host, format!("{host} has its paths back"))
+            }
+        };
+        self.spec.vm(vm).returns.then(|| (host.clone(), format!("return = true, and {why}")))
+    }
+
+    /// It is asked again and again whether the host that it had to leave will have it back.
     pub(super) fn ask_home(&mut self, vm: VmId) {
-        let travel = &self.vms[vm.index()].travel;
-        let Some(home) = travel.home.clone() else { return };
-        if travel.ask_home > self.now || self.move_dwell(vm).is_some() {
+        if self.vms[vm.index()].travel.ask_home > self.now || self.move_dwell(vm).is_some() {
             return;
         }
+        let Some((host, rule)) = self.returns_to(vm) else { return };
         self.vms[vm.index()].travel.ask_home = self.now + ASK_HOME;
-        if !self.spec.vm(vm).returns || self.migrating(vm) != Migrating::Possible {
+        if self.migrating(vm) != Migrating::Possible {
             return;
         }
-        let rule = format!("return = true, and {home} has its paths back");
         let reason = Reason { incident: None, rule, requests: Outstanding::FailOver };
-        self.wants_move(vm, reason, Whereto::Home(home));
+        self.wants_move(vm, reason, Whereto::Home(host));
     }
 
     /// When it is asked next.
     pub(super) fn home_deadline(&self, vm: VmId) -> Option<crate::time::Instant> {
         let travel = &self.vms[vm.index()].travel;
-        let (_, arrived) = (travel.home.as_ref()?, travel.arrived?);
+        self.returns_to(vm)?;
         let waits = matches!(travel.place, Place::Here);
-        waits.then(|| travel.ask_home.max(arrived + self.spec.vm(vm).move_dwell))
+        waits.then(|| travel.ask_home.max(travel.arrived.unwrap_or(self.now) + self.spec.vm(vm).move_dwell))
     }
 }

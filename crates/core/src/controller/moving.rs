@@ -63,7 +63,7 @@ impl Controller {
             }
             Place::Leaving { machine, .. } => {
                 let (before, to) = (machine.state().word(), machine.plan().to.clone());
-                self.hypervisor_leaving(vm, source::Input::Cancel("the operator has cancelled it".into()));
+                self.hypervisor_leaving(vm, self.cancelled_by_hand(vm));
                 match &self.vms[vm.index()].travel.place {
                     Place::Leaving { machine, .. } if machine.state().word() == before => {
                         conflict(format!("{name} is {before}: its move to {to} cannot be cancelled any more"))
@@ -79,6 +79,20 @@ impl Controller {
                 conflict(format!("{name} comes from {}: cancel it there", machine.plan().from))
             }
             Place::Here | Place::Elsewhere { .. } => conflict(format!("{name} is not being moved")),
+        }
+    }
+
+    /// Where QEMU has been told to cancel and cannot be heard, the operator knows whether it is still there.
+    fn cancelled_by_hand(&self, vm: VmId) -> source::Input {
+        let state = &self.vms[vm.index()];
+        let is_silent = state.guest.monitor.instance().is_none();
+        match &state.travel.place {
+            Place::Leaving { machine, .. } if is_silent && machine.is_cancelling() => source::Input::Replaced,
+            Place::Leaving { .. }
+            | Place::Here
+            | Place::Placing { .. }
+            | Place::Arriving(_)
+            | Place::Elsewhere { .. } => source::Input::Cancel("the operator has cancelled it".into()),
         }
     }
 
@@ -168,11 +182,12 @@ impl Controller {
         planned.zip(present).is_some_and(|(planned, present)| planned != present)
     }
 
-    /// What is left of a VM that has moved neither runs nor is stopped.
-    fn may_be_left(&mut self, vm: VmId, state: RunState) {
-        let state_of = &self.vms[vm.index()];
-        if let (Place::Elsewhere { .. }, RunState::Other, Some(instance)) =
-            (&state_of.travel.place, state, state_of.guest.monitor.instance())
+    /// What is left of a VM that has moved is ended, so that it can come back; never before the move is over.
+    pub(super) fn may_be_left(&mut self, vm: VmId, state: RunState) {
+        let of = &self.vms[vm.index()];
+        let ours = self.spec.units_of_vm(vm).any(|unit| self.owner(unit).may_dispatch());
+        if let (Place::Elsewhere { .. }, RunState::Sent, Some(instance), false) =
+            (&of.travel.place, state, of.guest.monitor.instance(), ours)
         {
             self.out.asks.push(Ask::EndLeft { vm, instance });
         }
@@ -215,6 +230,8 @@ fn has_landed(state: RunState, carried: &VmCarry) -> bool {
     match (state, carried) {
         (RunState::Running, _)
         | (RunState::Paused | RunState::IoError, VmCarry::Suspended { .. } | VmCarry::StoppedByOther) => true,
-        (RunState::Paused | RunState::IoError, VmCarry::Running) | (RunState::Other, _) => false,
+        (RunState::Paused | RunState::IoError, VmCarry::Running) | (RunState::Sent | RunState::Other, _) => {
+            false
+        }
     }
 }

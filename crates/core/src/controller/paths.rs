@@ -149,13 +149,7 @@ impl Controller {
             PathChange::Leaving => {
                 (JournalKind::PathDraining, "it gets no new requests; those in flight finish".into())
             }
-            PathChange::Drained { after } => (
-                JournalKind::PathDrained,
-                format!(
-                    "nothing of it is in flight any more, after {}: it can be worked on",
-                    seconds(*after)
-                ),
-            ),
+            PathChange::Drained { after } => (JournalKind::PathDrained, self.drained_words(path, *after)),
             PathChange::Disabled => (JournalKind::PathDisabled, "taken out by the operator".into()),
             PathChange::Enabled => {
                 (JournalKind::PathEnabled, "put back by the operator: used as soon as it connects".into())
@@ -163,6 +157,33 @@ impl Controller {
         };
         let incident = self.incidents.of(target);
         self.record(kind, Subject::Path(path), incident, reason);
+    }
+
+    /// A path that failed on its way out is empty, too, but what it carried was not finished there.
+    fn drained_words(&self, path: PathId, after: Duration) -> String {
+        let failed = self.network.links_of(path).filter_map(|(_, link)| match link {
+            Link::Down { cause: Fault::Disabled, .. } | Link::Connecting { .. } | Link::Up { .. } => None,
+            // Others had failed before.
+            Link::Down { since, .. } if self.now.since(*since) > after => None,
+            Link::Down { cause, requests_lost, .. } => Some((cause, *requests_lost)),
+        });
+        let failed: Vec<_> = failed.collect();
+        let (took, lost) = (seconds(after), failed.iter().map(|(_, lost)| lost).sum::<u32>());
+        let Some((fault, _)) = failed.iter().max_by_key(|(_, lost)| *lost) else {
+            return format!("nothing of it is in flight any more, after {took}: it can be worked on");
+        };
+        if lost == 0 {
+            return format!(
+                "it failed while it was being taken out, after {took}: {fault}; nothing was in flight on what failed: it can be \
+                 worked on"
+            );
+        }
+        let quiesce = seconds(self.spec.target(self.spec.path(path).target).quiesce);
+        format!(
+            "it failed while it was being taken out, after {took}: {fault}{}: they were not finished there but go elsewhere, and \
+             writes among them may take effect late, for {quiesce} from the loss if nothing proves more; it can be worked on",
+            outstanding(lost)
+        )
     }
 
     fn failure(&self, path: PathId, fault: &Fault, before: Before) -> String {

@@ -16,7 +16,7 @@ impl Controller {
     /// What the next process needs to end or to go on with the moves of this one.
     #[must_use]
     pub fn save_moves(&self) -> SavedMoves {
-        let mut saved = SavedMoves::default();
+        let mut saved = SavedMoves { discards: self.save_discards(), ..SavedMoves::default() };
         for vm in self.spec.vm_ids() {
             let travel = &self.vms[vm.index()].travel;
             let elsewhere = match &travel.place {
@@ -35,12 +35,12 @@ impl Controller {
                 Place::Here | Place::Placing { .. } => None,
             };
             if elsewhere.is_some() || travel.arrived.is_some() || travel.home.is_some() {
-                let (arrived, home) = (travel.arrived, travel.home.clone());
                 saved.travels.push(SavedTravel {
                     vm: self.spec.vm(vm).name.clone(),
                     elsewhere,
-                    arrived,
-                    home,
+                    arrived: travel.arrived,
+                    home: travel.home.clone(),
+                    fled: travel.fled.clone(),
                 });
             }
         }
@@ -53,10 +53,10 @@ impl Controller {
         if mutant::active(Mutant::MovesForgotten) {
             (saved.leaving, saved.arriving) = (vec![], vec![]);
         }
-        for SavedTravel { vm, elsewhere, arrived, home } in saved.travels {
+        for SavedTravel { vm, elsewhere, arrived, home, fled } in saved.travels {
             let Some(vm) = self.spec.vm_by_name(&vm) else { continue };
             let place = elsewhere.map_or(Place::Here, |host| Place::Elsewhere { host });
-            let travel = Travel { place, arrived, home, ..Travel::new(self.now) };
+            let travel = Travel { place, arrived, home, fled, ..Travel::new(self.now) };
             self.vms[vm.index()].travel = travel;
         }
         for SavedLeaving { reason, machine } in saved.leaving {
@@ -79,6 +79,7 @@ impl Controller {
             self.vms[vm.index()].travel.place = Place::Arriving(Box::new(machine));
             self.arrive(vm, step);
         }
+        self.restore_discards(saved.discards);
         self.decide();
         self.finish()
     }

@@ -115,6 +115,7 @@ impl Controller {
             incident: self.vm_incident(vm),
             other_host: self.other_host(vm),
             home: self.vms[vm.index()].travel.home.clone(),
+            returns_to: self.returns_to(vm).map(|(host, _)| host),
         }
     }
 
@@ -196,6 +197,9 @@ impl Controller {
         }
         match (&state.guest.monitor, self.vm_state(vm)) {
             (Monitor::Absent { why, .. }, _) => because.push(format!("unmanaged: no monitor ({why})")),
+            (Monitor::Unknown, _) if self.spec.vm(vm).qmp.is_none() => {
+                because.push("unmanaged: no `qmp` is configured for it".into());
+            }
             (Monitor::Unknown, _) => because.push("unmanaged: nothing was heard of its monitor yet".into()),
             (Monitor::Present { state, .. }, VmState::StoppedByOther) => because.push(format!(
                 "it is {} and vmpath did not stop it, so vmpath does not continue it",

@@ -74,7 +74,7 @@ impl Controller {
         use crate::event::RunState;
         match &self.vms[vm.index()].guest.monitor {
             Monitor::Unknown | Monitor::Absent { .. } => false,
-            Monitor::Present { state: RunState::Other, .. } => false,
+            Monitor::Present { state: RunState::Sent | RunState::Other, .. } => false,
             Monitor::Present { state: RunState::Running | RunState::Paused | RunState::IoError, .. } => true,
         }
     }
@@ -253,9 +253,13 @@ fn leaving_late(machine: &Source, now: Instant) -> Step {
             ),
             again("the store to say who owns its units", pace.at, now),
         ),
-        State::Continuing { pace, .. } => step(
+        State::Continuing { pace, sent: source::Sent::NotYet, .. } => step(
             format!("its units belong to {to} now; QEMU sends the rest"),
             again("QEMU to say that all of it is there", pace.at, now),
+        ),
+        State::Continuing { pace, sent: source::Sent::All { .. }, .. } => step(
+            format!("its units belong to {to} now; QEMU has sent all of it"),
+            again(&format!("{to} to say that it runs there"), pace.at, now),
         ),
         State::Stranded { why, pace } => step(
             format!(

@@ -25,11 +25,14 @@ pub(super) enum Wait {
     Room(TargetId),
 }
 
+/// `250 ms`, `12.5 s`, `11 min 29 s`, `48 h 0 min`: as precise as somebody who reads it needs it.
 pub(super) fn seconds(time: Duration) -> String {
-    if time < Duration::from_secs(1) && !time.is_zero() {
-        format!("{} ms", time.as_millis().max(1))
-    } else {
-        format!("{:.1} s", time.as_secs_f64())
+    let whole = time.as_secs();
+    match whole {
+        0 if !time.is_zero() => format!("{} ms", time.as_millis().max(1)),
+        0..300 => format!("{:.1} s", time.as_secs_f64()),
+        300..7200 => format!("{} min {} s", whole / 60, whole % 60),
+        _ => format!("{} h {} min", whole / 3600, whole / 60 % 60),
     }
 }
 
@@ -38,6 +41,7 @@ pub(super) fn run_state_word(state: RunState) -> &'static str {
         RunState::Running => "running",
         RunState::Paused => "paused",
         RunState::IoError => "io-error",
+        RunState::Sent => "has sent its VM away",
         RunState::Other => "in another state",
     }
 }

@@ -16,7 +16,7 @@ pub struct Pace {
 
 impl Pace {
     #[must_use]
-    pub(super) fn first(now: Instant, every: Duration) -> Self {
+    pub(crate) fn first(now: Instant, every: Duration) -> Self {
         Self { at: now + every, every, max: EVERY_MAX }
     }
 
@@ -28,7 +28,7 @@ impl Pace {
 
     /// After it was asked again.
     #[must_use]
-    pub(super) fn next(self, now: Instant) -> Self {
+    pub(crate) fn next(self, now: Instant) -> Self {
         let every = (self.every * 2).min(self.max);
         Self { at: now + every, every, ..self }
     }

@@ -39,7 +39,7 @@ pub enum MigrationState {
     PreSwitchover,
     /// The devices' state is being sent.
     Device,
-    /// The destination has everything. The guest must not be continued here.
+    /// The destination has loaded everything, and has said so. The guest must not be continued here.
     Completed,
     /// The guest runs on here, if it ran before; in QEMU's words.
     Failed(String),

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a unit is this host's only after its own change was answered as done, or a move's machine has said so; whatever may
 //! have happened without an answer makes it uncertain until it was read. While a VM is on its way its move decides, and this waits.
+//! One exception: what a process before this one held in this boot, and had not begun to give away, while the store is away.
 //! Rejected: to claim each unit alone. Two hosts that start one VM would each get a part of it.
 //! It does not know the store, nor what a move is.
 
@@ -11,6 +12,10 @@ use crate::time::{Duration, Instant};
 
 /// Nobody attached and nothing open for so long: the units are given up. A hypervisor that restarts is back sooner.
 pub const RELEASE_AFTER: Duration = Duration::from_secs(10);
+
+/// So long the store may take to say who owns what. Then what a former process has left counts: nobody but this host gives its units
+/// away, or whoever has fenced it.
+pub const TRUST_AFTER: Duration = Duration::from_millis(500);
 
 /// After a change that was refused or not answered.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -91,6 +96,14 @@ enum Known {
     Ours {
         epoch: u64,
     },
+    /// A process before this one held it in this boot, and had not begun to give it away.
+    Left {
+        epoch: u64,
+    },
+    /// The same, dispatched for because the store does not answer; renewed as soon as it does.
+    Trusted {
+        epoch: u64,
+    },
     /// It is being given up, and may be gone already: whoever comes to use it waits for the answer.
     Releasing {
         epoch: u64,
@@ -101,10 +114,10 @@ enum Known {
 impl Known {
     fn ownership(&self) -> Ownership {
         match self {
-            Self::Unread => Ownership::Unknown,
+            Self::Unread | Self::Left { .. } => Ownership::Unknown,
             Self::Free => Ownership::Free,
             Self::Theirs(owner) => Ownership::Theirs(owner.clone()),
-            Self::Ours { epoch } => Ownership::Ours { epoch: *epoch },
+            Self::Ours { epoch } | Self::Trusted { epoch } => Ownership::Ours { epoch: *epoch },
             Self::Stale { .. } | Self::Releasing { .. } | Self::Uncertain => Ownership::Uncertain,
         }
     }
@@ -116,6 +129,8 @@ struct Unit {
     known: Known,
     /// A change of it was asked for, and its answer says how it stands then.
     awaited: bool,
+    /// A commit that gives it away may be out.
+    given: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,14 +150,54 @@ pub struct Keeper {
     again: Instant,
     idle_since: Option<Instant>,
     moving: Moving,
+    trust_at: Instant,
 }
 
 impl Keeper {
     #[must_use]
     pub fn new(host: &str, units: impl IntoIterator<Item = String>, now: Instant) -> Self {
-        let unit = |name| Unit { name, known: Known::Unread, awaited: false };
+        let unit = |name| Unit { name, known: Known::Unread, awaited: false, given: false };
         let units = units.into_iter().map(unit).collect();
-        Self { host: host.into(), units, asked: None, again: now, idle_since: None, moving: Moving::No }
+        let trust_at = now + TRUST_AFTER;
+        Self {
+            host: host.into(),
+            units,
+            asked: None,
+            again: now,
+            idle_since: None,
+            moving: Moving::No,
+            trust_at,
+        }
+    }
+
+    /// What a process before this one has left, in the same boot of the host: to be told before anything else.
+    pub fn inherit(&mut self, left: impl Fn(&str) -> Option<u64>) {
+        for unit in self.units.iter_mut().filter(|unit| unit.known == Known::Unread) {
+            if let Some(epoch) = left(&unit.name) {
+                unit.known = Known::Left { epoch };
+            }
+        }
+    }
+
+    /// What the next process may inherit, with its epoch.
+    pub fn holdings(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.units.iter().filter(|unit| !unit.given).filter_map(|unit| match &unit.known {
+            Known::Ours { epoch } | Known::Left { epoch } | Known::Trusted { epoch } => {
+                Some((unit.name.as_str(), *epoch))
+            }
+            Known::Unread
+            | Known::Free
+            | Known::Theirs(_)
+            | Known::Stale { .. }
+            | Known::Releasing { .. }
+            | Known::Uncertain => None,
+        })
+    }
+
+    /// Units that are dispatched for by what was left, until the store answers.
+    pub fn trusted(&self) -> impl Iterator<Item = &str> {
+        let units = self.units.iter().filter(|unit| matches!(unit.known, Known::Trusted { .. }));
+        units.map(|unit| unit.name.as_str())
     }
 
     /// Of each unit, in the order in which they were given.
@@ -152,8 +207,17 @@ impl Keeper {
 
     /// A move's machine has read, or written, that they are ours.
     pub fn own(&mut self, units: &[UnitEpoch]) {
-        for UnitEpoch { unit, epoch } in units {
-            self.set(unit, Known::Ours { epoch: *epoch });
+        for UnitEpoch { unit: name, epoch } in units {
+            if let Some(unit) = self.units.iter_mut().find(|unit| unit.name == *name) {
+                (unit.known, unit.given) = (Known::Ours { epoch: *epoch }, false);
+            }
+        }
+    }
+
+    /// A move's machine is about to ask the store to give them away: from now on the next process may not inherit them.
+    pub fn give(&mut self, units: &[UnitEpoch]) {
+        for UnitEpoch { unit: name, .. } in units {
+            self.units.iter_mut().filter(|unit| unit.name == *name).for_each(|unit| unit.given = true);
         }
     }
 
@@ -182,6 +246,7 @@ impl Keeper {
             (None, _) => Known::Free,
             (Some(owner), _) if owner.host != self.host => Known::Theirs(owner.clone()),
             (Some(owner), Known::Ours { epoch }) => Known::Ours { epoch: owner.epoch.max(*epoch) },
+            (Some(owner), Known::Trusted { epoch }) => Known::Trusted { epoch: owner.epoch.max(*epoch) },
             // It may be from before the release, which has an answer of its own.
             (Some(_), known @ Known::Releasing { .. }) => known.clone(),
             (Some(_), known) if unit.awaited || moving => known.clone(),
@@ -210,6 +275,8 @@ impl Keeper {
                 for unit in &mut self.units {
                     match (&unit.known, asked) {
                         (Known::Theirs(_), _) | (_, Asked::Read) => {}
+                        // Whatever has become of it is this host's own.
+                        (Known::Left { .. } | Known::Trusted { .. }, Asked::Claim | Asked::Renew) => {}
                         // A claim is of those that were free, and nothing else of it can have changed.
                         (Known::Ours { .. }, Asked::Claim) => {}
                         (
@@ -217,6 +284,8 @@ impl Keeper {
                             | Known::Free
                             | Known::Stale { .. }
                             | Known::Ours { .. }
+                            | Known::Left { .. }
+                            | Known::Trusted { .. }
                             | Known::Releasing { .. }
                             | Known::Uncertain,
                             Asked::Claim | Asked::Renew | Asked::Release,
@@ -262,6 +331,7 @@ impl Keeper {
             Usage::Used => None,
             Usage::Idle => Some(self.idle_since.unwrap_or(now)),
         };
+        self.trust(now, around);
         if moving == Moving::Yes || store == Store::Down || self.asked.is_some() || now < self.again {
             return None;
         }
@@ -283,10 +353,23 @@ impl Keeper {
         Some(act)
     }
 
+    /// The store may be away for long, and the guests wait.
+    fn trust(&mut self, now: Instant, Around { store, moving, .. }: Around) {
+        if moving == Moving::Yes || store == Store::Up || now < self.trust_at {
+            return;
+        }
+        for unit in &mut self.units {
+            if let Known::Left { epoch } = unit.known {
+                unit.known = Known::Trusted { epoch };
+            }
+        }
+    }
+
     /// What was heard meanwhile was the move's business.
     fn forget_others(&mut self) {
         for unit in &mut self.units {
-            if !matches!(unit.known, Known::Ours { .. }) {
+            unit.given = false;
+            if !matches!(unit.known, Known::Ours { .. } | Known::Trusted { .. }) {
                 unit.known = Known::Unread;
             }
         }
@@ -298,15 +381,18 @@ impl Keeper {
             let names: Vec<String> = units.map(|unit| unit.name.clone()).collect();
             (!names.is_empty()).then_some(names)
         };
-        if let Some(units) = names(|known| matches!(known, Known::Unread | Known::Uncertain)) {
+        if let Some(units) =
+            names(|known| matches!(known, Known::Unread | Known::Left { .. } | Known::Uncertain))
+        {
             return Some(Act::Read(units));
         }
         let stale = self.epochs(|known| match known {
-            Known::Stale { epoch } => Some(*epoch),
+            Known::Stale { epoch } | Known::Trusted { epoch } => Some(*epoch),
             Known::Unread
             | Known::Free
             | Known::Theirs(_)
             | Known::Ours { .. }
+            | Known::Left { .. }
             | Known::Releasing { .. }
             | Known::Uncertain => None,
         });
@@ -325,6 +411,8 @@ impl Keeper {
             | Known::Free
             | Known::Theirs(_)
             | Known::Stale { .. }
+            | Known::Left { .. }
+            | Known::Trusted { .. }
             | Known::Releasing { .. }
             | Known::Uncertain => None,
         });
@@ -508,5 +596,114 @@ mod tests {
         assert_eq!(keeper.look(at(1), Around { store: Store::Down, ..IDLE }), None);
         assert_eq!(keeper.look(at(60), Around { store: Store::Down, ..IDLE }), None);
         assert!(dispatches(&keeper));
+    }
+
+    const AWAY: Around = Around { store: Store::Down, ..USED };
+
+    /// As after a restart of vmpath.
+    fn heir() -> Keeper {
+        let mut keeper = keeper();
+        keeper.inherit(|unit| (unit == "t/a" || unit == "t/b").then_some(7));
+        keeper
+    }
+
+    fn after(milliseconds: u64) -> Instant {
+        Instant::from_nanos(milliseconds * 1_000_000)
+    }
+
+    /// One that trusts.
+    fn trusting() -> Keeper {
+        let mut keeper = heir();
+        assert_eq!(keeper.look(after(499), AWAY), None);
+        assert!(!dispatches(&keeper), "the store may answer yet");
+        assert_eq!(keeper.look(after(500), AWAY), None);
+        assert!(dispatches(&keeper));
+        keeper
+    }
+
+    #[test]
+    fn what_a_former_process_has_left_is_dispatched_for_while_the_store_is_away_and_renewed_after() {
+        let mut keeper = trusting();
+        assert_eq!(keeper.look(at(60), USED), Some(Act::Renew(epochs(7))));
+        both(Some(("kvm1", 7))).iter().for_each(|found| keeper.found(found));
+        keeper.answered(at(60), Reply::Unknown);
+        assert!(dispatches(&keeper), "it is this host's, whether it was renewed or not");
+        assert_eq!(keeper.look(at(62), USED), Some(Act::Renew(epochs(7))));
+        keeper.answered(at(62), Reply::There(both(Some(("kvm1", 8)))));
+        assert_eq!(keeper.look(at(64), USED), Some(Act::Renew(epochs(8))));
+        keeper.answered(at(64), Reply::Done(both(Some(("kvm1", 9)))));
+        assert!(dispatches(&keeper));
+        assert_eq!(keeper.trusted().count(), 0);
+        assert_eq!(keeper.holdings().collect::<Vec<_>>(), [("t/a", 9), ("t/b", 9)]);
+    }
+
+    #[test]
+    fn it_is_given_up_at_once_when_the_store_names_another_owner_or_none() {
+        for owner in [Some(("kvm2", 8)), None] {
+            let mut keeper = trusting();
+            keeper.found(&found("t/a", owner));
+            assert!(!keeper.ownerships().next().is_some_and(|(_, known)| known.may_dispatch()));
+            let mut keeper = trusting();
+            assert!(keeper.look(at(60), USED).is_some());
+            keeper.answered(at(60), Reply::There(both(owner)));
+            assert!(keeper.ownerships().all(|(_, known)| !known.may_dispatch()));
+            assert_eq!(keeper.holdings().count(), 0);
+        }
+    }
+
+    #[test]
+    fn with_the_store_there_what_was_left_is_read_and_renewed_first() {
+        let mut keeper = heir();
+        assert_eq!(keeper.look(at(1), USED), Some(Act::Read(names())));
+        assert!(!dispatches(&keeper));
+        keeper.answered(at(1), Reply::Done(both(Some(("kvm1", 7)))));
+        assert!(!dispatches(&keeper));
+        assert_eq!(keeper.look(at(1), USED), Some(Act::Renew(epochs(7))));
+    }
+
+    #[test]
+    fn the_store_goes_away_while_it_is_asked() {
+        let mut keeper = heir();
+        assert_eq!(keeper.look(at(1), USED), Some(Act::Read(names())));
+        assert_eq!(keeper.look(at(2), AWAY), None);
+        assert!(dispatches(&keeper));
+        keeper.answered(at(3), Reply::Unknown);
+        assert!(dispatches(&keeper));
+    }
+
+    /// Its commit may be out, for all that this process knows.
+    #[test]
+    fn on_its_way_nothing_that_was_left_is_believed() {
+        let mut keeper = heir();
+        assert_eq!(keeper.look(at(5), Around { moving: Moving::Yes, ..AWAY }), None);
+        assert!(!dispatches(&keeper));
+        assert_eq!(keeper.look(at(6), AWAY), None);
+        assert!(!dispatches(&keeper), "its move is over: the owners are read first");
+        assert_eq!(keeper.look(at(7), USED), Some(Act::Read(names())));
+    }
+
+    #[test]
+    fn nothing_is_left_to_the_next_one_of_what_is_being_given_up() {
+        let mut keeper = owner();
+        assert_eq!(keeper.holdings().collect::<Vec<_>>(), [("t/a", 1), ("t/b", 1)]);
+        assert_eq!(keeper.look(at(0), IDLE), None);
+        assert!(matches!(keeper.look(at(10), IDLE), Some(Act::Release(_))));
+        assert_eq!(keeper.holdings().count(), 0);
+        keeper.answered(at(10), Reply::NotAsked);
+        assert_eq!(keeper.holdings().count(), 2);
+    }
+
+    #[test]
+    fn nothing_is_left_to_the_next_one_of_what_a_commit_may_give_away() {
+        let mut keeper = owner();
+        assert_eq!(keeper.look(at(1), MOVING), None);
+        keeper.give(&epochs(1));
+        assert!(dispatches(&keeper), "its move says when that is over");
+        assert_eq!(keeper.holdings().count(), 0);
+        let mut never_sent = keeper.clone();
+        assert_eq!(never_sent.look(at(2), USED), None);
+        assert_eq!(never_sent.holdings().count(), 2, "the move is over, and they are here");
+        keeper.own(&epochs(2));
+        assert_eq!(keeper.holdings().collect::<Vec<_>>(), [("t/a", 2), ("t/b", 2)]);
     }
 }

@@ -7,6 +7,7 @@
 
 mod judge;
 pub mod keeper;
+pub mod takeover;
 
 use crate::migration::MoveId;
 use std::fmt;

@@ -283,7 +283,7 @@ impl PathMachine {
 
 fn failback_at(repaired: Instant, failback: Failback) -> Option<Instant> {
     match failback {
-        // All that moves traffic off a path here is this host.
+        // What moves traffic off a path here is this host; from host to host it makes a difference.
         Failback::Immediate | Failback::Followover => Some(repaired),
         Failback::After(wait) => Some(repaired + wait),
         Failback::Manual => None,

@@ -16,6 +16,7 @@ mod reach;
 pub mod remembered;
 mod restore;
 mod sickness;
+mod table;
 pub mod vital;
 
 pub use damping::{Damping, REPAIR_AFTER_MAX};

@@ -7,15 +7,16 @@ use crate::event::{Fault, LinkChange, LinkReport, LoadReport};
 use crate::ids::{DiskId, PathId, TargetId, UnitId};
 use crate::path::reach::{Reach, reaches};
 use crate::path::sickness::{Ailment, SickEdge, Sickness};
+use crate::path::table::Links;
 use crate::path::{Link, LinkEdge, LinkRow, PathChange, PathMachine, PathState, Signal};
 use crate::plan::Health;
 use crate::spec::{Access, Spec, TargetSpec};
 use crate::time::{Duration, Instant};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 #[derive(Clone, Debug)]
 pub struct Network {
-    pub(super) links: BTreeMap<(PathId, UnitId), LinkRow>,
+    pub(super) links: Links,
     pub(super) paths: Vec<Path>,
     /// By `VmId`.
     pub(super) reaches: Vec<Reach>,
@@ -37,7 +38,7 @@ impl Network {
     #[must_use]
     pub fn new(spec: &Spec, now: Instant) -> Self {
         let mut network = Self {
-            links: BTreeMap::new(),
+            links: Links::default(),
             paths: vec![],
             reaches: vec![],
             sickness: Sickness::new(spec.paths.len()),
@@ -56,11 +57,9 @@ impl Network {
             self.paths.push(Path { target, machine: PathMachine::new(now), access });
         }
         let unused = self.unused_units(spec);
-        for unit in spec.unit_ids().filter(|unit| !unused.contains(unit)) {
-            for path in spec.paths_of_unit(unit) {
-                self.links.entry((path, unit)).or_insert_with(|| LinkRow::new(now));
-            }
-        }
+        let used = spec.unit_ids().filter(|unit| !unused.contains(unit));
+        let all = used.flat_map(|unit| spec.paths_of_unit(unit).map(move |path| (path, unit)));
+        self.links.fill(all, &LinkRow::new(now));
         self.reaches = reaches(spec, &self.left);
     }
 
@@ -80,7 +79,7 @@ impl Network {
         }
         self.left = left;
         let unused = self.unused_units(spec);
-        self.links.retain(|(_, unit), _| !unused.contains(unit));
+        self.links.retain(|(_, unit)| !unused.contains(&unit));
         self.fill(spec, now);
     }
 
@@ -93,7 +92,7 @@ impl Network {
         let same_unit = |u: UnitId| {
             u.index() < old.units.len() && u.index() < new.units.len() && old.unit_name(u) == new.unit_name(u)
         };
-        self.links.retain(|(path, unit), _| same_path(*path) && same_unit(*unit));
+        self.links.retain(|(path, unit)| same_path(path) && same_unit(unit));
         self.left.retain(|disk| disk.index() < new.disks.len());
         self.paths.truncate(new.paths.len());
         for (index, path) in self.paths.iter_mut().enumerate() {
@@ -111,7 +110,7 @@ impl Network {
 
     /// Takes in what a worker saw of a link. Reports of links that the spec does not have are stale and change nothing.
     pub fn report(&mut self, spec: &Spec, now: Instant, report: &LinkReport) -> LinkEdge {
-        let Some(row) = self.links.get_mut(&(report.path, report.unit)) else { return LinkEdge::Nothing };
+        let Some(row) = self.links.get_mut((report.path, report.unit)) else { return LinkEdge::Nothing };
         let base = spec.target(spec.path(report.path).target).repair_after;
         let seen = report.at.min(now);
         let state = self.paths[report.path.index()].machine.state();
@@ -138,9 +137,9 @@ impl Network {
             return expired;
         }
         self.first_expiry = Instant::FAR_FUTURE;
-        for (key, row) in &mut self.links {
+        for (key, row) in self.links.iter_mut() {
             match row.elapsed(now) {
-                LinkEdge::Lost => expired.push(*key),
+                LinkEdge::Lost => expired.push(key),
                 LinkEdge::Nothing | LinkEdge::Connected | LinkEdge::Back { .. } => {}
             }
             if let Link::Connecting { until, .. } = row.link() {
@@ -177,8 +176,7 @@ impl Network {
 
     fn settle_links(&mut self, path: PathId, now: Instant, rules: &TargetSpec) -> Option<PathChange> {
         let machine = &mut self.paths[path.index()].machine;
-        let rows =
-            || self.links.range((path, UnitId(0))..=(path, UnitId(u16::MAX))).map(|(_, row)| row.link());
+        let rows = || self.links.of(path).map(|(_, row)| row.link());
         let is_up = rows().any(|link| matches!(link, Link::Up { .. }));
         if matches!(machine.state(), PathState::Draining { .. }) {
             return if is_up { None } else { machine.step(now, Signal::Emptied, rules) };
@@ -223,9 +221,7 @@ impl Network {
         if change == Some(PathChange::Enabled) {
             self.first_expiry = now;
             self.sickness.forget(path);
-            for (_, row) in self.links.range_mut((path, UnitId(0))..=(path, UnitId(u16::MAX))) {
-                row.reconnect(now);
-            }
+            self.links.of_mut(path).for_each(|row| row.reconnect(now));
         }
         change
     }
@@ -286,24 +282,23 @@ impl Network {
     /// None if the spec has no such link.
     #[must_use]
     pub fn link(&self, path: PathId, unit: UnitId) -> Option<&Link> {
-        self.links.get(&(path, unit)).map(LinkRow::link)
+        self.links.get((path, unit)).map(LinkRow::link)
     }
 
     #[must_use]
     pub fn row(&self, path: PathId, unit: UnitId) -> Option<&LinkRow> {
-        self.links.get(&(path, unit))
+        self.links.get((path, unit))
     }
 
     /// Each link of a path.
     pub fn links_of(&self, path: PathId) -> impl Iterator<Item = (UnitId, &Link)> {
-        let all = self.links.range((path, UnitId(0))..=(path, UnitId(u16::MAX)));
-        all.map(|((_, unit), row)| (*unit, row.link()))
+        self.links.of(path).map(|(unit, row)| (unit, row.link()))
     }
 
     /// The times, later than `now`, at which a link or path may change by itself.
     #[must_use]
     pub fn deadline(&self, spec: &Spec, now: Instant) -> Option<Instant> {
-        let links = self.links.values().filter_map(LinkRow::deadline);
+        let links = self.links.iter().filter_map(|(_, row)| row.deadline());
         let paths = self.paths.iter().filter_map(|p| p.machine.deadline(spec.target(p.target)));
         links.chain(paths).filter(|at| *at > now).min()
     }

@@ -25,7 +25,7 @@ impl Network {
                 && saved.access.0 == saved.access.1;
             (!fresh).then_some(saved)
         };
-        let link = |(key, row): (&(_, _), &LinkRow)| {
+        let link = |(key, row): ((_, _), &LinkRow)| {
             let down = match row.link() {
                 Link::Down { since, cause, .. } => Some((*since, cause.to_string())),
                 Link::Connecting { .. } | Link::Up { .. } => None,
@@ -47,7 +47,7 @@ impl Network {
         for link in &saved.links {
             let ids = (saved.names.path(spec, link.path), saved.names.unit(spec, link.unit));
             let (Some(path), Some(unit)) = ids else { continue };
-            if let Some(row) = self.links.get_mut(&(path, unit)) {
+            if let Some(row) = self.links.get_mut((path, unit)) {
                 let down = link.down.clone().map(|(since, words)| (since, Fault::Before(words)));
                 *row = LinkRow::restored(now, down, link.damping.clone());
             }

@@ -69,6 +69,14 @@ pub fn swallowed(clock: NetworkClock) -> Option<Fault> {
         .then_some(Fault::Blackhole { unacked_for, retransmits: clock.retransmits.max(clock.probes) })
 }
 
+/// Whether it is this connection's flow alone that is swallowed, and not the path: another connection of the path has given a
+/// sign of life since. A network of several members (a LAG, ECMP) chooses one for each flow, and may have lost only that.
+/// `signs`: how long ago each of the others last heard anything, or was acknowledged anything.
+#[must_use]
+pub fn is_only_a_flow(swallowed_for: Duration, mut signs: impl Iterator<Item = Duration>) -> bool {
+    signs.any(|ago| ago < swallowed_for)
+}
+
 /// The target behind a live network has stopped answering. `silent_for`: since anything at all came, or since the wait
 /// began if that is later.
 #[must_use]

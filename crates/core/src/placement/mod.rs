@@ -17,6 +17,7 @@ pub use summary::{
 };
 pub use view::{ClusterView, HostIndex};
 
+use crate::cluster::Chosen;
 use std::cmp::Reverse;
 use view::{NameId, Present, Unit};
 
@@ -36,6 +37,35 @@ pub struct Ranking {
 const TOLD_MAX: usize = 4;
 
 impl Ranking {
+    /// The best host, and what it is better in than the next.
+    #[must_use]
+    pub fn chosen(&self, need: &Need, view: &ClusterView) -> Option<Chosen> {
+        let best = *self.best.first()?;
+        let host = view.name(best).to_owned();
+        if need.only.is_some() {
+            return Some(Chosen { host, why: String::new() });
+        }
+        let asked = Asked::of(need, view);
+        let would_be = |at: HostIndex| match fits_now(&asked, view, at) {
+            Some(left) => {
+                format!("{left}/{ROOM_STEPS} of what it carries would be left at {}", view.name(at))
+            }
+            None => format!("the capacity of {} is not known", view.name(at)),
+        };
+        let why = match self.best.get(1) {
+            None => format!("{host} is the only host that will do"),
+            Some(next) => {
+                let many = self.best.len();
+                format!(
+                    "{host} is the best of {many} hosts that will do ({}; {})",
+                    would_be(best),
+                    would_be(*next)
+                )
+            }
+        };
+        Some(Chosen { host, why })
+    }
+
     /// Why nobody will have it.
     #[must_use]
     pub fn words(&self, need: &Need, view: &ClusterView) -> String {
@@ -168,6 +198,12 @@ fn reaches(asked: &Asked<'_>, present: &Present) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// What would be left at a host that will do.
+fn fits_now(asked: &Asked<'_>, view: &ClusterView, host: HostIndex) -> Option<u64> {
+    let present = view.hosts[host.0].present.as_ref()?;
+    fits(asked, view, host, present).ok()?
 }
 
 /// Its reservation has room on each target. What is left of the tightest, in parts of its capacity.

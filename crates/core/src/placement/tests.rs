@@ -78,6 +78,22 @@ fn the_host_with_more_room_comes_first() {
 }
 
 #[test]
+fn it_is_told_what_the_chosen_one_is_better_in() {
+    let why = |hosts: &[HostSummary], need: &Need| {
+        let view = view(hosts);
+        place(need, &view).chosen(need, &view).expect("one will do").why
+    };
+    let (near, far) = (host("kvm1", 50 * MIB), host("kvm2", 90 * MIB));
+    let need = need("db1", 10 * MIB);
+    let words = why(&[near.clone(), far], &need);
+    assert!(words.contains("kvm2 is the best of 2") && words.contains("at kvm2; "), "{words}");
+    assert!(words.ends_with("left at kvm1)"), "{words}");
+    assert_eq!(why(std::slice::from_ref(&near), &need), "kvm1 is the only host that will do");
+    let named = Need { only: Some("kvm1".into()), ..need };
+    assert_eq!(why(&[near], &named), "", "nobody chose");
+}
+
+#[test]
 fn each_condition_refuses_by_itself_and_in_words() {
     let said = |change: fn(&mut HostSummary, &mut Need)| refusal(change).to_string();
     assert_eq!(said(|h, _| h.version = "2".into()), "its vmpath is 2, and this one 1");

@@ -58,7 +58,7 @@ impl Monitor {
     pub fn continuable(&self) -> Option<u64> {
         match self {
             Self::Present { instance, state: RunState::Paused | RunState::IoError, .. } => Some(*instance),
-            Self::Present { state: RunState::Running | RunState::Other, .. }
+            Self::Present { state: RunState::Running | RunState::Sent | RunState::Other, .. }
             | Self::Unknown
             | Self::Absent { .. } => None,
         }
@@ -83,7 +83,8 @@ impl Guest {
                 Monitor::Unknown | Monitor::Absent { .. } => VmState::Unmanaged,
                 Monitor::Present { state: RunState::Running, .. } => VmState::Running,
                 Monitor::Present {
-                    state: RunState::Paused | RunState::IoError | RunState::Other, ..
+                    state: RunState::Paused | RunState::IoError | RunState::Sent | RunState::Other,
+                    ..
                 } => VmState::StoppedByOther,
             },
         }

@@ -23,6 +23,6 @@ pub use guest::{Guest, Monitor};
 pub use ladder::{Lack, Ladder, Loss, Retell};
 pub use run::{
     Act, CONT_MAY_BE_LATE, Input, LateStop, Note, RESUME_ATTEMPTS_MAX, Run, STOP_ATTEMPTS_MAX,
-    STOP_CONFIRM_WITHIN, Step, StopOrder,
+    STOP_CONFIRM_WITHIN, Step, StopOrder, StopStage,
 };
-pub use travel::{ASK_HOME, Carried, PLACE_WITHIN, Place, Reason, Travel, Tried};
+pub use travel::{ASK_HOME, Carried, PLACE_WITHIN, Place, Reason, Sender, Travel, Tried, fled};

@@ -72,9 +72,13 @@ pub fn stopping(monitor: &Monitor, requests: Outstanding) -> Stopping {
         (Monitor::Absent { why, .. }, _) => {
             Stopping::Impossible(format!("it cannot be stopped: unmanaged, no monitor ({why})"))
         }
-        (Monitor::Present { state: RunState::Paused | RunState::IoError | RunState::Other, .. }, _) => {
-            Stopping::Moot
-        }
+        (
+            Monitor::Present {
+                state: RunState::Paused | RunState::IoError | RunState::Sent | RunState::Other,
+                ..
+            },
+            _,
+        ) => Stopping::Moot,
         (
             Monitor::Present { state: RunState::Running, stops_on_error: StopsOnError::No, .. },
             Outstanding::Held,

@@ -54,9 +54,11 @@ const RESUME_BACKOFF_MAX: Duration = Duration::from_secs(16);
 /// | Resuming    | -          | -    | -           | -         | -         | Proving | Free  | -       | again, gives up| Free     |
 /// | Proving     | Suspending | Held | -           | Free      | Resuming  | -       | Free  | -       | Free           | Free     |
 ///
+/// A Suspending VM whose requests wait though they could be routed becomes Held when its monitor is gone.
 /// A Held VM whose former `stop` takes effect at last becomes Suspended, and Withdrawing when it is released before.
 /// A Suspended VM that runs again although its `stop` may still come becomes Withdrawing.
 /// A Suspended VM that runs by a `cont` of ours that came late (`LateCont`) is Suspending again.
+/// `Retain` changes why a Suspending or Suspended VM is stopped, and nothing else.
 /// `Adopt` (it stopped on our own EIO) turns Free, Held, Withdrawing and Proving into Suspended; `Revoke` turns Resuming into Suspended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Run {
@@ -102,6 +104,8 @@ pub enum StopOrder {
 pub enum Input {
     /// The policy wants it stopped, and it can be.
     Suspend(Cause),
+    /// Stopped already or about to be, it is to stay so for this cause instead.
+    Retain(Cause),
     /// The policy wants it not routed, and it cannot be stopped.
     Hold(Cause),
     /// It stopped on an EIO that we answered.
@@ -129,6 +133,13 @@ pub enum Act {
     Continue { instance: u64 },
 }
 
+/// How far a stop has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopStage {
+    Asked,
+    Confirmed,
+}
+
 /// What happened, for the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
@@ -147,6 +158,8 @@ pub enum Note {
     Suspended {
         after: Duration,
     },
+    /// What it was stopped for no longer lets it go on: another cause keeps it.
+    Retained(StopStage),
     Withdrawn,
     Resuming,
     ContinueRepeated {

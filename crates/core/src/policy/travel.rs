@@ -51,6 +51,36 @@ pub enum Place {
     },
 }
 
+/// Who sends a VM to another host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// A rule, because of a failure.
+    Failure,
+    /// `return = true`.
+    Return,
+    Operator,
+}
+
+/// What is kept of a VM's way back: a VM that has fled from more hosts than that goes to the first, or to the last of them.
+const FLED_MAX: usize = 16;
+
+/// The hosts that a VM has fled from once it is at `to`. One to which it comes again ends the detour that began there.
+#[must_use]
+pub fn fled(before: &[String], sender: Sender, (from, to): (&str, &str)) -> Vec<String> {
+    let mut hosts = match sender {
+        Sender::Failure => before.iter().map(String::as_str).chain([from]).map(str::to_owned).collect(),
+        Sender::Return => before.to_vec(),
+        Sender::Operator => vec![],
+    };
+    if let Some(again) = hosts.iter().position(|host| host == to) {
+        hosts.truncate(again);
+    }
+    if hosts.len() > FLED_MAX {
+        hosts.remove(1);
+    }
+    hosts
+}
+
 /// A move that came to nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tried {
@@ -67,8 +97,11 @@ pub struct Travel {
     pub tried: Option<Tried>,
     /// When it came here; none if it began here.
     pub arrived: Option<Instant>,
-    /// Where it began, if that was elsewhere: `return = true` takes it back there.
+    /// Where it began, if that was elsewhere: `vmpath vm return` takes it back there.
     pub home: Option<String>,
+    /// The hosts that it had to leave for a failure since somebody last chose its place, the first one first: `return = true`
+    /// takes it back, and what an operator has moved stays.
+    pub fled: Vec<String>,
     /// When it is asked next whether it may.
     pub ask_home: Instant,
     /// It stands still by our doing, which its run state does not know yet.
@@ -88,7 +121,15 @@ pub struct Carried {
 impl Travel {
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        Self { place: Place::Here, tried: None, arrived: None, home: None, ask_home: now, carried: None }
+        Self {
+            place: Place::Here,
+            tried: None,
+            arrived: None,
+            home: None,
+            fled: vec![],
+            ask_home: now,
+            carried: None,
+        }
     }
 
     /// No rule looks at it: it is on its way, or gone.
@@ -139,5 +180,36 @@ impl Travel {
         let every = recent.map_or(TRY_AGAIN, |tried| (tried.every * 2).min(TRY_AGAIN_MAX));
         self.place = Place::Here;
         self.tried = Some(Tried { why, again: now + every, every });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FLED_MAX, Sender, fled};
+
+    fn check(before: &[&str], sender: Sender, way: (&str, &str), after: &[&str]) {
+        let before: Vec<String> = before.iter().map(|host| (*host).to_owned()).collect();
+        assert_eq!(fled(&before, sender, way), after, "{before:?} {sender:?} {way:?}");
+    }
+
+    #[test]
+    fn a_failure_adds_a_host_a_return_ends_a_detour_and_an_operator_ends_it_all() {
+        check(&[], Sender::Failure, ("a", "b"), &["a"]);
+        check(&["a"], Sender::Failure, ("b", "c"), &["a", "b"]);
+        check(&["a", "b"], Sender::Return, ("c", "b"), &["a"]);
+        check(&["a", "b"], Sender::Return, ("c", "a"), &[]);
+        check(&["a", "b"], Sender::Operator, ("c", "d"), &[]);
+        // It has fled to where it had fled from.
+        check(&["a", "b"], Sender::Failure, ("c", "b"), &["a"]);
+        check(&["a"], Sender::Failure, ("b", "a"), &[]);
+    }
+
+    #[test]
+    fn what_is_kept_has_a_bound_and_both_ends() {
+        let name = |number: usize| format!("kvm{number}");
+        let hosts =
+            (0..100).fold(vec![], |hosts, at| fled(&hosts, Sender::Failure, (&name(at), &name(at + 1))));
+        assert_eq!(hosts.len(), FLED_MAX);
+        assert_eq!((&hosts[0], &hosts[FLED_MAX - 1]), (&name(0), &name(99)));
     }
 }

@@ -43,6 +43,19 @@ impl Fences {
         key
     }
 
+    /// One that had no time has one now. Gives back the writes behind it; none, if it has passed.
+    pub(super) fn set_time(&mut self, key: FenceKey, until: Instant) -> Vec<WriteKey> {
+        if !self.is_open(key) {
+            return vec![];
+        }
+        self.due.push(Reverse((until, key)));
+        self.open[key.at as usize].writes.clone()
+    }
+
+    pub(super) fn unit_of(&self, key: FenceKey) -> Option<UnitId> {
+        self.is_open(key).then(|| self.open[key.at as usize].unit)
+    }
+
     pub(super) fn next(&self) -> Option<Instant> {
         self.due.peek().map(|Reverse((until, _))| *until).filter(|until| *until < Instant::FAR_FUTURE)
     }
@@ -89,5 +102,16 @@ mod tests {
         assert!(fences.close(early).is_none(), "an old key names nothing, though its place is used again");
         assert_eq!(fences.close(another).map(|(unit, _)| unit), Some(UnitId(2)));
         assert!(fences.close(never).is_some());
+    }
+
+    #[test]
+    fn what_had_no_time_gets_one_and_passes_once() {
+        let (mut fences, at) = (Fences::default(), Instant::from_millis);
+        let key = fences.open(UnitId(1), Instant::FAR_FUTURE, vec![]);
+        assert_eq!((fences.next(), fences.unit_of(key)), (None, Some(UnitId(1))));
+        fences.set_time(key, at(7));
+        assert_eq!((fences.next(), fences.due(at(7))), (Some(at(7)), Some(key)));
+        assert!(fences.close(key).is_some());
+        assert_eq!((fences.next(), fences.due(Instant::FAR_FUTURE), fences.unit_of(key)), (None, None, None));
     }
 }

@@ -129,8 +129,8 @@ impl Router {
         }
     }
 
-    /// The quarantine of a unit, as it is to be handed to whoever serves it after us. Writes in flight are not in it: first
-    /// let them end, or cut their connections.
+    /// The quarantine of a unit, as it is to be handed to whoever serves it after us: all of the unit while nothing at all goes
+    /// to it. Writes in flight are not in it: first let them end, or cut their connections.
     #[must_use]
     pub fn quarantines(&self, unit: UnitId, now: Instant) -> Vec<RemainingQuarantine> {
         let all = self.units[unit.index()].volume.quarantines();
@@ -139,7 +139,9 @@ impl Router {
             range: q.range,
             standing: q.standing,
         };
-        all.map(remaining).collect()
+        let whole =
+            |remaining| RemainingQuarantine { remaining, range: 0..u64::MAX, standing: Standing::Ghost };
+        all.map(remaining).chain(self.unit_held_for(unit, now).map(whole)).collect()
     }
 
     /// Takes over what [`Self::quarantines`] gave elsewhere, before anything of the unit is submitted. What is open there may be
@@ -151,9 +153,9 @@ impl Router {
         }
     }
 
-    pub(super) fn quarantine(&mut self, unit: UnitId, what: Quarantined) {
+    pub(super) fn quarantine(&mut self, unit: UnitId, what: Quarantined) -> FenceKey {
         let until = what.until;
         let write = self.on_volume(unit, |volume, record| volume.restore(what, record));
-        self.fences.open(unit, until, vec![write]);
+        self.fences.open(unit, until, vec![write])
     }
 }

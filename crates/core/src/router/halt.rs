@@ -6,7 +6,8 @@
 
 use super::Router;
 use crate::ids::{DiskId, UnitId};
-use crate::time::Instant;
+use crate::mutant::{self, Mutant};
+use crate::time::{Duration, Instant};
 use crate::view::HoldReason;
 
 /// Why a disk's queue stands still. All may be at once, each begun and ended by somebody else.
@@ -30,6 +31,27 @@ impl Halt {
             (false, false, false) => None,
         }
     }
+}
+
+/// Whether the records of former processes tell all that may still take effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Knowledge {
+    #[default]
+    Complete,
+    /// Whoever left the last of those that cannot be read was dead then.
+    Incomplete { since: Instant },
+}
+
+/// Until when nothing goes to a unit at all, for [`Router::hold_unit_until`]: what was sent before the boot of the host may come
+/// until one bound after it, and what an unreadable record would have told of until one bound from then. None if that is over.
+#[must_use]
+pub fn held_until(knowledge: Knowledge, booted: Instant, quiesce: Duration, now: Instant) -> Option<Instant> {
+    let until = match knowledge {
+        Knowledge::Complete if mutant::active(Mutant::BootNotWaited) => return None,
+        Knowledge::Complete => booted + quiesce,
+        Knowledge::Incomplete { since } => since + quiesce,
+    };
+    (now < until).then_some(until)
 }
 
 impl Router {
@@ -63,6 +85,12 @@ impl Router {
                 self.set_halt(disk, |halt| halt.fenced = false, now);
             }
         }
+    }
+
+    /// How much longer nothing goes to the unit at all; none if something may.
+    pub(super) fn unit_held_for(&self, unit: UnitId, now: Instant) -> Option<Duration> {
+        let held = self.held_units.iter().find(|(held, until)| *held == unit && *until > now);
+        held.map(|(_, until)| until.since(now))
     }
 
     pub(super) fn disks_on(&self, unit: UnitId) -> Vec<DiskId> {

@@ -45,6 +45,7 @@ use compete::Competition;
 pub use fences::FenceKey;
 use fences::Fences;
 pub use fencing::{CloseMode, RemainingQuarantine, close_mode};
+pub use halt::{Knowledge, held_until};
 use lanes::Lane;
 use load::PathLoad;
 pub use owner::Fate;

@@ -2,7 +2,7 @@
 
 use super::lanes::Lane;
 use super::{Entry, Place, Router};
-use crate::ids::{PathId, VmId};
+use crate::ids::{PathId, UnitId, VmId};
 use crate::time::Instant;
 use crate::view::{HoldReason, PathLoadView, UnitLoadView, VmLoadView, WorkerView};
 
@@ -82,12 +82,18 @@ impl Router {
         let volume = &self.units[index].volume;
         let ranges = volume.quarantines().map(|q| q.range.end - q.range.start);
         let (quarantined_ranges, quarantined_bytes) =
-            ranges.fold((0, 0), |(n, sum), bytes| (n + 1, sum + bytes));
+            ranges.fold((0, 0), |(n, sum): (u32, u64), bytes| (n + 1, sum.saturating_add(bytes)));
+        // Of what no record tells there is no range, and it may still take effect: the unit is in use.
+        let held = self.unit_held_for(UnitId::at(index), now);
         UnitLoadView {
             size: None,
-            quarantined_ranges,
+            quarantined_ranges: quarantined_ranges + u32::from(held.is_some()),
             quarantined_bytes,
-            quarantined_for: volume.last_fence().map(|until| until.since(now)),
+            quarantined_for: volume
+                .last_fence()
+                .filter(|until| *until < Instant::FAR_FUTURE)
+                .map(|until| until.since(now))
+                .max(held),
         }
     }
 }

@@ -149,7 +149,7 @@ pub struct VmSpec {
     pub avoid_paths: Vec<PathId>,
     /// Run by a shell to start its QEMU for an incoming migration on this host.
     pub launch: Option<String>,
-    /// Whether it comes back here after the repair, when it was moved for a failure here. Default false.
+    /// Whether it goes back after the repair to the host from which a failure has moved it. Default false.
     pub returns: bool,
     /// How long it stays where it was moved to, unless that host loses its paths. Default 10 min.
     pub move_dwell: Duration,

@@ -272,6 +272,19 @@ impl Volume {
         self.resend(key, Resend::Nobody);
     }
 
+    /// Of a restored write whose fence had no time, it is known now. What its guest has open stays open in the record.
+    pub fn fence_begins(&mut self, key: WriteKey, until: Instant, record: &mut Record) {
+        let Some(write) = self.get(key) else { return };
+        let State::Ghost(ghost) = write.state else { return };
+        match ghost.resend {
+            Resend::Unclaimed | Resend::Settled | Resend::Nobody => {
+                record.change(write.slot, &write.range, Some(until));
+            }
+            Resend::Candidate | Resend::Chosen(_) | Resend::Due => {}
+        }
+        self.enter(key, State::Ghost(Ghost { until, ..ghost }));
+    }
+
     /// One of the connections with which it was lost is fenced. True if nothing of it can come any more.
     pub fn fenced(&mut self, key: WriteKey, record: &mut Record) -> bool {
         let Some(write) = self.get(key) else { return true };

@@ -74,9 +74,13 @@ pub(super) fn forecasts(
 fn stages(was: Fate, is: Fate, steps: &[Step]) -> Vec<Stage> {
     let mut stages: Vec<Stage> = vec![];
     let brings = |step: &Step| BRINGS.iter().find(|(kind, _)| *kind == step.kind).map(|(_, fate)| *fate);
-    for (after, fate) in steps.iter().filter_map(|step| Some((step.after, brings(step)?))) {
-        if stages.last().map_or(was, |last| last.fate) != fate {
-            stages.push(Stage { after, fate });
+    for (step, fate) in steps.iter().filter_map(|step| Some((step, brings(step)?))) {
+        let last = stages.last().map_or(was, |last| last.fate);
+        // A suspended VM is continued to meet its errors.
+        let meets_errors =
+            last == Fate::Failed && matches!(step.kind, JournalKind::VmResuming | JournalKind::VmResumed);
+        if last != fate && !meets_errors {
+            stages.push(Stage { after: step.after, fate });
         }
     }
     // The journal tells what was decided; where that leaves it may be told by nobody.

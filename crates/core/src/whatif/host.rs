@@ -21,8 +21,8 @@ use std::sync::Arc;
 
 /// A hypervisor, and a worker that was told something, take about this long.
 const OBEYS_AFTER: Duration = Duration::from_millis(5);
-/// Looked ahead at most: longer than any rung of a ladder that somebody waits for.
-const HORIZON: Duration = Duration::from_secs(24 * 3600);
+/// Looked ahead at most: longer than a ladder of which every rung lasts as long as one may.
+const HORIZON: Duration = Duration::from_secs(100 * 24 * 3600);
 /// Moments at which something happens. Rungs of VMs with one rule end together, so that hosts of a thousand VMs need tens.
 const STEPS_MAX: u32 = 2000;
 /// Looks at reservations. Each can only make VMs leave; a few are needed where targets share VMs.
@@ -141,7 +141,7 @@ impl Host {
     pub(super) fn settle(&mut self) -> bool {
         let until = self.now + HORIZON;
         for _ in 0..STEPS_MAX {
-            let wakes = [self.controller.next_deadline(), self.coming.keys().next().copied(), self.load_at];
+            let wakes = [self.controller.next_decision(), self.coming.keys().next().copied(), self.load_at];
             let Some(due) = wakes.into_iter().flatten().min() else { return false };
             if due > until {
                 return true;

@@ -2,7 +2,7 @@
 //!
 //! It does not know how long a guest's memory takes, nor what may fail on the way.
 
-use crate::cluster::{Heard, Whereto};
+use crate::cluster::{Chosen, Heard, Whereto};
 use crate::event::Event;
 use crate::ids::{UnitId, VmId};
 use crate::migration::source::{Act, Input};
@@ -21,18 +21,19 @@ pub struct Others {
 
 impl Others {
     /// The best host, where it then counts for whoever comes next.
-    pub(super) fn placed(&mut self, spec: &Spec, vm: VmId, whereto: &Whereto) -> Result<String, String> {
+    pub(super) fn placed(&mut self, spec: &Spec, vm: VmId, whereto: &Whereto) -> Result<Chosen, String> {
         let size = |unit: UnitId| self.sizes.get(unit.index()).copied().flatten();
         let need = Need::of(spec, vm, whereto, size)?;
         let ranking = place(&need, &self.view);
-        let Some(best) = ranking.best.first() else { return Err(ranking.words(&need, &self.view)) };
-        let host = self.view.name(*best).to_owned();
+        let Some(chosen) = ranking.chosen(&need, &self.view) else {
+            return Err(ranking.words(&need, &self.view));
+        };
         let view = Arc::make_mut(&mut self.view);
         for (target, rate) in &need.room {
             let (vm, target) = (need.vm.clone(), target.clone());
-            view.claim(&Claim { vm, host: host.clone(), target, rate: *rate });
+            view.claim(&Claim { vm, host: chosen.host.clone(), target, rate: *rate });
         }
-        Ok(host)
+        Ok(chosen)
     }
 }
 
@@ -52,6 +53,7 @@ pub(super) fn obeyed(vm: VmId, move_id: MoveId, act: Act, plan: Option<&Move>) -
         Act::Commit { .. } => Input::Committed(Answer::Done(())),
         Act::Continue { .. } => stands(MigrationState::Completed),
         Act::Cancel { .. } => stands(MigrationState::Cancelled),
+        Act::Discard { .. } => Input::Discarded(Answer::Done(())),
         Act::Unclaim
         | Act::ReadOwners { .. }
         | Act::Bump { .. }
@@ -60,7 +62,6 @@ pub(super) fn obeyed(vm: VmId, move_id: MoveId, act: Act, plan: Option<&Move>) -
         | Act::Query { .. }
         | Act::Stop { .. }
         | Act::Resume { .. }
-        | Act::Discard { .. }
         | Act::Revoke => return None,
     };
     Some(Event::Cluster(Heard::Leaving { vm, move_id, input }))

@@ -150,6 +150,23 @@ fn without_any_path_each_vm_goes_down_its_own_ladder() {
 }
 
 #[test]
+fn the_end_of_a_suspend_is_foreseen_where_it_can_be_had_and_where_not() {
+    let ladder = "on_no_path = \"hold 60s, then suspend 10m, then fail\"";
+    let nbd = spec("", &[("gold", 100, 0, ladder)]);
+    let forecast = lose(&nbd, &["san0/a", "san0/b"]);
+    assert_eq!(fates(&forecast), "gold suspended@60.0s");
+    let last = forecast.vms[0].steps.last().expect("it is told");
+    assert_eq!((last.kind, forecast.cut_short), (JournalKind::PolicyBlocked, false), "{last:?}");
+
+    let mut rings = (*nbd).clone();
+    rings.disks[0].vhost_user = rings.disks[0].nbd_socket.take();
+    let forecast = lose(&Arc::new(rings), &["san0/a", "san0/b"]);
+    assert_eq!(fates(&forecast), "gold failed@660.0s");
+    let stages: Vec<_> = forecast.vms[0].stages.iter().map(|stage| stage.fate).collect();
+    assert_eq!((stages, forecast.cut_short), (vec![Fate::Held, Fate::Suspended, Fate::Failed], false));
+}
+
+#[test]
 fn affinity_decides_who_is_cut_off() {
     let vms = [("gold", 100, 0, "avoid = [\"san0/b\"]"), ("bronze", 50, 0, "")];
     let forecast = lose(&spec("", &vms), &["san0/a"]);

@@ -80,12 +80,17 @@ pub(super) fn text(facts: &Facts<'_>) -> Vec<String> {
 /// Where it began.
 fn home(vm: &wire::Vm) -> Option<String> {
     let home = vm.home.as_ref()?;
-    let back = if vm.returns {
-        "it goes back by itself when that host has its paths again (return = true)".into()
-    } else {
-        format!("`vmpath vm return {}` sends it back", vm.name)
-    };
-    Some(format!("Its home is {home}; {back}."))
+    let by_hand = format!("`vmpath vm return {}` sends it back", vm.name);
+    Some(match &vm.returns_to {
+        Some(host) if host == home => format!(
+            "Its home is {home}; it goes back by itself when that host has its paths again (return = true)."
+        ),
+        Some(host) => format!(
+            "Its home is {home}; {by_hand}. By itself it goes back to {host} when that host has its paths again \
+             (return = true)."
+        ),
+        None => format!("Its home is {home}; {by_hand}."),
+    })
 }
 
 /// Requests wait a moment for their turn on a busy path; longer than this they wait for something.
@@ -100,7 +105,10 @@ fn state(facts: &Facts<'_>) -> String {
         "migrating" => &format!("on its way (the other end is {other})"),
         "suspended" => "suspended by vmpath",
         "stopped-by-other" => "stopped, but not by vmpath, which will leave it so",
-        "unmanaged" => "unmanaged: no hypervisor monitor, so its I/O is served and it cannot be suspended",
+        "unmanaged" if vm.gate.reason.is_none() && vm.waits_for.is_none() => {
+            "unmanaged: no hypervisor monitor, so its I/O is served and it cannot be suspended"
+        }
+        "unmanaged" => "unmanaged: no hypervisor monitor, so it cannot be suspended or resumed",
         state => state,
     };
     let met = vm.reservation_unmet_bytes_per_second == 0;
@@ -146,6 +154,8 @@ fn paths(facts: &Facts<'_>) -> Vec<String> {
         let place = match (facts.avoids(path), path.preferred) {
             (true, _) => "not for this VM (affinity)",
             (false, true) => "preferred",
+            // Of a path that carries nothing it is not said what it would be for.
+            (false, false) if path.health != "up" && path.health != "marginal" => "not used",
             (false, false) => "standby",
         };
         let name = format!("{}/{}", path.target, path.name);

@@ -136,8 +136,12 @@ fn so_far(vm: &wire::Vm) -> Option<String> {
         .filter(|time| time.held_us >= 1000)
         .map(|time| format!("{} by {}", seconds(time.held_us), words::held(&time.reason)))
         .collect();
-    (!told.is_empty())
-        .then(|| format!("Since the data plane's start its requests were held for {}.", told.join(", ")))
+    (!told.is_empty()).then(|| {
+        format!(
+            "Added up over all its requests since the data plane's start, they were held for {}.",
+            told.join(", ")
+        )
+    })
 }
 
 fn seconds(micros: u64) -> String {

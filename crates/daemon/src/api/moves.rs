@@ -6,7 +6,7 @@
 use super::error::ApiError;
 use super::routes::{Answer, Shared, command};
 use super::{names, wire};
-use crate::control::handle::{Confirmed, Snapshot};
+use crate::control::handle::{Begun, Confirmed, Snapshot};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
@@ -69,6 +69,8 @@ async fn cancel(state: State<Shared>, Path(name): Path<String>) -> Answer<wire::
 pub(super) struct TakeoverAsked {
     pub(super) from: String,
     pub(super) confirmed_dead: Option<String>,
+    /// The VM's name, if it is known not to have begun where its move has given it.
+    pub(super) never_ran_there: Option<String>,
 }
 
 async fn takeover(
@@ -80,10 +82,22 @@ async fn takeover(
         ApiError::bad_request(error.body_text(), "write it like …/takeover?from=kvm2&confirmed_dead=kvm2")
     })?;
     let snapshot = shared.control.snapshot();
+    let begun = begun(&vm, asked.never_ran_there.as_deref())?;
     let disk = names::disk(&snapshot.host.spec, &vm, &disk)?;
     let confirmed = confirmed(&snapshot, disk, &asked)?;
-    let message = shared.control.take_over(disk, asked.from, confirmed).await??;
+    let message = shared.control.take_over(disk, asked.from, (confirmed, begun)).await??;
     Ok(Json(wire::Done { message, warnings: Vec::new() }))
+}
+
+fn begun(vm: &str, never: Option<&str>) -> Result<Begun, ApiError> {
+    match never {
+        None => Ok(Begun::Perhaps),
+        Some(name) if name == vm => Ok(Begun::Never),
+        Some(name) => Err(ApiError::bad_request(
+            format!("a disk of {vm} is to be taken, and {name} is said never to have run there"),
+            "--never-ran-there repeats the VM's name, when you have seen that it cannot have run on the dead host",
+        )),
+    }
 }
 
 fn conflict(error: impl Into<String>, help: impl Into<String>) -> ApiError {

@@ -2,6 +2,7 @@
 
 use super::error::ApiError;
 use crate::control::hosts_view::HostsView;
+use std::collections::BTreeSet;
 use vmpath_core::ids::{DiskId, PathId, TargetId, VmId};
 use vmpath_core::spec::Spec;
 
@@ -24,6 +25,22 @@ pub(super) fn vm(spec: &Spec, name: &str) -> Result<VmId, ApiError> {
 pub(super) fn target(spec: &Spec, name: &str) -> Result<TargetId, ApiError> {
     let known = || spec.targets.iter().map(|target| target.name.clone());
     spec.target_by_name(name).ok_or_else(|| unknown("target", name, known(), "vmpath show paths"))
+}
+
+/// A target's paths, or those that go through a component of this name. A target of that name goes first.
+pub(super) fn paths_through(spec: &Spec, name: &str) -> Result<Vec<PathId>, ApiError> {
+    let of = |is: &dyn Fn(PathId) -> bool| spec.path_ids().filter(|path| is(*path)).collect::<Vec<_>>();
+    if let Some(target) = spec.target_by_name(name) {
+        return Ok(of(&|path| spec.path(path).target == target));
+    }
+    let found = of(&|path| spec.path(path).via.iter().any(|component| component == name));
+    if found.is_empty() {
+        let components = spec.paths.iter().flat_map(|path| path.via.iter().cloned());
+        let known: BTreeSet<_> =
+            spec.targets.iter().map(|target| target.name.clone()).chain(components).collect();
+        return Err(unknown("target or `via` component", name, known.into_iter(), "vmpath show paths"));
+    }
+    Ok(found)
 }
 
 pub(super) fn disk(spec: &Spec, vm: &str, disk: &str) -> Result<DiskId, ApiError> {

@@ -215,7 +215,7 @@ impl Shown<'_> {
             incident: incident(view.incident),
             other_host: view.other_host.clone(),
             home: view.home.clone(),
-            returns: spec.returns,
+            returns_to: view.returns_to.clone(),
             disks: self.spec().disks_of_vm(id).map(|disk| self.disk_of_vm(disk)).collect(),
         })
     }
@@ -317,7 +317,7 @@ fn run_state(state: RunState) -> String {
         RunState::Running => "running",
         RunState::Paused => "paused",
         RunState::IoError => "io-error",
-        RunState::Other => "other",
+        RunState::Sent | RunState::Other => "other",
     };
     word.into()
 }

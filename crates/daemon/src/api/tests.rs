@@ -145,7 +145,7 @@ fn holding_is_explained_with_the_numbers() {
          900 IO/s and gets 70.0 MiB/s.\n\
          2 wait for room: every path that it may use is full (san0/b has 192 of 2048 KiB in flight).\n\
          Its reservation of 50.0 MiB/s is not met: 10.0 MiB/s served, 40.0 MiB/s missing.\n\
-         Since the data plane's start its requests were held for 1.2 s by headroom kept for a higher priority, \
+         Added up over all its requests since the data plane's start, they were held for 1.2 s by headroom kept for a higher priority, \
          2 ms by its limit.\n\
          It gets 10.0 MiB/s and is entitled to 15.0 MiB/s now; reservation 50.0 MiB/s, limit 20.0 MiB/s, priority 50, \
          shares 1000, group tenant.\n\
@@ -210,7 +210,7 @@ fn a_vm_shows_its_gate_and_what_it_waits_for() {
         "held_reasons": [{ "reason": "policy", "requests": 3 }], "oldest_held_ms": 400, "rate_bytes_per_second": 0,
         "completed_requests": 0, "completed_bytes": 0, "failed_requests": 0, "retried_requests": 0,
         "because": ["110.0 MiB/s reserved, 100.0 MiB/s left"], "waits_for": "san0/a up and good for 1 s",
-        "incident": "INC-1", "other_host": null, "home": null, "returns": false,
+        "incident": "INC-1", "other_host": null, "home": null, "returns_to": null,
         "disks": [{ "name": "vda", "owner": null, "unit": "san0/bronze", "nbd_socket": "/run/vmpath/bronze.sock", "nbd_tcp": null, "vhost_user": null, "presence": "present", "clients": 1 }],
     });
     let mut bronze = vms["vms"][1].clone();

@@ -9,7 +9,7 @@ use super::{names, wire};
 use crate::control::journal;
 use std::collections::BTreeMap;
 use vmpath_core::controller::Controller;
-use vmpath_core::effect::JournalEntry;
+use vmpath_core::effect::{JournalEntry, JournalKind};
 use vmpath_core::ids::PathId;
 use vmpath_core::policy::fit::Kept;
 use vmpath_core::spec::Spec;
@@ -20,15 +20,15 @@ use vmpath_core::whatif::{Fate, Forecast, Question, VmForecast, ask};
 /// More paths than a host has.
 const NAMES_MAX: usize = 1024;
 
-const HELP: &str = "write it like /v1/whatif?lose=san0/a&lose=san0/b, or drain=san0/a; a target's name stands for all its paths";
+const HELP: &str = "write it like /v1/whatif?lose=san0/a&lose=san0/b, or drain=san0/a; a target's name stands for all its paths, a component's (`via`) for those through it";
 
 /// A question that cannot be asked of this configuration; what is wrong, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}\n  help: {1}")]
 pub struct AskError(pub String, pub String);
 
-/// What would become of a host that is now as `controller` says. `lose` and `drain` are `target/path`, or `target` for all its
-/// paths.
+/// What would become of a host that is now as `controller` says. `lose` and `drain` are `target/path`, `target` for all its
+/// paths, or a component (`via`) for all that go through it.
 ///
 /// # Errors
 /// A name that is not known, with near ones; nothing named.
@@ -87,10 +87,7 @@ fn paths(spec: &Spec, names: &[String]) -> Result<Vec<PathId>, ApiError> {
     for name in names {
         match name.split_once('/') {
             Some((target, path)) => found.push(names::path(spec, target, path)?),
-            None => {
-                let target = names::target(spec, name)?;
-                found.extend(spec.path_ids().filter(|path| spec.path(*path).target == target));
-            }
+            None => found.extend(names::paths_through(spec, name)?),
         }
     }
     found.sort_unstable();
@@ -173,6 +170,9 @@ pub(super) fn vm_fate(spec: &Spec, vm: &VmForecast) -> wire::VmFate {
     // An order's confirmation says only how long it took: the rule stands where it was given.
     let decided = vm.stages.last().and_then(|last| vm.steps.iter().find(|step| step.after >= last.after));
     let decided = decided.or_else(|| vm.steps.last());
+    // What of its policy cannot be done is the last word, if it came to that.
+    let blocked = vm.steps.last().filter(|step| step.kind == JournalKind::PolicyBlocked);
+    let decided = blocked.or(decided);
     wire::VmFate {
         name: row.name.clone(),
         priority: row.priority,

@@ -171,8 +171,8 @@ pub struct Vm {
     pub other_host: Option<String>,
     /// Where it began, if that is another host.
     pub home: Option<String>,
-    /// It goes back there by itself.
-    pub returns: bool,
+    /// The host to which it goes back by itself.
+    pub returns_to: Option<String>,
     pub disks: Vec<DiskOfVm>,
 }
 

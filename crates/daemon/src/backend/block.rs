@@ -86,7 +86,9 @@ impl Worker {
         let opened = result.and_then(|file| Ok((describe(&file)?, file)));
         match opened {
             Ok((export, file)) => {
-                if let Wire::Block(block) = &mut back.wire {
+                let unit = self.backs.links[self.backs.backs[index].link].unit;
+                self.mark(&file, unit);
+                if let Wire::Block(block) = &mut self.backs.backs[index].wire {
                     block.file = Some(Rc::new(file));
                 }
                 self.opened(index, export);

@@ -56,7 +56,7 @@ impl Worker {
         self.backs.links[link].told_early = Some(self.link_reports);
     }
 
-    /// Cuts all connections of a path: what was seen on one holds for the others.
+    /// Cuts all connections of a path: what was seen on one holds for the others, none of which shows the opposite.
     pub(super) fn cut_path(&mut self, path: PathId, fault: &Fault) {
         let of_path = |b: &super::Back| self.backs.links[b.link].path == path && !b.is_closing();
         let indices: Vec<usize> =

@@ -2,10 +2,11 @@
 //!
 //! What is a failure is decided by `core::path::vital`; here is what is known of each connection, and the pings.
 
-use super::{Phase, Purpose, Transport, Wire, connect};
+use super::{Back, Phase, Purpose, Transport, Wire, connect};
 use crate::dataplane::Worker;
 use crate::sys::tcp;
 use vmpath_core::event::Fault;
+use vmpath_core::ids::PathId;
 use vmpath_core::path::vital::{self, NetworkClock, Waits};
 use vmpath_core::time::Duration;
 
@@ -51,7 +52,7 @@ impl Worker {
         if (outstanding || !carries)
             && let Some(fault) = self.unacknowledged(index)
         {
-            self.cut_path(path, &fault);
+            self.cut_swallowed(index, path, fault);
             return;
         }
         let back = &self.backs.backs[index];
@@ -71,6 +72,34 @@ impl Worker {
             let length = back.export.map_or(1, |export| connect::first_block(&export));
             self.read_own(index, Purpose::Ping, 0, length);
         }
+    }
+
+    /// What was seen on one connection holds for the path, unless another one proves the opposite.
+    fn cut_swallowed(&mut self, index: usize, path: PathId, fault: Fault) {
+        let Fault::Blackhole { unacked_for, .. } = fault else {
+            self.cut_path(path, &fault);
+            return;
+        };
+        let others = self.backs.backs.iter().filter(|(other, _)| *other != index).map(|(_, back)| back);
+        let others = others.filter(|back| self.backs.links[back.link].path == path);
+        if vital::is_only_a_flow(unacked_for, others.filter_map(|back| self.sign_of_life(back))) {
+            self.cut(index, fault);
+        } else {
+            self.cut_path(path, &fault);
+        }
+    }
+
+    /// How long ago the other end of a connection was last heard, if only an acknowledgement of it.
+    fn sign_of_life(&self, back: &Back) -> Option<Duration> {
+        let Wire::Nbd(nbd) = &back.wire else { return None };
+        if back.is_closing()
+            || nbd.transport != Transport::Tcp
+            || matches!(back.phase, Phase::Connecting { .. })
+        {
+            return None;
+        }
+        let acknowledged = tcp::health(nbd.stream.socket()).ok()?.since_last_ack;
+        Some(acknowledged.min(self.now.since(back.heard)))
     }
 
     /// The kernel's word that the network swallows what is sent.

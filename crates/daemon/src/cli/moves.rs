@@ -90,6 +90,9 @@ pub(super) struct TakeoverArgs {
     /// The same name again: you have seen that this host is off
     #[arg(long, value_name = "HOST")]
     confirmed_dead: Option<String>,
+    /// For a VM that a broken move has left stopped here: you know that it never ran on that host, so its memory may go on
+    #[arg(long, value_name = "VM")]
+    never_ran_there: Option<String>,
 }
 
 fn disk_name(text: &str) -> Result<(String, String), String> {
@@ -124,8 +127,10 @@ fn asked(client: &Client, vm: &str, ask: &Ask, wait: &Wait) -> anyhow::Result<Ex
 pub(super) fn takeover(client: &Client, args: &TakeoverArgs) -> anyhow::Result<ExitCode> {
     let (vm, disk) = &args.disk;
     let dead = args.confirmed_dead.as_ref().map(|dead| format!("&confirmed_dead={}", segment(dead)));
+    let never = args.never_ran_there.as_ref().map(|vm| format!("&never_ran_there={}", segment(vm)));
     let (at, from) = (format!("/v1/disks/{}/{}/takeover", segment(vm), segment(disk)), segment(&args.from));
-    ask::change_by(client, &Ask::Post(format!("{at}?from={from}{}", dead.unwrap_or_default())))
+    let sure = [dead.unwrap_or_default(), never.unwrap_or_default()].concat();
+    ask::change_by(client, &Ask::Post(format!("{at}?from={from}{sure}")))
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ pub(super) fn vm(name: &str, priority: u32) -> wire::Vm {
         incident: None,
         other_host: None,
         home: None,
-        returns: false,
+        returns_to: None,
         disks: vec![wire::DiskOfVm {
             name: "vda".into(),
             presence: "present".into(),

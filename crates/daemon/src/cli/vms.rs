@@ -176,8 +176,12 @@ fn standing(vm: &wire::Vm) -> Vec<Row> {
         ("disk", format!("{} = {}, {}, {clients}{owner}", disk.name, disk.unit, disk.presence))
     }));
     rows.extend(vm.other_host.iter().map(|host| ("other host", host.clone())));
-    let returns = if vm.returns { ", and goes back there by itself" } else { "" };
-    rows.extend(vm.home.iter().map(|home| ("home", format!("{home}{returns}"))));
+    let back = |home: &String| match &vm.returns_to {
+        Some(host) if host == home => format!("{home}, and goes back there by itself"),
+        Some(host) => format!("{home}, and goes back to {host} by itself"),
+        None => home.clone(),
+    };
+    rows.extend(vm.home.iter().map(|home| ("home", back(home))));
     let gate = vm.gate.reason.as_ref().map(|reason| format!("{}: {reason}", vm.gate.state));
     rows.extend(gate.map(|gate| ("gate", gate)));
     rows.extend(vm.because.iter().map(|why| ("because", why.clone())));

@@ -19,6 +19,7 @@ Examples:
   vmpath whatif --lose san0/a                       the fate of each VM if this path failed now
   vmpath whatif --lose san0/a --lose san0/b         … if both failed at once
   vmpath whatif --lose san0                         … if the whole target went
+  vmpath whatif --lose switch1                      … if a component that paths share (`via`) went
   vmpath whatif --drain san0/a                      … if you took this path out for work on its cable
   vmpath whatif --config new.toml --lose san0/a     … on a host with this configuration and nothing else the matter
 
@@ -31,7 +32,7 @@ const NAMES_MAX: usize = 5;
 
 #[derive(Debug, Args)]
 pub(super) struct WhatIfArgs {
-    /// Suppose that this path fails and does not come back; a target stands for all its paths
+    /// Suppose that this path fails and does not come back; a target stands for all its paths, a component (`via`) for those through it
     #[arg(long, value_name = "TARGET/PATH")]
     lose: Vec<String>,
     /// Suppose that this path is taken out by an operator

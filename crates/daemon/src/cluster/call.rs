@@ -92,6 +92,16 @@ fn fault(error: &Error) -> Fault {
     }
 }
 
+/// etcd does not know this host's user any more, or not by this password; in etcd's own words, whose codes it shares with much else.
+pub(super) fn is_shut_out(why: &str) -> bool {
+    let words = [
+        "etcdserver: authentication failed",
+        "etcdserver: invalid auth token",
+        "etcdserver: revision of auth store is old",
+    ];
+    words.iter().any(|words| why.contains(words))
+}
+
 /// What the units' keys hold, at one revision, as the majority knows it.
 pub(super) async fn look(client: &Client, keys: &Keys, units: &[String]) -> Result<TxnResponse, Fault> {
     let gets: Vec<_> = units.iter().map(|unit| TxnOp::get(keys.owner(unit), None)).collect();
@@ -133,12 +143,21 @@ fn not_asked(why: impl Into<String>) -> Outcome {
 }
 
 pub(super) async fn read_owners(client: Client, keys: Keys, units: Vec<String>) -> (Outcome, Reading) {
-    if units.is_empty() || units.len() > UNITS_MAX {
-        return (not_asked(format!("an order is for 1 to {UNITS_MAX} units")), Reading::default());
+    let mut all: Option<Reading> = None;
+    for some in units.chunks(UNITS_MAX) {
+        let reading = match read(&client, &keys, some).await {
+            Ok(reading) => reading,
+            Err(fault) => return (not_asked(fault.words()), Reading::default()),
+        };
+        match &mut all {
+            // What was read later was true at the first revision or after it.
+            Some(all) => all.entries.extend(reading.entries),
+            None => all = Some(reading),
+        }
     }
-    match read(&client, &keys, &units).await {
-        Ok(reading) => (Outcome::Done { revision: reading.as_of, owners: reading.found() }, reading),
-        Err(fault) => (not_asked(fault.words()), Reading::default()),
+    match all {
+        Some(all) => (Outcome::Done { revision: all.as_of, owners: all.found() }, all),
+        None => (not_asked("no unit was named"), Reading::default()),
     }
 }
 
@@ -288,4 +307,18 @@ pub(super) async fn be_known(client: &Client, key: String, machine: String) -> R
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_shut_out;
+
+    #[test]
+    fn a_changed_password_ends_a_session_and_a_missing_right_does_not() {
+        assert!(is_shut_out("etcdserver: authentication failed, invalid user ID or password"));
+        assert!(is_shut_out("etcdserver: invalid auth token"));
+        // Whoever logs in anew has no more rights than before.
+        assert!(!is_shut_out("etcdserver: permission denied"));
+        assert!(!is_shut_out("etcdserver: request timed out"));
+    }
 }

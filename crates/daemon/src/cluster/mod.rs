@@ -42,7 +42,7 @@ use vmpath_core::time::Duration;
 /// Orders that may wait for the task. A host has a few moves at a time, and an order for each disk that attaches.
 const ORDERS_MAX: usize = 1024;
 
-/// Units of one order. etcd takes so many comparisons in one transaction, by default.
+/// Units of one change, and of a read that is true at one moment. etcd takes so many comparisons in one transaction, by default.
 pub const UNITS_MAX: usize = 128;
 
 /// Names an order in its answer. The one who orders chooses it.
@@ -53,7 +53,7 @@ pub type Ticket = u64;
 pub enum ClusterOrder {
     /// What the others shall know of this host. The newest one counts; see [`pace`] for when it is sent.
     Publish(Box<HostSummary>),
-    /// Reads who owns the units, all at one revision, as the majority of etcd's members knows it.
+    /// Reads who owns the units, as the majority of etcd's members knows it; up to [`UNITS_MAX`] of them all at one revision.
     ReadOwners { ticket: Ticket, units: Vec<String> },
     /// Makes them ours if none of them has an owner.
     Claim { ticket: Ticket, units: Vec<String> },

@@ -396,6 +396,10 @@ impl Task {
         };
         let lost = match &outcome {
             Outcome::Unknown { why } if session == self.session => Err(why.clone()),
+            // Its streams go on, but the password was changed: the next session reads it again.
+            Outcome::Refused(Refusal::NotAsked(why)) if session == self.session && call::is_shut_out(why) => {
+                Err(why.clone())
+            }
             Outcome::Unknown { .. } | Outcome::Done { .. } | Outcome::Refused(_) => Ok(()),
         };
         self.outbox.answer(ticket, outcome);

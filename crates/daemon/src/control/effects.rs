@@ -2,10 +2,10 @@
 //!
 //! Invariant: nothing here waits. A plan is published, an order is queued, a line is appended. What cannot be done
 //! comes back as a report, as if the hypervisor had refused. An order to a hypervisor, or an operator's answer, leaves only when
-//! the state that remembers it is on the disk, or when the disk is late: a kill in between would leave a VM stopped by nobody,
-//! or undo what somebody was told is done. It decides nothing.
+//! the state that remembers it is on the disk, or, when the disk is late, in a note on tmpfs: a kill in between would leave a VM
+//! stopped by nobody, or undo what somebody was told is done. It decides nothing.
 
-use super::handle::Confirmed;
+use super::handle::{Begun, Confirmed};
 use super::hosts::{Hands, Hosts, News};
 use super::journal::Journal;
 use crate::dataplane::{Dataplane, OrderReport};
@@ -120,7 +120,8 @@ impl Performer {
             if !kept && now < waiting.until {
                 return;
             }
-            let Some(Waiting { leaves, .. }) = self.waiting.pop_front() else { return };
+            let Some(Waiting { leaves, needs, .. }) = self.waiting.pop_front() else { return };
+            self.store.note(needs);
             match leaves {
                 Leaving::Order(vm, order) => {
                     if let Err(why) = self.hypervisors.send(vm, order.clone()) {
@@ -156,14 +157,14 @@ impl Performer {
     pub fn take_over(
         &mut self,
         of: (DiskId, &str),
-        confirmed: Confirmed,
+        sure: (Confirmed, Begun),
         controller: &Controller,
     ) -> (Result<String, CommandError>, Vec<Event>) {
         let Some(hosts) = &mut self.hosts else {
             let why = "this host is configured to be alone: it has no [cluster]".to_owned();
             return (Err(CommandError::Unsupported(why)), vec![]);
         };
-        match hosts.take_over(of, confirmed, controller) {
+        match hosts.take_over(of, sure, controller) {
             Ok((answer, events)) => (Ok(answer), events),
             Err(error) => (Err(error), vec![]),
         }

@@ -60,6 +60,7 @@ pub enum Input {
         disk: DiskId,
         from: String,
         confirmed: Confirmed,
+        begun: Begun,
         reply: oneshot::Sender<Result<String, CommandError>>,
     },
 }
@@ -79,6 +80,15 @@ pub enum Confirmed {
     ByOperator,
     /// `host.fence_command`: it has yet to be run, and to succeed, before anything else happens.
     ByFenceCommand,
+}
+
+/// Of a VM whose memory is still here, as its move has come to nothing after its disks had been given to a host that is dead now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// It may have run there, and written: its memory here is older than its disks.
+    Perhaps,
+    /// The operator vouches that it has not.
+    Never,
 }
 
 /// All that can be shown, at one moment.
@@ -175,10 +185,10 @@ impl ControlHandle {
         &self,
         disk: DiskId,
         from: String,
-        confirmed: Confirmed,
+        (confirmed, begun): (Confirmed, Begun),
     ) -> Result<Result<String, CommandError>, Unanswered> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Input::TakeOver { disk, from, confirmed, reply }, answer).await
+        self.ask(Input::TakeOver { disk, from, confirmed, begun, reply }, answer).await
     }
 
     /// Reads the configuration files again.

@@ -184,17 +184,19 @@ async fn open_store(spec: &Spec) -> Result<(Store, Left)> {
     let boot = BootId::current()?;
     let dir = spec.host.state_dir.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&dir, &boot));
-    match opened.await.map_err(|error| anyhow!("the store failed: {error}"))? {
-        Ok(opened) => Ok(opened),
+    let (store, left) = match opened.await.map_err(|error| anyhow!("the store failed: {error}"))? {
+        Ok(opened) => opened,
         Err(OpenError::Refused(why)) => bail!(why),
         Err(OpenError::Sick(why)) => {
             tracing::error!(
-                "vmpath's own state is not kept in this run, and what the last one knew is not known: {why}; VMs that it had \
-                 suspended are shown as stopped-by-other and wait for you"
+                "vmpath's own state is not kept on the disk in this run, and what the last one kept there is not known: {why}; VMs \
+                 that it had suspended are shown as stopped-by-other and wait for you, unless it could not write either and has \
+                 noted them in run_dir"
             );
-            Ok((Store::none(), Left::default()))
+            (Store::none(), Left::default())
         }
-    }
+    };
+    Ok(store.noting(&spec.host.run_dir, boot, left))
 }
 
 /// Where monitors and the data plane report to.

@@ -2,7 +2,7 @@
 //!
 //! A configuration with `[cluster]` is refused before anything starts, so nothing of this ever exists.
 
-use super::handle::Confirmed;
+use super::handle::{Begun, Confirmed};
 use super::hosts_view::HostsView;
 use crate::dataplane::{Dataplane, OrderReport};
 use crate::hypervisor::Hypervisors;
@@ -67,7 +67,7 @@ impl Hosts {
     pub fn take_over(
         &mut self,
         _: (DiskId, &str),
-        _: Confirmed,
+        _: (Confirmed, Begun),
         _: &Controller,
     ) -> Result<(String, Vec<Event>), CommandError> {
         match *self {}

@@ -11,7 +11,7 @@ use super::journal::Bounds;
 use super::monitor::Beat;
 use super::pulse::Pulse;
 use super::rates::RateWindow;
-use crate::dataplane::{Dataplane, WorkerReport};
+use crate::dataplane::{Dataplane, Standing, UndeadReport, WorkerReport};
 use crate::hypervisor::Report;
 use crate::store::{Store, Ticket};
 use crate::sys::clock;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use vmpath_core::controller::Controller;
-use vmpath_core::effect::CommandError;
+use vmpath_core::effect::{CommandError, Effect, JournalEntry, JournalKind, Subject};
 use vmpath_core::event::Event;
 use vmpath_core::ids::WorkerId;
 use vmpath_core::spec::Spec;
@@ -183,6 +183,10 @@ impl Owner {
                 let events = self.performer.hear_order(report, &self.controller);
                 self.apply_all(events);
             }
+            WorkerReport::Undead(report) => {
+                let entry = Effect::Record(undead_entry(&report, &self.spec));
+                self.performer.perform(vec![entry], &self.spec, &mut Outcome::default());
+            }
             WorkerReport::Dead(why) => return Err(why),
         }
         Ok(())
@@ -223,8 +227,9 @@ impl Owner {
                 let others = self.performer.hosts.as_ref().map(Hosts::forecast);
                 let _ = reply.send(Fork { controller: Box::new(self.controller.clone()), others });
             }
-            Input::TakeOver { disk, from, confirmed, reply } => {
-                let (answer, events) = self.performer.take_over((disk, &from), confirmed, &self.controller);
+            Input::TakeOver { disk, from, confirmed, begun, reply } => {
+                let sure = (confirmed, begun);
+                let (answer, events) = self.performer.take_over((disk, &from), sure, &self.controller);
                 self.apply_all(events);
                 let _ = reply.send(answer);
             }
@@ -345,6 +350,34 @@ impl Owner {
         self.snapshot_at = now;
         self.stale = Stale::Nothing;
     }
+}
+
+fn undead_entry(report: &UndeadReport, spec: &Spec) -> JournalEntry {
+    let UndeadReport { unit, waited, standing } = *report;
+    let quiesce = spec.target(spec.unit(unit).target).quiesce.as_secs_f64();
+    let waited = waited.as_secs_f64();
+    let (reason, until) = match standing {
+        Standing::Waiting => (
+            format!(
+                "the kernel still carries out what the vmpath before asked of a block device, {waited:.1} s after the start; \
+                 different writes to the same ranges wait (all requests, if it is not known what was asked)"
+            ),
+            Some(format!("{quiesce} s after the kernel has given all of it back")),
+        ),
+        Standing::Over => (
+            format!(
+                "the kernel has given back what the vmpath before had asked of a block device, {waited:.1} s after the start"
+            ),
+            Some(format!("{quiesce} s from now, the target's quiesce bound")),
+        ),
+        Standing::Unseen => (
+            "it can no longer be seen whether the kernel still carries out what the vmpath before asked of a block device"
+                .to_owned(),
+            Some(format!("{quiesce} s from now, the target's quiesce bound")),
+        ),
+    };
+    let (kind, subject) = (JournalKind::Restarted, Subject::Unit(unit));
+    JournalEntry { at: clock::now(), incident: None, kind, subject, reason, until }
 }
 
 /// Never, without `[cluster]`.

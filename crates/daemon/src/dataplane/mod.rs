@@ -9,6 +9,7 @@ mod poller;
 mod recover;
 mod requests;
 mod stream;
+mod undead;
 mod worker;
 
 #[cfg(test)]
@@ -19,10 +20,12 @@ pub(crate) use listen::{Transport, is_served, listen_tcp, listen_unix};
 pub use orders::{OrderError, OrderReport, ProbedUnit, WorkerOrder};
 pub(crate) use requests::{Client, FrontRequest, NbdClient, Payload, Requests, Target};
 pub(crate) use stream::{Body, Head, Name, Received, Stream};
+pub use undead::{Standing, UndeadReport};
 pub use worker::STOP_MAX;
 pub(crate) use worker::{Listening, STAGING_BYTES, Tag, Worker};
 
 use crate::sys::clock;
+use crate::sys::mark::{Marker, Marks};
 use crate::sys::record::Record;
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -51,6 +54,8 @@ pub enum WorkerReport {
     View(WorkerId, Arc<WorkerView>),
     /// The answer to an order, or what follows from one.
     Order(OrderReport),
+    /// What the kernel still carries out for a former process.
+    Undead(UndeadReport),
     /// A worker has ended; the process cannot go on.
     Dead(String),
 }
@@ -82,6 +87,8 @@ pub(crate) struct Outfit {
     /// Writes of a former process whose outcome is unknown.
     pub(crate) recovered: Vec<recover::Write>,
     pub(crate) knowledge: recover::Knowledge,
+    /// For which units the kernel still has requests of that process, and by what the next one will see that of this.
+    pub(crate) former: (Marker, Marks),
 }
 
 /// The running data plane.
@@ -110,6 +117,14 @@ impl Dataplane {
         }
         let mut plane = Self { workers: Vec::new() };
         let started = clock::now();
+        let marker = Marker::new(&spec.host.run_dir, started);
+        let marks = marker.former().unwrap_or_else(|error| {
+            tracing::warn!(
+                "it cannot be seen whether the kernel still carries out what a former vmpath asked of block devices ({error}): \
+                 only their targets' `quiesce` fences that"
+            );
+            Marks::default()
+        });
         let worker_of = |unit: UnitId| {
             let disk = spec.disk_ids().find(|disk| spec.disk(*disk).unit == unit);
             disk.map_or(WorkerId(0), of_disk)
@@ -131,6 +146,7 @@ impl Dataplane {
                 record,
                 recovered,
                 knowledge: found.knowledge,
+                former: (marker, marks.clone()),
             };
             plane.workers.push((shared, start_worker(outfit)?));
         }

@@ -29,6 +29,9 @@ pub enum WorkerOrder {
     Settle { ticket: u64, vm: VmId, by: Instant },
     /// The VM stays: its requests go on when its rings run.
     Revoke { vm: VmId },
+    /// The VM runs at another host: what its hypervisor process here still asks over NBD is answered with an error, so that it can
+    /// end. Ignored for a unit that this host owns.
+    Left { vm: VmId },
     /// The VM will come by this move: rings of its disks are answered, and not begun before the hand-over is here and the units are
     /// owned.
     Expect { ticket: u64, vm: VmId, move_id: MoveId },
@@ -147,6 +150,7 @@ impl Dataplane {
             }
             WorkerOrder::Settle { vm, .. }
             | WorkerOrder::Revoke { vm, .. }
+            | WorkerOrder::Left { vm, .. }
             | WorkerOrder::Expect { vm, .. }
             | WorkerOrder::Withdraw { vm, .. }
             | WorkerOrder::Forget { vm, .. } => {

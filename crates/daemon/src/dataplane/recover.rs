@@ -12,6 +12,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use vmpath_core::ids::{UnitId, WorkerId};
+use vmpath_core::router;
+pub(crate) use vmpath_core::router::Knowledge;
 use vmpath_core::spec::Spec;
 use vmpath_core::time::Instant;
 
@@ -24,6 +26,8 @@ const UNREADABLE: &str = ".unreadable-";
 /// within milliseconds.
 const LEFTOVER_PAUSE: Duration = Duration::from_millis(20);
 const LEFTOVER_TRIES: u32 = 100;
+/// The same, where it is not known which sockets those are: then it is waited for.
+const LEFTOVER_MAX: Duration = Duration::from_secs(2);
 
 /// A write of unknown outcome: its unit, range and fence, if one was running.
 pub(super) type Write = (UnitId, Range<u64>, Option<Instant>);
@@ -37,15 +41,6 @@ pub(super) struct Recovered {
     /// With when each was first seen.
     unreadable: Vec<(PathBuf, Instant)>,
     connections: Vec<(SocketAddr, SocketAddr)>,
-}
-
-/// Whether the records tell all that may still take effect.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Knowledge {
-    #[default]
-    Complete,
-    /// Whoever left the last of those that cannot be read was dead then.
-    Incomplete { since: Instant },
 }
 
 impl Recovered {
@@ -93,7 +88,8 @@ impl Recovered {
         let since = told.filter(|at| *at <= now).unwrap_or(now);
         tracing::warn!(
             "it is not known what the former vmpath had in flight: every unit is held until its target's `quiesce` has passed \
-             since that was first seen, {} s ago; {}: {why}",
+             since its sockets were gone ({} s after that was first seen, {} s ago); {}: {why}",
+            LEFTOVER_MAX.as_secs(),
             now.since(since).as_secs(),
             path.display()
         );
@@ -153,8 +149,11 @@ impl Recovered {
 
     /// Their content is in the new records, or can take no effect any more: `quiesce` is the longest of any target.
     pub(super) fn remove_files(&self, quiesce: Duration, now: Instant) {
-        let over =
-            self.unreadable.iter().filter(|(_, since)| now.since(*since) > quiesce).map(|(path, _)| path);
+        let over = self
+            .unreadable
+            .iter()
+            .filter(|(_, since)| now.since(*since) > quiesce + LEFTOVER_MAX)
+            .map(|(path, _)| path);
         for path in self.files.iter().chain(over) {
             if let Err(error) = std::fs::remove_file(path) {
                 tracing::warn!(%error, "cannot remove {}", path.display());
@@ -164,13 +163,14 @@ impl Recovered {
 }
 
 /// Until when nothing goes to a unit at all: what was sent before the boot of the host may come until one bound after it,
-/// and what an unreadable record would have told of until one bound from now. None if that is over.
+/// and what an unreadable record would have told of until one bound from when its sockets were gone. None if that is over.
 pub(super) fn held_until(knowledge: Knowledge, quiesce: Duration, now: Instant) -> Option<Instant> {
-    let until = match knowledge {
-        Knowledge::Complete => Instant::ZERO + quiesce,
-        Knowledge::Incomplete { since } => since + quiesce,
+    let gone = match knowledge {
+        Knowledge::Complete => Knowledge::Complete,
+        Knowledge::Incomplete { since } => Knowledge::Incomplete { since: since + LEFTOVER_MAX },
     };
-    (now < until).then_some(until)
+    // The clock counts from the boot.
+    router::held_until(gone, Instant::ZERO, quiesce, now)
 }
 
 /// A worker's new record, in a file that no other process has ever had.
@@ -287,7 +287,7 @@ nbd = "/run/d.sock"
             assert_eq!((found.knowledge, found.writes.len()), (Knowledge::Incomplete { since: NOW }, 2));
             found.remove_files(QUIESCE, NOW);
             // A row of starts does not hold for longer than one.
-            for (later, left) in [(2, 1), (4, 1), (6, 0)] {
+            for (later, left) in [(2, 1), (6, 1), (8, 0)] {
                 let now = NOW + Duration::from_secs(later);
                 let next = scene.read_at(now);
                 assert_eq!((next.knowledge, next.writes.len()), (Knowledge::Incomplete { since: NOW }, 0));
@@ -326,7 +326,7 @@ nbd = "/run/d.sock"
         let found = scene.read();
         assert_eq!((found.knowledge, found.writes.len()), (Knowledge::Incomplete { since: NOW }, 1));
         found.remove_files(QUIESCE, NOW);
-        let later = NOW + Duration::from_secs(6);
+        let later = NOW + Duration::from_secs(8);
         let next = scene.read_at(later);
         assert_eq!(next.knowledge, Knowledge::Incomplete { since: NOW });
         next.remove_files(QUIESCE, later);
@@ -339,8 +339,8 @@ nbd = "/run/d.sock"
         let unknown = Knowledge::Incomplete { since: at(58_000) };
         assert_eq!(held_until(Knowledge::Complete, quiesce, at(2000)), Some(at(5000)));
         assert_eq!(held_until(Knowledge::Complete, quiesce, at(5000)), None);
-        assert_eq!(held_until(unknown, quiesce, at(60_000)), Some(at(63_000)));
-        assert_eq!(held_until(unknown, quiesce, at(63_000)), None);
-        assert_eq!(held_until(unknown, Duration::ZERO, at(58_000)), None);
+        assert_eq!(held_until(unknown, quiesce, at(60_000)), Some(at(65_000)));
+        assert_eq!(held_until(unknown, quiesce, at(65_000)), None);
+        assert_eq!(held_until(unknown, Duration::ZERO, at(58_000)), Some(at(60_000)), "its sockets");
     }
 }

@@ -2,16 +2,20 @@
 
 mod moving;
 
-use super::{Dataplane, WorkerReport};
+use super::{Dataplane, Standing, WorkerReport, recover};
+use crate::sys::mark::Marker;
 use crate::sys::{clock, counting};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use vmpath_core::controller::Controller;
 use vmpath_core::effect::Effect;
+use vmpath_core::ids::WorkerId;
 use vmpath_core::plan::RoutePlan;
 use vmpath_core::spec::{Source, parse};
+use vmpath_core::time::Instant;
 use vmpath_lab::array::{Array, ArrayArgs};
 use vmpath_lab::hop::{HopArgs, HopReport, Op, Verify};
 
@@ -54,10 +58,14 @@ fn rig() -> Rig {
 
 /// One disk of one VM, over the paths with these URLs.
 fn plan(folder: &Path, urls: &[String]) -> Arc<RoutePlan> {
+    plan_of(&config(folder, urls))
+}
+
+fn config(folder: &Path, urls: &[String]) -> String {
     let at = folder.display();
     let path = |(number, url)| format!("[[target.path]]\nname = \"p{number}\"\nurl = \"{url}\"\n");
     let paths: String = urls.iter().enumerate().map(path).collect();
-    let text = format!(
+    format!(
         r#"
         [host]
         name = "h"
@@ -74,8 +82,7 @@ fn plan(folder: &Path, urls: &[String]) -> Arc<RoutePlan> {
         unit = "t/u"
         vhost_user = "{at}/d.sock"
         "#
-    );
-    plan_of(&text)
+    )
 }
 
 fn plan_of(text: &str) -> Arc<RoutePlan> {
@@ -176,4 +183,47 @@ fn a_file_is_a_path() {
     let content = std::fs::read(&disk).unwrap();
     assert!(content[..4 << 20].iter().any(|byte| *byte != 7), "it is the file that was written to");
     assert!(content[4 << 20..].iter().all(|byte| *byte == 7), "and nothing else of it");
+}
+
+/// A bound counts from the end of what the kernel still carried out for the process before, not from the start.
+#[test]
+fn what_the_kernel_still_has_is_fenced_from_its_end() {
+    const QUIESCE: Duration = Duration::from_millis(300);
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk.img");
+    std::fs::write(&disk, vec![7; 1 << 20]).unwrap();
+    let text = config(folder.path(), &[format!("block://{}", disk.display())]);
+    let plan = plan_of(&text.replace("name = \"t\"", "name = \"t\"\nquiesce = \"300ms\""));
+    // The process before: its record names a write, and the kernel still refers to what it had open.
+    let run = plan.spec.host.run_dir.clone();
+    let before = Instant::from_nanos(clock::now().as_nanos() - 1_000_000_000);
+    std::fs::create_dir_all(&run).unwrap();
+    recover::new_record(&plan.spec, WorkerId(0), before).unwrap().remember(0, 0, 0..4096, None);
+    let in_kernel = OwnedFd::from(std::fs::File::open(&disk).unwrap());
+    Marker::new(&run, before).set(&in_kernel, "t/u").unwrap();
+
+    let (report, mut reports) = unbounded_channel();
+    let plane = Dataplane::start(&plan, &report).unwrap();
+    let mut next = |wanted: fn(&WorkerReport) -> bool| {
+        (0..REPORTS_MAX).map(|_| reports.blocking_recv().unwrap()).find(wanted).expect("it is told")
+    };
+    let standing = |report: WorkerReport| {
+        let WorkerReport::Undead(report) = report else { panic!("{report:?}") };
+        report.standing
+    };
+    let undead = |report: &WorkerReport| matches!(report, WorkerReport::Undead(_));
+    assert_eq!(standing(next(undead)), Standing::Waiting);
+    let WorkerReport::View(_, seen) = next(|report| matches!(report, WorkerReport::View(..))) else {
+        unreachable!("it is what was asked for")
+    };
+    let seen = &seen.units[0];
+    assert_eq!((seen.quarantined_ranges, seen.quarantined_for), (1, None), "three bounds after the start");
+    // The file is open here, too: that is this process's, and fences nothing.
+    drop(in_kernel);
+    assert_eq!(standing(next(undead)), Standing::Over);
+    let over = clock::now();
+    next(|report| matches!(report, WorkerReport::View(_, view) if view.units[0].quarantined_ranges == 0));
+    // The report may be a moment late, and the bound began before it.
+    assert!(clock::now().since(over) + Duration::from_millis(20) >= QUIESCE);
+    plane.stop();
 }

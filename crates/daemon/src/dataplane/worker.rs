@@ -6,6 +6,7 @@
 use super::listen::Transport;
 use super::poller::Poller;
 use super::recover::held_until;
+use super::undead::Undead;
 use super::{Outfit, Requests, Shared, WorkerOrder, WorkerReport};
 use crate::backend::Backends;
 use crate::frontend::{Frontends, Moves};
@@ -112,6 +113,7 @@ pub(crate) struct Worker {
     pub(crate) backs: Backends,
     pub(crate) record: Record,
     pub(crate) moves: Moves,
+    pub(super) undead: Undead,
     orders: Receiver<WorkerOrder>,
     pub(crate) reports: UnboundedSender<WorkerReport>,
     /// Link reports sent so far.
@@ -175,7 +177,7 @@ fn pin(worker: WorkerId) {
 
 impl Worker {
     fn new(outfit: Outfit) -> anyhow::Result<Self> {
-        let Outfit { shared, listeners, orders, reports, record, recovered, knowledge } = outfit;
+        let Outfit { shared, listeners, orders, reports, record, recovered, knowledge, former } = outfit;
         let mut ring = Ring::new().context(
             "cannot make an io_uring: vmpath needs Linux 6.1 or newer and the sysctl kernel.io_uring_disabled at 0",
         )?;
@@ -197,9 +199,8 @@ impl Worker {
         let ports = its_disks.iter().filter_map(|d| Some((*d, plan.spec.disk(*d).vhost_user.clone()?)));
         let fronts = Frontends::new(&mut ring, listeners, ports.collect());
         let mut router = Router::new(Arc::clone(&plan), shared.worker, now);
-        for (unit, range, until) in recovered {
-            router.restore(unit, range, until, now);
-        }
+        let marks = (former.0, &former.1);
+        let undead = Undead::begin(&mut router, marks, (recovered, knowledge), (&plan.spec, &its_units), now);
         for unit in &its_units {
             let quiesce = plan.spec.target(plan.spec.unit(*unit).target).quiesce;
             if let Some(until) = held_until(knowledge, quiesce, now) {
@@ -215,6 +216,7 @@ impl Worker {
             fronts,
             record,
             moves: Moves::default(),
+            undead,
             orders,
             reports,
             link_reports: 0,
@@ -280,6 +282,7 @@ impl Worker {
             self.inspect_backs();
             self.inspect_fronts();
             self.open_ports();
+            self.follow_undead();
         }
         if self.now >= self.next_report {
             self.next_report = self.now + REPORT_EVERY;
@@ -421,6 +424,7 @@ impl Worker {
             WorkerOrder::Probe { ticket, units } => self.probe(ticket, units),
             WorkerOrder::Settle { ticket, vm, by } => self.settle(ticket, vm, by),
             WorkerOrder::Revoke { vm } => self.revoke(vm),
+            WorkerOrder::Left { vm } => self.left(vm),
             WorkerOrder::Expect { ticket, vm, move_id } => self.expect(ticket, vm, &move_id),
             WorkerOrder::Offer { ticket, hand_over } => self.offer(ticket, &hand_over),
             WorkerOrder::Withdraw { ticket, vm, move_id } => self.withdraw(ticket, vm, &move_id),

@@ -31,6 +31,8 @@ pub(super) struct Arrival {
     stage: Stage,
     /// A ring has taken its part, here or, for all that is known, in a former process.
     taken: Taken,
+    /// A client over NBD has asked for a change of a disk. What it has open otherwise it asks for again at the source.
+    changed: Changed,
     /// What has not been taken yet.
     disks: Vec<(DiskId, DiskHandOver)>,
 }
@@ -46,6 +48,12 @@ enum Stage {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Taken {
+    Nothing,
+    Something,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Changed {
     Nothing,
     Something,
 }
@@ -80,12 +88,12 @@ impl Worker {
         if let Some(disk) = self.disks_of(vm).iter().find(|disk| runs(disk)) {
             return Err(format!("{} is in use here", self.disk_name(*disk)));
         }
-        let (stage, taken) = (Stage::Expected, Taken::Nothing);
-        self.hold(Arrival { vm, move_id: move_id.clone(), stage, taken, disks: Vec::new() });
+        self.hold(Arrival::new((vm, move_id.clone()), Stage::Expected, Taken::Nothing));
         Ok(())
     }
 
     fn hold(&mut self, arrival: Arrival) {
+        self.comes_anew(arrival.vm);
         for disk in self.disks_of(arrival.vm) {
             self.router.begin_move(disk);
         }
@@ -137,8 +145,9 @@ impl Worker {
                 }
                 Some(_) => {}
                 None => {
-                    let disks = vec![(disk, kept.disk)];
-                    self.hold(Arrival { vm, move_id: kept.move_id, stage: Stage::Stored, taken, disks });
+                    let mut arrival = Arrival::new((vm, kept.move_id), Stage::Stored, taken);
+                    arrival.disks.push((disk, kept.disk));
+                    self.hold(arrival);
                 }
             }
         }
@@ -241,10 +250,13 @@ impl Worker {
         let withdrawn = match known {
             Some(at) if self.moves.arrivals[at].taken == Taken::Nothing => {
                 let arrival = &mut self.moves.arrivals[at];
-                arrival.stage = Stage::Withdrawn;
+                let before = std::mem::replace(&mut arrival.stage, Stage::Withdrawn);
                 arrival.disks.clear();
                 self.remove_files(vm);
                 self.hold_starts_of(vm);
+                if before == Stage::Released {
+                    self.disks_of(vm).into_iter().for_each(|disk| self.router.begin_move(disk));
+                }
                 Withdrawn::Untouched
             }
             // Of one that is not known here all may have been taken.
@@ -353,6 +365,24 @@ impl Worker {
         self.conclude_arrival(vm);
     }
 
+    /// It has no ring that begins: its clients' first change is what cannot be taken back. Until then its hypervisor may still fail to
+    /// load it, and it is the source's.
+    fn is_untouched(&self, at: usize) -> bool {
+        let Arrival { vm, taken, changed, .. } = self.moves.arrivals[at];
+        let has_rings = |disk: DiskId| self.plan.spec.disk(disk).vhost_user.is_some();
+        let untouched = (taken, changed) == (Taken::Nothing, Changed::Nothing);
+        untouched && !self.disks_of(vm).into_iter().any(has_rings)
+    }
+
+    /// A client over NBD asks for a change of a disk.
+    pub(super) fn note_change(&mut self, disk: DiskId) {
+        let vm = self.plan.spec.disk(disk).vm;
+        let Some(at) = self.arrival(vm) else { return };
+        if std::mem::replace(&mut self.moves.arrivals[at].changed, Changed::Something) == Changed::Nothing {
+            self.conclude_arrival(vm);
+        }
+    }
+
     fn note_taken(&mut self, at: usize) {
         let arrival = &mut self.moves.arrivals[at];
         if std::mem::replace(&mut arrival.taken, Taken::Something) == Taken::Nothing {
@@ -370,12 +400,18 @@ impl Worker {
         for (disk, _) in self.moves.arrivals[at].disks.extract_if(.., is_done).collect::<Vec<_>>() {
             hand_over::remove(&self.hand_over_file(disk));
         }
-        if self.moves.arrivals[at].disks.is_empty() {
+        if self.moves.arrivals[at].disks.is_empty() && !self.is_untouched(at) {
             self.note_taken(at);
             let Arrival { vm, move_id, .. } = self.moves.arrivals.swap_remove(at);
             tracing::info!(vm = self.plan.spec.vm(vm).name, "it has arrived by move {move_id}");
             self.tell_order(OrderReport::Arrived { vm, move_id });
         }
+    }
+}
+
+impl Arrival {
+    fn new((vm, move_id): (VmId, MoveId), stage: Stage, taken: Taken) -> Self {
+        Self { vm, move_id, stage, taken, changed: Changed::Nothing, disks: Vec::new() }
     }
 }
 

@@ -85,11 +85,17 @@ impl Worker {
         for disk in self.disks_of(vm) {
             self.router.disown_unit(self.plan.spec.disk(disk).unit, self.now);
         }
-        if self.disks_of(vm).into_iter().all(|disk| self.session_of(disk).is_none()) {
+        let is_gone = self.disks_of(vm).into_iter().all(|disk| self.session_of(disk).is_none());
+        if is_gone && !self.has_clients(vm) {
             self.moves.departures.swap_remove(at);
             self.end_arrival(vm);
             self.stay(vm);
         }
+    }
+
+    /// Whether a client has one of the VM's disks open over NBD.
+    pub(super) fn has_clients(&self, vm: VmId) -> bool {
+        self.disks_of(vm).into_iter().any(|disk| self.fronts.clients_of(disk) > 0)
     }
 
     pub(super) fn advance_departures(&mut self) -> bool {
@@ -120,6 +126,13 @@ impl Worker {
     /// All its rings are stopped, and it is known what they have open.
     fn stands_still(&self, vm: VmId) -> Result<(), String> {
         for disk in self.disks_of(vm) {
+            let unit = self.plan.spec.disk(disk).unit;
+            if self.router.has_endless_quarantine(unit) {
+                return Err(format!(
+                    "what a former vmpath sent to {} may still take effect, and it is not known until when",
+                    self.plan.spec.unit_name(unit)
+                ));
+            }
             let is_nbd = self.plan.spec.disk(disk).vhost_user.is_none();
             let name = || self.disk_name(disk);
             match self.session_of(disk).map(|at| &self.requests.guests.sessions[at].session) {

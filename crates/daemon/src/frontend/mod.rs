@@ -9,6 +9,7 @@ mod depart;
 mod guests;
 mod hand_over;
 mod leave;
+mod left;
 mod moves;
 mod nbd;
 mod serve;
@@ -18,6 +19,7 @@ use crate::dataplane::{Body, Client, FrontRequest, Head, Name, NbdClient, Payloa
 use crate::dataplane::{Listening, Transport};
 use crate::sys::uring::{Ring, Watch};
 pub(crate) use guests::{GuestSlot, Guests};
+use left::Standing;
 pub(crate) use moves::Moves;
 use nbd::Phase;
 use rustix::io::Errno;
@@ -29,7 +31,7 @@ use std::rc::Rc;
 use vmpath_core::ids::DiskId;
 use vmpath_core::time::{Duration, Instant};
 use vmpath_core::volume::verdict::TargetError;
-use vmpath_protocol::nbd::{Command, NbdError};
+use vmpath_protocol::nbd::{Command, NbdError, Request as NbdRequest};
 
 /// Bytes of requests that one client may have open; beyond, no further request of it is read.
 const CLIENT_BYTES_MAX: usize = 32 << 20;
@@ -78,6 +80,7 @@ struct Front {
     disk: DiskId,
     stream: Stream,
     phase: Phase,
+    standing: Standing,
     /// Tokens of its requests that are with the router.
     open: Vec<u32>,
     /// Bytes of those, and of the write being received.
@@ -221,6 +224,7 @@ impl Worker {
             let _ = sockopt::set_tcp_keepidle(&socket, KEEPALIVE_IDLE);
             let _ = sockopt::set_socket_keepalive(&socket, true);
         }
+        let standing = self.standing_of(disk);
         let entry = self.fronts.fronts.vacant_entry();
         let index = entry.key();
         let tags = (Tag::FrontRead(index).pack(), Tag::FrontWrite(index).pack());
@@ -230,6 +234,7 @@ impl Worker {
             disk,
             stream,
             phase: Phase::handshake(&self.plan.spec, disk),
+            standing,
             open: Vec::new(),
             open_bytes: 0,
             waits_for_room: false,
@@ -303,6 +308,7 @@ impl Worker {
             return;
         }
         front.phase = Phase::Closing;
+        let disk = front.disk;
         front.stream.shut(&mut self.ring);
         for token in std::mem::take(&mut front.open) {
             let request = &mut self.requests.table[token as usize];
@@ -311,6 +317,9 @@ impl Worker {
             self.router.abandon(key, token);
         }
         self.fronts.closing.push(index);
+        if !self.has_clients(self.plan.spec.disk(disk).vm) {
+            self.left_after_departure(disk);
+        }
     }
 
     /// Lets go of the connections of which the kernel holds nothing any more.

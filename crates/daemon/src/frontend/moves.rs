@@ -5,6 +5,7 @@
 
 use super::arrive::Arrival;
 use super::depart::Departure;
+use super::left::Left;
 use crate::dataplane::{OrderReport, Worker, WorkerReport};
 use vmpath_core::ids::{DiskId, UnitId, VmId};
 use vmpath_core::time::Instant;
@@ -14,6 +15,7 @@ use vmpath_core::time::Instant;
 pub(crate) struct Moves {
     pub(super) departures: Vec<Departure>,
     pub(super) arrivals: Vec<Arrival>,
+    pub(super) left: Vec<Left>,
 }
 
 impl Worker {
@@ -29,6 +31,7 @@ impl Worker {
         for unit in units {
             self.router.own_unit(*unit, self.now);
         }
+        self.come_anew(units);
         self.release_arrivals();
     }
 

@@ -1,6 +1,8 @@
 //! What an NBD client says: the handshake, then requests that become the router's.
 
-use super::{Body, Client, EXPORT_WAIT_MAX, FrontRequest, Head, Name, NbdClient, Payload, Worker};
+use super::{
+    Body, Client, EXPORT_WAIT_MAX, FrontRequest, Head, Name, NbdClient, NbdRequest, Payload, Standing, Worker,
+};
 use crate::dataplane::Received;
 use crate::sys::buffer::Buffer;
 use crate::sys::socket::Pieces;
@@ -10,8 +12,7 @@ use vmpath_core::spec::Spec;
 use vmpath_core::time::Instant;
 use vmpath_protocol::nbd::{
     BlockSizes, Command, CommandFlags, ExportAnswer, ExportInfo, ExportRefusal, RefusalReason, ReplyStyle,
-    Request as NbdRequest, RequestEvent, RequestParser, ServerHandshake, ServerHandshakeEvent,
-    TransmissionFlags,
+    RequestEvent, RequestParser, ServerHandshake, ServerHandshakeEvent, TransmissionFlags,
 };
 
 /// The longest request that is offered to clients, whatever the target takes: 32 MiB, the protocol's own default.
@@ -364,6 +365,15 @@ impl Worker {
     }
 
     fn submit(&mut self, index: usize, request: &NbdRequest, payload: Payload) {
+        if self.fronts.fronts[index].standing == Standing::LeftBehind {
+            return self.refuse(index, request, payload);
+        }
+        match operation(request) {
+            Operation::Read | Operation::Flush => {}
+            Operation::Write | Operation::Trim | Operation::WriteZeroes(_) => {
+                self.note_change(self.fronts.fronts[index].disk);
+            }
+        }
         let front = &mut self.fronts.fronts[index];
         let entry = self.requests.table.vacant_entry();
         let token = entry.key() as u32;

@@ -3,7 +3,7 @@
 //! Invariant: two processes never have the same number, even when they use the same pid one after the other. Known by
 //! the kernel (SO_PEERCRED), not by what the peer says. The peer is the process that called `listen`.
 
-use std::fs;
+use std::{fs, io};
 use tokio::net::UnixStream;
 
 /// Bits of a pid: the kernel's PID_MAX_LIMIT is 2^22.
@@ -20,6 +20,26 @@ pub(super) fn of(stream: &UnixStream, attempt: u64) -> u64 {
         Some(number(u64::try_from(pid).ok()?, start_ticks(&stat)?))
     });
     known.unwrap_or(UNKNOWN | attempt)
+}
+
+/// Whether the process of that number is surely gone. One that cannot be told apart is never surely gone, and a number that
+/// no process has, as after a boot, always is.
+pub fn has_ended(instance: u64) -> bool {
+    if instance & UNKNOWN != 0 {
+        return false;
+    }
+    let pid = instance & ((1 << PID_BITS) - 1);
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => is_dead(&stat) || start_ticks(&stat).is_some_and(|start| number(pid, start) != instance),
+        // Where nothing can be seen, nothing is known.
+        Err(error) => error.kind() == io::ErrorKind::NotFound && fs::metadata("/proc/self/stat").is_ok(),
+    }
+}
+
+/// Its parent has not looked after it yet, perhaps never will.
+fn is_dead(stat: &str) -> bool {
+    let state = stat.rfind(')').and_then(|end| stat[end + 1..].split_ascii_whitespace().next());
+    matches!(state, Some("Z" | "X" | "x"))
 }
 
 const fn number(pid: u64, start_ticks: u64) -> u64 {
@@ -44,6 +64,26 @@ mod tests {
         }
         assert_eq!(start_ticks("77 (cut) S 1 2"), None);
         assert_eq!(start_ticks(""), None);
+    }
+
+    #[test]
+    fn who_is_gone_is_known_and_who_is_not_known_is_not_gone() {
+        let own = u64::from(std::process::id());
+        let stat = fs::read_to_string("/proc/self/stat").expect("this is Linux");
+        let start = start_ticks(&stat).expect("a start");
+        assert!(!has_ended(number(own, start)));
+        assert!(has_ended(number(own, start + 1)), "another process had that pid");
+        assert!(has_ended(0), "there is none since the boot");
+        assert!(!has_ended(UNKNOWN | 7));
+        let mut child = std::process::Command::new("/bin/true").spawn().expect("a process");
+        let pid = u64::from(child.id());
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("nobody has waited for it");
+        let instance = number(pid, start_ticks(&stat).expect("a start"));
+        child.wait().expect("it ends");
+        assert!(has_ended(instance));
+        for (line, dead) in [("7 (a) b) Z 1", true), ("7 (Z) S 1", false), ("7 (q) X", true), ("7", false)] {
+            assert_eq!(is_dead(line), dead, "{line}");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+pub use instance::has_ended;
+
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use vmpath_core::effect::Wanted;
@@ -53,7 +55,7 @@ pub enum Order {
 }
 
 impl Order {
-    const fn instance(&self) -> u64 {
+    pub(crate) const fn instance(&self) -> u64 {
         match self {
             Self::Stop { instance }
             | Self::Continue { instance }

@@ -179,7 +179,7 @@ impl Session {
         match order {
             Order::Stop { .. } => self.ask_once(Question::Stop, now + STOP_WAIT, qmp::stop),
             Order::Continue { .. } => self.ask_once(Question::Continue, now + CONTINUE_WAIT, qmp::cont),
-            Order::Quit { .. } if self.qemu_state == Some(qmp::RunState::PostMigrate) => {
+            Order::Quit { .. } if self.run_state() == RunState::Sent => {
                 self.ask_once(Question::Quit, now + CONTINUE_WAIT, qmp::quit);
             }
             Order::Quit { .. } => {}
@@ -190,13 +190,14 @@ impl Session {
         }
     }
 
-    /// Why `cont` must not be sent. QEMU would obey after a migration, too, and the VM would run twice.
+    /// Why `cont` must not be sent. QEMU would obey after a migration that is complete, too, and the VM would run twice.
     fn belongs_elsewhere(&self) -> Option<String> {
         let state = self.qemu_state.as_ref()?;
-        let elsewhere = matches!(
-            state,
-            qmp::RunState::PostMigrate | qmp::RunState::FinishMigrate | qmp::RunState::InMigrate
-        );
+        let elsewhere = match state {
+            qmp::RunState::FinishMigrate | qmp::RunState::InMigrate => true,
+            qmp::RunState::PostMigrate => self.run_state() != RunState::Paused,
+            _ => false,
+        };
         elsewhere.then(|| format!("QEMU is in {state}: the VM is, or may be, elsewhere"))
     }
 
@@ -301,14 +302,22 @@ impl Session {
                 if self.is_ready() {
                     self.migration_answer(&info, now);
                 } else {
-                    self.migration.found(&info);
+                    self.migration.found(&info, self.qemu_state.as_ref());
                     self.ask(Question::Status { poll: false }, now + ANSWER_WAIT, qmp::query_status);
                 }
             }
             Question::Status { poll } => {
-                let status = StatusInfo::from_return(value).map_err(|error| error.to_string())?;
-                self.qemu_state = Some(status.status.clone());
-                self.state(run_state(&status), poll, now);
+                let status = StatusInfo::from_return(value).map_err(|error| error.to_string())?.status;
+                let must_ask = self.migration.must_ask_how_it_ended(&status);
+                self.qemu_state = Some(status);
+                if must_ask && !self.is_ready() {
+                    self.ask(Question::Migration, now + ANSWER_WAIT, qmp::query_migrate);
+                    return Ok(());
+                }
+                self.state(self.run_state(), poll, now);
+                if must_ask {
+                    self.ask_migration(now);
+                }
             }
             Question::Stop | Question::Continue => self.ask_status(false, now),
             // Its monitor is gone next.
@@ -337,6 +346,7 @@ impl Session {
             Question::Memory => self.ask(Question::MemoryBackends, now + ANSWER_WAIT, qmp::query_memdev),
             Question::MemoryBackends => self.probed_memory(None, now),
             Question::Migration if !self.is_ready() => {
+                self.migration.not_found(self.qemu_state.as_ref());
                 self.ask(Question::Status { poll: false }, now + ANSWER_WAIT, qmp::query_status);
             }
             Question::Capability
@@ -399,6 +409,32 @@ impl Session {
         self.next_poll = now + POLL_EVERY;
         if std::mem::take(&mut self.ask_again) {
             self.ask_status(false, now);
+        }
+    }
+
+    /// A process that stands in `postmigrate` has sent its VM away, or has not and was stopped before: how its migration ended tells.
+    fn run_state(&self) -> RunState {
+        match &self.qemu_state {
+            Some(qmp::RunState::Running) => RunState::Running,
+            Some(qmp::RunState::Paused) => RunState::Paused,
+            Some(qmp::RunState::IoError) => RunState::IoError,
+            Some(qmp::RunState::PostMigrate) => self.migration.left_as(),
+            Some(
+                qmp::RunState::InMigrate
+                | qmp::RunState::PreLaunch
+                | qmp::RunState::FinishMigrate
+                | qmp::RunState::SaveVm
+                | qmp::RunState::InternalError
+                | qmp::RunState::Shutdown
+                | qmp::RunState::Suspended
+                | qmp::RunState::Watchdog
+                | qmp::RunState::GuestPanicked
+                | qmp::RunState::RestoreVm
+                | qmp::RunState::Colo
+                | qmp::RunState::Debug
+                | qmp::RunState::Other(_),
+            )
+            | None => RunState::Other,
         }
     }
 
@@ -491,27 +527,5 @@ impl Question {
             Self::MigrateCancel => "migrate_cancel",
             Self::Quit => "quit",
         }
-    }
-}
-
-const fn run_state(status: &StatusInfo) -> RunState {
-    match status.status {
-        qmp::RunState::Running => RunState::Running,
-        qmp::RunState::Paused => RunState::Paused,
-        qmp::RunState::IoError => RunState::IoError,
-        qmp::RunState::PostMigrate
-        | qmp::RunState::InMigrate
-        | qmp::RunState::PreLaunch
-        | qmp::RunState::FinishMigrate
-        | qmp::RunState::SaveVm
-        | qmp::RunState::InternalError
-        | qmp::RunState::Shutdown
-        | qmp::RunState::Suspended
-        | qmp::RunState::Watchdog
-        | qmp::RunState::GuestPanicked
-        | qmp::RunState::RestoreVm
-        | qmp::RunState::Colo
-        | qmp::RunState::Debug
-        | qmp::RunState::Other(_) => RunState::Other,
     }
 }

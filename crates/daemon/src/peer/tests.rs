@@ -131,6 +131,7 @@ fn order() -> Move {
         from: "kvm1".into(),
         to: "kvm2".into(),
         home: "kvm1".into(),
+        fled: vec![],
         disks: Vec::new(),
         instance: 9,
         memory: Some(1 << 28),

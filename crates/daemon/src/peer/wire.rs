@@ -26,6 +26,9 @@ const QUARANTINE_MAX: usize = 65_536;
 /// Targets on which a VM has a reservation.
 const ROOM_MAX: usize = 256;
 
+/// From which a VM has fled; core keeps fewer.
+const HOSTS_MAX: usize = 64;
+
 /// The largest body: a hand-over of all queues of a large VM, a few tens of bytes for each open request.
 pub const BODY_BYTES_MAX: usize = 16 << 20;
 
@@ -75,6 +78,9 @@ pub struct Prepare {
     pub to: String,
     #[serde(deserialize_with = "name")]
     pub home: String,
+    /// Hosts.
+    #[serde(deserialize_with = "hosts")]
+    pub fled: Vec<String>,
     #[serde(deserialize_with = "list::<_, _, DISKS_MAX>")]
     pub disks: Vec<Disk>,
     pub instance: u64,
@@ -236,6 +242,11 @@ pub fn write<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
 #[must_use]
 pub fn reason(words: &str) -> Reason {
     Reason { reason: bounded::fit(words) }
+}
+
+fn hosts<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let found: Vec<String> = list::<_, _, HOSTS_MAX>(from)?;
+    found.into_iter().map(bounded::checked).collect()
 }
 
 fn units<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {

@@ -18,12 +18,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use vmpath_core::saved::{Saved, SavedMoves};
+use vmpath_core::time::Instant;
 
 pub(super) const FILE: &str = "vmpath.redb";
 /// Of what the tables hold. A file with a higher one is refused, one with a lower one is read and written anew.
-pub(crate) const SCHEMA: u64 = 3;
+pub(crate) const SCHEMA: u64 = 4;
 /// The oldest that is still read.
 const SCHEMA_OLDEST: u64 = 1;
+/// The first that keeps moves.
+const MOVES_SINCE: u64 = 3;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const STATE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("state");
@@ -32,6 +35,8 @@ const JOURNAL: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("journal")
 const META_SCHEMA: &str = "schema";
 const META_BOOT: &str = "boot";
 const META_CLEAN: &str = "clean";
+/// When the state was handed over, and the sum of its rows: a vmpath that does not know of this changes only those.
+const META_STATE_AT: &str = "state-at";
 const STATE_CONTROLLER: &str = "controller";
 const STATE_MOVES: &str = "moves";
 
@@ -48,7 +53,8 @@ pub(super) struct Batch {
     pub(super) lines: Vec<Arc<Line>>,
     /// Older lines have left the journal.
     pub(super) first_seq: u64,
-    pub(super) state: Option<State>,
+    /// With when it was handed over.
+    pub(super) state: Option<(State, Instant)>,
     /// The process ends as asked: there is nothing more to come.
     pub(super) clean: bool,
 }
@@ -140,8 +146,11 @@ impl StateFile {
         let boot =
             meta.get(META_BOOT)?.and_then(|bytes| bytes.value().try_into().ok().map(BootId::from_bytes));
         let clean = meta.get(META_CLEAN)?.is_some_and(|bytes| bytes.value() == [1]);
+        let told = meta.get(META_STATE_AT)?.map(|bytes| bytes.value().to_vec());
         drop(meta);
-        let state = decode(&reading.open_table(STATE)?, schema)?;
+        let rows = reading.open_table(STATE)?;
+        let saved_at = state_at(told.as_deref(), &rows)?;
+        let state = decode(&rows, schema)?;
         let mut lines = Vec::new();
         for row in reading.open_table(JOURNAL)?.iter()? {
             let (seq, bytes) = row?;
@@ -150,7 +159,7 @@ impl StateFile {
         let lines: Result<Vec<_>, Corrupt> = lines.into_iter().collect();
         Ok(match (state, lines) {
             (Ok(State { saved, moves }), Ok(lines)) => {
-                Ok(Left { boot, clean, saved, moves, lines, unreadable: None })
+                Ok(Left { boot, clean, saved, saved_at, moves, lines, unreadable: None })
             }
             (Err(error), _) | (_, Err(error)) => Err(Trouble::Unreadable(error.to_string())),
         })
@@ -164,9 +173,9 @@ impl StateFile {
             let mut meta = writing.open_table(META)?;
             meta.insert(META_SCHEMA, SCHEMA.to_le_bytes().as_slice())?;
             meta.insert(META_CLEAN, [0].as_slice())?;
-            let mut table = writing.open_table(STATE)?;
-            table.insert(STATE_CONTROLLER, codec::encode_saved(&left.saved).as_slice())?;
-            table.insert(STATE_MOVES, codec::encode_moves(&left.moves).as_slice())?;
+            // From here on it is as old as it is known to be, or older than anything that comes.
+            let at = left.saved_at.unwrap_or(Instant::ZERO);
+            write_state(&writing, &mut meta, (&left.saved, &left.moves), at)?;
             writing.open_table(JOURNAL)?;
         }
         writing.commit()?;
@@ -177,11 +186,10 @@ impl StateFile {
     pub(super) fn commit(&self, batch: &Batch) -> Result<(), redb::Error> {
         let writing = self.write()?;
         {
-            if let Some(State { saved, moves }) = &batch.state {
-                let mut table = writing.open_table(STATE)?;
-                table.insert(STATE_CONTROLLER, codec::encode_saved(saved).as_slice())?;
-                table.insert(STATE_MOVES, codec::encode_moves(moves).as_slice())?;
-                writing.open_table(META)?.insert(META_BOOT, self.boot.as_bytes().as_slice())?;
+            if let Some((State { saved, moves }, at)) = &batch.state {
+                let mut meta = writing.open_table(META)?;
+                write_state(&writing, &mut meta, (saved, moves), *at)?;
+                meta.insert(META_BOOT, self.boot.as_bytes().as_slice())?;
             }
             let mut journal = writing.open_table(JOURNAL)?;
             for line in &batch.lines {
@@ -206,6 +214,33 @@ impl StateFile {
     }
 }
 
+fn write_state(
+    writing: &redb::WriteTransaction,
+    meta: &mut redb::Table<'_, &'static str, &'static [u8]>,
+    (saved, moves): (&Saved, &SavedMoves),
+    at: Instant,
+) -> Result<(), redb::Error> {
+    let (saved, moves) = (codec::encode_saved(saved), codec::encode_moves(moves));
+    let mut table = writing.open_table(STATE)?;
+    table.insert(STATE_CONTROLLER, saved.as_slice())?;
+    table.insert(STATE_MOVES, moves.as_slice())?;
+    let told = [at.as_nanos(), super::sum(&[&saved, &moves])].map(u64::to_le_bytes).concat();
+    meta.insert(META_STATE_AT, told.as_slice())?;
+    Ok(())
+}
+
+/// None if the rows are not those of which it was told.
+fn state_at(
+    told: Option<&[u8]>,
+    rows: &impl ReadableTable<&'static str, &'static [u8]>,
+) -> Result<Option<Instant>, StorageError> {
+    let Some((at, sum)) = told.and_then(|told| told.split_first_chunk::<8>()) else { return Ok(None) };
+    let (saved, moves) = (rows.get(STATE_CONTROLLER)?, rows.get(STATE_MOVES)?);
+    let (Some(saved), Some(moves)) = (saved, moves) else { return Ok(None) };
+    let is_its = super::sum(&[saved.value(), moves.value()]).to_le_bytes() == *sum;
+    Ok(is_its.then(|| Instant::from_nanos(u64::from_le_bytes(*at))))
+}
+
 /// The rows of the state; a row that is not there was never written. The inner error says that it is not for this version.
 fn decode(
     table: &impl ReadableTable<&'static str, &'static [u8]>,
@@ -213,7 +248,10 @@ fn decode(
 ) -> Result<Result<State, Corrupt>, StorageError> {
     let (saved, moves) = (table.get(STATE_CONTROLLER)?, table.get(STATE_MOVES)?);
     let saved = saved.map_or(Ok(Saved::default()), |bytes| codec::decode_saved(bytes.value(), schema));
-    let moves = moves.map_or(Ok(SavedMoves::default()), |bytes| codec::decode_moves(bytes.value(), schema));
+    // Before, there were none: such a row is of a version that was begun with and given up again.
+    let moves = moves
+        .filter(|_| schema >= MOVES_SINCE)
+        .map_or(Ok(SavedMoves::default()), |bytes| codec::decode_moves(bytes.value(), schema));
     Ok(saved.and_then(|saved| Ok(State { saved, moves: moves? })))
 }
 

@@ -1,12 +1,14 @@
 //! vmpath's own state, kept over restarts: journal, incidents, suspended VMs and why, moves, what operators have set.
 //!
 //! A [`Store`] is the control owner's end: it hands over what has changed and never waits. A thread behind it commits, and
-//! coalesces what came meanwhile. Invariant: a state that is known as committed survives a kill; a disk that hangs or
-//! fails costs what has happened since (told in the log), and nothing else: memory is bounded, the owner goes on.
+//! coalesces what came meanwhile. Invariant: a state that is known as committed survives a kill; so does, on tmpfs, one that something
+//! left without ([`Store::note`]); a disk that hangs or fails costs the rest of what has happened since (told in the log), and nothing
+//! else: memory is bounded, the owner goes on.
 //! Rejected: commits by the owner (an fsync on a sick disk would stop every decision).
 
 mod codec;
 mod file;
+mod note;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -15,10 +17,12 @@ use crate::control::journal::Line;
 use crate::sys::boot::BootId;
 use crate::sys::clock;
 use file::{FILE, StateFile};
+use note::Note;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use vmpath_core::migration::destination::WAIT_MAX;
 use vmpath_core::saved::{Saved, SavedMoves};
 use vmpath_core::time::Instant;
 use writer::Writer;
@@ -40,6 +44,8 @@ pub struct Left {
     /// It ended as asked.
     pub clean: bool,
     pub saved: Saved,
+    /// When that was handed over, in its boot; none if that is not known.
+    pub saved_at: Option<Instant>,
     /// Also those of another boot: another host may still wait for how they end. What means nothing after a boot is replaced:
     /// times by the present moment (a VM that arrived dwells anew), the hypervisor process that was to leave by none that
     /// there is.
@@ -85,6 +91,11 @@ pub struct Store {
     committed: watch::Receiver<Ticket>,
     /// What this boot has kept last; none if that was another one.
     last: Option<State>,
+    last_at: Instant,
+    /// None: what leaves before its state is kept leaves no trace.
+    note: Option<Note>,
+    /// The state in the note, or one that replaces it; none if there is no note.
+    noted: Option<Ticket>,
     ticket: Ticket,
     /// Of the last state.
     state_ticket: Ticket,
@@ -141,6 +152,9 @@ impl Store {
             writer: None,
             committed,
             last: None,
+            last_at: Instant::ZERO,
+            note: None,
+            noted: None,
             ticket: 0,
             state_ticket: 0,
             waiting_since: None,
@@ -163,12 +177,52 @@ impl Store {
         if self.last.as_ref() == Some(&state) {
             return;
         }
+        if self.writer.is_none() && self.note.is_none() {
+            return;
+        }
+        self.ticket += 1;
+        self.state_ticket = self.ticket;
         if let Some(writer) = &self.writer {
-            self.ticket += 1;
             self.waiting_since.get_or_insert(now);
-            self.state_ticket = self.ticket;
-            writer.save(state.clone(), self.ticket);
-            self.last = Some(state);
+            writer.save(state.clone(), now, self.ticket);
+        }
+        (self.last, self.last_at) = (Some(state), now);
+    }
+
+    /// Notes on tmpfs, from now on, what leaves before the disk has it; and gives back what the process before has noted so, if that
+    /// is newer than what it left on the disk.
+    #[must_use]
+    pub fn noting(mut self, run_dir: &Path, boot: BootId, left: Left) -> (Self, Left) {
+        let note = Note::new(run_dir, boot);
+        let newer = note.newer_than(&left);
+        let left = match newer {
+            None => {
+                note.remove();
+                left
+            }
+            Some((State { saved, moves }, at)) => {
+                tracing::warn!(
+                    "the vmpath before was killed while its state could not be written: what it has noted in {} counts",
+                    run_dir.display()
+                );
+                // Whatever comes first replaces it.
+                (self.last, self.noted) = (None, Some(self.state_ticket + 1));
+                Left { boot: Some(boot), clean: false, saved, moves, saved_at: Some(at), ..left }
+            }
+        };
+        self.note = Some(note);
+        (self, left)
+    }
+
+    /// Something leaves that needs the state of this ticket, whether or not the disk has it.
+    pub fn note(&mut self, needs: Ticket) {
+        let is_on_disk = self.writer.is_some() && needs <= self.committed();
+        if is_on_disk || self.noted.is_some_and(|noted| noted >= needs && noted <= self.state_ticket) {
+            return;
+        }
+        if let (Some(note), Some(state)) = (&mut self.note, &self.last) {
+            note.write(state, self.last_at);
+            self.noted = Some(self.state_ticket);
         }
     }
 
@@ -198,6 +252,9 @@ impl Store {
 
     /// Tells when the disk does not keep up; to be called now and then.
     pub fn look(&mut self, now: Instant) {
+        if self.writer.is_some() && self.noted.is_some_and(|noted| noted <= self.committed()) {
+            self.forget_note();
+        }
         if self.committed() >= self.ticket {
             if std::mem::take(&mut self.told_late) {
                 tracing::info!("vmpath's own state is written again");
@@ -221,9 +278,26 @@ impl Store {
 
     /// Writes what is left and marks the end as asked for; blocks for at most `wait`. False if it did not come to that.
     #[must_use]
-    pub fn close(self, wait: Duration) -> bool {
-        self.writer.is_none_or(|writer| writer.close(wait))
+    pub fn close(mut self, wait: Duration) -> bool {
+        let Some(writer) = self.writer.take() else { return true };
+        let is_whole = writer.close(wait);
+        if is_whole {
+            self.forget_note();
+        }
+        is_whole
     }
+
+    fn forget_note(&mut self) {
+        if let (Some(note), Some(_)) = (&self.note, self.noted.take()) {
+            note.remove();
+        }
+    }
+}
+
+/// Of bytes, to know them again (FNV-1a).
+fn sum(parts: &[&[u8]]) -> u64 {
+    let mix = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    parts.iter().flat_map(|part| part.iter()).fold(0xcbf2_9ce4_8422_2325, mix)
 }
 
 /// No process has this number: it holds a pid and a time.
@@ -238,6 +312,9 @@ fn renew(moves: &mut SavedMoves, now: Instant) {
     for arriving in &mut moves.arriving {
         // The process in its plan is the source's, whose host may not have been booted.
         arriving.began = now;
+    }
+    for discard in &mut moves.discards {
+        discard.until = now + WAIT_MAX;
     }
     for travel in &mut moves.travels {
         travel.arrived = travel.arrived.map(|_| now);

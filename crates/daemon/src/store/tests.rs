@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use vmpath_core::effect::JournalKind;
+use vmpath_core::migration::destination::WAIT_MAX;
 use vmpath_core::saved::{Saved, SavedMoves};
 use vmpath_core::time::Instant;
 
@@ -95,6 +96,7 @@ fn moves_of_another_boot_are_given_back_and_their_times_are_not() {
         expected.leaving[0].machine.plan.instance = NO_INSTANCE;
         expected.arriving[0].began = now;
         expected.travels[0].arrived = Some(now);
+        expected.discards[0].until = now + WAIT_MAX;
         assert_eq!(left.moves, expected);
         assert!(store.close(WAIT));
     }
@@ -298,4 +300,73 @@ fn a_process_that_is_killed_while_it_commits_loses_nothing_that_was_committed() 
         last = newest;
         assert!(store.close(WAIT));
     }
+}
+
+#[test]
+fn what_left_before_its_state_was_on_the_disk_is_known_to_the_next_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, at) = (dir.path().join("run"), Instant::from_millis);
+    // A process that dies before it has kept anything.
+    let next = |boot| {
+        let (_file, left) = super::file::StateFile::open(dir.path(), &boot).unwrap();
+        Store::none().noting(&run, boot, left).1
+    };
+    // The disk has state 1, and 2 is noted.
+    let mut store = open(dir.path()).0;
+    store.save(numbered(1), SavedMoves::default(), at(10));
+    let mut late = Store::none().noting(&run, BOOT, Left::default()).0;
+    assert!(store.close(WAIT));
+    late.save(numbered(2), known_moves(), at(20));
+    late.note(late.state_ticket());
+    drop(late);
+    for _ in 0..2 {
+        let left = next(BOOT);
+        assert_eq!((left.boot, left.clean, left.saved), (Some(BOOT), false, numbered(2)));
+        assert_eq!(left.moves, known_moves());
+    }
+    assert_eq!(next(NEXT_BOOT).saved, numbered(1), "a note of another boot counts for nothing");
+    assert!(!run.join("state-note").exists());
+}
+
+#[test]
+fn a_note_is_gone_when_the_disk_has_caught_up_and_never_beats_what_is_newer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (run, at) = (dir.path().join("run"), Instant::from_millis);
+    let is_there = || run.join("state-note").exists();
+    let (store, left) = open(dir.path());
+    let mut store = store.noting(&run, BOOT, left).0;
+    store.save(numbered(1), SavedMoves::default(), at(10));
+    let (told, committed) = tokio::sync::watch::channel(0);
+    let real = std::mem::replace(&mut store.committed, committed);
+    store.note(store.state_ticket());
+    assert!(is_there());
+    let kept = fs::read(run.join("state-note")).unwrap();
+    store.look(at(11));
+    assert!(is_there(), "the disk has nothing yet");
+    told.send_replace(1);
+    store.look(at(12));
+    assert!(!is_there());
+    store.note(1);
+    assert!(!is_there(), "what is on the disk needs no note");
+    store.committed = real;
+    store.save(numbered(2), SavedMoves::default(), at(20));
+    assert!(store.close(WAIT));
+    // As if the process had been killed between the commit and that.
+    fs::write(run.join("state-note"), kept).unwrap();
+    let (store, left) = open(dir.path());
+    let (_store, left) = store.noting(&run, BOOT, left);
+    assert_eq!((left.saved, is_there()), (numbered(2), false));
+}
+
+#[test]
+fn without_a_disk_everything_that_matters_is_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let mut store = Store::none().noting(&run, BOOT, Left::default()).0;
+    store.save(numbered(3), SavedMoves::default(), Instant::from_millis(10));
+    store.note(store.state_ticket());
+    store.look(Instant::from_millis(20));
+    drop(store);
+    let (_, left) = Store::none().noting(&run, BOOT, Left::default());
+    assert_eq!((left.boot, left.saved), (Some(BOOT), numbered(3)));
 }

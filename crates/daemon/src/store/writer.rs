@@ -14,6 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::watch;
+use vmpath_core::time::Instant;
 
 /// Pause after an error.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -70,9 +71,9 @@ impl Writer {
         self.shared.wake.notify_one();
     }
 
-    pub(super) fn save(&self, state: State, ticket: Ticket) {
+    pub(super) fn save(&self, state: State, at: Instant, ticket: Ticket) {
         let mut waiting = self.shared.lock();
-        waiting.batch.state = Some(state);
+        waiting.batch.state = Some((state, at));
         waiting.ticket = ticket;
         self.shared.wake.notify_one();
     }
@@ -104,7 +105,7 @@ struct Committer {
     /// None after an error.
     file: Option<StateFile>,
     /// What the file holds, should it have to be made anew.
-    last: Option<State>,
+    last: Option<(State, Instant)>,
     shared: Arc<Shared>,
     commits: watch::Sender<Ticket>,
 }

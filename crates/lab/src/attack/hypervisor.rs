@@ -120,7 +120,7 @@ impl World {
                 self.tally.continues += 1;
                 self.goes_on(vm);
             }
-            RunState::Paused | RunState::IoError | RunState::Other => {
+            RunState::Paused | RunState::IoError | RunState::Sent | RunState::Other => {
                 self.tally.stops += u64::from(process.runs());
                 self.stands_still(vm, RunState::Paused);
             }

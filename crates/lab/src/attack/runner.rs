@@ -60,6 +60,12 @@ pub(super) const REGRESSIONS: &[(u64, &str)] = &[
         "A crash brings back an earlier suspension, and a path that had failed was taken for one that connects first.",
     ),
     (22849, "A crash brings back a lack of paths that had ended, and the next process never saw it served."),
+    (64976, "A crash brings back an operator's suspend, of which he had not been told that it was over."),
+    (
+        80671,
+        "A crash brings back a resume that a new suspension had followed: its attempts go on, and are one resume.",
+    ),
+    (87824, "The same, for lost paths."),
 ];
 /// A line of progress this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);

@@ -54,18 +54,26 @@ impl Place {
         let within = ["ip", "netns", "exec", name].map(str::to_owned).to_vec();
         Self { client: SocketAddr::new(address, 2379), peer: SocketAddr::new(address, 2380), within }
     }
+
+    /// Where it tells how it is without TLS.
+    fn metrics(&self) -> Result<SocketAddr> {
+        if self.within.is_empty() {
+            return Ok(Self::on_loopback()?.client);
+        }
+        Ok(SocketAddr::new(self.client.ip(), 2381))
+    }
 }
 
 #[derive(Debug)]
 pub struct Etcd {
     members: Vec<Member>,
     dir: TempDir,
-    tls: Option<HostFiles>,
 }
 
 #[derive(Debug)]
 struct Member {
     place: Place,
+    tls: Option<HostFiles>,
     /// Where it says, without TLS, how it is.
     health: SocketAddr,
     process: Option<Child>,
@@ -97,7 +105,7 @@ impl Etcd {
     /// # Errors
     /// As [`Self::start`].
     pub fn on_loopback_with_tls(files: &HostFiles) -> Result<Self> {
-        let etcd = Self::run(&[Place::on_loopback()?], Some(files.clone()))?;
+        let etcd = Self::start_with_tls(&[(Place::on_loopback()?, files.clone())])?;
         etcd.wait_ready(Duration::from_secs(60))?;
         Ok(etcd)
     }
@@ -107,21 +115,30 @@ impl Etcd {
     /// # Errors
     /// If a process cannot be started.
     pub fn start(places: &[Place]) -> Result<Self> {
-        Self::run(places, None)
+        Self::run(places.iter().map(|place| (place.clone(), None)).collect())
     }
 
-    fn run(places: &[Place], tls: Option<HostFiles>) -> Result<Self> {
+    /// The same, and all ask clients for a certificate of the authority that has made their own; to each other they speak without TLS.
+    /// There is no JSON side of their API then.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with_tls(places: &[(Place, HostFiles)]) -> Result<Self> {
+        Self::run(places.iter().map(|(place, files)| (place.clone(), Some(files.clone()))).collect())
+    }
+
+    fn run(places: Vec<(Place, Option<HostFiles>)>) -> Result<Self> {
         let memory = Path::new("/dev/shm");
         let mut builder = tempfile::Builder::new();
         builder.prefix("vmpath-etcd");
         let dir = if memory.is_dir() { builder.tempdir_in(memory)? } else { builder.tempdir()? };
-        let member = |place: &Place| -> Result<Member> {
-            let health = if tls.is_some() { Place::on_loopback()?.client } else { place.client };
-            Ok(Member { place: place.clone(), health, process: None })
+        let member = |(place, tls): (Place, Option<HostFiles>)| -> Result<Member> {
+            let health = if tls.is_some() { place.metrics()? } else { place.client };
+            Ok(Member { place, tls, health, process: None })
         };
-        let members = places.iter().map(member).collect::<Result<_>>()?;
-        let mut etcd = Self { members, dir, tls };
-        for at in 0..places.len() {
+        let members = places.into_iter().map(member).collect::<Result<_>>()?;
+        let mut etcd = Self { members, dir };
+        for at in 0..etcd.members.len() {
             etcd.restart(at)?;
         }
         Ok(etcd)
@@ -167,8 +184,8 @@ impl Etcd {
         let name = |at: usize| format!("m{at}");
         let member = |(at, member): (usize, &Member)| format!("{}=http://{}", name(at), member.place.peer);
         let all: Vec<String> = self.members.iter().enumerate().map(member).collect();
-        let Place { client, peer, .. } = &self.members[at].place;
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let Member { place: Place { client, peer, .. }, tls, health, .. } = &self.members[at];
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let (client, peer) = (format!("{scheme}://{client}"), format!("http://{peer}"));
         let data = self.dir.path().join(name(at)).display().to_string();
         let pairs = [
@@ -185,9 +202,9 @@ impl Etcd {
         ];
         let mut words: Vec<String> =
             pairs.into_iter().flat_map(|(key, value)| [key.to_owned(), value]).collect();
-        if let Some(HostFiles { ca, cert, key }) = &self.tls {
+        if let Some(HostFiles { ca, cert, key }) = tls {
             words.push("--client-cert-auth".to_owned());
-            words.push(format!("--listen-metrics-urls=http://{}", self.members[at].health));
+            words.push(format!("--listen-metrics-urls=http://{}", health));
             for (flag, file) in [("--trusted-ca-file", ca), ("--cert-file", cert), ("--key-file", key)] {
                 words.push(format!("{flag}={}", file.display()));
             }

@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 
 use super::{QmpError, execute};
 
-/// The capabilities that a migration of ours needs: the stop before the switchover, and the event `MIGRATION`.
-pub const MIGRATION_CAPABILITIES: [&str; 2] = ["pause-before-switchover", "events"];
+/// The capabilities that a migration of ours needs: the stop before the switchover, the event `MIGRATION`, and the way
+/// back: without it QEMU says `completed` when the last byte is in its socket, whether or not it can be loaded there; with
+/// it when the other end has loaded all of it, and `failed` if that ends without saying so.
+pub const MIGRATION_CAPABILITIES: [&str; 3] = ["pause-before-switchover", "events", "return-path"];
 
 /// The most that QEMU takes as `downtime-limit`, in milliseconds.
 pub const DOWNTIME_LIMIT_MAX_MS: u64 = 2_000_000;

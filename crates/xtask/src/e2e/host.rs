@@ -108,6 +108,16 @@ impl Host {
         Ok(())
     }
 
+    /// What the daemon has logged since its last start.
+    pub(crate) fn log(&self) -> String {
+        self.daemon.log()
+    }
+
+    /// The daemon's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
     /// Stops the daemon where it is, or lets it go on.
     ///
     /// # Errors
@@ -118,7 +128,7 @@ impl Host {
         Ok(kill_process(pid, signal)?)
     }
 
-    /// Starts the daemon again after [`Host::kill`]. Returns before it answers.
+    /// Starts the daemon again after [`Host::kill`], or after somebody else has killed it. Returns before it answers.
     ///
     /// # Errors
     /// It cannot be started.
@@ -134,6 +144,24 @@ impl Host {
         let text = fs::read_to_string(&self.place.config)?;
         anyhow::ensure!(text.contains(from), "the configuration has no {from}");
         Ok(fs::write(&self.place.config, text.replace(from, to))?)
+    }
+
+    /// From its next start on the daemon's wall clock is that much off, such as `+10m`; how long things take stays as it is.
+    ///
+    /// # Errors
+    /// Debian's `libfaketime` is not installed.
+    pub(crate) fn set_clock(&mut self, off: &str) -> Result<()> {
+        let mut places = fs::read_dir("/usr/lib")?.filter_map(|entry| Some(entry.ok()?.path()));
+        let library = places.find_map(|place| {
+            let library = place.join("faketime/libfaketimeMT.so.1");
+            library.exists().then_some(library)
+        });
+        let library = library.context("no libfaketime; `apt-get install faketime` gives it")?;
+        let preload = format!("LD_PRELOAD={}", library.display());
+        let words =
+            ["env".into(), preload, format!("FAKETIME={off}"), "FAKETIME_DONT_FAKE_MONOTONIC=1".into()];
+        self.place.within.extend(words);
+        Ok(())
     }
 
     /// Ends the daemon as an update would, by SIGTERM, and starts it again. Returns before it answers.

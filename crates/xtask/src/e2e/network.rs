@@ -11,6 +11,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub(crate) const ADDRESS_A: &str = "127.0.0.2";
 pub(crate) const ADDRESS_B: &str = "127.0.0.3";
 
+/// Of the local port: which of two members a flow leads over.
+const MEMBER_BIT: u16 = 2;
+
+/// Whether [`Loss::Member`] swallows what comes from this port.
+pub(crate) const fn over_dead_member(local_port: u16) -> bool {
+    local_port & MEMBER_BIT == MEMBER_BIT
+}
+
 const TABLE: &str = "vmpath_e2e";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +28,8 @@ pub(crate) enum Loss {
     Reset,
     /// Nothing passes, in either direction.
     Blackhole,
+    /// What comes from half of the local ports is swallowed: those whose flows lead over one member of the network's two.
+    Member,
     /// Requests arrive; replies and acknowledgements are lost.
     BlackholeReplies,
 }
@@ -37,6 +47,8 @@ pub(crate) fn lose(addresses: &[&str], loss: Loss) -> Result<u64> {
                  ip daddr {address} tcp flags & (syn | rst) == syn reject with tcp reset\n"
             ),
             Loss::Blackhole => format!("ip daddr {address} drop\nip saddr {address} drop\n"),
+            // Not by the lowest bit: Linux gives connections even ports.
+            Loss::Member => format!("ip daddr {address} tcp sport & {MEMBER_BIT} == {MEMBER_BIT} drop\n"),
             Loss::BlackholeReplies => format!("ip saddr {address} drop\n"),
         });
     }

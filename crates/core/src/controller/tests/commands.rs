@@ -420,3 +420,27 @@ fn a_reload_of_the_same_configuration_publishes_it_once_and_changes_nothing() {
     world.run("@9 pass");
     assert_eq!(world.plan.generation, generation + 1);
 }
+
+/// The repair resumes what the path loss has stopped; an operator's word outlasts it.
+#[test]
+fn an_operators_suspend_outlasts_the_cause_that_came_first() {
+    let mut spec = two();
+    spec.vms[0].on_path_loss = OnPathLoss::Suspend;
+    let mut world = World::new(spec);
+    let happened =
+        world.run("@1 obedient; down a\n@3 suspend gold; suspend gold\n@4 up a\n@60 resume gold\n@62 pass");
+    let of_gold: Vec<_> = happened.lines().filter(|line| line.contains("gold")).collect();
+    let gold = of_gold.join("\n");
+    assert_eq!(gold.matches("cont gold").count(), 1, "{happened}");
+    let cont = of_gold.iter().find(|line| line.contains("cont gold"));
+    assert!(cont.is_some_and(|line| line.starts_with("> 60:")), "{happened}");
+    let answers = answers(&world);
+    assert_eq!(
+        answers[0],
+        "ok: gold is suspended already, and stays so after its paths are back: `vmpath vm resume gold` resumes it"
+    );
+    assert!(
+        answers[1].starts_with("conflict: gold is suspended already; it waits for the operator"),
+        "{answers:?}"
+    );
+}

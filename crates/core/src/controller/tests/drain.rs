@@ -1,7 +1,7 @@
 //! Planned maintenance: who leaves, when a path stops to carry, when it is empty.
 
 use super::world::{World, check, spec};
-use crate::effect::CommandError;
+use crate::effect::{CommandError, JournalKind};
 use crate::plan::Health;
 
 #[test]
@@ -119,4 +119,26 @@ fn a_drain_is_over_with_the_process() {
     assert_eq!(world.plan.paths[0].health, Health::Disabled);
     let trouble = world.controller.view(world.now).paths[0].reason.clone().unwrap_or_default();
     assert!(trouble.contains("vmpath path enable san0/a"), "{trouble}");
+}
+
+/// It is empty, but what it carried was not finished there: whoever reads it must not think so.
+#[test]
+fn a_path_that_fails_while_it_is_drained_is_said_to_have_failed() {
+    let mut world = World::new(spec(&[("gold", 100, 0), ("bronze", 10, 0)]));
+    world.run("@1 down a bronze; drain a\n@2 down-with a gold 2");
+    let told = |world: &World| {
+        let mut drained = world.journal.iter().filter(|entry| entry.kind == JournalKind::PathDrained);
+        drained.next_back().expect("it is drained").reason.clone()
+    };
+    let reason = told(&world);
+    let words = ["failed while", "connection reset", "2 requests were outstanding", "for 5.0 s"];
+    assert!(words.iter().all(|word| reason.contains(word)), "{reason}");
+    // What was lost before the drain began is another story.
+    world.run("@3 enable a\n@4 up a gold\n@5 drain a\n@6 cut a");
+    let reason = told(&world);
+    assert!(
+        reason.starts_with("nothing of it is in flight any more, after 1.0 s"),
+        "{reason}: {:#?}",
+        world.journal
+    );
 }

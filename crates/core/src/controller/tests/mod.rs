@@ -2,6 +2,7 @@
 
 mod checker;
 mod commands;
+mod discards;
 mod drain;
 mod explain;
 mod flapping;
@@ -15,6 +16,7 @@ mod no_path;
 mod random;
 mod restart;
 mod restore;
+mod returning;
 mod seeing;
 mod shedding;
 mod whereabouts;

@@ -6,7 +6,7 @@ use crate::event::{Event, HypervisorReport, LinkChange, Machine, Role, RunState,
 use crate::ids::VmId;
 use crate::migration::{Answer, DiskEpoch, MigrationState, MigrationStatus, Move, MoveId, VmCarry};
 use crate::migration::{destination, source};
-use crate::ownership::UnitEpoch;
+use crate::ownership::{Owner, Ownership, UnitEpoch};
 use crate::policy::Place;
 use crate::spec::{ClusterSpec, EtcdSpec, Identity, MigrationSpec, OnPathLoss, PeerSpec, Spec};
 use crate::time::Duration;
@@ -86,7 +86,7 @@ pub(super) fn transfers(world: &mut World) {
     assert_eq!(state_word(world), "transferring");
 }
 
-pub(super) fn until_it_has_left(world: &mut World) {
+fn until_all_is_sent(world: &mut World) {
     transfers(world);
     migration(world, MigrationState::PreSwitchover);
     let disk = crate::migration::DiskHandOver {
@@ -100,6 +100,11 @@ pub(super) fn until_it_has_left(world: &mut World) {
     leaving(world, source::Input::HandedOver(Answer::Done(())));
     leaving(world, source::Input::Committed(Answer::Done(())));
     migration(world, MigrationState::Completed);
+}
+
+pub(super) fn until_it_has_left(world: &mut World) {
+    until_all_is_sent(world);
+    leaving(world, source::Input::Discarded(Answer::Refused("it runs here".into())));
     assert_eq!(state_word(world), "elsewhere");
 }
 
@@ -123,6 +128,53 @@ fn a_vm_whose_path_is_lost_moves() {
     };
     assert!(asked(&source::Act::Continue { instance: 1 }));
     assert!(!asked(&source::Act::Cancel { instance: 1 }));
+}
+
+/// Its memory and its monitor's socket are needed when the VM comes back; and only what has sent it away is of no use.
+#[test]
+fn what_a_vm_has_left_behind_is_ended() {
+    let mut world = World::new(clustered(OnPathLoss::Migrate, "hold 60s, then suspend"));
+    world.run("@1 etcd; owner kvm1; down a; pass\n@1.1 placed bronze kvm2");
+    until_it_has_left(&mut world);
+    let ended = |world: &World| world.asks.iter().filter(|ask| matches!(ask, Ask::EndLeft { .. })).count();
+    world.report(BRONZE, HypervisorReport::State(RunState::Sent));
+    assert_eq!(ended(&world), 0, "its units are still this host's");
+    let owner = Owner { host: "kvm2".into(), epoch: 2, move_id: None };
+    let heard = Heard::Owner { unit: crate::ids::UnitId(0), ownership: Ownership::Theirs(owner) };
+    world.handle(Event::Cluster(heard));
+    for state in [RunState::Other, RunState::Paused, RunState::Running] {
+        world.report(BRONZE, HypervisorReport::State(state));
+        assert_eq!(ended(&world), 0, "{state:?}: somebody has started it");
+    }
+    world.report(BRONZE, HypervisorReport::State(RunState::Sent));
+    assert_eq!(ended(&world), 1);
+}
+
+#[test]
+fn what_has_sent_its_vm_is_ended_when_that_has_landed_and_not_before() {
+    let mut world = World::new(clustered(OnPathLoss::Migrate, "hold 60s, then suspend"));
+    world.run("@1 etcd; owner kvm1; down a; pass\n@1.1 placed bronze kvm2");
+    until_all_is_sent(&mut world);
+    let owner = Owner { host: "kvm2".into(), epoch: 2, move_id: None };
+    let heard = Heard::Owner { unit: crate::ids::UnitId(0), ownership: Ownership::Theirs(owner) };
+    world.handle(Event::Cluster(heard));
+    world.report(BRONZE, HypervisorReport::State(RunState::Sent));
+    let ended = |world: &World| world.asks.iter().filter(|ask| matches!(ask, Ask::EndLeft { .. })).count();
+    assert_eq!(ended(&world), 0, "it may yet be given back");
+    leaving(&mut world, source::Input::Discarded(Answer::Refused("it runs here".into())));
+    assert_eq!((state_word(&world), ended(&world)), ("elsewhere", 1));
+}
+
+#[test]
+fn etcd_s_silence_ends_a_move_before_its_guest_is_stopped() {
+    let mut world = World::new(clustered(OnPathLoss::Migrate, "hold 60s, then suspend"));
+    world.run("@1 etcd; owner kvm1; down a; pass\n@1.1 placed bronze kvm2");
+    transfers(&mut world);
+    world.handle(Event::Cluster(Heard::Down { why: "no leader".into() }));
+    world.pass_until(world.now + source::STORE_AWAY_MAX);
+    assert_eq!(state_word(&world), "cancelling");
+    let told = world.journal.iter().rfind(|entry| entry.kind.as_str() == "migration-cancelled");
+    assert!(told.expect("told").reason.contains("no leader"));
 }
 
 #[test]
@@ -256,6 +308,7 @@ pub(super) fn coming(memory: u64) -> Move {
         from: "kvm2".into(),
         to: "kvm1".into(),
         home: "kvm2".into(),
+        fled: vec!["kvm2".into()],
         disks: vec![DiskEpoch {
             disk: "vda".into(),
             unit: UnitEpoch { unit: "san0/bronze".into(), epoch: 3 },
@@ -274,6 +327,10 @@ pub(super) fn coming(memory: u64) -> Move {
 pub(super) fn waiting() -> World {
     let mut spec = clustered(OnPathLoss::Migrate, "hold 60s, then suspend");
     spec.vms[0].returns = true;
+    waiting_with(spec)
+}
+
+pub(super) fn waiting_with(spec: Spec) -> World {
     let mut world = World::dark(spec);
     for path in world.spec.clone().path_ids() {
         world.links(path, &LinkChange::Up);
@@ -284,7 +341,7 @@ pub(super) fn waiting() -> World {
 }
 
 /// What the source had open is in a file here.
-fn until_stored(world: &mut World, vm_state: VmCarry) {
+pub(super) fn until_stored(world: &mut World, vm_state: VmCarry) {
     let hand_over = crate::migration::HandOver {
         move_id: coming(0).id,
         vm: "bronze".into(),
@@ -304,12 +361,17 @@ fn until_stored(world: &mut World, vm_state: VmCarry) {
     arriving(world, destination::Input::Stored(Ok(())));
 }
 
-fn until_owned(world: &mut World) {
-    let owner = crate::ownership::Owner { host: "kvm1".into(), epoch: 4, move_id: Some(coming(0).id) };
-    let found = crate::ownership::Found { unit: "san0/bronze".into(), owner: Some(owner) };
-    arriving(world, destination::Input::Owners(Ok(vec![found])));
+pub(super) fn until_owned(world: &mut World) {
+    read_owned(world);
     assert_eq!(state_word(world), "owned");
     world.owner("kvm1");
+}
+
+/// The owners are read, and this host is it.
+fn read_owned(world: &mut World) {
+    let owner = Owner { host: "kvm1".into(), epoch: 4, move_id: Some(coming(0).id) };
+    let found = crate::ownership::Found { unit: "san0/bronze".into(), owner: Some(owner) };
+    arriving(world, destination::Input::Owners(Ok(vec![found])));
 }
 
 fn told(world: &World, kind: &str) -> usize {
@@ -342,9 +404,7 @@ fn a_vm_that_lands_before_its_units_are_known_to_be_here_has_come() {
     world.report(BRONZE, connected(8, RunState::Other, StopsOnError::No));
     until_stored(&mut world, VmCarry::Running);
     world.report(BRONZE, HypervisorReport::State(RunState::Running));
-    until_owned(&mut world);
-    // Its own process sends nothing away, and says so.
-    migration(&mut world, MigrationState::None);
+    read_owned(&mut world);
     assert_eq!(state_word(&world), "here");
 }
 

@@ -357,3 +357,29 @@ fn they_are_named_on_each_rung_and_only_while_they_are_up() {
     assert!(!says(&mut both, "@1 obedient; down b; down a\n@2 pass"));
     assert_eq!(told(&both)[0], "");
 }
+
+/// The guest of another process has neither waited nor met an error.
+#[test]
+fn another_process_has_its_whole_ladder_before_it() {
+    check(
+        with("fail"),
+        "
+        @1 down a; down b
+        > 1: san0 incident-opened, a path-down
+        > 1: b path-down, gold no-path
+        @4 connect gold 2
+        > 4: gold vm-managed, gold no-path
+        > 9: gold fail, gold vm-failing
+        @20 lost gold
+        > 20: gold vm-unmanaged
+        @21 connect gold 2
+        > 21: gold vm-managed
+        @30 lost gold
+        > 30: gold vm-unmanaged
+        @31 connect gold 3
+        > 31: gold open, gold vm-managed, gold no-path
+        > 36: gold fail, gold vm-failing
+        @50 pass
+        ",
+    );
+}

@@ -280,7 +280,7 @@ impl Sim {
             && match wanted {
                 RunState::IoError => runs && process.stops == StopsOnError::Yes && answers_eio(&gate),
                 RunState::Paused => runs || !process.foreign,
-                RunState::Running | RunState::Other => true,
+                RunState::Running | RunState::Sent | RunState::Other => true,
             };
         if !happens {
             return Ok(());

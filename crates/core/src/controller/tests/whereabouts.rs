@@ -4,8 +4,8 @@ use super::moves::{
     BRONZE, arriving, clustered, coming, leaving, migration, transfers, until_it_has_left, waiting,
 };
 use super::world::{World, check};
-use crate::cluster::Heard;
-use crate::event::{Event, RunState, StopsOnError};
+use crate::cluster::{Chosen, Heard};
+use crate::event::{Command, Event, HypervisorReport, RunState, StopsOnError};
 use crate::migration::{Answer, MigrationState, destination, source};
 use crate::ownership::{Owner, Ownership};
 use crate::spec::OnPathLoss;
@@ -128,7 +128,10 @@ fn why_it_was_not_moved_is_told_until_it_is_tried_again() {
             "waits for word of the other hosts",
         ],
     );
-    world.handle(Event::Cluster(Heard::Placed { vm: BRONZE, result: Ok("kvm2".into()) }));
+    let why = "kvm2 is the only host that will do".to_owned();
+    let result = Ok(Chosen { host: "kvm2".into(), why });
+    world.handle(Event::Cluster(Heard::Placed { vm: BRONZE, result }));
+    told(&world, &["kvm2 is the only host that will do"]);
     leaving(&mut world, source::Input::Probed(Answer::Refused("it cannot read san0/bronze".into())));
     told(&world, &["it cannot read san0/bronze", "no rule tries it again for 60.0 s"]);
     world.pass_until(world.now + Duration::from_secs(20));
@@ -163,4 +166,17 @@ fn a_guest_that_runs_while_another_host_owns_its_disk_is_not_called_elsewhere() 
     told(&world, &["waits for kvm2 to let go of san0/bronze"]);
     world.run("@2 owner kvm1; pass");
     assert_eq!(world.explain("bronze"), "running open");
+}
+
+/// Its process may be gone, or merely silent: the operator has looked.
+#[test]
+fn what_cannot_be_heard_to_cancel_is_ended_by_hand() {
+    let mut world = begun();
+    transfers(&mut world);
+    world.command(Command::CancelMigration(BRONZE));
+    world.command(Command::CancelMigration(BRONZE));
+    assert_eq!(super::moves::state_word(&world), "cancelling", "QEMU can be asked");
+    world.report(BRONZE, HypervisorReport::Lost { why: "nobody answers".into() });
+    world.command(Command::CancelMigration(BRONZE));
+    assert_eq!(super::moves::state_word(&world), "here");
 }

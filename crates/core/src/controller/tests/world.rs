@@ -390,6 +390,9 @@ impl World {
             ["down", path, vm] => {
                 self.link(self.path(path), UnitId(self.vm(vm).0), down(Fault::Reset));
             }
+            ["down-with", path, vm, requests] => {
+                self.link(self.path(path), UnitId(self.vm(vm).0), down_with(requests));
+            }
             ["connect", vm, instance] => {
                 let instance = instance.parse().expect("an instance");
                 self.report(self.vm(vm), connected(instance, RunState::Running, StopsOnError::Yes));
@@ -451,7 +454,7 @@ impl World {
             ["no-etcd"] => self.handle(Event::Cluster(Heard::Down { why: "no quorum".into() })),
             ["owner", host] => self.owner(host),
             ["placed", vm, host] => {
-                let (vm, result) = (self.vm(vm), Ok(host.to_owned()));
+                let (vm, result) = (self.vm(vm), Ok(host.into()));
                 self.handle(Event::Cluster(Heard::Placed { vm, result }));
             }
             ["no-place", vm] => {
@@ -505,6 +508,11 @@ impl World {
 
 pub(super) fn down(fault: Fault) -> LinkChange {
     LinkChange::Down { fault, requests_outstanding: 0 }
+}
+
+fn down_with(requests: &str) -> LinkChange {
+    let requests_outstanding = requests.parse().expect("a number");
+    LinkChange::Down { fault: Fault::Reset, requests_outstanding }
 }
 
 pub(super) fn connected(instance: u64, state: RunState, stops_on_error: StopsOnError) -> HypervisorReport {

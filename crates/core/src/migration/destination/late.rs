@@ -1,6 +1,6 @@
 //! The transitions of [`Destination`] once the units may be its own: to land, or to give them back; and what time does.
 
-use super::step::Step;
+use super::step::{RUNS_HERE, Step};
 use super::{
     ASK_AGAIN, Act, Destination, LAUNCH_WITHIN, Outcome, Process, STORE_WITHIN, State, WAIT_MAX, Withdrawn,
 };
@@ -39,16 +39,20 @@ impl Destination {
         match &self.state {
             State::Owned { .. } | State::Taken { .. } => self.arrived(vec![], ""),
             State::Recalled { .. } if self.process == Process::Lives => {
-                self.arrived(vec![Act::AnswerDiscard(Err("it runs here".into()))], "")
+                self.arrived(vec![Act::AnswerDiscard(Err(RUNS_HERE.into()))], "")
+            }
+            // Whose it is, is being read: it is not forgotten meanwhile.
+            State::Stored { .. } | State::Barring { .. } | State::Renewing { .. } => {
+                if self.process == Process::Lives {
+                    self.process = Process::Landed;
+                }
+                Step::default()
             }
             // What was told to end has begun nothing: it is given back all the same.
             State::Recalled { .. }
             | State::Launching { .. }
             | State::Prepared { .. }
             | State::Storing { .. }
-            | State::Stored { .. }
-            | State::Barring { .. }
-            | State::Renewing { .. }
             | State::Withdrawing { .. }
             | State::GivingBack { .. }
             | State::Discarding { .. }
@@ -70,7 +74,7 @@ impl Destination {
             }
             State::Recalled { .. } if self.process == Process::Lives => {
                 self.state = State::Taken { pace: Pace::first(now, ASK_AGAIN) };
-                Step::acts(vec![Act::AnswerDiscard(Err("it runs here".into()))])
+                Step::acts(vec![Act::AnswerDiscard(Err(RUNS_HERE.into()))])
             }
             State::Recalled { .. } | State::Withdrawing { .. } => self.crashed(),
             State::Launching { .. }
@@ -92,7 +96,7 @@ impl Destination {
         self.arrived(vec![refused], "; its hypervisor has ended after it had begun here")
     }
 
-    fn arrived(&mut self, mut acts: Vec<Act>, more: &str) -> Step {
+    pub(super) fn arrived(&mut self, mut acts: Vec<Act>, more: &str) -> Step {
         acts.push(Act::Keep);
         self.state = State::Ended(Outcome::Arrived);
         let reason = format!("it has come from {}{more}", self.plan.from);

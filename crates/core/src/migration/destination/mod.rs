@@ -44,9 +44,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// | Launching   | Prepared, else Discarding | refused     | -             | -                  | -         | Discarding | Discarded     | -       | -     | Discarding      |
 /// | Prepared    |                           | Storing     | -             | -                  | -         | Discarding | Discarded     | -       | -     | Discarding      |
 /// | Storing     | Stored, else Prepared     | -           | -             | -                  | -         | Discarding | Discarded     | -       | -     | Prepared        |
-/// | Stored      |                           | same: stored| Owned         | Discarding         | -         | Barring    | Barring       | -       | -     | reads, Barring  |
-/// | Barring     | Discarding                | refused     | Owned or back | Discarding         | bars again| -          | noted         | -       | -     | reads           |
-/// | Renewing    | Owned                     | refused     | bumps again   | Discarding         | -         | -          | Withdrawing   | -       | -     | reads           |
+/// | Stored      |                           | same: stored| Owned         | Discarding         | -         | Barring    | Barring       | noted   | -     | reads, Barring  |
+/// | Barring     | Discarding                | refused     | Owned or back | Discarding         | bars again| -          | noted         | noted   | -     | reads           |
+/// | Renewing    | Owned                     | refused     | bumps again   | Discarding         | -         | -          | Withdrawing   | noted   | -     | reads           |
 /// | Owned       |                           | refused     | -             | -                  | -         | Recalled   | Withdrawing   | Arrived | Taken | asks            |
 /// | Recalled    | waiting: ended            | refused     | -             | -                  | -         | -          | Withdrawing   | Arrived | Taken | asks            |
 /// | Taken       |                           | refused     | -             | -                  | -         | refused    | Arrived       | Arrived | -     | asks            |
@@ -55,7 +55,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// | Discarding  |                           | refused     | -             | -                  | -         | -          | Discarded     | -       | -     | ends it again   |
 /// | Ended       | -                         | refused     | -             | -                  | -         | answered   | -             | -       | -     | -               |
 ///
-/// What does not belong to the state is late, or comes twice: it is ignored.
+/// What does not belong to the state is late, or comes twice: it is ignored. One that has landed before its owners were known is Arrived
+/// instead of Owned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     /// Its hypervisor is being launched.
@@ -139,6 +140,8 @@ pub enum Outcome {
 enum Process {
     /// Or may live.
     Lives,
+    /// It lives and has all of the VM, though the owners are not known yet.
+    Landed,
     /// It was told to end.
     Ending,
     Gone,

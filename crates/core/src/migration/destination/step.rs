@@ -13,6 +13,7 @@ use crate::time::Instant;
 
 pub(super) type Step = crate::migration::Step<Act>;
 
+pub(super) const RUNS_HERE: &str = "it runs here";
 const RESTARTED: &str = "vmpath was restarted in the middle of it";
 const GIVEN_UP: &str = "the move is being given up here";
 
@@ -206,8 +207,8 @@ impl Destination {
     /// The commit has taken effect.
     fn is_owner(&mut self, now: Instant, units: Vec<UnitEpoch>) -> Step {
         match (self.process, self.origin) {
-            (Process::Lives, Origin::Begun) => self.owns(now, vec![], units),
-            (Process::Lives, Origin::Restored) => self.renews(now, units),
+            (Process::Lives | Process::Landed, Origin::Begun) => self.owns(now, vec![], units),
+            (Process::Lives | Process::Landed, Origin::Restored) => self.renews(now, units),
             (Process::Ending | Process::Gone, Origin::Begun | Origin::Restored) => {
                 let why = "its hypervisor has ended before the VM had landed".to_owned();
                 self.withdraws(now, units, why)
@@ -217,6 +218,10 @@ impl Destination {
 
     pub(super) fn owns(&mut self, now: Instant, mut acts: Vec<Act>, units: Vec<UnitEpoch>) -> Step {
         acts.push(Act::Own { units: units.clone() });
+        if self.process == Process::Landed {
+            acts.push(Act::AnswerDiscard(Err(RUNS_HERE.into())));
+            return self.arrived(acts, "");
+        }
         self.state = State::Owned { units, pace: Pace::first(now, ASK_AGAIN) };
         let reason = "its units are this host's; what was open goes on when its rings start".to_owned();
         let until = Some(format!("it has landed; if {} cannot go on it is given back", self.plan.from));
@@ -227,7 +232,7 @@ impl Destination {
     pub(super) fn never_came(&mut self, now: Instant, what: String) -> Step {
         let why = if let State::Barring { why, .. } = &self.state { why.clone() } else { what };
         match self.process {
-            Process::Lives | Process::Ending => self.ends(now, vec![], why),
+            Process::Lives | Process::Landed | Process::Ending => self.ends(now, vec![], why),
             Process::Gone => self.discarded(vec![Act::AnswerDiscard(Ok(()))], why),
         }
     }
@@ -252,17 +257,15 @@ impl Destination {
         match &self.state {
             State::Launching { .. } => self.ends(now, vec![Act::AnswerPrepare(Err(why.clone()))], why),
             State::Prepared { .. } | State::Storing { .. } => self.ends(now, vec![], why),
-            State::Stored { .. } => {
-                self.process = Process::Ending;
-                self.bars(now, vec![Act::End], why)
-            }
+            // It may be the only one that has the VM: the owners are asked first.
+            State::Stored { .. } => self.bars(now, vec![], why),
             State::Owned { units, .. } => {
                 let units = units.clone();
                 self.state = State::Recalled { units, why, pace: Pace::first(now, ASK_AGAIN) };
                 Step::acts(vec![Act::Query])
             }
             State::Taken { .. } | State::Ended(Outcome::Arrived) => {
-                Step::acts(vec![Act::AnswerDiscard(Err("it runs here".into()))])
+                Step::acts(vec![Act::AnswerDiscard(Err(RUNS_HERE.into()))])
             }
             State::Ended(Outcome::Discarded { .. } | Outcome::GivenBack { .. }) => {
                 Step::acts(vec![Act::AnswerDiscard(Ok(()))])

@@ -9,14 +9,17 @@
 
 mod speech;
 mod step;
+mod store;
 mod undecided;
 mod watch;
 
 use super::{HandOver, Pace};
 use crate::ownership::UnitEpoch;
 use crate::time::{Duration, Instant};
+use store::Store;
 
 pub use speech::{Act, DiskEpoch, Input, Move, RoomNeed};
+pub use store::STORE_AWAY_MAX;
 pub use watch::{CONVERGE_WITHIN, STALL_AFTER, TRANSFER_MAX, Watch};
 
 /// A read takes 2 s at most at the destination; the rest is for the way there and back.
@@ -33,7 +36,8 @@ pub const HAND_OVER_WITHIN: Duration = Duration::from_secs(5);
 const HAND_OVER_AGAIN: Duration = Duration::from_millis(500);
 /// One transaction; without an answer it is found out by reading.
 pub const COMMIT_WITHIN: Duration = Duration::from_secs(3);
-/// `migrate-continue` completes within milliseconds; longer than this after the commit, and the destination is asked.
+/// `migrate-continue` completes within milliseconds; longer than this after the commit, and the destination is asked. Also
+/// how long the destination's word is waited for that the VM runs there, once QEMU has said that it has loaded all of it.
 pub const CONTINUE_WITHIN: Duration = Duration::from_secs(10);
 /// The first pause before an unanswered question is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -60,14 +64,16 @@ const CANCEL_AGAIN: Duration = Duration::from_secs(2);
 /// | HandingOver  | Committing       |Cancelling| asks again| Cancelling | Cancelling  | Stayed   | Stayed                 | -              | again, Cancelling|
 /// | Committing   | Continuing       | Uncertain| Uncertain | -          | -           | -        | -                      | -              | Uncertain        |
 /// | Uncertain    | Continuing or Cancelling, by the owners | | -       | -           | -        | -                      | -              | asks again       |
-/// | Continuing   |                  |          |           | -          | -           | Moved    | Stranded               | Moved          | asks again       |
+/// | Continuing   | Moved if landed there; by the owners: Moved | | -   | -           | Moved    | Stranded               | asks, then Moved | asks again     |
 /// | Stranded     | Stayed if given back, Moved if landed there | | -   | -           | Moved    | -                      | Moved          | asks again       |
 /// | Cancelling   |                  |          |           | -          | -           | Stayed   | Stayed                 | Stuck          | asks again       |
 /// | Stuck        |                  |          |           | Stayed     | -           | Stayed   | Stayed                 | -              | asks again       |
 /// | Ended        | -                | -        | -         | -          | -           | -        | -                      | -              | -                |
 ///
-/// A commit that was not even sent, as the store was known to be away: Cancelling. For QEMU in Transferring, "done" is `pre-switchover` or later. An answer that does not belong to the state is late, or comes
+/// A commit that was not even sent, as the store was known to be away: Cancelling. Before the commit, a store that is silent for
+/// [`STORE_AWAY_MAX`] is as Cancel, and so is one that is silent when QEMU says `pre-switchover`. For QEMU in Transferring, "done" is `pre-switchover` or later. An answer that does not belong to the state is late, or comes
 /// twice: it is ignored. One exception: `Committed(Done)` is as true in Uncertain as in Committing.
+/// After the commit, owners that are neither end's any more, or the destination's by another way, end it as Moved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     /// The destination reads each unit.
@@ -106,11 +112,12 @@ pub enum State {
         asked: Asked,
         pace: Pace,
     },
-    /// The units belong to the destination; QEMU sends the rest.
+    /// The units belong to the destination; QEMU sends the rest, or has sent it and the destination is to say so.
     Continuing {
         since: Instant,
         again: Instant,
         pace: Pace,
+        sent: Sent,
     },
     /// The units belong to the destination, and QEMU has failed here: the VM is there, or is given back, or lost.
     Stranded {
@@ -129,6 +136,25 @@ pub enum State {
         pace: Pace,
     },
     Ended(Outcome),
+}
+
+/// What QEMU here says of the rest. It is the only other copy of the VM, and ended when the VM has moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    NotYet,
+    /// And loaded there. The guest stood still for so long, if it was told.
+    All {
+        downtime: Option<Duration>,
+    },
+}
+
+impl Sent {
+    fn downtime(self) -> Option<Duration> {
+        match self {
+            Self::NotYet => None,
+            Self::All { downtime } => downtime,
+        }
+    }
 }
 
 /// What was asked last about the owners.
@@ -161,6 +187,20 @@ pub struct Source {
     began: Instant,
     state: State,
     stopped: Stopped,
+    store: Store,
+    word: Word,
+}
+
+/// On what this end holds its units for its own while they have not gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Word {
+    /// This process's own claim.
+    Own,
+    /// What a former process has left. If its host was dead somebody may be about to take them over under the epochs that are
+    /// read now: they are raised before anything goes.
+    Former,
+    /// They are being raised from these.
+    Raising(Vec<UnitEpoch>),
 }
 
 /// Whether this host has stopped the guest, or may have, before a restart: then nobody else continues it.
@@ -263,12 +303,22 @@ impl Source {
         }
     }
 
-    /// The units are, or may be, the destination's.
+    /// QEMU has been told to cancel it, and has not said yet that it has.
+    #[must_use]
+    pub fn is_cancelling(&self) -> bool {
+        matches!(self.state, State::Cancelling { .. })
+    }
+
+    /// The units are, or may be, the destination's, and the VM may be nowhere but here.
     #[must_use]
     pub fn has_given(&self) -> bool {
         match &self.state {
-            State::Uncertain { .. } | State::Continuing { .. } | State::Stranded { .. } => true,
-            State::Probing { .. }
+            State::Uncertain { .. }
+            | State::Continuing { sent: Sent::NotYet, .. }
+            | State::Stranded { .. } => true,
+            // It has run there, for all that is known: in a moment it has moved.
+            State::Continuing { sent: Sent::All { .. }, .. }
+            | State::Probing { .. }
             | State::Claiming { .. }
             | State::Preparing { .. }
             | State::Transferring { .. }
@@ -290,6 +340,10 @@ impl Source {
     /// When [`Input::Elapsed`] is due. None once it has ended.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
+        self.state_deadline().into_iter().chain(self.store_deadline()).min()
+    }
+
+    fn state_deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Probing { until }
             | State::Claiming { until }

@@ -12,8 +12,10 @@ pub struct Move {
     /// Host names.
     pub from: String,
     pub to: String,
-    /// The host at which the VM began, and to which it is to go back.
+    /// The host at which the VM began.
     pub home: String,
+    /// The hosts that it will have fled from once it is there: see [`crate::policy::Travel`].
+    pub fled: Vec<String>,
     /// All disks of the VM that have an owner, with the epochs under which this host owns them.
     pub disks: Vec<DiskEpoch>,
     /// The hypervisor process that it is about.
@@ -77,6 +79,10 @@ pub enum Input {
     Bumped(Answer),
     /// The answer to [`Act::Discard`]; refused: the VM has landed there.
     Discarded(Answer),
+    /// The store is not heard any more; in words why. It was, when the move began.
+    StoreAway(String),
+    /// It is heard again.
+    StoreHeard,
     /// The operator, or the policy, wants it ended; in words. Ignored once it may be committed.
     Cancel(String),
     /// The deadline has passed.

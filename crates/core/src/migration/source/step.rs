@@ -3,7 +3,7 @@
 use super::{
     ASK_AGAIN, Act, Asked, CANCEL_AGAIN, CLAIM_WITHIN, COMMIT_WITHIN, CUT_WITHIN, HAND_OVER_AGAIN,
     HAND_OVER_WITHIN, Held, Input, Move, Outcome, PREPARE_WITHIN, PROBE_WITHIN, Reached, Saved, Source,
-    State, Stopped, Watch,
+    State, Stopped, Store, Watch, Word,
 };
 use crate::effect::JournalKind;
 use crate::migration::{
@@ -28,7 +28,7 @@ impl Source {
         let until = format!("{} answers, or {} s pass", plan.to, PROBE_WITHIN.as_secs());
         let state = State::Probing { until: now + PROBE_WITHIN };
         let step = Step::told(vec![probe], JournalKind::VmMigrating, (reason, Some(until)));
-        (Self { plan, began: now, state, stopped: Stopped::No }, step)
+        (Self { plan, began: now, state, stopped: Stopped::No, store: Store::Heard, word: Word::Own }, step)
     }
 
     /// Goes on after a restart of vmpath: from what the owners say, because the process before may have done more than it
@@ -41,7 +41,7 @@ impl Source {
             Reached::Begun => Stopped::No,
             Reached::Committed => Stopped::Perhaps,
         };
-        let mut source = Self { plan, began, state, stopped };
+        let mut source = Self { plan, began, state, stopped, store: Store::Heard, word: Word::Former };
         let step = match reached {
             Reached::Begun => source.ask_owners(now, "vmpath was restarted in the middle of it".into()),
             // QEMU may have gone on already: it is asked first.
@@ -71,6 +71,8 @@ impl Source {
             Input::Owners(found) => self.owners(now, found),
             Input::Bumped(answer) => self.bumped(now, &answer),
             Input::Discarded(answer) => self.discarded(&answer),
+            Input::StoreAway(why) => self.store_away(now, why),
+            Input::StoreHeard => self.store_heard(),
             Input::Cancel(why) => self.cancel_asked(now, &why),
             Input::Elapsed => self.elapsed(now),
         }
@@ -192,6 +194,9 @@ impl Source {
     }
 
     fn stands_still(&mut self, now: Instant) -> Step {
+        if let Some(why) = self.no_store() {
+            return self.cancels(now, why);
+        }
         let within = self.plan.settle + CUT_WITHIN;
         self.state = State::Settling { until: now + within };
         let reason = format!(
@@ -319,6 +324,9 @@ impl Source {
     fn elapsed(&mut self, now: Instant) -> Step {
         if self.deadline().is_none_or(|at| at > now) {
             return Step::default();
+        }
+        if let Some(why) = self.no_store().filter(|_| self.store_deadline().is_some_and(|at| at <= now)) {
+            return self.cancel_asked(now, &why);
         }
         match &mut self.state {
             State::Probing { .. } => self.stays(vec![], self.late("read its units", PROBE_WITHIN)),

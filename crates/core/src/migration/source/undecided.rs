@@ -1,12 +1,16 @@
 //! The transitions of [`Source`] from the commit on, and those of a cancel: what is asked again until it is known.
 
 use super::step::Step;
-use super::{ASK_AGAIN, Act, Asked, CONTINUE_WITHIN, Held, Outcome, Source, State, Stopped};
+use super::{ASK_AGAIN, Act, Asked, CONTINUE_WITHIN, Held, Outcome, Sent, Source, State, Stopped, Word};
 use crate::effect::JournalKind;
 use crate::migration::{Answer, MigrationState, MigrationStatus, Pace};
 use crate::mutant::{self, Mutant};
 use crate::ownership::{Change, Found, Judged, UnitEpoch, judge};
 use crate::time::{Duration, Instant};
+
+/// A destination that has just read that it is the owner says so a moment later.
+const SENT_AGAIN: Duration = Duration::from_millis(250);
+const ALL_SENT: &str = "QEMU has sent all of it: whether it runs there is asked";
 
 impl Source {
     pub(super) fn committed(&mut self, now: Instant, answer: Answer) -> Step {
@@ -64,16 +68,16 @@ impl Source {
                 let instance = self.plan.instance;
                 self.continues(now, vec![Act::Continue { instance }])
             }
-            Judged::Kept(units) => {
-                let why = format!("its units have not gone: {why}");
-                self.keeps(now, units, why)
-            }
+            Judged::Kept(units) => self.kept(now, units),
             Judged::Undecided if mutant::active(Mutant::LateCommitIgnored) => {
                 let why = why.clone();
                 self.keeps(now, self.units(), why)
             }
             Judged::Undecided => {
                 *asked = Asked::Bump;
+                if let Word::Raising(_) = self.word {
+                    self.word = Word::Former;
+                }
                 Step::acts(vec![Act::Bump { units: self.units() }])
             }
             Judged::Lost(what) => {
@@ -94,11 +98,19 @@ impl Source {
     }
 
     pub(super) fn bumped(&mut self, now: Instant, answer: &Answer) -> Step {
+        let next = |unit: UnitEpoch| UnitEpoch { epoch: unit.epoch + 1, ..unit };
+        if let Word::Raising(units) = &self.word {
+            let units: Vec<_> = units.iter().cloned().map(next).collect();
+            return match answer {
+                Answer::Done(()) => self.are_ours(now, units),
+                // They are read again in a moment.
+                Answer::Refused(_) | Answer::Unknown(_) => Step::default(),
+            };
+        }
         let State::Uncertain { why, asked: Asked::Bump, .. } = &self.state else { return Step::default() };
         match answer {
             Answer::Done(()) => {
                 let why = format!("its units have not gone, and will not: {why}");
-                let next = |unit: UnitEpoch| UnitEpoch { epoch: unit.epoch + 1, ..unit };
                 let units = self.units().into_iter().map(next).collect();
                 self.keeps(now, units, why)
             }
@@ -122,20 +134,16 @@ impl Source {
         all.extend(acts);
         all.push(Act::Query { instance });
         let pace = Pace::first(now, ASK_AGAIN);
-        self.state = State::Continuing { since: now, again: now + ASK_AGAIN, pace };
+        self.state = State::Continuing { since: now, again: now + ASK_AGAIN, pace, sent: Sent::NotYet };
         let reason = format!("its units belong to {} now; QEMU sends the rest", self.plan.to);
-        let until = Some(format!(
-            "QEMU has sent it; after {} s {} is asked",
-            CONTINUE_WITHIN.as_secs(),
-            self.plan.to
-        ));
+        let until = Some(format!("QEMU has sent it, and {} says that it runs there", self.plan.to));
         Step::told(all, JournalKind::VmMigrating, (reason, until))
     }
 
     pub(super) fn continuing_at(&mut self, now: Instant, status: &MigrationStatus) -> Step {
-        let State::Continuing { again, .. } = &mut self.state else { return Step::default() };
+        let State::Continuing { again, sent, .. } = &mut self.state else { return Step::default() };
         match &status.state {
-            MigrationState::Completed => self.moved(status.downtime),
+            MigrationState::Completed if *sent == Sent::NotYet => self.is_sent(now, status.downtime),
             MigrationState::PreSwitchover if *again <= now => {
                 *again = now + ASK_AGAIN;
                 Step::acts(vec![Act::Continue { instance: self.plan.instance }])
@@ -144,6 +152,7 @@ impl Source {
             | MigrationState::Setup
             | MigrationState::Active
             | MigrationState::Device
+            | MigrationState::Completed
             | MigrationState::Cancelling => Step::default(),
             MigrationState::Failed(why) => {
                 let why = why.clone();
@@ -155,16 +164,35 @@ impl Source {
         }
     }
 
+    /// The other end has loaded all of it, by QEMU's own way back. Whether it runs there is its daemon's to say.
+    fn is_sent(&mut self, now: Instant, downtime: Option<Duration>) -> Step {
+        if mutant::active(Mutant::SentIsLanded) {
+            return self.moved(downtime);
+        }
+        let sent = Sent::All { downtime };
+        let pace = Pace::first(now, SENT_AGAIN);
+        self.state = State::Continuing { since: now, again: now + ASK_AGAIN, pace, sent };
+        Step::acts(vec![self.discard(ALL_SENT)])
+    }
+
     pub(super) fn continue_again(&mut self, now: Instant) -> Step {
         let (instance, units) = (self.plan.instance, self.unit_names());
-        let State::Continuing { since, pace, .. } = &mut self.state else { return Step::default() };
+        let State::Continuing { since, pace, sent, .. } = &mut self.state else { return Step::default() };
         *pace = pace.next(now);
-        let mut acts = vec![Act::Query { instance }, Act::ReadOwners { units }];
-        if now >= *since + CONTINUE_WITHIN {
-            let why = format!("QEMU has not sent all of it for {} s", now.since(*since).as_secs());
-            acts.push(self.discard(&why));
+        let late = now >= *since + CONTINUE_WITHIN;
+        match *sent {
+            // Its host is silent, and QEMU's word has to do.
+            Sent::All { downtime } if late => self.moved(downtime),
+            Sent::All { .. } => {
+                pace.at = pace.at.min(*since + CONTINUE_WITHIN);
+                Step::acts(vec![self.discard(ALL_SENT), Act::ReadOwners { units }])
+            }
+            Sent::NotYet if late => {
+                let why = format!("QEMU has not sent all of it for {} s", now.since(*since).as_secs());
+                Step::acts(vec![Act::Query { instance }, Act::ReadOwners { units }, self.discard(&why)])
+            }
+            Sent::NotYet => Step::acts(vec![Act::Query { instance }, Act::ReadOwners { units }]),
         }
-        Step::acts(acts)
     }
 
     /// QEMU lets the guest run here again, whose units belong to the destination.
@@ -196,9 +224,51 @@ impl Source {
     fn after_commit(&mut self, now: Instant, judged: Judged) -> Step {
         match judged {
             // A read from before the commit; or as it should be.
-            Judged::Undecided | Judged::Moved(_) | Judged::Unreadable(_) | Judged::Lost(_) => Step::default(),
-            Judged::Kept(units) => self.given_back(now, units),
+            Judged::Undecided | Judged::Moved(_) | Judged::Unreadable(_) => Step::default(),
+            Judged::Kept(units) => self.kept(now, units),
+            Judged::Lost(what) => self.gone_on(&what),
         }
+    }
+
+    /// No commit of theirs can take effect any more.
+    fn kept(&mut self, now: Instant, units: Vec<UnitEpoch>) -> Step {
+        match &self.word {
+            Word::Own => self.are_ours(now, units),
+            Word::Former | Word::Raising(_) => {
+                self.word = Word::Raising(units.clone());
+                Step::acts(vec![Act::Bump { units }])
+            }
+        }
+    }
+
+    fn are_ours(&mut self, now: Instant, units: Vec<UnitEpoch>) -> Step {
+        match &self.state {
+            State::Uncertain { why, .. } => {
+                let why = format!("its units have not gone: {why}");
+                self.keeps(now, units, why)
+            }
+            State::Continuing { .. } | State::Stranded { .. } => self.given_back(now, units),
+            State::Probing { .. }
+            | State::Claiming { .. }
+            | State::Preparing { .. }
+            | State::Transferring { .. }
+            | State::Settling { .. }
+            | State::HandingOver { .. }
+            | State::Committing { .. }
+            | State::Cancelling { .. }
+            | State::Stuck { .. }
+            | State::Ended(_) => Step::default(),
+        }
+    }
+
+    /// Only a VM that has come to the destination, or is gone, leaves its units: nothing that is said there is for this move.
+    fn gone_on(&mut self, what: &str) -> Step {
+        let reason = format!(
+            "its units have gone on from {}: {what}; what its hypervisor here still has of it is of no use, and is left as it is",
+            self.plan.to
+        );
+        self.state = State::Ended(Outcome::Moved { downtime: None });
+        Step::told(vec![Act::Unclaim], JournalKind::VmMigrated, (reason, None))
     }
 
     fn given_back(&mut self, now: Instant, units: Vec<UnitEpoch>) -> Step {
@@ -213,7 +283,8 @@ impl Source {
     pub(super) fn discarded(&mut self, answer: &Answer) -> Step {
         let runs_there = matches!(answer, Answer::Refused(_));
         if runs_there && matches!(self.state, State::Continuing { .. } | State::Stranded { .. }) {
-            self.moved(None)
+            let sent = if let State::Continuing { sent, .. } = self.state { sent } else { Sent::NotYet };
+            self.moved(sent.downtime())
         } else {
             Step::default()
         }

@@ -7,8 +7,10 @@ use proptest::prelude::*;
 
 /// Everything works again: each question is answered, and each hypervisor does what it is told.
 fn heal(world: &mut World) {
+    world.tell_source(source::Input::StoreHeard);
     for _ in 0..1000 {
         settle(world);
+        world.operator_helps();
         let before = (world.leaving, world.coming);
         world.advance_hypervisors();
         settle(world);
@@ -67,6 +69,8 @@ fn step(world: &mut World, choice: u32) {
             world.carry(wire);
         }
         (77..=84, _) => world.pass_time(),
+        (91, _) if which % 2 == 0 => world.tell_source(source::Input::StoreAway("it is silent".into())),
+        (91, _) => world.tell_source(source::Input::StoreHeard),
         (93..=94, _) => world.crash_source(),
         (95..=96, _) => world.crash_destination(),
         (97, _) => world.kill_coming(),

@@ -1,6 +1,9 @@
 //! Both ends together, in a world that loses, delays and repeats everything.
 
 mod both_ends;
+mod machines;
+mod restored;
+mod silence;
 mod world;
 
 use super::{DiskEpoch, Move, MoveId, RoomNeed, VmCarry};
@@ -24,6 +27,7 @@ pub(super) fn plan() -> Move {
         from: "kvm1".into(),
         to: "kvm2".into(),
         home: "kvm1".into(),
+        fled: vec!["kvm1".into()],
         disks: vec![disk("vda", "san0/db1-root", 3), disk("vdb", "san0/db1-data", 8)],
         instance: 41,
         memory: Some(256 << 20),

@@ -339,6 +339,14 @@ impl World {
         }
     }
 
+    /// A VM that is stuck waits for the operator: nothing of it is at the destination any more, so it is continued here by hand.
+    pub(super) fn operator_helps(&mut self) {
+        if self.word() == "stuck" && self.coming == Coming::Dead {
+            self.leaving = Leaving::Cancelled;
+            self.tell_source(source::Input::Cancel("the operator has continued it".into()));
+        }
+    }
+
     pub(super) fn kill_coming(&mut self) {
         if matches!(self.coming, Coming::Waits | Coming::Landed) {
             self.end_coming();

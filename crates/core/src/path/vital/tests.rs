@@ -243,3 +243,44 @@ proptest! {
         prop_assert!(at <= bound && at >= UNACKED_MIN, "{:?}: {:?}", at, sender);
     }
 }
+
+/// Several flows of one path, each over a member of its own: when a request goes out or a ping is due, its answer comes a round trip
+/// later, unless the member is dead by then. What the first judged connection says of the path.
+fn verdict(dead_at: &[Option<u64>], now: u64, swallowed_since: u64) -> bool {
+    const PING_EVERY: u64 = 200;
+    const ROUND_TRIP: u64 = 2;
+    let sign = |(at, dead): (usize, &Option<u64>)| {
+        let phase = 7 * at as u64 % PING_EVERY;
+        let last_sent = dead.map_or(now - ROUND_TRIP, |dead| dead - ROUND_TRIP);
+        let last_heard = (last_sent - phase) / PING_EVERY * PING_EVERY + phase + ROUND_TRIP;
+        Duration::from_millis(now - last_heard.min(now))
+    };
+    is_only_a_flow(Duration::from_millis(now - swallowed_since), dead_at.iter().enumerate().map(sign))
+}
+
+proptest! {
+    /// Whatever the number of connections and their turns: a path that is gone is condemned by the first that sees it, and one of
+    /// which a single member is gone is not.
+    #[test]
+    fn a_path_is_condemned_if_all_its_flows_are_dead_and_only_then(
+        others in 1..8_usize,
+        at in 10_000..20_000_u64,
+        sent_after in 0..150_u64,
+        seen_after in 400..470_u64,
+        alive in 0..8_usize,
+    ) {
+        let (swallowed_since, now) = (at + sent_after, at + sent_after + seen_after);
+        let gone = vec![Some(at); others];
+        prop_assert!(!verdict(&gone, now, swallowed_since));
+        let mut one_left = gone;
+        one_left[alive % others] = None;
+        prop_assert!(verdict(&one_left, now, swallowed_since));
+    }
+}
+
+#[test]
+fn a_connection_without_others_is_the_path() {
+    assert!(!is_only_a_flow(UNACKED_MIN, std::iter::empty()));
+    assert!(!is_only_a_flow(UNACKED_MIN, [UNACKED_MIN, Duration::MAX].into_iter()));
+    assert!(is_only_a_flow(UNACKED_MIN, [Duration::MAX, UNACKED_MIN - Duration::from_millis(1)].into_iter()));
+}

@@ -96,7 +96,7 @@ fn with_too_few_paths_nothing_fails_and_any_vm_that_can_be_stopped_is() {
 
 #[test]
 fn who_does_not_run_is_not_stopped() {
-    for state in [RunState::Paused, RunState::IoError, RunState::Other] {
+    for state in [RunState::Paused, RunState::IoError, RunState::Sent, RunState::Other] {
         let monitor = present(state, StopsOnError::Yes);
         assert_eq!(at(FULL, &monitor, Lack::NoPath, Gone::No, On::Rung(Hold, secs(60))), Stand::Moot);
     }

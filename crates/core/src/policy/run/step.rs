@@ -3,7 +3,7 @@
 use super::{
     Input, LateStop, Note, RESUME_ATTEMPTS_MAX, RESUME_BACKOFF_MAX, Run, STOP_ATTEMPTS_MAX,
     STOP_CONFIRM_WITHIN, STOP_MAY_BE_LATE, STOP_RETRY_AFTER, STOP_SLOWLY_AFTER, STOP_SLOWLY_MAX, Step,
-    StopOrder,
+    StopOrder, StopStage,
 };
 use crate::event::RunState;
 use crate::policy::{Cause, Monitor, Why};
@@ -14,6 +14,7 @@ impl Run {
     pub fn step(&mut self, now: Instant, monitor: &Monitor, input: Input) -> Step {
         match input {
             Input::Suspend(cause) => self.suspend(now, monitor, cause),
+            Input::Retain(cause) => self.retain(cause),
             Input::Hold(cause) => self.hold(now, cause),
             Input::Adopt(cause) => self.adopt(now, monitor, cause),
             Input::Release => self.release(now, monitor),
@@ -22,7 +23,7 @@ impl Run {
             Input::Report(RunState::Running) => self.running(now),
             Input::Report(RunState::Paused) => self.paused(now, monitor),
             Input::Report(RunState::IoError) => self.io_error(now, monitor),
-            Input::Report(RunState::Other) => self.not_ours(now),
+            Input::Report(RunState::Sent | RunState::Other) => self.not_ours(now),
             Input::Refused => self.refused(now),
             Input::Reconnected => self.reconnected(now, monitor),
             Input::Replaced => self.replaced(now),
@@ -51,6 +52,24 @@ impl Run {
                 Step::stop(instance, Note::Suspending)
             }
             Self::Suspending { .. } | Self::Suspended { .. } | Self::Resuming { .. } => Step::default(),
+        }
+    }
+
+    fn retain(&mut self, other: Cause) -> Step {
+        match self {
+            Self::Suspending { cause, .. } => {
+                *cause = other;
+                Step::note(Note::Retained(StopStage::Asked))
+            }
+            Self::Suspended { cause, .. } => {
+                *cause = other;
+                Step::note(Note::Retained(StopStage::Confirmed))
+            }
+            Self::Free { .. }
+            | Self::Held { .. }
+            | Self::Withdrawing { .. }
+            | Self::Resuming { .. }
+            | Self::Proving { .. } => Step::default(),
         }
     }
 
@@ -297,6 +316,14 @@ impl Run {
             return Step::default();
         }
         match self {
+            // Its requests wait though they could be routed: that has the bound of a VM that cannot be stopped.
+            Self::Suspending { cause, instance, .. }
+                if monitor.instance().is_none() && cause.forbids_routing() =>
+            {
+                let late = Some(LateStop { instance: *instance, until: now + STOP_MAY_BE_LATE });
+                *self = Self::Held { cause: cause.clone(), since: now, late };
+                Step::note(Note::Held)
+            }
             Self::Suspending { instance, attempt, deadline, .. } => {
                 if monitor.instance().is_none() {
                     // Nobody to ask: the attempt does not count.

@@ -3,7 +3,7 @@
 use super::*;
 use crate::event::StopsOnError;
 use crate::ids::IncidentId;
-use crate::policy::{Monitor, Why};
+use crate::policy::{Monitor, Outstanding, Why};
 
 fn at(millis: u64) -> Instant {
     Instant::from_millis(millis)
@@ -198,4 +198,30 @@ fn without_a_monitor_no_attempt_is_used_up() {
     }
     let step = run.step(at(900_000), &monitor(RunState::Running), Input::Reconnected);
     assert_eq!(step.act, Some(Act::Stop { instance: 7 }));
+}
+
+#[test]
+fn who_is_held_while_paths_are_up_has_its_bound_without_a_monitor_too() {
+    let why = Why::PathLoss { paths: vec![], requests: Outstanding::Held };
+    let mut run = Run::Free { since: at(0) };
+    run.step(at(0), &monitor(RunState::Running), Input::Suspend(Cause { why, ..cause() }));
+    let absent = Monitor::Absent { why: "connection refused".into(), since: at(1) };
+    let due = run.deadline().expect("it is confirmed by then");
+    assert_eq!(run.step(due, &absent, Input::Elapsed).note, Some(Note::Held));
+    assert_eq!(name(&run), "held");
+    // It took effect all the same.
+    run.step(at(40_000), &monitor(RunState::Paused), Input::Report(RunState::Paused));
+    assert_eq!((name(&run), run.instance()), ("suspended", Some(7)));
+}
+
+#[test]
+fn what_keeps_a_vm_stopped_may_change() {
+    let other = Cause { rule: "another rule".into(), ..cause() };
+    for mut run in starts() {
+        let before = name(&run);
+        let note = run.step(at(5), &monitor(RunState::Running), Input::Retain(other.clone())).note;
+        let is_stopped = matches!(run, Run::Suspending { .. } | Run::Suspended { .. });
+        assert_eq!((name(&run), note.is_some()), (before, is_stopped));
+        assert!(!is_stopped || run.cause() == Some(&other));
+    }
 }

@@ -298,6 +298,21 @@ impl Bench {
         for (_, (from, to, until)) in std::mem::take(&mut self.record) {
             self.router.restore(UnitId(0), from * 4096..to * 4096, until, self.now);
         }
+        self.begin_again();
+    }
+
+    /// The same, but the kernel still has what the dead process sent; the fences that wait for that.
+    pub(super) fn crash_with_undead(&mut self) -> Vec<FenceKey> {
+        self.router = Router::new(Arc::new(self.plan.clone()), WorkerId(0), self.now);
+        let mut kept = Vec::new();
+        for (_, (from, to, until)) in std::mem::take(&mut self.record) {
+            kept.extend(self.router.restore_undead(UnitId(0), from * 4096..to * 4096, until, self.now));
+        }
+        self.begin_again();
+        kept
+    }
+
+    fn begin_again(&mut self) {
         self.connections.clear();
         self.connected.clear();
         self.in_flight.clear();

@@ -1,6 +1,7 @@
 //! What is written down of writes, and what a new process makes of it.
 
 use super::bench::{A, B, Bench, reason};
+use crate::ids::UnitId;
 use crate::plan::Gate;
 use crate::router::Operation;
 use crate::testing::vm;
@@ -153,4 +154,52 @@ fn two_lost_writes_of_one_range_are_claimed_one_by_one() {
     assert_eq!(b.held(), [(HoldReason::Quarantine, 1)], "the other waits");
     b.wake_after(5000);
     assert_eq!(b.sent(), "2w@a");
+}
+
+/// What a kernel's driver still carries out for a dead process has no bound before the driver has given it back.
+#[test]
+fn what_the_kernel_still_has_is_fenced_a_bound_after_it_gave_it_back() {
+    let mut b = one_vm();
+    b.write(1, 0);
+    b.write(2, 4);
+    let kept = b.crash_with_undead();
+    assert_eq!((kept.len(), b.record()), (2, "0..1< 4..5<".into()));
+    b.replay(1, Operation::Write, (0, 1));
+    b.up(A);
+    b.answer(1, Ok(()));
+    assert_eq!((b.done(), b.record()), ("1".into(), "0..1< 4..5<".into()), "a resend may go and end");
+    b.write(3, 0);
+    b.write(4, 4);
+    b.pass(60_000);
+    assert_eq!(
+        (b.sent(), b.held()),
+        ("1w@a 2w@a 1w@a".into(), vec![(HoldReason::Quarantine, 2)]),
+        "not by time alone"
+    );
+    assert!(b.router.has_endless_quarantine(UnitId(0)));
+    b.router.fence_begins(kept[0], b.now);
+    b.router.fence_begins(kept[1], b.now);
+    b.act();
+    assert_eq!(b.record(), "0..1<5000 4..5<5000");
+    assert!(!b.router.has_endless_quarantine(UnitId(0)));
+    b.pass(4999);
+    assert_eq!(b.sent(), "");
+    b.wake_after(1);
+    assert_eq!(b.sent(), "3w@a 4w@a");
+    b.router.fence_begins(kept[0], b.now);
+    b.act();
+    assert!(!b.record().contains('<'), "too late is nothing: {}", b.record());
+}
+
+#[test]
+fn what_the_kernel_still_has_outlives_another_crash_and_a_bound_that_runs_is_kept() {
+    let mut b = one_vm();
+    b.write(1, 0);
+    b.crash_with_undead();
+    assert_eq!(b.crash_with_undead().len(), 1, "nothing has been given back since");
+    assert_eq!(b.record(), "0..1<");
+    b.crash();
+    assert_eq!(b.record(), "0..1<5000", "nothing is left of it in the kernel");
+    b.pass(1000);
+    assert_eq!((b.crash_with_undead().len(), b.record()), (0, "0..1<4000".into()));
 }

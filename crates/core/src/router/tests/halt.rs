@@ -3,9 +3,10 @@
 use super::bench::{A, B, Bench, SAFE, reason};
 use crate::ids::{DiskId, UnitId};
 use crate::plan::Gate;
-use crate::router::Operation;
+use crate::router::{Knowledge, Operation, held_until};
 use crate::spec::{ByteRate, DiskSpec, VmSpec};
 use crate::testing::vm;
+use crate::time::{Duration, Instant};
 use crate::view::HoldReason;
 use crate::volume::verdict::TargetError;
 
@@ -83,6 +84,37 @@ fn abandoning_and_answering_gates_work_on_a_stopped_disk() {
     b.router.resume_disk(DISK, b.now);
     b.read(3, 0);
     assert_eq!(b.sent(), "3r@a");
+}
+
+/// What no record tells of may reach any place of it: whoever serves it next must know, and it is not idle meanwhile.
+#[test]
+fn a_held_unit_is_handed_over_as_one_range_until_its_time() {
+    let mut b = Bench::new(2, vec![vm("a"), vm("b")]);
+    b.router.hold_unit_until(UnitId(0), b.now + SAFE);
+    let told = b.router.quarantines(UnitId(0), b.now);
+    assert_eq!(
+        told.iter().map(|q| (q.range.clone(), q.remaining)).collect::<Vec<_>>(),
+        [(0..u64::MAX, SAFE)]
+    );
+    let unit = |now| b.router.view(now).units[0].clone();
+    let shown = unit(b.now);
+    assert_eq!((shown.quarantined_ranges, shown.quarantined_for), (1, Some(SAFE)));
+    assert!(b.router.quarantines(UnitId(1), b.now).is_empty());
+    let over = b.now + SAFE;
+    assert!(b.router.quarantines(UnitId(0), over).is_empty());
+    assert_eq!(unit(over).quarantined_ranges, 0);
+}
+
+#[test]
+fn after_a_boot_one_bound_passes_and_what_is_unknown_waits_from_when_it_was_seen() {
+    let (quiesce, at) = (Duration::from_secs(5), Instant::from_millis);
+    let held = |knowledge, quiesce, now| held_until(knowledge, at(1000), quiesce, at(now));
+    let unknown = Knowledge::Incomplete { since: at(58_000) };
+    assert_eq!(held(Knowledge::Complete, quiesce, 2000), Some(at(6000)));
+    assert_eq!(held(Knowledge::Complete, quiesce, 6000), None);
+    assert_eq!(held(unknown, quiesce, 60_000), Some(at(63_000)));
+    assert_eq!(held(unknown, quiesce, 63_000), None);
+    assert_eq!(held(unknown, Duration::ZERO, 58_000), None);
 }
 
 #[test]

@@ -84,7 +84,7 @@ async fn a_forecast_is_asked_of_a_copy() {
     for (at, error, help) in [
         ("/v1/whatif", "nothing is supposed", "lose=san0/a"),
         ("/v1/whatif?lose=san0/q", "there is no path `san0/q`", "did you mean `san0/a`"),
-        ("/v1/whatif?lose=sam0", "there is no target `sam0`", "did you mean `san0`"),
+        ("/v1/whatif?lose=sam0", "there is no target or `via` component `sam0`", "did you mean `san0`"),
         ("/v1/whatif?loose=san0/a", "`loose` is nothing that can be supposed", "lose=san0/a"),
         ("/v1/whatif?lose=san0/a&drain=san0/a", "both lost and drained", "lose"),
     ] {

@@ -5,7 +5,7 @@ use crate::api::client::Ask;
 use crate::api::moves::{TakeoverAsked, confirmed};
 use crate::api::names;
 use crate::cluster::{Claimed, Others};
-use crate::control::handle::{Confirmed, Input, Snapshot};
+use crate::control::handle::{Begun, Confirmed, Input, Snapshot};
 use crate::control::hosts_view::{HostsView, OwnerRow, StoreState};
 use crate::testing;
 use serde_json::json;
@@ -157,7 +157,8 @@ fn a_host_that_nobody_knows_is_refused_with_those_that_are_known() {
 fn takes(change: impl FnOnce(&mut Snapshot), from: &str, dead: Option<&str>) -> Result<Confirmed, String> {
     let mut snapshot = clustered();
     change(&mut snapshot);
-    let asked = TakeoverAsked { from: from.into(), confirmed_dead: dead.map(str::to_owned) };
+    let asked =
+        TakeoverAsked { from: from.into(), confirmed_dead: dead.map(str::to_owned), never_ran_there: None };
     confirmed(&snapshot, DiskId::at(1), &asked).map_err(|error| error.into_words().0)
 }
 
@@ -219,18 +220,22 @@ async fn moves_are_asked_for_over_the_socket() {
         ("/v1/disks/gold/vdb/takeover?from=kvm2".into(), "no disk `gold/vdb`"),
         ("/v1/disks/bronze/vda/takeover".into(), "from"),
         ("/v1/disks/bronze/vda/takeover?from=kvm2".into(), "nothing makes sure"),
+        ("/v1/disks/bronze/vda/takeover?from=kvm2&never_ran_there=gold".into(), "gold is said never"),
     ] {
         let error = refused(served.call(Ask::Post(ask)).await);
         assert!(error.error.contains(words) && !error.help.is_empty(), "{error:?}");
     }
-    let client = served.client.clone();
-    let ask = Ask::Post("/v1/disks/bronze/vda/takeover?from=kvm2&confirmed_dead=kvm2".into());
-    let call = tokio::task::spawn_blocking(move || client.call(&ask)?.read::<serde_json::Value>());
-    let Some(Input::TakeOver { disk, from, confirmed, reply }) = served.inputs.recv().await else {
-        panic!("nobody asks")
-    };
-    assert_eq!((disk, from.as_str(), confirmed), (DiskId::at(1), "kvm2", Confirmed::ByOperator));
-    reply.send(Ok("begun".into())).expect("somebody waits");
-    assert_eq!(call.await.expect("the call ends").unwrap(), json!({ "message": "begun" }));
+    for (more, known) in [("", Begun::Perhaps), ("&never_ran_there=bronze", Begun::Never)] {
+        let client = served.client.clone();
+        let ask = Ask::Post(format!("/v1/disks/bronze/vda/takeover?from=kvm2&confirmed_dead=kvm2{more}"));
+        let call = tokio::task::spawn_blocking(move || client.call(&ask)?.read::<serde_json::Value>());
+        let Some(Input::TakeOver { disk, from, confirmed, begun, reply }) = served.inputs.recv().await else {
+            panic!("nobody asks")
+        };
+        assert_eq!((disk, from.as_str()), (DiskId::at(1), "kvm2"));
+        assert_eq!((confirmed, begun), (Confirmed::ByOperator, known));
+        reply.send(Ok("begun".into())).expect("somebody waits");
+        assert_eq!(call.await.expect("the call ends").unwrap(), json!({ "message": "begun" }));
+    }
     served.server.stop().await;
 }

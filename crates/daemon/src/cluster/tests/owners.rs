@@ -238,4 +238,8 @@ async fn an_order_is_for_a_number_of_units_that_etcd_takes() {
     assert!(text(&twice).contains("duplicate key"), "{}", text(&twice));
     let most = one.ask(|ticket| ClusterOrder::Claim { ticket, units: many[..UNITS_MAX].to_vec() }).await;
     assert!(text(&most).starts_with("done: kvm1 (epoch 1), kvm1"), "{}", text(&most));
+    // Who asks what has become of a move asks of all that the host has.
+    let all = one.ask(|ticket| ClusterOrder::ReadOwners { ticket, units: many.clone() }).await;
+    assert_eq!(text(&all).matches("kvm1 (epoch 1)").count(), UNITS_MAX, "{}", text(&all));
+    assert_eq!(text(&all).matches(',').count(), UNITS_MAX, "{}", text(&all));
 }

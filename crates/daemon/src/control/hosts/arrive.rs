@@ -50,9 +50,13 @@ impl Hosts {
             Act::ReadOwners { units } => {
                 self.ask_cluster(asked(Arriving::Owners), |ticket| ClusterOrder::ReadOwners { ticket, units })
             }
-            Act::GiveBack { to, units } => self.ask_cluster(asked(Arriving::GiveBack), |ticket| {
-                ClusterOrder::GiveBack { ticket, to, units }
-            }),
+            Act::GiveBack { to, units } => {
+                if let Err(why) = self.owners.give(vm, &units) {
+                    return vec![arriving(vm, &id, Input::GaveBack(Answer::Refused(why)))];
+                }
+                let give = |ticket| ClusterOrder::GiveBack { ticket, to, units };
+                self.ask_cluster(asked(Arriving::GiveBack), give)
+            }
             Act::Bar { owner, units } => {
                 self.ask_cluster(asked(Arriving::Bar), |ticket| ClusterOrder::Bar { ticket, owner, units })
             }

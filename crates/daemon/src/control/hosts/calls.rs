@@ -4,7 +4,7 @@
 //! known. It does not know the wire.
 
 use super::{Asked, Hands, Hosts, arriving, came_by};
-use crate::cluster::{ClusterOrder, Ticket, UNITS_MAX};
+use crate::cluster::{ClusterOrder, Ticket};
 use crate::dataplane::{ProbedUnit, WorkerOrder};
 use crate::peer::{Outcome, PeerAnswer, PeerCall, PeerRequest};
 use std::collections::HashMap;
@@ -132,8 +132,7 @@ impl Hosts {
 
     /// Nothing is known of it here any more: the owners are asked.
     fn has_landed(&mut self, move_id: MoveId, reply: Reply) -> Vec<Event> {
-        let units: Vec<String> =
-            self.spec.unit_ids().map(|unit| self.spec.unit_name(unit)).take(UNITS_MAX).collect();
+        let units: Vec<String> = self.spec.unit_ids().map(|unit| self.spec.unit_name(unit)).collect();
         let pending = Pending::Landed { reply, move_id };
         self.ask_cluster(Asked::Call(pending), |ticket| ClusterOrder::ReadOwners { ticket, units })
     }

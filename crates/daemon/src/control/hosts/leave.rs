@@ -3,12 +3,13 @@
 use super::{Asked, Hands, Hosts, Leaving, leaving};
 use crate::cluster::{ClusterOrder, Ticket};
 use crate::dataplane::WorkerOrder;
-use crate::hypervisor::Order;
+use crate::hypervisor::{self, Order};
 use crate::peer::{self, PeerAnswer, PeerRequest};
 use vmpath_core::event::Event;
 use vmpath_core::ids::VmId;
 use vmpath_core::migration::source::{Act, Input};
 use vmpath_core::migration::{Answer, MoveId};
+use vmpath_core::ownership::UnitEpoch;
 
 impl Hosts {
     pub(super) fn leave(&mut self, vm: VmId, id: MoveId, act: Act, hands: &mut Hands<'_>) -> Vec<Event> {
@@ -51,10 +52,7 @@ impl Hosts {
                 }
                 vec![]
             }
-            Act::Commit { to, units } => {
-                let commit = |ticket| ClusterOrder::Commit { ticket, id: id.clone(), to, units };
-                self.ask_cluster(asked(Leaving::Commit), commit)
-            }
+            Act::Commit { to, units } => self.commit(vm, id, to, units),
             Act::ReadOwners { units } => {
                 self.ask_cluster(asked(Leaving::Owners), |ticket| ClusterOrder::ReadOwners { ticket, units })
             }
@@ -70,16 +68,41 @@ impl Hosts {
                 self.tell_owners(hands)
             }
             Act::Migrate { instance, uri } => {
-                self.tell_hypervisor(vm, &Order::Migrate { instance, uri }, hands)
+                self.tell_left((vm, &id), &Order::Migrate { instance, uri }, hands)
             }
             Act::Continue { instance } => {
-                self.tell_hypervisor(vm, &Order::MigrateContinue { instance }, hands)
+                self.tell_left((vm, &id), &Order::MigrateContinue { instance }, hands)
             }
-            Act::Cancel { instance } => self.tell_hypervisor(vm, &Order::MigrateCancel { instance }, hands),
-            Act::Query { instance } => self.tell_hypervisor(vm, &Order::QueryMigrate { instance }, hands),
-            Act::Stop { instance } => self.tell_hypervisor(vm, &Order::Stop { instance }, hands),
-            Act::Resume { instance } => self.tell_hypervisor(vm, &Order::Continue { instance }, hands),
+            Act::Cancel { instance } => self.tell_left((vm, &id), &Order::MigrateCancel { instance }, hands),
+            Act::Query { instance } => self.tell_left((vm, &id), &Order::QueryMigrate { instance }, hands),
+            Act::Stop { instance } => self.tell_left((vm, &id), &Order::Stop { instance }, hands),
+            Act::Resume { instance } => self.tell_left((vm, &id), &Order::Continue { instance }, hands),
         }
+    }
+
+    /// Nobody after this process may take them for its own.
+    fn commit(&mut self, vm: VmId, id: MoveId, to: String, units: Vec<UnitEpoch>) -> Vec<Event> {
+        if let Err(why) = self.owners.give(vm, &units) {
+            return vec![leaving(vm, &id, Input::NotCommitted(why))];
+        }
+        let asked = Asked::Leaving { vm, move_id: id.clone(), what: Leaving::Commit };
+        self.ask_cluster(asked, |ticket| ClusterOrder::Commit { ticket, id, to, units })
+    }
+
+    /// The process that a VM has left. It flushes its disks before it ends, which nobody here may do for it any more.
+    pub(super) fn end_left(&mut self, vm: VmId, instance: u64, hands: &mut Hands<'_>) -> Vec<Event> {
+        if let Err(error) = hands.dataplane.order(WorkerOrder::Left { vm }) {
+            tracing::error!("VM {}: what it has left behind may not end: {error}", self.vm_name(vm));
+        }
+        self.tell_hypervisor(vm, &Order::Quit { instance }, hands)
+    }
+
+    /// Tells the process that the move is about. Its monitor may be silent for many reasons; that it has ended is said by the kernel.
+    fn tell_left(&self, (vm, id): (VmId, &MoveId), order: &Order, hands: &Hands<'_>) -> Vec<Event> {
+        if hypervisor::has_ended(order.instance()) {
+            return vec![leaving(vm, id, Input::Replaced)];
+        }
+        self.tell_hypervisor(vm, order, hands)
     }
 
     /// What another host has answered.

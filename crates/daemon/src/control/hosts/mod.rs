@@ -9,6 +9,7 @@
 mod arrive;
 mod calls;
 mod leave;
+mod left;
 mod owners;
 mod place;
 mod post;
@@ -167,7 +168,7 @@ impl Hosts {
             Ask::Place { vm, whereto } => vec![self.placed(vm, &whereto)],
             Ask::Leave { vm, move_id, act } => self.leave(vm, move_id, act, hands),
             Ask::Arrive { vm, move_id, act } => self.arrive(vm, move_id, act, hands),
-            Ask::EndLeft { vm, instance } => self.tell_hypervisor(vm, &Order::Quit { instance }, hands),
+            Ask::EndLeft { vm, instance } => self.end_left(vm, instance, hands),
             Ask::Decline { move_id, why } => {
                 self.calls.answer(&move_id, Question::Prepare, &Answer::Refused(why));
                 vec![]
@@ -477,12 +478,7 @@ impl Hosts {
     fn sort_orphans(&mut self, controller: &Controller) {
         let of_nobody = |id: &MoveId| controller.arriving(id).is_none();
         let orphans: Vec<MoveId> = self.agent.waiting().into_iter().filter(of_nobody).collect();
-        let units: Vec<String> = self
-            .spec
-            .unit_ids()
-            .map(|unit| self.spec.unit_name(unit))
-            .take(crate::cluster::UNITS_MAX)
-            .collect();
+        let units: Vec<String> = self.spec.unit_ids().map(|unit| self.spec.unit_name(unit)).collect();
         if !orphans.is_empty() && !units.is_empty() {
             self.ask_cluster(Asked::Orphans(orphans), |ticket| ClusterOrder::ReadOwners { ticket, units });
         }

@@ -1,7 +1,9 @@
-//! Who owns which unit: one [`Keeper`] for each VM, and what the data plane was told.
+//! Who owns which unit: one [`Keeper`] for each VM, what the data plane was told, and what the next process may inherit.
 //!
-//! Invariant: the data plane is told of every change, and told again if it could not take it.
+//! Invariant: the data plane is told of every change, and told again if it could not take it. What the next process may inherit is in
+//! its file before anything is dispatched, and out of it before anything leaves that gives it away.
 
+use super::left::{Holdings, Left};
 use super::{Asked, Hands, Hosts};
 use crate::cluster::{ClusterOrder, Outcome, Refusal};
 use crate::control::hosts_view::{OwnerRow, StoreState};
@@ -24,6 +26,7 @@ const EVERYBODYS: Ownership = Ownership::Ours { epoch: 0 };
 pub(super) struct Owners {
     /// By `VmId`.
     keepers: Vec<Keeper>,
+    left: Option<Left>,
     /// `target/unit` of those that have owners.
     units: HashMap<String, (UnitId, VmId)>,
     /// Those that have none.
@@ -40,8 +43,10 @@ pub(super) struct Owners {
 
 impl Owners {
     pub(super) fn new(spec: &Spec, now: Instant) -> Self {
+        let (left, inherited) = Left::open(spec).unzip();
         let mut owners = Self {
             keepers: vec![],
+            left,
             units: HashMap::new(),
             everybodys: vec![],
             store: Store::Down,
@@ -51,7 +56,28 @@ impl Owners {
             moving: BTreeSet::new(),
         };
         owners.reload(spec, now);
+        let inherited = inherited.unwrap_or_default();
+        owners.keepers.iter_mut().for_each(|keeper| keeper.inherit(|unit| inherited.get(unit).copied()));
         owners
+    }
+
+    /// Whatever is given away from now on is not in the file any more.
+    ///
+    /// # Errors
+    /// It still is; in words.
+    fn leave(&mut self) -> Result<(), String> {
+        let Some(left) = &mut self.left else { return Ok(()) };
+        let held = self.keepers.iter().flat_map(Keeper::holdings);
+        left.say(held.map(|(unit, epoch)| (unit.to_owned(), epoch)).collect::<Holdings>())
+    }
+
+    /// They are about to be given away.
+    ///
+    /// # Errors
+    /// The next process would take them for its own; in words. They must not be given away then.
+    pub(super) fn give(&mut self, vm: VmId, units: &[UnitEpoch]) -> Result<(), String> {
+        self.keepers[vm.index()].give(units);
+        self.leave()
     }
 
     pub(super) fn reload(&mut self, spec: &Spec, now: Instant) {
@@ -185,12 +211,28 @@ impl Hosts {
             let usage =
                 if view.is_some_and(|view| is_used(&spec, vm, view)) { Usage::Used } else { Usage::Idle };
             let around = Around { store: self.owners.store, usage, moving };
+            let trusted = self.owners.keepers[vm.index()].trusted().count();
             let act = self.owners.keepers[vm.index()].look(hands.now, around);
+            if self.owners.keepers[vm.index()].trusted().count() > trusted {
+                tracing::warn!(
+                    "VM {}: etcd does not answer, and its disks were this host's before vmpath was restarted: its requests go on",
+                    spec.vm(vm).name
+                );
+            }
             acts.extend(act.map(|act| (vm, act)));
         }
-        // First: what is about to be given up must not be dispatched for.
+        // First: what is about to be given up must not be dispatched for, by this process or the next.
         let mut events = self.tell_owners(hands);
         for (vm, act) in acts {
+            let may_leave = match &act {
+                Act::Release(_) => self.owners.leave(),
+                Act::Claim(_) | Act::Renew(_) | Act::Read(_) => Ok(()),
+            };
+            if let Err(why) = may_leave {
+                tracing::error!("VM {}: its disks are not let go of: {why}", spec.vm(vm).name);
+                self.owners.answered(vm, Outcome::Refused(Refusal::NotAsked(why)));
+                continue;
+            }
             events.extend(self.ask_cluster(Asked::Kept(vm), |ticket| match act {
                 Act::Claim(units) => ClusterOrder::Claim { ticket, units },
                 Act::Renew(units) => ClusterOrder::Bump { ticket, units },
@@ -203,6 +245,9 @@ impl Hosts {
 
     /// Tells data plane and controller what has changed.
     pub(super) fn tell_owners(&mut self, hands: &Hands<'_>) -> Vec<Event> {
+        if let Err(why) = self.owners.leave() {
+            tracing::error!("{why}: while that is so no disk is given to another host");
+        }
         let (mut own, mut disown, mut events) = (vec![], vec![], vec![]);
         for (unit, ownership) in self.owners.all() {
             let may = ownership.may_dispatch();
@@ -210,6 +255,7 @@ impl Hosts {
                 if may { own.push(unit) } else { disown.push(unit) }
             }
             if self.owners.told[unit.index()].as_ref() != Some(&ownership) {
+                self.tell_taken(unit, &ownership);
                 self.owners.told[unit.index()] = Some(ownership.clone());
                 events.push(Event::Cluster(Heard::Owner { unit, ownership }));
             }
@@ -231,6 +277,19 @@ impl Hosts {
             }
         }
         events
+    }
+}
+
+impl Hosts {
+    /// No move has given it away.
+    fn tell_taken(&self, unit: UnitId, now: &Ownership) {
+        let before = &self.owners.told[unit.index()];
+        if let (Some(Ownership::Ours { .. }), Ownership::Theirs(owner)) = (before, now) {
+            let name = self.spec.unit_name(unit);
+            tracing::error!(
+                "{name} was this host's and is owned by {owner} now: what its guest wants of it is held"
+            );
+        }
     }
 }
 

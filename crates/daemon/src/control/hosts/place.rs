@@ -3,7 +3,7 @@
 use super::{Asked, Hosts, Leaving, leaving, refused};
 use crate::cluster::{ClusterOrder, Outcome, Refusal, Room};
 use std::sync::Arc;
-use vmpath_core::cluster::{Heard, Whereto};
+use vmpath_core::cluster::{Chosen, Heard, Whereto};
 use vmpath_core::event::Event;
 use vmpath_core::ids::{UnitId, VmId};
 use vmpath_core::migration::source::Input;
@@ -31,17 +31,14 @@ impl Hosts {
         Event::Cluster(Heard::Placed { vm, result })
     }
 
-    fn best(&self, vm: VmId, whereto: &Whereto) -> Result<String, String> {
+    fn best(&self, vm: VmId, whereto: &Whereto) -> Result<Chosen, String> {
         if let Some(why) = self.channel.trouble() {
             return Err(format!("this host cannot speak to others: {why}"));
         }
         let size = |unit: UnitId| self.sizes.get(unit.index()).copied().flatten();
         let need = Need::of(&self.spec, vm, whereto, size)?;
         let ranking = place(&need, &self.view);
-        if let Some(best) = ranking.best.first() {
-            return Ok(self.view.name(*best).to_owned());
-        }
-        Err(ranking.words(&need, &self.view))
+        ranking.chosen(&need, &self.view).ok_or_else(|| ranking.words(&need, &self.view))
     }
 
     pub(super) fn claim(&mut self, vm: VmId, id: MoveId, to: String, room: Vec<RoomNeed>) -> Vec<Event> {

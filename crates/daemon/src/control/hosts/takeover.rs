@@ -7,7 +7,7 @@
 
 use super::{Asked, Hosts, Outcome, refused};
 use crate::cluster::ClusterOrder;
-use crate::control::handle::Confirmed;
+use crate::control::handle::{Begun, Confirmed};
 use crate::sys::child;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -17,7 +17,8 @@ use vmpath_core::controller::Controller;
 use vmpath_core::effect::CommandError;
 use vmpath_core::event::Event;
 use vmpath_core::ids::{DiskId, UnitId, VmId};
-use vmpath_core::ownership::{Owner, Ownership, UnitEpoch};
+use vmpath_core::ownership::takeover::{self, Proof, Step};
+use vmpath_core::ownership::{Owner, UnitEpoch};
 
 /// A power switch answers in seconds; one that takes longer is looked at by a person.
 const FENCE_MAX: Duration = Duration::from_secs(120);
@@ -48,36 +49,35 @@ impl Hosts {
     pub fn take_over(
         &mut self,
         (disk, from): (DiskId, &str),
-        confirmed: Confirmed,
+        (confirmed, begun): (Confirmed, Begun),
         controller: &Controller,
     ) -> Result<(String, Vec<Event>), CommandError> {
         let (vm, unit) = (self.spec.disk(disk).vm, self.spec.disk(disk).unit);
         let (name, disk) = (self.spec.unit_name(unit), self.spec.disk_name(disk));
         let conflict = |why: String| Err(CommandError::Conflict(why));
-        // Only the host that is dead could have given it back: with its units here again it goes on, memory and all.
+        // Only the host that is dead could have given it back: with its units here again it goes on, memory and all. Whatever was
+        // written there since would be overwritten by what this memory still thinks.
         let is_left_over = controller.given_to(vm) == Some(from);
+        if is_left_over && begun == Begun::Perhaps {
+            let vm = &self.spec.vm(vm).name;
+            return conflict(format!(
+                "{vm} was given to {from} with its memory still here, and may have run there since: to continue that memory \
+                 would then destroy what it has written. End {vm}'s hypervisor here, wait until its move is over, and take {disk} \
+                 over: it is started as after a power failure. Only if you know that it never ran on {from}: --never-ran-there {vm}"
+            ));
+        }
         if controller.is_moving(vm) && !is_left_over {
             return conflict(format!("{disk} is on its way: its move decides who owns it"));
         }
-        let owner = match self.owners.of(unit) {
-            Some(Ownership::Theirs(owner)) if owner.host == from => owner,
-            Some(Ownership::Theirs(owner)) => {
-                return conflict(format!("{name} is owned by {owner}, not by {from}"));
-            }
-            Some(Ownership::Ours { .. }) => return conflict(format!("{name} is this host's already")),
-            Some(Ownership::Free) => {
-                return conflict(format!("{name} has no owner: it is claimed when a guest attaches"));
-            }
-            Some(Ownership::Unknown | Ownership::Uncertain) => {
-                return conflict(format!("who owns {name} is not known now: etcd must be reached for this"));
-            }
-            None => return conflict(format!("{name} has no owner: several hosts write to it")),
-        };
+        let owner =
+            takeover::owner_to_lose(&name, self.owners.of(unit), from).map_err(CommandError::Conflict)?;
         let quiesce = self.spec.target(self.spec.unit(unit).target).quiesce;
-        let (words, command) = match (confirmed, &self.spec.host.fence_command) {
-            (Confirmed::ByOperator, _) => (format!("the operator vouches that {from} is dead"), None),
+        let (words, proof, command) = match (confirmed, &self.spec.host.fence_command) {
+            (Confirmed::ByOperator, _) => {
+                (format!("the operator vouches that {from} is dead"), Proof::Operator, String::new())
+            }
             (Confirmed::ByFenceCommand, Some(command)) => {
-                (format!("`fence_command` is run for {from}"), Some(command.clone()))
+                (format!("`fence_command` is run for {from}"), Proof::FenceCommand, command.clone())
             }
             (Confirmed::ByFenceCommand, None) => {
                 return conflict("no `fence_command` is configured in [host]".into());
@@ -86,7 +86,7 @@ impl Hosts {
         let until =
             format!("{:.1} s have passed after that, then the owner is changed", quiesce.as_secs_f64());
         let take = TakeOver { vm, unit, owner, is_left_over };
-        tokio::spawn(fence(take, command, quiesce, self.fenced.clone()));
+        tokio::spawn(fence(take, command, takeover::steps(proof, quiesce).collect(), self.fenced.clone()));
         let reason = format!("{disk} is taken over from {from}: {words}");
         let answer = format!("{reason}; it is this host's when {until}");
         let told = Heard::TakeOver { unit, reason, until: Some(until) };
@@ -138,23 +138,20 @@ impl Hosts {
 }
 
 /// Until the host is dead and what it has sent has arrived.
-async fn fence(
-    take: TakeOver,
-    command: Option<String>,
-    quiesce: Duration,
-    done: mpsc::UnboundedSender<Fenced>,
-) {
-    let fenced = match command {
-        None => Ok(()),
-        Some(command) => run(&command, &take.owner.host).await,
-    };
-    let fenced = match fenced {
-        Ok(()) => {
-            tokio::time::sleep(quiesce).await;
-            Fenced::Done(take)
+async fn fence(take: TakeOver, command: String, steps: Vec<Step>, done: mpsc::UnboundedSender<Fenced>) {
+    let mut fenced = Fenced::Done(take.clone());
+    for step in steps {
+        match step {
+            Step::Fence => {
+                if let Err(why) = run(&command, &take.owner.host).await {
+                    fenced = Fenced::Failed(take, why);
+                    break;
+                }
+            }
+            Step::Wait(quiesce) => tokio::time::sleep(quiesce).await,
+            Step::Change => break,
         }
-        Err(why) => Fenced::Failed(take, why),
-    };
+    }
     // The owner has gone: nothing was changed.
     let _ = done.send(fenced);
 }

@@ -15,6 +15,7 @@ use vmpath_core::plan::RoutePlan;
 use vmpath_lab::array::control::ArrayControl;
 use vmpath_lab::array::{Array, ArrayArgs};
 
+mod left;
 mod load;
 
 const VM: VmId = VmId(0);

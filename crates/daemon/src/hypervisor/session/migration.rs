@@ -10,7 +10,7 @@
 
 use super::{ANSWER_WAIT, Broken, Order, Question, Session};
 use std::time::Duration;
-use vmpath_core::event::{HypervisorReport, Machine, MigrationOrder, Role};
+use vmpath_core::event::{self, HypervisorReport, Machine, MigrationOrder, Role};
 use vmpath_core::migration::{MigrationState, MigrationStatus};
 use vmpath_core::time::Instant;
 use vmpath_protocol::qmp::{self, MigrationInfo, MigrationLimits, RunState};
@@ -44,6 +44,9 @@ pub(super) struct Migration {
     /// The next answer is told even if nothing has changed.
     wanted: bool,
     next_poll: Instant,
+    /// How it ended after which the process stands in `postmigrate`, from an answer to a question that was asked since it stands
+    /// there: what was known before may be of a migration before that.
+    ended: Option<MigrationState>,
     memory: Option<u64>,
     /// Where the process listens, if it waits for a VM.
     listens: Vec<String>,
@@ -58,6 +61,7 @@ impl Default for Migration {
             ask_again: false,
             wanted: false,
             next_poll: Instant::FAR_FUTURE,
+            ended: None,
             memory: None,
             listens: Vec::new(),
         }
@@ -78,10 +82,41 @@ impl Migration {
         self.memory = bytes;
     }
 
-    /// What was found while connecting.
-    pub(super) fn found(&mut self, info: &MigrationInfo) {
+    /// The process stands in this state now. Whether it is to be asked what that means.
+    pub(super) fn must_ask_how_it_ended(&mut self, now_in: &RunState) -> bool {
+        if *now_in != RunState::PostMigrate {
+            self.ended = None;
+        }
+        *now_in == RunState::PostMigrate && self.ended.is_none()
+    }
+
+    /// What a process in `postmigrate` is. No other migration can begin in it.
+    pub(super) const fn left_as(&self) -> event::RunState {
+        match &self.ended {
+            Some(MigrationState::Completed) => event::RunState::Sent,
+            Some(MigrationState::Failed(_) | MigrationState::Cancelled) => event::RunState::Paused,
+            Some(
+                MigrationState::None
+                | MigrationState::Setup
+                | MigrationState::Active
+                | MigrationState::PreSwitchover
+                | MigrationState::Device
+                | MigrationState::Cancelling,
+            )
+            | None => event::RunState::Other,
+        }
+    }
+
+    /// What was found while connecting; asked when the process was known to be in that state, if it was.
+    pub(super) fn found(&mut self, info: &MigrationInfo, known_in: Option<&RunState>) {
         self.status = status(info);
+        self.ended = (known_in == Some(&RunState::PostMigrate)).then(|| self.status.state.clone());
         self.listens.clone_from(&info.listens);
+    }
+
+    /// The process does not say.
+    pub(super) fn not_found(&mut self, known_in: Option<&RunState>) {
+        self.ended = (known_in == Some(&RunState::PostMigrate)).then_some(MigrationState::None);
     }
 }
 
@@ -103,7 +138,7 @@ impl Session {
         }
     }
 
-    /// The process has given its VM away. A `completed` without it is of the migration that brought the VM here.
+    /// The process has given its VM away, or was to. A `completed` without it is of the migration that brought the VM here.
     fn has_sent(&self) -> bool {
         self.qemu_state == Some(RunState::PostMigrate)
     }
@@ -218,6 +253,10 @@ impl Session {
     /// An answer to `query-migrate`.
     pub(super) fn migration_answer(&mut self, info: &MigrationInfo, now: Instant) {
         let mut status = status(info);
+        if !self.migration.ask_again && self.has_sent() && self.migration.ended.is_none() {
+            self.migration.ended = Some(status.state.clone());
+            self.ask_status(false, now);
+        }
         if is_running(&status.state) && self.qemu_state != Some(RunState::InMigrate) {
             self.migration.outgoing = true;
         }
@@ -260,7 +299,7 @@ impl Session {
         }
     }
 
-    fn ask_migration(&mut self, now: Instant) {
+    pub(super) fn ask_migration(&mut self, now: Instant) {
         self.ask_migration_as(Asked::Anew, now);
     }
 

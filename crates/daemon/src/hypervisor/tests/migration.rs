@@ -4,13 +4,15 @@ use super::{INSTANCE, Qemu, at, connected, talk};
 use crate::hypervisor::Order;
 use crate::hypervisor::session::Session;
 use proptest::prelude::*;
-use vmpath_core::event::{HypervisorReport, Role};
+use vmpath_core::event::{HypervisorReport, Role, RunState};
 use vmpath_core::migration::MigrationState;
 
 const ACTIVE: &str = r#"{"status":"active","ram":{"total":100,"remaining":60,"transferred":40}}"#;
 const WAITS: &str = r#"{"status":"pre-switchover","ram":{"total":100,"remaining":5,"transferred":95}}"#;
 const COMPLETED: &str =
     r#"{"status":"completed","downtime":31,"ram":{"total":100,"remaining":0,"transferred":100}}"#;
+const CANCELLED: &str = r#"{"status":"cancelled"}"#;
+const FAILED: &str = r#"{"status":"failed","error-desc":"Unable to write to socket: Broken pipe"}"#;
 
 fn event(status: &str) -> Vec<u8> {
     format!("{{\"event\":\"MIGRATION\",\"data\":{{\"status\":\"{status}\"}}}}\r\n").into_bytes()
@@ -261,7 +263,7 @@ fn an_incoming_process_is_told_as_such_until_the_vm_is_there() {
     session.feed(&Qemu::event("RESUME"), at(5)).expect("an event");
     session.feed(&event("completed"), at(5)).expect("an event");
     talk(&mut session, &mut qemu, at(5));
-    let running = HypervisorReport::State(vmpath_core::event::RunState::Running);
+    let running = HypervisorReport::State(RunState::Running);
     let reports = session.take_reports();
     assert!(reports.contains(&running), "{reports:?}");
     assert!(!reports.iter().any(|report| matches!(report, HypervisorReport::Migration(_))), "{reports:?}");
@@ -270,16 +272,99 @@ fn an_incoming_process_is_told_as_such_until_the_vm_is_there() {
 /// It would take a running VM with it.
 #[test]
 fn only_what_a_vm_has_left_is_ended() {
-    for (status, ends) in [("postmigrate", true), ("running", false), ("paused", false), ("inmigrate", false)]
-    {
-        let mut qemu = Qemu { status, ..Qemu::new() };
+    for (status, migration, ends) in [
+        ("postmigrate", COMPLETED, true),
+        ("postmigrate", CANCELLED, false),
+        ("postmigrate", FAILED, false),
+        ("postmigrate", "{}", false),
+        ("running", COMPLETED, false),
+        ("paused", COMPLETED, false),
+        ("inmigrate", COMPLETED, false),
+    ] {
+        let mut qemu = Qemu { status, migration, ..Qemu::new() };
         let (mut session, _) = connected(&mut qemu);
         session.order(Order::Quit { instance: INSTANCE }, at(1));
         session.order(Order::Quit { instance: INSTANCE + 1 }, at(1));
         talk(&mut session, &mut qemu, at(1));
         let quits = qemu.told.iter().filter(|line| line.starts_with("quit")).count();
-        assert_eq!(quits, usize::from(ends), "{status}");
+        assert_eq!(quits, usize::from(ends), "{status} {migration}");
     }
+}
+
+/// The run states told since.
+fn stood(session: &mut Session) -> Vec<RunState> {
+    let state = |report| match report {
+        HypervisorReport::State(state) | HypervisorReport::Connected { state, .. } => Some(state),
+        HypervisorReport::Lost { .. }
+        | HypervisorReport::Refused { .. }
+        | HypervisorReport::Machine(_)
+        | HypervisorReport::Migration(_)
+        | HypervisorReport::MigrationRefused { .. }
+        | HypervisorReport::Deaf { .. } => None,
+    };
+    session.take_reports().into_iter().filter_map(state).collect()
+}
+
+/// QEMU leaves a VM that was stopped before in `postmigrate`, also when it has not gone.
+#[test]
+fn a_stopped_vm_that_did_not_go_is_stopped_and_can_be_continued() {
+    for (how, end) in [("cancelled", CANCELLED), ("failed", FAILED)] {
+        let mut qemu = Qemu { status: "paused", ..Qemu::new() };
+        let mut session = migrating(&mut qemu, "pre-switchover", WAITS);
+        (qemu.status, qemu.migration) = ("postmigrate", end);
+        session.feed(&event(how), at(20)).expect("an event");
+        talk(&mut session, &mut qemu, at(20));
+        assert_eq!(stood(&mut session).last(), Some(&RunState::Paused), "{how}");
+        qemu.told.clear();
+        session.order(Order::Continue { instance: INSTANCE }, at(30));
+        talk(&mut session, &mut qemu, at(30));
+        assert!(qemu.told.iter().any(|line| line.starts_with("cont")), "{how}: {:?}", qemu.told);
+    }
+}
+
+/// How the one before ended says nothing: the VM would run twice.
+#[test]
+fn a_stopped_vm_that_somebody_else_has_sent_is_not_taken_for_stopped() {
+    let mut qemu = Qemu { status: "paused", ..Qemu::new() };
+    let mut session = migrating(&mut qemu, "active", ACTIVE);
+    qemu.migration = CANCELLED;
+    session.feed(&event("cancelled"), at(20)).expect("an event");
+    talk(&mut session, &mut qemu, at(20));
+    assert_eq!(stood(&mut session).last(), Some(&RunState::Paused));
+    (qemu.status, qemu.migration) = ("postmigrate", COMPLETED);
+    session.tick(session.deadline()).expect("a poll");
+    talk(&mut session, &mut qemu, at(6000));
+    assert_eq!(stood(&mut session), [RunState::Other, RunState::Sent]);
+    qemu.told.clear();
+    session.order(Order::Continue { instance: INSTANCE }, at(6010));
+    talk(&mut session, &mut qemu, at(6010));
+    assert!(qemu.told.is_empty(), "{:?}", qemu.told);
+}
+
+#[test]
+fn a_new_session_tells_how_a_process_stands_once_it_knows() {
+    for (end, expected) in
+        [(COMPLETED, RunState::Sent), (CANCELLED, RunState::Paused), (FAILED, RunState::Paused)]
+    {
+        let mut qemu = Qemu { status: "postmigrate", migration: end, ..Qemu::new() };
+        let (_, reports) = connected(&mut qemu);
+        let told = reports.iter().find_map(|report| match report {
+            HypervisorReport::Connected { state, .. } => Some(*state),
+            _ => None,
+        });
+        assert_eq!(told, Some(expected), "{end}");
+    }
+    // One that does not say is not asked on and on.
+    let mut qemu = Qemu { status: "postmigrate", refuses: vec!["query-migrate"], ..Qemu::new() };
+    let (mut session, reports) = connected(&mut qemu);
+    assert!(session.is_ready());
+    assert!(
+        reports
+            .iter()
+            .any(|report| matches!(report, HypervisorReport::Connected { state: RunState::Other, .. }))
+    );
+    session.order(Order::Continue { instance: INSTANCE }, at(1));
+    assert!(matches!(&session.take_reports()[..], [HypervisorReport::Refused { .. }]));
 }
 
 #[test]

@@ -86,6 +86,7 @@ fn order() -> impl Strategy<Value = core::Move> {
             id,
             vm,
             home: from.clone(),
+            fled: vec![from.clone(), to.clone()],
             from,
             to,
             disks: disks.into_iter().enumerate().map(disk).collect(),

@@ -1,6 +1,7 @@
 //! What is kept of moves as bytes. One function to write and one to read for each type, side by side.
 //!
-//! The third schema was the first to have them.
+//! The third schema was the first to have them; the fourth knows from which hosts a VM
+//! has fled, and which destinations have not answered.
 
 use super::Corrupt;
 use super::bytes::{Reader, Writer};
@@ -13,13 +14,14 @@ use vmpath_core::migration::source::{Reached, RoomNeed};
 use vmpath_core::migration::{DiskEpoch, Move, MoveId, VmCarry, destination, source};
 use vmpath_core::ownership::UnitEpoch;
 use vmpath_core::policy::Reason;
-use vmpath_core::saved::{SavedLeaving, SavedMoves, SavedTravel};
+use vmpath_core::saved::{SavedDiscard, SavedLeaving, SavedMoves, SavedTravel};
 
 pub(in super::super) fn encode_moves(moves: &SavedMoves) -> Vec<u8> {
     let mut w = Writer::default();
     w.list(&moves.leaving, write_leaving);
     w.list(&moves.arriving, write_arriving);
     w.list(&moves.travels, write_travel);
+    w.list(&moves.discards, write_discard);
     w.done()
 }
 
@@ -31,6 +33,7 @@ pub(in super::super) fn decode_moves(bytes: &[u8], schema: u64) -> Read<SavedMov
         leaving: r.list(read_leaving)?,
         arriving: r.list(read_arriving)?,
         travels: r.list(read_travel)?,
+        discards: if schema > 3 { r.list(read_discard)? } else { vec![] },
     };
     r.end()?;
     Ok(moves)
@@ -71,31 +74,76 @@ fn read_arriving(r: &mut Reader<'_>) -> Read<destination::Saved> {
     Ok(destination::Saved { plan: read_move(r)?, began: read_time(r)? })
 }
 
-fn write_travel(w: &mut Writer, SavedTravel { vm, elsewhere, arrived, home }: &SavedTravel) {
+fn write_travel(w: &mut Writer, SavedTravel { vm, elsewhere, arrived, home, fled }: &SavedTravel) {
     w.text(vm);
     w.option(elsewhere.as_deref(), Writer::text);
     w.option(*arrived, write_time);
     w.option(home.as_deref(), Writer::text);
+    write_hosts(w, fled);
 }
 
 fn read_travel(r: &mut Reader<'_>) -> Read<SavedTravel> {
-    Ok(SavedTravel {
+    let (vm, elsewhere, arrived) = (owned(r)?, r.option(owned)?, r.option(read_time)?);
+    let home: Option<String> = r.option(owned)?;
+    // Before, whoever had a home went back to it.
+    let fled = if r.schema() > 3 { r.list(owned)? } else { home.iter().cloned().collect() };
+    Ok(SavedTravel { vm, elsewhere, arrived, home, fled })
+}
+
+fn write_discard(w: &mut Writer, SavedDiscard { vm, move_id, to, why, until }: &SavedDiscard) {
+    w.text(vm);
+    write_id(w, move_id);
+    w.text(to);
+    w.text(why);
+    write_time(w, *until);
+}
+
+fn read_discard(r: &mut Reader<'_>) -> Read<SavedDiscard> {
+    Ok(SavedDiscard {
         vm: owned(r)?,
-        elsewhere: r.option(owned)?,
-        arrived: r.option(read_time)?,
-        home: r.option(owned)?,
+        move_id: read_id(r)?,
+        to: owned(r)?,
+        why: owned(r)?,
+        until: read_time(r)?,
     })
 }
 
-fn write_move(w: &mut Writer, plan: &Move) {
-    let Move { id, vm, from, to, home, disks, instance, memory, room, settle, incident, vm_state, rule } =
-        plan;
+fn write_id(w: &mut Writer, id: &MoveId) {
     w.text(&id.host);
     w.u64(id.nonce);
     w.u64(id.number);
+}
+
+fn read_id(r: &mut Reader<'_>) -> Read<MoveId> {
+    Ok(MoveId { host: owned(r)?, nonce: r.u64()?, number: r.u64()? })
+}
+
+fn write_hosts(w: &mut Writer, hosts: &[String]) {
+    w.list(hosts, |w, host| w.text(host));
+}
+
+fn write_move(w: &mut Writer, plan: &Move) {
+    let Move {
+        id,
+        vm,
+        from,
+        to,
+        home,
+        fled,
+        disks,
+        instance,
+        memory,
+        room,
+        settle,
+        incident,
+        vm_state,
+        rule,
+    } = plan;
+    write_id(w, id);
     for name in [vm, from, to, home] {
         w.text(name);
     }
+    write_hosts(w, fled);
     w.list(disks, |w, DiskEpoch { disk, unit: UnitEpoch { unit, epoch } }| {
         w.text(disk);
         w.text(unit);
@@ -121,12 +169,16 @@ fn write_move(w: &mut Writer, plan: &Move) {
 }
 
 fn read_move(r: &mut Reader<'_>) -> Read<Move> {
+    let id = read_id(r)?;
+    let (vm, from, to, home): (_, _, _, String) = (owned(r)?, owned(r)?, owned(r)?, owned(r)?);
+    let fled = if r.schema() > 3 { r.list(owned)? } else { vec![home.clone()] };
     Ok(Move {
-        id: MoveId { host: owned(r)?, nonce: r.u64()?, number: r.u64()? },
-        vm: owned(r)?,
-        from: owned(r)?,
-        to: owned(r)?,
-        home: owned(r)?,
+        id,
+        vm,
+        from,
+        to,
+        home,
+        fled,
         disks: r.list(|r| {
             Ok(DiskEpoch { disk: owned(r)?, unit: UnitEpoch { unit: owned(r)?, epoch: r.u64()? } })
         })?,

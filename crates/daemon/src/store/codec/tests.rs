@@ -268,7 +268,7 @@ fn the_format_changes_only_with_the_schema() {
     let held = "0100000077 000000000000000000 01 0700000000000000 0200 0300000000000000 00 00 0700000000000000\
                 000000 00 00000000";
     let expected = bytes_of(&format!("{HEAD}{more}{held}"));
-    assert_eq!((SCHEMA, encode_saved(&known())), (3, expected.clone()));
-    // The third schema added the moves beside it.
+    assert_eq!((SCHEMA, encode_saved(&known())), (4, expected.clone()));
+    // The third schema added the moves beside it, the fourth something to those.
     assert_eq!(decode_saved(&expected, 2), Ok(known()));
 }

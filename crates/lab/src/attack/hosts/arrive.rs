@@ -50,6 +50,7 @@ impl World {
                 self.hear_arriving(life, vm, id, Input::Withdrawn(what));
             }
             Act::GiveBack { to, units } => {
+                self.give(host, vm, &units);
                 let to = self.host_number(&to);
                 self.order_by_arriving(life, (vm, id), (&units, Change::GiveBack { to }));
             }

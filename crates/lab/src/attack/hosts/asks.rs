@@ -24,6 +24,7 @@ impl World {
             Ask::EndLeft { vm, instance } => {
                 let left = self.qemu_of(host, vm.index(), instance);
                 if left.is_some_and(|qemu| qemu.vcpus == Vcpus::Sent) {
+                    self.judge_left(host, vm.index());
                     self.process_ends(host, vm.index(), "the VM has left it");
                 }
             }

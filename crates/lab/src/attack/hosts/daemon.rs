@@ -6,6 +6,7 @@
 use super::event::{Event, Life};
 use super::faults::Route;
 use super::plane::Seat;
+use super::power::renew;
 use super::world::World;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -206,26 +207,34 @@ impl World {
         }
         self.tally.fault(super::tally::Fault::Crash);
         self.trace.say(self.now, || format!("FAULT vmpath on kvm{} is killed", host + 1));
-        self.connections_die(host);
-        self.calls_die(host);
-        self.hosts[host].process = None;
+        self.process_dies(host);
         let slow = self.rng.percent(15);
         let after = if slow { self.rng.millis(5000..25_000) } else { self.rng.millis(30..2000) };
         self.at(after, Event::Start(host));
     }
 
+    pub(super) fn process_dies(&mut self, host: usize) {
+        self.connections_die(host);
+        self.calls_die(host);
+        self.hosts[host].process = None;
+    }
+
     /// The process starts, or starts again from what the one before has left.
     pub(super) fn start(&mut self, host: usize) {
-        if self.hosts[host].process.is_some() {
+        if self.hosts[host].process.is_some() || self.is_off(host) {
             return;
         }
+        let before = self.ended(host);
         let (spec, now) = (self.scene.specs[host].clone(), self.now);
         let is_first = self.hosts[host].lives == 0;
         self.hosts[host].lives += 1;
         self.nonces += 1;
         let (mut controller, mut effects, moves) = match self.hosts[host].saved.clone() {
-            Some((saved, moves)) if !is_first => {
-                let (controller, effects) = Controller::restore(spec.clone(), saved, Before::Died, now);
+            Some((saved, mut moves)) if !is_first => {
+                if before == Before::Booted {
+                    renew(&mut moves, now);
+                }
+                let (controller, effects) = Controller::restore(spec.clone(), saved, before, now);
                 (controller, effects, moves)
             }
             Some(_) | None => {
@@ -239,7 +248,13 @@ impl World {
         effects.extend(controller.restore_moves(now, moves));
         let vms = spec.vms.len();
         let names = |vm: VmId| spec.units_of_vm(vm).map(|unit| spec.unit_name(unit)).collect::<Vec<_>>();
-        let keepers = spec.vm_ids().map(|vm| Keeper::new(&spec.host.name, names(vm), now)).collect();
+        let left = &self.hosts[host].left;
+        let keeper = |vm| {
+            let mut keeper = Keeper::new(&spec.host.name, names(vm), now);
+            keeper.inherit(|unit| left.get(unit).copied());
+            keeper
+        };
+        let keepers = spec.vm_ids().map(keeper).collect();
         let process = Process {
             controller,
             nonce: self.nonces,
@@ -261,6 +276,7 @@ impl World {
         };
         self.hosts[host].process = Some(process);
         self.recall_files(host);
+        self.hold_after_boot(host);
         self.perform(host, effects);
         self.surroundings(host, if is_first { 30 } else { 600 });
         self.keep(host);

@@ -24,6 +24,7 @@ impl World {
     pub(super) fn look(&mut self) {
         self.at(Duration::from_secs(1), Event::Look);
         self.leases_run_out();
+        self.look_after_hosts();
         self.prune();
         let passed = self.now.since(Instant::from_millis(1000));
         if self.weather == Weather::Chaos && passed >= self.scene.chaos {

@@ -5,6 +5,7 @@
 
 use super::event::{Event, Life};
 use super::store::Change;
+use super::takeover::Taking;
 use super::tally::Fault;
 use super::world::World;
 use vmpath_core::cluster::Heard;
@@ -31,6 +32,7 @@ pub(super) enum Asker {
     Keeper(usize),
     Leaving(usize, MoveId),
     Arriving(usize, MoveId),
+    Taking(Taking),
 }
 
 #[derive(Clone, Debug)]
@@ -199,6 +201,11 @@ impl World {
                 }
                 self.keep(host);
             }
+            Asker::Taking(taking) => {
+                if let Outcome::Done(found) = outcome {
+                    self.taken_over(host, &taking, &found);
+                }
+            }
             Asker::Leaving(vm, move_id) => {
                 let Some(input) = to_leaving(&wish, outcome) else { return };
                 let heard = Heard::Leaving { vm: VmId::at(vm), move_id, input };
@@ -288,7 +295,13 @@ fn to_leaving(wish: &Wish, outcome: Outcome) -> Option<source::Input> {
         Wish::Room { .. } => source::Input::Claimed(plain(&outcome)),
         Wish::Change(Change::Commit { .. }) => source::Input::Committed(plain(&outcome)),
         Wish::Change(Change::Bump) => source::Input::Bumped(plain(&outcome)),
-        Wish::Change(Change::Claim | Change::Release | Change::GiveBack { .. } | Change::Bar { .. }) => {
+        Wish::Change(
+            Change::Claim
+            | Change::Release
+            | Change::GiveBack { .. }
+            | Change::Bar { .. }
+            | Change::TakeOver { .. },
+        ) => {
             return None;
         }
     })
@@ -300,7 +313,8 @@ fn to_arriving(wish: &Wish, outcome: Outcome) -> Option<destination::Input> {
         Wish::Change(Change::Bar { .. }) => destination::Input::Barred(plain(&outcome)),
         Wish::Change(Change::Bump) => destination::Input::Bumped(plain(&outcome)),
         Wish::Change(Change::GiveBack { .. }) => destination::Input::GaveBack(plain(&outcome)),
-        Wish::Room { .. } | Wish::Change(Change::Claim | Change::Release | Change::Commit { .. }) => {
+        Wish::Room { .. }
+        | Wish::Change(Change::Claim | Change::Release | Change::Commit { .. } | Change::TakeOver { .. }) => {
             return None;
         }
     })

@@ -5,6 +5,7 @@
 
 use super::etcd::Order;
 use super::qemu::Command;
+use super::takeover::Taking;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use vmpath_core::cluster::Heard;
@@ -41,9 +42,12 @@ pub(super) enum Event {
     Pump { life: Life, vm: usize },
     Reply { life: Life, attempt: u32 },
     Call { life: Life, call: u32 },
+    Taking { life: Life, taking: Box<Taking> },
 
     // Of the world.
     Start(usize),
+    PowerOn(usize),
+    FenceHits(usize),
     StoreTakes(Box<Order>),
     CallArrives(u32),
     CallAnswered(u32),
@@ -56,6 +60,7 @@ pub(super) enum Event {
     Ghost(u32),
     Relaunch(usize),
     Trouble,
+    HostTrouble,
     Strike { host: usize, other: usize, vm: usize },
     Heal(Broken),
     MonitorBack { host: usize, vm: usize },
@@ -96,8 +101,12 @@ impl Event {
             | Self::Launch { life, .. }
             | Self::Pump { life, .. }
             | Self::Reply { life, .. }
-            | Self::Call { life, .. } => Some(*life),
+            | Self::Call { life, .. }
+            | Self::Taking { life, .. } => Some(*life),
             Self::Start(_)
+            | Self::PowerOn(_)
+            | Self::FenceHits(_)
+            | Self::HostTrouble
             | Self::StoreTakes(_)
             | Self::CallArrives(_)
             | Self::CallAnswered(_)

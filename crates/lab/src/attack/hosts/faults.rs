@@ -118,9 +118,13 @@ impl World {
         if self.is_calm() { 0 } else { self.scene.lossy }
     }
 
-    fn breaks(&mut self, what: Broken, longest_ms: u64) {
-        *self.net.count(what) += 1;
+    pub(super) fn breaks(&mut self, what: Broken, longest_ms: u64) {
         let after = self.rng.millis(100..longest_ms + 101);
+        self.breaks_for(what, after);
+    }
+
+    pub(super) fn breaks_for(&mut self, what: Broken, after: Duration) {
+        *self.net.count(what) += 1;
         self.at(after, Event::Heal(what));
         self.has_changed(what);
     }
@@ -307,6 +311,10 @@ impl World {
         if self.is_calm() {
             return;
         }
+        if self.scene.extras.power && self.rng.percent(12) {
+            let dies = if self.rng.percent(50) { host } else { other };
+            return self.power_off(dies, Fault::PowerLost);
+        }
         match self.rng.below(100) {
             0..18 => self.crash(host),
             18..32 => self.crash(other),
@@ -399,6 +407,7 @@ impl World {
         self.trace.say(self.now, || "from here on all is repaired".into());
         let mut all: Vec<Broken> = vec![Broken::Quorum];
         for host in 0..self.hosts.len() {
+            self.power_on(host);
             all.extend([Broken::Etcd { host }, Broken::Slow { host }]);
             for path in 0..self.spec().paths.len() {
                 all.extend([Broken::Path { host, path }, Broken::Hang { host, path }]);

@@ -111,6 +111,10 @@ impl World {
     /// Another write may still take effect there.
     fn held_until(&self, host: usize, number: u32) -> Option<Instant> {
         let request = self.array.requests[number as usize];
+        let held = self.hosts[host].held[request.unit];
+        if held > self.now {
+            return Some(held);
+        }
         if !request.write {
             return None;
         }
@@ -221,6 +225,8 @@ impl World {
             return;
         }
         self.tally.ghosts_executed += 1;
+        let host = self.array.attempts[attempt as usize].host;
+        self.tally.ghosts_of_former_owners += u64::from(self.store.owner(request.unit) != Some(host));
         self.judge_writer(attempt);
         let verdict = self.array.execute(attempt);
         self.check(verdict);

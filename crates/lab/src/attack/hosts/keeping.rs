@@ -13,7 +13,7 @@ use vmpath_core::cluster::{Heard, Whereto};
 use vmpath_core::event::Event as Told;
 use vmpath_core::ids::{UnitId, VmId};
 use vmpath_core::ownership::keeper::{Act, Around, Moving, Store as Way, Usage};
-use vmpath_core::ownership::{Found, Ownership};
+use vmpath_core::ownership::{Found, Keeper, Ownership, UnitEpoch};
 use vmpath_core::placement::{ClusterView, Need, place};
 use vmpath_core::time::Duration;
 
@@ -36,6 +36,7 @@ impl World {
                 Act::Renew(units) => (numbered(&units, number), Wish::Change(Change::Bump)),
                 Act::Release(units) => (numbered(&units, number), Wish::Change(Change::Release)),
             };
+            self.leave_behind(host);
             let releases = matches!(wish, Wish::Change(Change::Release));
             self.order(life, Asker::Keeper(vm), units, wish);
             if releases && !self.is_calm() {
@@ -43,6 +44,21 @@ impl World {
             }
         }
         self.spread_word(host);
+    }
+
+    /// The process after this one may inherit that; it is written at once.
+    pub(super) fn leave_behind(&mut self, host: usize) {
+        let Some(process) = &self.hosts[host].process else { return };
+        let held = process.keepers.iter().flat_map(Keeper::holdings);
+        self.hosts[host].left = held.map(|(unit, epoch)| (unit.to_owned(), epoch)).collect();
+    }
+
+    /// They are about to be given away.
+    pub(super) fn give(&mut self, host: usize, vm: usize, units: &[UnitEpoch]) {
+        if let Some(process) = self.process(host) {
+            process.keepers[vm].give(units);
+        }
+        self.leave_behind(host);
     }
 
     /// Somebody comes to use what is just being given up, or the process dies over it.
@@ -60,12 +76,16 @@ impl World {
     fn is_used(&self, host: usize, vm: usize) -> bool {
         let Some(process) = &self.hosts[host].process else { return false };
         let seat = &process.seats[vm];
-        let guarded = |unit: &usize| self.hosts[host].record[*unit].iter().any(|q| q.until > self.now);
+        let guarded = |unit: &usize| {
+            let ranges = self.hosts[host].record[*unit].iter().any(|q| q.until > self.now);
+            ranges || self.hosts[host].held[*unit] > self.now
+        };
         seat.attached || !seat.ops.is_empty() || self.disks_of(vm).iter().any(guarded)
     }
 
     /// The controller and the data plane hear what the keepers know.
     pub(super) fn spread_word(&mut self, host: usize) {
+        self.leave_behind(host);
         let vms = self.spec().vms.len();
         for vm in 0..vms {
             let Some(process) = &self.hosts[host].process else { return };
@@ -147,7 +167,7 @@ impl World {
         }
         let result = Need::of(&spec, vm, whereto, |_| Some(UNIT_SIZE)).and_then(|need| {
             let ranking = place(&need, &view);
-            let best = ranking.best.first().map(|at| view.name(*at).to_owned());
+            let best = ranking.chosen(&need, &view);
             let why = || ranking.refused.iter().map(|(at, why)| format!("{}: {why}", view.name(*at)));
             best.ok_or_else(|| why().collect::<Vec<_>>().join("; "))
         });

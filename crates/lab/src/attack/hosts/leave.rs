@@ -58,6 +58,7 @@ impl World {
             Act::Own { units } => self.own(host, vm, &units),
             Act::Disown { units } => self.disown(host, vm, &units),
             Act::Commit { to, units } => {
+                self.give(host, vm, &units);
                 let to = self.host_number(&to);
                 self.order_by_leaving(
                     host,

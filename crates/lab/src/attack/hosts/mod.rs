@@ -20,12 +20,14 @@ mod leave;
 mod monitor;
 mod peers;
 mod plane;
+mod power;
 mod qemu;
 mod rules;
 mod scene;
 mod settle;
 mod store;
 mod stream;
+mod takeover;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -38,7 +40,13 @@ use super::violation::Violation;
 use world::World;
 
 /// Seeds that found something, since mended, and what: played before all others, with however many hosts are asked for.
-pub(super) const REGRESSIONS: &[(u64, &str)] = &[];
+pub(super) const REGRESSIONS: &[(u64, &str)] = &[
+    (235, "the checker: a host that boots waits for what others had sent before, too"),
+    (
+        1648,
+        "a host that boots while its units are being taken over went on with what the machine of its move read as its own",
+    ),
+];
 
 /// One seed with so many hosts, to its end. `blind`: rules that are not checked.
 pub(super) fn play(

@@ -2,14 +2,12 @@
 //!
 //! It does not know what control makes of it.
 
-use super::event::{Event, Life};
+use super::event::Event;
 use super::qemu::{Qemu, Vcpus};
 use super::world::World;
-use vmpath_core::cluster::Heard;
 use vmpath_core::effect::{JournalEntry, JournalKind, Subject};
 use vmpath_core::event::{Event as Told, HypervisorReport};
 use vmpath_core::ids::VmId;
-use vmpath_core::migration::source::Input;
 use vmpath_core::time::Duration;
 
 impl World {
@@ -20,14 +18,6 @@ impl World {
         if (is_there && !is_loss) || (is_loss && !is_of_another) {
             self.tell(host, Told::Hypervisor { vm: VmId::at(vm), report });
         }
-    }
-
-    /// The daemon finds out that the process which a move is about has ended.
-    pub(super) fn replaced(&mut self, life: Life, vm: usize, _instance: u64) {
-        let Some(process) = &self.hosts[life.host].process else { return };
-        let Some(move_id) = process.leaving[vm].clone() else { return };
-        let after = self.rng.millis(1..1000);
-        self.hear(life, after, Heard::Leaving { vm: VmId::at(vm), move_id, input: Input::Replaced });
     }
 
     /// A guest has gone with its process, unless a copy of it lives elsewhere.
@@ -79,7 +69,7 @@ impl World {
         let moving = self.hosts.iter().any(|host| {
             host.process.as_ref().is_none_or(|process| process.controller.is_moving(VmId::at(vm)))
         });
-        let is_free = self.qemu(host, vm).is_none();
+        let is_free = self.qemu(host, vm).is_none() && !self.is_off(host);
         let waits_long = self.lost[vm].is_some_and(|since| self.now.since(since) > Duration::from_secs(20));
         if !is_free || (moving && !waits_long) {
             let after = self.rng.millis(800..2500);

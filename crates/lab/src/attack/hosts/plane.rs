@@ -289,6 +289,11 @@ impl World {
     fn import_quarantines(&mut self, host: usize, since: Instant, disk: &DiskHandOver) {
         let unit = self.unit_number(&disk.unit);
         for quarantine in &disk.quarantine {
+            if quarantine.length > super::scene::BLOCK {
+                let held = &mut self.hosts[host].held[unit];
+                *held = (since + quarantine.remaining).max(*held);
+                continue;
+            }
             let block = (quarantine.offset / super::scene::BLOCK) as usize;
             let until = since + quarantine.remaining;
             self.hosts[host].record[unit].push(Quarantine { block, request: None, until });

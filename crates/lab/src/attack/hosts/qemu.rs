@@ -7,7 +7,7 @@ use super::guest::Guest;
 use super::world::World;
 use vmpath_core::event::{HypervisorReport, Machine, MigrationOrder, Role, RunState, StopsOnError};
 use vmpath_core::migration::{MigrationState, MigrationStatus, MoveId, destination};
-use vmpath_core::time::Duration;
+use vmpath_core::time::{Duration, Instant};
 
 pub(super) const MEMORY: u64 = 256 << 20;
 
@@ -39,6 +39,8 @@ pub(super) struct Outgoing {
     pub(super) sent: u64,
     /// The guest ran when it began.
     pub(super) ran: bool,
+    /// Since when all of it is sent, and none of it loaded anywhere.
+    pub(super) sent_in_vain: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -104,7 +106,8 @@ impl Qemu {
         match self.vcpus {
             Vcpus::Running => RunState::Running,
             Vcpus::Paused => RunState::Paused,
-            Vcpus::Switching | Vcpus::Sent | Vcpus::Incoming => RunState::Other,
+            Vcpus::Sent => RunState::Sent,
+            Vcpus::Switching | Vcpus::Incoming => RunState::Other,
         }
     }
 
@@ -254,6 +257,5 @@ impl World {
         if let Some(id) = qemu.launched_for.clone() {
             self.hear_arriving(life, vm, &id, destination::Input::Ended(why.to_owned()));
         }
-        self.replaced(life, vm, qemu.instance);
     }
 }

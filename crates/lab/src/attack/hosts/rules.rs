@@ -4,6 +4,7 @@
 //! It does not know how anything came about.
 
 use super::array::{Attempt, Flight};
+use super::power::Power;
 use super::scene::BLOCK;
 use super::store::Change;
 use super::world::World;
@@ -12,7 +13,7 @@ use vmpath_core::cluster::Ask;
 use vmpath_core::effect::{JournalEntry, JournalKind, Subject};
 use vmpath_core::ids::VmId;
 use vmpath_core::migration::source::Act;
-use vmpath_core::migration::{Move, MoveId};
+use vmpath_core::migration::{Move, MoveId, QuarantineHandOver};
 use vmpath_core::time::{Duration, Instant};
 
 /// From the answer of a destination that has read the units to the next step of its move, and all that has to be on disk for it.
@@ -107,13 +108,20 @@ impl World {
 
     /// That host keeps everything else off the block: by its record, or by what it was handed and has not begun with.
     fn guards(&self, host: usize, unit: usize, block: usize) -> bool {
-        let of_record = self.hosts[host].record[unit].iter().any(|q| q.block == block && q.until >= self.now);
+        // What has not begun again after its host's death waits longer than for all that came before.
+        if matches!(self.hosts[host].power, Power::Off | Power::Booted(_)) {
+            return true;
+        }
+        let of_record = self.hosts[host].record[unit].iter().any(|q| q.block == block && q.until >= self.now)
+            || self.hosts[host].held[unit] >= self.now;
         let name = self.unit_name(unit);
         let file = self.hosts[host].files[self.vm_of_unit(unit)].as_ref();
         let of_file = file.is_some_and(|file| {
             let disks = file.hand_over.disks.iter().filter(|disk| disk.unit == name);
             let ranges = disks.flat_map(|disk| &disk.quarantine);
-            ranges.filter(|q| q.offset == block as u64 * BLOCK).any(|q| file.since + q.remaining >= self.now)
+            let at = block as u64 * BLOCK;
+            let over = |q: &&QuarantineHandOver| q.offset <= at && at < q.offset + q.length;
+            ranges.filter(over).any(|q| file.since + q.remaining >= self.now)
         });
         of_record || of_file
     }
@@ -145,7 +153,8 @@ impl World {
                 }
             }
             Change::GiveBack { .. } => self.tally.moves_given_back += 1,
-            Change::Claim | Change::Release | Change::Bump | Change::Bar { .. } => {}
+            Change::Claim | Change::Release | Change::Bump | Change::Bar { .. } | Change::TakeOver { .. } => {
+            }
         }
         self.tell_watchers(units);
         for (unit, _) in units {
@@ -263,6 +272,7 @@ impl World {
             JournalKind::VmMigrated => {
                 self.tally.moves_done += 1;
                 self.rules.arrived[host][vm.index()] = None;
+                self.judge_left(host, vm.index());
             }
             JournalKind::VmArrived => self.rules.arrived[host][vm.index()] = Some(self.now),
             JournalKind::MigrationCancelled => self.tally.moves_cancelled += 1,

@@ -17,6 +17,23 @@ pub(super) const UNIT_SIZE: u64 = 1 << 30;
 /// Requests that a guest has open on one disk, at most.
 pub(super) const DEPTH: usize = 6;
 
+/// What not every world has. From a stream of its own, so that a world without any of it stays as it was.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extras {
+    /// Whole hosts die, are fenced, boot again, and are taken over from.
+    pub(super) power: bool,
+    /// Late writes may come for longer than an idle owner keeps its units.
+    pub(super) late: bool,
+}
+
+impl Extras {
+    fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0x9d5c_1a2b_77e3_0f41);
+        let power = rng.percent(50);
+        Self { power, late: power && rng.percent(25) }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Scene {
     /// By host; alike but for the host's own name and addresses.
@@ -32,13 +49,15 @@ pub(super) struct Scene {
     pub(super) calm_between: std::ops::Range<u64>,
     /// How long faults come.
     pub(super) chaos: Duration,
+    pub(super) extras: Extras,
     /// Of a hundred calls, how many are lost, before they took effect or after.
     pub(super) lossy: u64,
 }
 
 impl Scene {
     pub(super) fn new(seed: u64, hosts: usize, rng: &mut Rng) -> Self {
-        let common = common(rng);
+        let extras = Extras::new(seed);
+        let common = common(rng, extras);
         let max = rng.pick(&[1, 2, 2, 4]);
         let settle = rng.pick(&["100ms", "500ms", "1s"]);
         let own = |host: usize| own(host, max, settle) + &common;
@@ -59,6 +78,7 @@ impl Scene {
                 .into_range(),
             chaos: Duration::from_secs(20 + rng.below(40)),
             lossy: rng.pick(&[0, 6, 12, 30]),
+            extras,
             specs,
         }
     }
@@ -100,14 +120,15 @@ fn own(host: usize, max: u16, settle: &str) -> String {
     text
 }
 
-fn common(rng: &mut Rng) -> String {
+fn common(rng: &mut Rng, extras: Extras) -> String {
     let mut text = String::new();
     let targets = rng.pick(&[1, 1, 2]);
     for target in 0..targets {
         text.push_str("[[target]]\n");
         word(&mut text, "name", format_args!("san{target}"));
         word(&mut text, "failback", rng.pick(&["immediate", "after 3s"]));
-        word(&mut text, "quiesce", rng.pick(&["300ms", "1s", "3s", "5s"]));
+        let quiesce = rng.pick(&["300ms", "1s", "3s", "5s"]);
+        word(&mut text, "quiesce", if extras.late { "25s" } else { quiesce });
         word(&mut text, "repair_after", rng.pick(&["500ms", "1s", "2s"]));
         let capacity = rng.pick(&[None, Some(40), Some(100)]);
         for path in ["a", "b"] {

@@ -117,7 +117,13 @@ impl World {
                 length: BLOCK,
                 remaining: q.until.since(now),
             });
-            let quarantine: Vec<_> = told.collect();
+            let held = self.hosts[host].held[unit];
+            let whole = (held > now).then(|| QuarantineHandOver {
+                offset: 0,
+                length: u64::MAX,
+                remaining: held.since(now),
+            });
+            let quarantine: Vec<_> = told.chain(whole).collect();
             let queue = self.left_in(host, vm, (disk, &names[disk]));
             self.tally.quarantines_handed_over += quarantine.len() as u64;
             self.tally.requests_handed_over += queue.as_ref().map_or(0, |queue| queue.open.len() as u64);

@@ -31,6 +31,8 @@ pub(super) enum Change {
     GiveBack { to: usize },
     /// The owner's: the owner's, by the same move.
     Bar { owner: usize },
+    /// The dead host's: ours.
+    TakeOver { from: usize },
 }
 
 #[derive(Clone, Debug)]
@@ -73,6 +75,9 @@ impl Store {
             Change::Bump => by_me.map(|held| Some(held.clone())),
             Change::Commit { to, id } => by_me.map(|_| Some((*to, Some(id.clone())))),
             Change::GiveBack { to } => by_me.map(|_| Some((*to, None))),
+            Change::TakeOver { from } => {
+                record.held.as_ref().filter(|(host, _)| host == from).map(|_| Some((me, None)))
+            }
             Change::Bar { owner } => {
                 record.held.as_ref().filter(|(host, _)| host == owner).map(|held| Some(held.clone()))
             }

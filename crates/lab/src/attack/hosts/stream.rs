@@ -8,7 +8,7 @@ use super::qemu::{MEMORY, Outgoing, Qemu, Vcpus};
 use super::tally::Fault;
 use super::world::World;
 use vmpath_core::event::{HypervisorReport, RunState};
-use vmpath_core::migration::MigrationState;
+use vmpath_core::migration::{MigrationState, source};
 use vmpath_core::time::Duration;
 
 const STEP: Duration = Duration::from_millis(100);
@@ -23,7 +23,7 @@ impl World {
             return self.refuse_start(host, vm, "connection refused".into());
         };
         let ran = qemu.runs();
-        qemu.out = Some(Outgoing { to, instance, sent: 0, ran });
+        qemu.out = Some(Outgoing { to, instance, sent: 0, ran, sent_in_vain: None });
         qemu.migration = MigrationState::Active;
         let own = qemu.instance;
         self.report_migration(host, vm);
@@ -97,15 +97,41 @@ impl World {
         }
         if chance < 8 {
             self.fault(Fault::DestinationDies, to);
-            self.is_sent(host, vm);
             self.process_ends(to, vm, "it could not load the devices");
-            if let Some(gone) = self.qemu(host, vm).cloned() {
-                self.guest_lost(vm, &gone);
-            }
-            return;
+            let why = "the other end could not load it".to_owned();
+            return self.migration_fails(host, vm, MigrationState::Failed(why));
+        }
+        if chance < 13 {
+            return self.sent_in_vain(host, vm, to);
         }
         self.lands(host, vm, to);
         self.is_sent(host, vm);
+    }
+
+    /// As it is where QEMU has no way back: it says that it is done, whatever becomes of it at the other end.
+    fn sent_in_vain(&mut self, host: usize, vm: usize, to: usize) {
+        self.fault(Fault::SentInVain, to);
+        self.is_sent(host, vm);
+        self.process_ends(to, vm, "it could not load the devices, and nobody is told");
+        let now = self.now;
+        let Some(qemu) = &mut self.hosts[host].qemus[vm] else { return };
+        if let Some(out) = &mut qemu.out {
+            out.sent_in_vain = Some(now);
+        }
+        // What is left in memory is nobody's to continue here.
+        let gone = qemu.clone();
+        self.guest_lost(vm, &gone);
+    }
+
+    /// The VM is told to have moved, or what it has left is ended: then it must not be the only one that there is.
+    pub(super) fn judge_left(&mut self, host: usize, vm: usize) {
+        let out = self.qemu(host, vm).and_then(|qemu| qemu.out.as_ref());
+        let in_vain = out.and_then(|out| out.sent_in_vain);
+        // Where the other host is silent for long, QEMU's word has to do.
+        if in_vain.is_some_and(|since| self.now < since + source::CONTINUE_WITHIN) {
+            let text = format!("vm{vm} is given up at kvm{}, and no other host has it", host + 1);
+            self.violated("guest-lost", text);
+        }
     }
 
     fn lands(&mut self, host: usize, vm: usize, to: usize) {
@@ -129,6 +155,7 @@ impl World {
         qemu.migration = MigrationState::Completed;
         let instance = qemu.instance;
         self.report_migration(host, vm);
+        self.report(host, vm, HypervisorReport::State(RunState::Sent));
         // Who manages it ends what is of no use any more.
         let after = self.rng.millis(200..3000);
         self.at(after, Event::Ends { host, vm, instance, why: "its guest was sent away" });

@@ -76,7 +76,10 @@ faults! {
     StoreFails = "hand-over-not-stored",
     SourceRunsOn = "source-runs-on-after-landing",
     DestinationDies = "destination-dies-at-the-end",
+    SentInVain = "sent-in-vain",
     Operator = "operator",
+    PowerLost = "host-dies",
+    Fenced = "host-fenced",
 }
 
 counts! {
@@ -84,6 +87,7 @@ counts! {
     dispatched,
     lost_writes,
     ghosts_executed,
+    ghosts_of_former_owners,
     moves_begun,
     moves_prepared,
     hand_overs,
@@ -102,6 +106,9 @@ counts! {
     suspends,
     guests_lost,
     told_why_not,
+    boots,
+    takeovers_begun,
+    takeovers_done,
 }
 
 impl Tally {

@@ -1,12 +1,13 @@
 //! A run can be repeated, no rule is broken, enough happens for that to mean something, and each checker can fail.
 
 use super::array::{Array, Attempt, Flight, Request};
-use super::event::Event;
+use super::event::{Broken, Event};
 use super::plane::Quarantine;
 use super::store::Change;
 use super::tally::{Fault, Tally};
 use super::world::World;
 use super::{REGRESSIONS, Trace, play};
+use std::collections::BTreeMap;
 use vmpath_core::cluster::Ask;
 use vmpath_core::effect::{JournalEntry, JournalKind, Subject};
 use vmpath_core::ids::VmId;
@@ -100,6 +101,30 @@ fn a_late_write_of_another_host_is_found_unless_the_owner_waits_for_it() {
     world.hosts[host].record[unit].clear();
     world.judge_writer(attempt);
     assert_eq!(broken(&world), "two-writers");
+}
+
+/// Nobody can say whose the units are, and the process before it has left it written.
+#[test]
+fn a_daemon_that_is_killed_while_etcd_is_away_serves_on_what_was_left_to_it_and_nothing_else() {
+    let mut world = begun();
+    let (host, unit) = home_of(&world, 0);
+    let owns = |world: &World| {
+        let process = world.hosts[host].process.as_ref();
+        process.is_some_and(|process| process.told_owners[unit].may_dispatch())
+    };
+    assert!(owns(&world));
+    // The last of them is over long after this test.
+    (0..30).for_each(|_| world.breaks(Broken::Quorum, 60_000));
+    for (left, then) in [(world.hosts[host].left.clone(), true), (BTreeMap::new(), false)] {
+        world.crash(host);
+        world.hosts[host].left = left;
+        world.start(host);
+        assert!(!owns(&world), "the store may answer yet");
+        world.play_until(world.now + Duration::from_secs(2));
+        assert!(!world.net.reaches_store(host));
+        assert_eq!(owns(&world), then);
+    }
+    assert_eq!(broken(&world), "nothing");
 }
 
 fn write(array: &mut Array, block: usize) -> u32 {

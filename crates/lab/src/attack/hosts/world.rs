@@ -11,12 +11,14 @@ use super::event::{Agenda, Event, Life};
 use super::faults::Net;
 use super::peers::Call;
 use super::plane::{File, Quarantine};
+use super::power::Power;
 use super::qemu::Qemu;
 use super::rules::Rules;
 use super::scene::Scene;
 use super::store::Store;
 use super::tally::Tally;
 use crate::rng::Rng;
+use std::collections::BTreeMap;
 use vmpath_core::ids::{DiskId, VmId};
 use vmpath_core::saved::{Saved, SavedMoves};
 use vmpath_core::spec::Spec;
@@ -38,8 +40,15 @@ pub(super) struct Host {
     pub(super) files: Vec<Option<File>>,
     /// By unit: the record on tmpfs.
     pub(super) record: Vec<Vec<Quarantine>>,
+    /// The units that the next process may inherit, with their epochs, on tmpfs.
+    pub(super) left: BTreeMap<String, u64>,
+    /// By unit: nothing goes to it before.
+    pub(super) held: Vec<Instant>,
     /// By VM: when the last thing that its monitor has said arrives.
     pub(super) monitor_due: Vec<Instant>,
+    pub(super) power: Power,
+    /// Whoever looks after the hosts acts on it again then.
+    pub(super) looked_after: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +99,11 @@ impl World {
             qemus: (0..vms).map(|_| None).collect(),
             files: vec![None; vms],
             record: vec![vec![]; units],
+            left: BTreeMap::new(),
+            held: vec![Instant::ZERO; units],
             monitor_due: vec![Instant::ZERO; vms],
+            power: Power::default(),
+            looked_after: Instant::ZERO,
         };
         let mut world = Self {
             rng,
@@ -133,6 +146,10 @@ impl World {
         }
         let after = self.rng.millis(3000..6000);
         self.at(after, Event::Trouble);
+        if self.scene.extras.power {
+            let after = self.rng.millis(4000..15_000);
+            self.at(after, Event::HostTrouble);
+        }
         self.at(Duration::from_secs(1), Event::Look);
     }
 
@@ -254,7 +271,11 @@ impl World {
             Event::Pump { life, vm } => self.pump(life.host, vm),
             Event::Reply { life, attempt } => self.reply(life.host, attempt),
             Event::Call { life, call } => self.call_ends(life.host, call),
+            Event::Taking { life, taking } => self.taking(life.host, *taking),
             Event::Start(host) => self.start(host),
+            Event::PowerOn(host) => self.power_on(host),
+            Event::FenceHits(host) => self.fence_hits(host),
+            Event::HostTrouble => self.host_trouble(),
             Event::StoreTakes(order) => self.store_takes(*order),
             Event::CallArrives(call) => self.call_arrives(call),
             Event::CallAnswered(call) => self.call_answered(call),

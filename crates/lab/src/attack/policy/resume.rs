@@ -79,7 +79,7 @@ impl Resume {
         }
         match monitor.state {
             RunState::Paused | RunState::IoError => Ok(()),
-            RunState::Running | RunState::Other => {
+            RunState::Running | RunState::Sent | RunState::Other => {
                 broken("process", format!("{name} is continued, though it is {:?}", monitor.state))
             }
         }

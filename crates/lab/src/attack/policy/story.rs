@@ -3,7 +3,9 @@
 //! Invariant: a VM that really stands still because of us stays ours in here, whatever the controller remembers.
 //! It does not know paths or rules.
 
-use super::words::{Cause, is_giving_up, is_late_cont, is_path_back, is_taken_back, suspended_by};
+use super::words::{
+    Cause, is_giving_up, is_late_cont, is_path_back, is_retained, is_taken_back, suspended_by,
+};
 use std::collections::VecDeque;
 use vmpath_core::effect::{JournalEntry, JournalKind};
 use vmpath_core::event::{RunState, StopsOnError};
@@ -180,15 +182,26 @@ impl Story {
         } else if remembered == VmState::Suspending && was_let_go {
             (self.ours, self.ours_since) = (Ours::Stopping, now);
         }
-        // That a `cont` was taken back may be lost, not that it was sent: the attempts of that resume go on.
+        // That a `cont` was taken back, or what suspended it again, may be lost, not that it was sent: the attempts of that resume
+        // go on.
         let is_fresh = heard.since(self.ours_since) < SAVED_WITHIN;
-        let is_stopped = matches!(self.ours, Ours::Stopped { .. });
-        if remembered == VmState::Resuming && is_stopped && self.is_taken_back && is_fresh {
+        let is_new = heard.since(self.suspended_at) < SAVED_WITHIN;
+        let is_lost = match self.ours {
+            Ours::Stopped { .. } => self.is_taken_back || is_new,
+            Ours::Stopping => is_new,
+            Ours::Nothing | Ours::Held | Ours::Withdrawn { .. } | Ours::Continuing | Ours::Proving { .. } => {
+                false
+            }
+        };
+        if remembered == VmState::Resuming && is_lost && is_fresh {
             (self.ours, self.ours_since) = (Ours::Continuing, now);
         }
         if remembers {
             if let Some(rule) = row.because.iter().find_map(|words| suspended_by(words)) {
                 self.is_of_rule(heard, rule);
+                // An operator's `resume` that was not on disk has not been answered either.
+                let is_his = remembered != VmState::Resuming && Cause::of(rule) == Cause::Operator;
+                self.operator |= is_his;
             }
             return;
         }
@@ -344,7 +357,7 @@ impl Story {
             self.ours = Ours::Stopping;
             return;
         }
-        if self.ours != Ours::Stopping {
+        if self.ours != Ours::Stopping || is_retained(&entry.reason) {
             self.begins(now, entry);
         }
         self.ours = Ours::Stopping;
@@ -382,7 +395,7 @@ impl Story {
             Ours::Nothing | Ours::Held | Ours::Withdrawn { .. } | Ours::Proving { .. } => true,
             Ours::Stopping | Ours::Stopped { .. } | Ours::Continuing => false,
         };
-        if is_adopted && !self.is_taken_back {
+        if is_adopted && !self.is_taken_back || is_retained(&entry.reason) {
             self.begins(now, entry);
         }
         self.ours = Ours::Stopped { since: now };

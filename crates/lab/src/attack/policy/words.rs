@@ -48,6 +48,11 @@ pub(super) fn is_taken_back(reason: &str) -> bool {
     reason.starts_with("not resumed after all")
 }
 
+/// What was stopped already is to stay so for another reason.
+pub(super) fn is_retained(reason: &str) -> bool {
+    reason.starts_with("it is to stay suspended: ") || reason.starts_with("it stays suspended: ")
+}
+
 /// A release of the requests that waited for a path, not of what a rule has done.
 pub(super) fn is_path_back(reason: &str) -> bool {
     reason.starts_with("a path to ")

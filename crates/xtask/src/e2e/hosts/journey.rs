@@ -17,6 +17,8 @@ use vmpath_lab::report::{Bound, Truth};
 /// A guest of 256 MiB on a busy machine; longer has hung.
 const MOVED_MAX: Duration = Duration::from_secs(40);
 const STEP_MAX: Duration = Duration::from_secs(20);
+/// For QEMU to close its disks and end.
+const LEFT_MAX: Duration = Duration::from_secs(5);
 /// For a daemon to tell what it knows.
 const TOLD_MAX: Duration = Duration::from_secs(3);
 /// What a healthy guest under load may be moved in, and what its requests may wait beyond the time for which QEMU stops it.
@@ -94,6 +96,7 @@ impl<'a> Journey<'a> {
                 Ok(is_done.then_some(()))
             })
             .inspect_err(|_| self.ask_why(hosts))?;
+        self.check_nothing_left(stage);
         guest.follow(arrival)?;
         stage.wait(&format!("{what}: QEMU to run there"), STEP_MAX, |_| {
             Ok((guest.run_state()? == "running").then_some(()))
@@ -104,6 +107,16 @@ impl<'a> Journey<'a> {
         self.check_owner(stage, hosts)?;
         self.check_times(stage, hosts, since_unix_us, shape)?;
         self.check_pauses(stage, hosts, guest, (&sent, shape))
+    }
+
+    /// Its daemon ends it, or the guest could not come back. Before the guest is followed: that would end it, too.
+    fn check_nothing_left(&self, stage: &mut Stage) {
+        let source = self.back().seat();
+        let ended = stage.wait("the QEMU at the source to be ended", LEFT_MAX, |stage| {
+            Ok(source.hypervisors(stage)?.is_empty().then_some(()))
+        });
+        let name = format!("{} to h{}: no QEMU is left at the source", self.vm, self.to);
+        stage.report.check_that(&name, Truth::from(ended.is_ok()), "");
     }
 
     /// What an operator would ask when the guest does not go on.

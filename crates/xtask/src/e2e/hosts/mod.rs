@@ -14,12 +14,12 @@ use super::stage::Stage;
 use super::storage::{PORT, array_at};
 use super::vm::{self, Vm};
 use anyhow::{Context, Result};
-use etcd::Etcd;
+use etcd::{Etcd, PASSWORD, USER};
 use network::{Side, host_name, portal_address, portal_name};
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 use vmpath_lab::array::control::ArrayControl;
 use vmpath_lab::array::writers::{Owned, judge};
@@ -71,10 +71,10 @@ impl Hosts {
     pub(crate) fn start(stage: &mut Stage, plan: &Plan<'_>) -> Result<Self> {
         network::build(plan.hosts, plan.members)?;
         let (storage, array) = array(stage, plan)?;
-        let etcd = Etcd::start(plan.members)?;
+        let authority = authority(stage)?;
+        let etcd = Etcd::start(plan.members, &authority)?;
         stage.say(format!("an array of {} portals, etcd of {} members", 2 * plan.hosts, plan.members));
         let mut daemons = Vec::new();
-        let authority = authority(stage)?;
         for host in 1..=plan.hosts {
             let cluster = if plan.cluster { cluster(&etcd, &authority, host)? } else { String::new() };
             daemons.push(Host::begin(stage, place(stage, plan, host, cluster)?)?);
@@ -223,13 +223,26 @@ fn authority(stage: &Stage) -> Result<Authority> {
 fn cluster(etcd: &Etcd, authority: &Authority, host: usize) -> Result<String> {
     let endpoints: Vec<String> = etcd.endpoints().iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
     let files = authority.issue(&host_name(host), Validity::Now)?;
-    Ok(cluster_table(&endpoints.join(", "), &network::host_address(host), &files))
+    // Another one for etcd, so that a story can spoil either.
+    let of_etcd = authority.issue(&format!("{}-at-etcd", host_name(host)), Validity::Now)?;
+    let password = password_file(authority, host);
+    fs::write(&password, format!("{PASSWORD}\n"))?;
+    Ok(cluster_table(&endpoints.join(", "), &network::host_address(host), [&files, &of_etcd], &password))
 }
 
-fn cluster_table(endpoints: &str, address: &str, files: &HostFiles) -> String {
-    let [ca, cert, key] = [&files.ca, &files.cert, &files.key].map(|file| file.display().to_string());
+/// Where a host has its password for etcd.
+pub(crate) fn password_file(authority: &Authority, host: usize) -> PathBuf {
+    authority.files(&host_name(host)).key.with_extension("password")
+}
+
+fn cluster_table(endpoints: &str, address: &str, files: [&HostFiles; 2], password: &Path) -> String {
+    let words =
+        |files: &HostFiles| [&files.ca, &files.cert, &files.key].map(|file| file.display().to_string());
+    let [[ca, cert, key], [etcd_ca, etcd_cert, etcd_key]] = files.map(words);
+    let password = password.display();
     format!(
-        "[cluster]\netcd = [{endpoints}]\npeer_listen = \"{address}:{PEER_PORT}\"\npeer_ca = \"{ca}\"\npeer_cert = \
+        "[cluster]\netcd = [{endpoints}]\netcd_ca = \"{etcd_ca}\"\netcd_cert = \"{etcd_cert}\"\netcd_key = \"{etcd_key}\"\nuser = \
+         \"{USER}\"\npassword_file = \"{password}\"\npeer_listen = \"{address}:{PEER_PORT}\"\npeer_ca = \"{ca}\"\npeer_cert = \
          \"{cert}\"\npeer_key = \"{key}\"\nmigrate_address = \"{address}\"\n"
     )
 }
@@ -257,11 +270,16 @@ mod tests {
     #[test]
     fn the_hosts_configuration_is_one_with_and_without_others() {
         let files = HostFiles { ca: "/c/ca.pem".into(), cert: "/c/h1.pem".into(), key: "/c/h1.key".into() };
-        let table = cluster_table("\"http://10.99.0.21:2379\"", "10.99.0.11", &files);
+        let table =
+            cluster_table("\"https://10.99.0.21:2379\"", "10.99.0.11", [&files, &files], Path::new("/c/p"));
         let (hosts, migrate) =
             (include_str!("../../../../../e2e/hosts.toml"), include_str!("../../../../../e2e/migrate.toml"));
-        for (text, cluster, known) in
-            [(hosts, table.as_str(), true), (hosts, "", false), (migrate, table.as_str(), true)]
+        let (three, takeover) =
+            (include_str!("../../../../../e2e/three.toml"), include_str!("../../../../../e2e/takeover.toml"));
+        for (text, cluster, known) in [hosts, migrate, three, takeover]
+            .map(|text| (text, table.as_str(), true))
+            .into_iter()
+            .chain([(hosts, "", false)])
         {
             let mut text = text.replace("{front_end}", "vhost_user");
             let paths = [("{path_a}", "10.88.11.2"), ("{path_b}", "10.88.12.2")];

@@ -2,6 +2,7 @@
 
 mod by_hand;
 mod failover;
+mod flow;
 mod ghost;
 mod hosts;
 mod identity;
@@ -105,6 +106,8 @@ pub(super) const ALL: &[Scenario] = &[
         .over(Over::NbdByDefault),
     story("link-down", "a cable is pulled, at this end and at the other", link_down::link_down)
         .over(Over::NbdByDefault),
+    story("flow", "one member of a path's network dies: its flows are cut, the path goes on", flow::flow)
+        .over(Over::VhostUserByDefault),
     story("hang", "a dead controller behind a live network", loss::hang).over(Over::NbdByDefault),
     story(
         "slow-not-dead",
@@ -229,6 +232,26 @@ pub(super) const ALL: &[Scenario] = &[
     .over(Over::VhostUserByDefault)
     .by_name(),
     story(
+        "migrate-suspended",
+        "a suspended guest whose move is cancelled at the switch-over stays, and is resumed",
+        migrate::midway::suspended_stays,
+    )
+    .over(Over::VhostUserByDefault)
+    .by_name(),
+    story(
+        "migrate-cannot-load",
+        "the destination's QEMU cannot load the guest: it is given back after the commit, and moves later",
+        migrate::machines::cannot_load,
+    )
+    .by_name(),
+    story(
+        "migrate-source-gone",
+        "the source's QEMU is killed midway: the move ends, and the guest is started at the other host",
+        migrate::machines::source_gone,
+    )
+    .over(Over::VhostUserByDefault)
+    .by_name(),
+    story(
         "migrate-operator",
         "`vmpath vm migrate` and `return` of a healthy guest under load, timed",
         migrate::operator::by_command,
@@ -238,6 +261,25 @@ pub(super) const ALL: &[Scenario] = &[
         "migrate-refused",
         "hosts and destinations that will not do: refused before the guest notices",
         migrate::refused::refused,
+    )
+    .over(Over::VhostUserByDefault)
+    .by_name(),
+    story(
+        "migrate-three-hosts",
+        "the lower guest makes room by moving to the better of two hosts, and on to the other when that one loses its paths",
+        migrate::three::better_then_other,
+    )
+    .over(Over::OnlyVhostUser),
+    story(
+        "migrate-takeover",
+        "a host that is cut off writes on; fenced, its disks are taken over, and it does not write when it comes back",
+        migrate::takeover::takeover,
+    )
+    .over(Over::OnlyVhostUser),
+    story(
+        "migrate-skew",
+        "a host whose clock is ten minutes ahead: nothing but a certificate's dates minds",
+        migrate::skew::skew,
     )
     .over(Over::VhostUserByDefault)
     .by_name(),

@@ -9,7 +9,7 @@ use vmpath_core::migration::source::{Reached, RoomNeed};
 use vmpath_core::migration::{DiskEpoch, Move, MoveId, VmCarry, destination, source};
 use vmpath_core::ownership::UnitEpoch;
 use vmpath_core::policy::{Outstanding, Reason};
-use vmpath_core::saved::{SavedLeaving, SavedMoves, SavedTravel};
+use vmpath_core::saved::{SavedDiscard, SavedLeaving, SavedMoves, SavedTravel};
 use vmpath_core::time::Instant;
 
 fn time() -> impl Strategy<Value = Instant> {
@@ -36,8 +36,8 @@ fn plan() -> impl Strategy<Value = Move> {
     (id, names, lists, numbers, carry).prop_map(|(id, names, (disks, room), numbers, vm_state)| {
         let ((vm, from, to, rule, incident), (instance, memory, settle)) = (names, numbers);
         let settle = Duration::from_nanos(settle);
-        let home = from.clone();
-        Move { id, vm, from, to, home, disks, instance, memory, room, settle, incident, vm_state, rule }
+        let (home, fled) = (from.clone(), vec![to.clone(), from.clone()]);
+        Move { id, vm, from, to, home, fled, disks, instance, memory, room, settle, incident, vm_state, rule }
     })
 }
 
@@ -51,14 +51,21 @@ fn moves() -> impl Strategy<Value = SavedMoves> {
         machine: source::Saved { plan, began, reached },
     });
     let arriving = (plan(), time()).prop_map(|(plan, began)| destination::Saved { plan, began });
-    let travel = (".{0,9}", option::of(".{0,9}"), option::of(time()), option::of(".{0,9}"))
-        .prop_map(|(vm, elsewhere, arrived, home)| SavedTravel { vm, elsewhere, arrived, home });
+    let fled = prop::collection::vec(".{0,9}", 0..3);
+    let travel = (".{0,9}", option::of(".{0,9}"), option::of(time()), option::of(".{0,9}"), fled)
+        .prop_map(|(vm, elsewhere, arrived, home, fled)| SavedTravel { vm, elsewhere, arrived, home, fled });
     let lists = (
         prop::collection::vec(leaving, 0..3),
         prop::collection::vec(arriving, 0..3),
         prop::collection::vec(travel, 0..3),
     );
-    lists.prop_map(|(leaving, arriving, travels)| SavedMoves { leaving, arriving, travels })
+    let discards = (plan(), time()).prop_map(|(plan, until)| {
+        let Move { id: move_id, vm, to, rule: why, .. } = plan;
+        SavedDiscard { vm, move_id, to, why, until }
+    });
+    (lists, prop::collection::vec(discards, 0..3)).prop_map(|((leaving, arriving, travels), discards)| {
+        SavedMoves { leaving, arriving, travels, discards }
+    })
 }
 
 proptest! {
@@ -89,6 +96,7 @@ pub(in super::super::super) fn known() -> SavedMoves {
         from: "k".into(),
         to: "l".into(),
         home: "kvm9".into(),
+        fled: vec!["k".into()],
         disks: vec![DiskEpoch { disk: "d".into(), unit: UnitEpoch { unit: "t/u".into(), epoch: 5 } }],
         instance: 6,
         memory: None,
@@ -105,7 +113,20 @@ pub(in super::super::super) fn known() -> SavedMoves {
     SavedMoves {
         leaving: vec![SavedLeaving { reason, machine }],
         arriving: vec![destination::Saved { plan: plan(4), began }],
-        travels: vec![SavedTravel { vm: "x".into(), elsewhere: None, arrived, home: Some("m".into()) }],
+        travels: vec![SavedTravel {
+            vm: "x".into(),
+            elsewhere: None,
+            arrived,
+            home: Some("m".into()),
+            fled: vec!["m".into(), "n".into()],
+        }],
+        discards: vec![SavedDiscard {
+            vm: "v".into(),
+            move_id: MoveId { host: "k".into(), nonce: 2, number: 5 },
+            to: "l".into(),
+            why: "w".into(),
+            until: Instant::from_nanos(12),
+        }],
     }
 }
 
@@ -119,7 +140,7 @@ fn the_format_changes_only_with_the_schema() {
             "010000006b",
             &number(2),
             &number(of),
-            "0100000076 010000006b 010000006c 040000006b766d39",
+            "0100000076 010000006b 010000006c 040000006b766d39 01000000 010000006b",
             "01000000 0100000064 03000000742f75",
             &number(5),
             &number(6),
@@ -133,8 +154,21 @@ fn the_format_changes_only_with_the_schema() {
     };
     let leaving = ["01", &number(9), "0100000072 01", &plan(3), &number(10), "01"].concat();
     let arriving = [plan(4), number(10)].concat();
-    let travel = ["0100000078 00 01", &number(11), "01 010000006d"].concat();
+    let travel = ["0100000078 00 01", &number(11), "01 010000006d 02000000 010000006d 010000006e"].concat();
     let one = "01000000";
-    let expected = super::super::bytes_of(&[one, &leaving, one, &arriving, one, &travel].concat());
-    assert_eq!((SCHEMA, encode_moves(&known())), (3, expected));
+    let discard =
+        ["0100000076 010000006b", &number(2), &number(5), "010000006c 0100000077", &number(12)].concat();
+    let expected =
+        super::super::bytes_of(&[one, &leaving, one, &arriving, one, &travel, one, &discard].concat());
+    assert_eq!((SCHEMA, encode_moves(&known())), (4, expected));
+}
+
+/// What the third schema wrote for [`known`]: whoever had a home goes back to it.
+#[test]
+fn moves_of_the_third_schema_are_read() {
+    let travel = |hosts: &str| format!("00000000 00000000 01000000 0100000078 00 00 01 010000006d {hosts}");
+    let read = |text: &str, schema| decode_moves(&super::super::bytes_of(text), schema);
+    let moves = read(&travel(""), 3).expect("as it was written");
+    assert_eq!(moves.travels[0].fled, ["m"]);
+    assert_eq!(read(&travel("00000000 00000000"), 4).expect("as it is written").travels[0].fled, [""; 0]);
 }

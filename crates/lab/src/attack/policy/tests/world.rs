@@ -185,7 +185,7 @@ impl World {
                 runs && process.stops == StopsOnError::Yes && process.monitored && stops_on_eio
             }
             RunState::Paused => runs || !process.foreign,
-            RunState::Running | RunState::Other => true,
+            RunState::Running | RunState::Sent | RunState::Other => true,
         };
         if process.instance != instance || !happens {
             return Ok(());

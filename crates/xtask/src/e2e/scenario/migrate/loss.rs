@@ -52,7 +52,7 @@ pub(in super::super) fn one_path(stage: &mut Stage) -> Result<()> {
     }
     let owners = |hosts: &[usize]| hosts.iter().map(|host| Owned::sometime(&host_name(*host))).collect();
     hosts.check_writers(stage, &[("gold", owners(&[1])), ("silver", owners(&[1, 2, 1]))])?;
-    tell_migrations(stage, &hosts)?;
+    tell_migrations(stage, &hosts, PLAN.hosts)?;
     hosts.finish(stage)
 }
 

@@ -9,7 +9,7 @@ use crate::e2e::hosts::journey::{Journey, Shape};
 use crate::e2e::hosts::network::{Cable, Cut, cut, host_name, hurry, mend, slow_down};
 use crate::e2e::network::now_unix_us;
 use crate::e2e::stage::Stage;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::time::Duration;
@@ -21,12 +21,14 @@ const GIVEN_UP_MAX: Duration = Duration::from_secs(30);
 const STUCK_S: f64 = 10.0;
 const RESTARTED_MAX: Duration = Duration::from_secs(20);
 const COMMITTED_MAX: Duration = Duration::from_secs(20);
+/// A daemon that is killed without etcd costs its guests at most.
+const ALONE_MS: f64 = 2000.0;
 /// By then the daemons have noticed what happened to etcd.
 const NOTICED: Duration = Duration::from_secs(3);
 
 impl Story {
     /// On its way, slowly.
-    fn midway(&mut self, stage: &mut Stage, out: &Journey<'_>) -> Result<u64> {
+    pub(super) fn midway(&mut self, stage: &mut Stage, out: &Journey<'_>) -> Result<u64> {
         slow_down(out.to)?;
         let began = now_unix_us();
         self.command(stage, out)?;
@@ -51,8 +53,29 @@ impl Story {
         })
     }
 
+    /// The daemon is killed while etcd cannot say who owns what: what it has left on its host says it.
+    fn restarts_alone(&mut self, stage: &mut Stage, since: u64) -> Result<()> {
+        stage.wait("host 1 to be done with it", RESTARTED_MAX, |_| {
+            let told = self.hosts.host(1).events()?.into_iter().find(|event| {
+                let is_end = event.reason.starts_with("it stays");
+                event.kind == "migration-cancelled" && event.at_unix_us >= since && is_end
+            });
+            Ok(told.map(drop))
+        })?;
+        // That is on its disk by then.
+        stage.watch(NOTICED, |_| Ok(()))?;
+        self.gold.take_gap()?;
+        self.hosts.host(1).crash(stage)?;
+        stage.say("the daemon of host 1 is killed while etcd is away, and comes again");
+        self.hosts.host(1).wait_ready(stage)?;
+        self.gold.wait_progress(stage)?;
+        let gap = self.gold.take_gap()?;
+        stage.report.check("without etcd a restart costs the guest", gap, Bound::AtMost(ALONE_MS), "ms");
+        Ok(())
+    }
+
     /// Nothing of a failed move is in the way of the next.
-    fn moves_after_all(mut self, stage: &mut Stage) -> Result<()> {
+    pub(super) fn moves_after_all(mut self, stage: &mut Stage) -> Result<()> {
         let out = gold_to_2(stage);
         let arrival = self.hosts.expect(stage, out.seat())?;
         self.gold.take_gap()?;
@@ -125,8 +148,15 @@ pub(in super::super) fn etcd_lost(stage: &mut Stage) -> Result<()> {
     let wanted =
         crate::e2e::host::Wanted { kind, subject: "gold", since_unix_us: began, bound: GIVEN_UP_MAX };
     let why = story.hosts.host(1).wait_event(stage, &wanted)?.reason;
-    stage.report.check_that("without etcd the guest stays", Truth::from(!why.is_empty()), why);
+    stage.report.check_that("without etcd the guest stays", Truth::from(why.contains("etcd")), why);
+    let events = story.hosts.host(1).events()?;
+    let stopped = events.into_iter().find(|event| {
+        event.at_unix_us >= began && event.subject == "gold" && event.reason.contains("it stands still")
+    });
+    let note = stopped.as_ref().map(|event| event.reason.clone()).unwrap_or_default();
+    stage.report.check_that("and is not stopped for it", Truth::from(stopped.is_none()), note);
     story.gold.wait_progress(stage)?;
+    story.restarts_alone(stage, began)?;
     for member in [1, 2] {
         story.hosts.etcd.restart(member)?;
     }
@@ -137,6 +167,40 @@ pub(in super::super) fn etcd_lost(stage: &mut Stage) -> Result<()> {
     story.stays(stage, &out, began)?;
     drop(arrival);
     story.moves_after_all(stage)
+}
+
+/// QEMU leaves a guest that was stopped before in `postmigrate` when the move comes to nothing, and can continue it from there.
+pub(in super::super) fn suspended_stays(stage: &mut Stage) -> Result<()> {
+    let mut story = Story::begin(stage)?;
+    let out = gold_to_2(stage);
+    let (done, text) = story.ask(stage, out.from, &["vm", "suspend", "gold"])?;
+    ensure!(done, "the guest is not suspended: {text}");
+    story.hosts.host(out.from).wait_vm(stage, "gold", "suspended", RESTARTED_MAX)?;
+    let arrival = story.hosts.expect(stage, out.seat())?;
+    let began = story.midway(stage, &out)?;
+    // What is handed over is not taken.
+    story.hosts.host(out.to).signal(Signal::STOP)?;
+    hurry(out.to)?;
+    let kind = "migration-cancelled";
+    let wanted =
+        crate::e2e::host::Wanted { kind, subject: "gold", since_unix_us: began, bound: GIVEN_UP_MAX };
+    let why = story.hosts.host(out.from).wait_event(stage, &wanted)?.reason;
+    stage.wait("QEMU to have ended its migration", RESTARTED_MAX, |_| {
+        Ok((story.gold.run_state()? == "postmigrate").then_some(()))
+    })?;
+    story.hosts.host(out.to).signal(Signal::CONT)?;
+    let state = story.hosts.host(out.from).vm_state("gold")?;
+    let name = "a suspended guest that is not moved stays suspended";
+    stage.report.check_that(name, Truth::from(state == "suspended"), format!("{state}; {why}"));
+    let (done, text) = story.ask(stage, out.from, &["vm", "resume", "gold"])?;
+    ensure!(done, "the guest is not resumed: {text}");
+    story.hosts.host(out.from).wait_vm(stage, "gold", "running", RESTARTED_MAX)?;
+    story.gold.wait_progress(stage)?;
+    let state = story.gold.run_state()?;
+    stage.report.check_that("QEMU continues it", Truth::from(state == "running"), state);
+    out.wait_nothing_there(stage)?;
+    drop(arrival);
+    story.finish(stage, &[])
 }
 
 pub(in super::super) fn source_dies(stage: &mut Stage) -> Result<()> {
@@ -182,7 +246,7 @@ pub(in super::super) fn source_dies_after_commit(stage: &mut Stage) -> Result<()
     story.finish(stage, &[2])
 }
 
-fn signal_all(stage: &Stage, seat: Seat<'_>, signal: Signal) -> Result<()> {
+pub(super) fn signal_all(stage: &Stage, seat: Seat<'_>, signal: Signal) -> Result<()> {
     for pid in seat.hypervisors(stage)?.into_iter().filter_map(Pid::from_raw) {
         kill_process(pid, signal)?;
     }

@@ -4,9 +4,13 @@
 //! QEMU says when it stood still. It does not know how a daemon moves a guest.
 
 pub(super) mod loss;
+pub(super) mod machines;
 pub(super) mod midway;
 pub(super) mod operator;
 pub(super) mod refused;
+pub(super) mod skew;
+pub(super) mod takeover;
+pub(super) mod three;
 
 use crate::e2e::hosts::journey::Journey;
 use crate::e2e::hosts::network::host_name;
@@ -59,7 +63,7 @@ impl Story {
         self.gold.finish(stage)?;
         let owners = [1].iter().chain(others).map(|host| Owned::sometime(&host_name(*host))).collect();
         self.hosts.check_writers(stage, &[("gold", owners)])?;
-        tell_migrations(stage, &self.hosts)?;
+        tell_migrations(stage, &self.hosts, PLAN.hosts)?;
         self.hosts.finish(stage)
     }
 
@@ -100,8 +104,8 @@ fn gold_to_2(stage: &Stage) -> Journey<'static> {
 }
 
 /// What each daemon says of its moves goes into the report.
-fn tell_migrations(stage: &mut Stage, hosts: &Hosts) -> Result<()> {
-    for number in 1..=PLAN.hosts {
+fn tell_migrations(stage: &mut Stage, hosts: &Hosts, count: usize) -> Result<()> {
+    for number in 1..=count {
         let answer = hosts.operator(number, &["show", "migrations", "-o", "json"])?;
         let told: serde_json::Value = serde_json::from_slice(&answer.stdout).unwrap_or_default();
         let name = format!("h{number} shows its migrations");

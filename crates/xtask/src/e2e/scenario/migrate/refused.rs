@@ -1,8 +1,8 @@
 //! Hosts and destinations that will not do. Each is refused with its reason, and the guest is not touched: QEMU is not even asked.
 
-use super::{Story, gold_to_2};
-use crate::e2e::hosts::launch_command;
+use super::{PLAN, Story, gold_to_2};
 use crate::e2e::hosts::network::{Cable, Cut, Side, cut, host_name, mend};
+use crate::e2e::hosts::{launch_command, password_file};
 use crate::e2e::stage::Stage;
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -27,6 +27,7 @@ pub(in super::super) fn refused(stage: &mut Stage) -> Result<()> {
 
     story.is_refused(stage, "a host that nobody knows", "h9", "h9")?;
     story.is_refused(stage, "the host that it is on", "h1", "already")?;
+    other_version(stage, &mut story)?;
 
     let script = launch_command(stage, seat);
     let good = fs::read_to_string(&script)?;
@@ -39,6 +40,7 @@ pub(in super::super) fn refused(stage: &mut Stage) -> Result<()> {
     fs::write(&script, &good)?;
 
     certificates(stage, &mut story)?;
+    password(stage, &mut story)?;
 
     for side in Side::BOTH {
         cut(Cable::San(2, side), Cut::Carrier)?;
@@ -80,7 +82,52 @@ fn certificates(stage: &mut Stage, story: &mut Story) -> Result<()> {
     story.begin_again(stage)
 }
 
+/// What a host of another version would say of itself: all that host 2 does, but for the version.
+fn other_version(stage: &mut Stage, story: &mut Story) -> Result<()> {
+    let key = |host: &str| format!("/vmpath/host/san0/{host}");
+    let said = story.hosts.etcd.ask("h1", &["get", "--print-value-only", &key("h2")])?;
+    let mut slice: Value = serde_json::from_str(&said)?;
+    ensure!(slice["version"].is_string(), "host 2 does not tell its version: {said}");
+    slice["version"] = "0.0.7".into();
+    story.hosts.etcd.ask("h1", &["put", &key("h3"), &slice.to_string()])?;
+    stage.watch(KNOWN, |_| Ok(()))?;
+    story.is_refused(stage, "a host of another version", "h3", "its vmpath is 0.0.7")?;
+    story.hosts.etcd.ask("h1", &["del", &key("h3")]).map(drop)
+}
+
+/// etcd's password is changed while all hosts are in: they are thrown out, and come in again when it is in their files.
+fn password(stage: &mut Stage, story: &mut Story) -> Result<()> {
+    story.hosts.etcd.change_password("h1", "another")?;
+    stage.say("etcd's password is changed");
+    // Whoever has nothing to say does not notice: so each has another priority to tell.
+    for host in 1..=PLAN.hosts {
+        story.hosts.host(host).edit("priority = 300", "priority = 301")?;
+        let (done, text) = story.ask(stage, host, &["reload"])?;
+        ensure!(done, "the configuration is not taken: {text}");
+    }
+    let why = story.wait_store(stage, 1, ("down", "invalid user ID or password"))?;
+    stage.report.check_that("a password that is wrong is told as such", Truth::from(!why.is_empty()), why);
+    story.is_refused(stage, "a wrong password for etcd", "h2", "etcd does not answer")?;
+    for host in 1..=PLAN.hosts {
+        fs::write(password_file(&story.hosts.authority, host), "another\n")?;
+    }
+    for host in 1..=PLAN.hosts {
+        story.wait_store(stage, host, ("up", ""))?;
+    }
+    stage.watch(KNOWN, |_| Ok(()))
+}
+
 impl Story {
+    /// Waits until a host's daemon says so of etcd, and this as the reason; all of the reason.
+    fn wait_store(&self, stage: &mut Stage, host: usize, (state, part): (&str, &str)) -> Result<String> {
+        stage.wait(&format!("etcd to be {state} for host {host}"), SEEN_MAX, |_| {
+            let shown = self.hosts.operator(host, &["show", "hosts", "-o", "json"])?;
+            let shown: Value = serde_json::from_slice(&shown.stdout).unwrap_or_default();
+            let why = shown["why"].as_str().unwrap_or_default().to_owned();
+            Ok((shown["cluster"] == state && why.contains(part)).then_some(why))
+        })
+    }
+
     fn begin_again(&mut self, stage: &mut Stage) -> Result<()> {
         self.hosts.host(2).restart(stage)?;
         self.hosts.host(2).wait_api(stage)?;
@@ -88,7 +135,7 @@ impl Story {
     }
 
     /// The command ends with the reason, and the guest goes on as if nothing had been asked.
-    fn is_refused(&mut self, stage: &mut Stage, what: &str, to: &str, expect: &str) -> Result<()> {
+    pub(super) fn is_refused(&mut self, stage: &mut Stage, what: &str, to: &str, expect: &str) -> Result<()> {
         let wait = format!("--wait={}", ANSWER_MAX.as_secs());
         let (done, text) = self.ask(stage, 1, &["vm", "migrate", "gold", "--to", to, &wait])?;
         let told = !done && text.contains(expect);
