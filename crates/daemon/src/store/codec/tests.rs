@@ -74,7 +74,7 @@ fn run() -> impl Strategy<Value = Run> {
 }
 
 fn loss() -> impl Strategy<Value = Loss> {
-    let lack = prop_oneof![Just(Lack::NoPath), Just(Lack::FewPaths)];
+    let lack = prop_oneof![Just(Lack::NoPath), Just(Lack::FewPaths), Just(Lack::Short)];
     (time(), any::<u16>(), incident(), lack).prop_map(|(since, unit, incident, lack)| Loss {
         since,
         unit: UnitId(unit),

@@ -303,7 +303,8 @@ impl Hold {
             // It would not be free; or it has been, and goes on with errors.
             Expected::Suspended => fails,
             Expected::Failing => fails || !facts.network.is_cut_off(&facts.spec, vm, unit),
-            Expected::Told => loss.told,
+            // Whichever of its losses the rungs go by among those of one moment.
+            Expected::Told => self.losses.iter().any(|((of, _), loss)| *of == vm && loss.told),
             Expected::Nothing => true,
         };
         if now > due && !is_seen {
