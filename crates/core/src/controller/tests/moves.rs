@@ -457,6 +457,11 @@ fn who_is_not_welcome_is_told_why() {
     assert!(declined(&|plan| plan.to = "kvm3".into()).contains("this is kvm1"));
     assert!(declined(&|plan| plan.vm = "gold".into()).contains("no VM gold"));
     assert!(declined(&|plan| plan.disks.clear()).contains("other disks"));
+    let mut world = waiting();
+    std::sync::Arc::make_mut(&mut world.controller.spec).cluster.as_mut().unwrap().migration.max = 0;
+    world.handle(Event::Cluster(Heard::Invited(Box::new(coming(1 << 28)))));
+    let Some(Ask::Decline { why, .. }) = world.asks.last() else { panic!("{:?}", world.asks) };
+    assert!(why.contains("kvm1 takes no VM now: as many moves as it takes are under way"), "{why}");
 }
 
 #[test]
