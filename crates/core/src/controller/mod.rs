@@ -17,6 +17,7 @@ mod guests;
 mod incidents;
 mod ladder;
 mod leave;
+mod misfit;
 mod moves;
 mod moving;
 mod paths;
@@ -33,7 +34,7 @@ mod words;
 use crate::cluster::Ask;
 use crate::effect::{Effect, JournalEntry, JournalKind, Subject};
 use crate::event::{DiskFront, Event, LoadReport};
-use crate::ids::{IncidentId, PathId, UnitId, VmId, WorkerId};
+use crate::ids::{DiskId, IncidentId, PathId, UnitId, VmId, WorkerId};
 use crate::path::Network;
 use crate::plan::{Gate, GateReason, PathRoute, RoutePlan, VmRoute};
 use crate::policy::{
@@ -112,6 +113,8 @@ struct Vm {
     before: Option<u64>,
     /// The hypervisor process that was last heard, running or not.
     process: Option<u64>,
+    /// Disks that came with other requests than were handed over, and why each waits, in words.
+    misfits: Vec<(DiskId, String)>,
 }
 
 /// What was last told of a VM's reservation.
@@ -154,6 +157,7 @@ impl Vm {
             ran: None,
             before: None,
             process: None,
+            misfits: vec![],
         }
     }
 }

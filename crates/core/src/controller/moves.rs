@@ -72,6 +72,7 @@ impl Controller {
             Heard::TakeOver { unit, reason, until } => {
                 self.record_until(JournalKind::DiskTakeover, Subject::Unit(unit), None, (reason, until));
             }
+            Heard::Misfit { disk, why } => self.misfit(disk, why),
             // Of a VM that has no row any more.
             Heard::Placed { .. } | Heard::Leaving { .. } | Heard::Arriving { .. } => {}
         }
