@@ -4,7 +4,7 @@
 //! knows the store, the other daemons and the data plane, and says what became of what was asked.
 //! It does not know who the other hosts are: a host is looked for by placement, on being asked.
 
-use crate::ids::{UnitId, VmId};
+use crate::ids::{DiskId, UnitId, VmId};
 use crate::migration::{Move, MoveId, destination, source};
 use crate::ownership::Ownership;
 
@@ -23,6 +23,9 @@ pub enum Heard {
     Invited(Box<Move>),
     /// How far a unit has been taken over from a host that is dead, in words, and what ends that state.
     TakeOver { unit: UnitId, reason: String, until: Option<String> },
+    /// A disk has come with other requests than were handed over, in words: what it wants is held. None: it has begun since, or its
+    /// front end has gone.
+    Misfit { disk: DiskId, why: Option<String> },
     /// What became of an [`Ask::Leave`]. What its hypervisor says comes as [`crate::event::Event::Hypervisor`].
     Leaving { vm: VmId, move_id: MoveId, input: source::Input },
     /// What became of an [`Ask::Arrive`], or what the source wants.

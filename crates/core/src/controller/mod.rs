@@ -18,6 +18,7 @@ mod incidents;
 mod ladder;
 mod leave;
 mod losses;
+mod misfit;
 mod moves;
 mod moving;
 mod paths;
@@ -34,7 +35,7 @@ mod words;
 use crate::cluster::Ask;
 use crate::effect::{Effect, JournalEntry, JournalKind, Subject};
 use crate::event::{DiskFront, Event, LoadReport};
-use crate::ids::{IncidentId, PathId, UnitId, VmId, WorkerId};
+use crate::ids::{DiskId, IncidentId, PathId, UnitId, VmId, WorkerId};
 use crate::path::Network;
 use crate::plan::{Gate, GateReason, PathRoute, RoutePlan, VmRoute};
 use crate::policy::{
@@ -116,6 +117,8 @@ struct Vm {
     before: Option<u64>,
     /// The hypervisor process that was last heard, running or not.
     process: Option<u64>,
+    /// Disks that came with other requests than were handed over, and why each waits, in words.
+    misfits: Vec<(DiskId, String)>,
 }
 
 /// A `cont` that was taken back, or given up, and may take effect all the same.
@@ -168,6 +171,7 @@ impl Vm {
             ran: None,
             before: None,
             process: None,
+            misfits: vec![],
         }
     }
 }

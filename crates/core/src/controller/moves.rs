@@ -16,6 +16,7 @@ use crate::migration::{
 };
 use crate::mutant::{self, Mutant};
 use crate::ownership::{Ownership, UnitEpoch};
+use crate::placement::Accepts;
 use crate::policy::rules::{Migrating, NO_OTHER_HOST};
 use crate::policy::{
     ASK_HOME, Carried, Cause, Input, Ladder, Monitor, Outstanding, PLACE_WITHIN, Place, Reason, Run, Sender,
@@ -71,6 +72,7 @@ impl Controller {
             Heard::TakeOver { unit, reason, until } => {
                 self.record_until(JournalKind::DiskTakeover, Subject::Unit(unit), None, (reason, until));
             }
+            Heard::Misfit { disk, why } => self.misfit(disk, why),
             // Of a VM that has no row any more.
             Heard::Placed { .. } | Heard::Leaving { .. } | Heard::Arriving { .. } => {}
         }
@@ -388,11 +390,11 @@ impl Controller {
         if here != there {
             return Err(format!("{host} knows other disks of {}", plan.vm));
         }
-        let moving = self.vms.iter().filter(|vm| vm.travel.is_moving()).count();
-        if moving >= usize::from(cluster.migration.max) {
-            return Err(format!("{moving} moves are under way at {host}"));
+        // Whoever chose this host has seen its last summary, and that may be old.
+        match self.accepts(cluster) {
+            Accepts::Yes => Ok(vm),
+            Accepts::No(why) => Err(format!("{host} takes no VM now: {why}")),
         }
-        Ok(vm)
     }
 
     pub(super) fn tell_arriving(&mut self, vm: VmId, of: &MoveId, input: destination::Input) {

@@ -45,7 +45,7 @@ impl Controller {
         }
     }
 
-    fn accepts(&self, cluster: &ClusterSpec) -> Accepts {
+    pub(super) fn accepts(&self, cluster: &ClusterSpec) -> Accepts {
         let sheds = |vm: &super::Vm| match &vm.guest.run {
             Run::Suspending { cause, .. } | Run::Suspended { cause, .. } => cause.sheds(),
             Run::Free { .. }
@@ -63,7 +63,7 @@ impl Controller {
         }
         let moving = self.vms.iter().filter(|vm| vm.travel.is_moving()).count();
         if moving >= usize::from(cluster.migration.max) {
-            return Accepts::No("as many moves as it takes are under way there".into());
+            return Accepts::No("as many moves as it takes are under way".into());
         }
         Accepts::Yes
     }

@@ -121,7 +121,8 @@ impl Controller {
 
     /// It is here: a host that is looked for it comes before what else it waits for.
     fn any_wait(&self, vm: VmId, look: &Outlook) -> Option<String> {
-        self.place_wait(vm, look.now).or_else(|| self.waits_for(vm, look))
+        let misfit = || self.misfit_wait(vm);
+        self.place_wait(vm, look.now).or_else(misfit).or_else(|| self.waits_for(vm, look))
     }
 
     fn because(&self, vm: VmId, look: &Outlook) -> Vec<String> {
@@ -131,6 +132,7 @@ impl Controller {
         let leaving = self.spec.disks_of_vm(vm).filter(|d| self.disk_standing(*d) == Standing::Leaving);
         let mut because: Vec<_> = leaving.map(|disk| self.leaving_words(disk)).collect();
         self.because_place(vm, look.now, &mut because);
+        because.extend(self.misfit_words(vm));
         if !self.is_shown_here(vm) {
             return because;
         }

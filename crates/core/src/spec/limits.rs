@@ -16,6 +16,8 @@ pub const PATHS_PER_TARGET_MAX: usize = 32;
 /// Every unit has one disk and one front end with threads and buffers of its own.
 pub const DISKS_MAX: usize = 4096;
 pub const VMS_MAX: usize = 1024;
+/// Disks of a VM under `[cluster]`: etcd takes so many comparisons in one transaction, by default.
+pub const OWNED_TOGETHER_MAX: usize = 128;
 /// A group without members does nothing, so there are never more of use.
 pub const GROUPS_MAX: usize = VMS_MAX;
 /// Options of units that no disk uses count too.

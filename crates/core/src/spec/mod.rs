@@ -29,7 +29,8 @@ mod tests;
 pub use cluster::{ClusterSpec, Endpoint, EtcdSpec, EtcdTls, EtcdUser, Identity, MigrationSpec, PeerSpec};
 pub use fault::{Fault, Problem, Source};
 pub use limits::{
-    DISKS_MAX, GROUPS_MAX, HOLD_DEFAULT, PATHS_MAX, PATHS_PER_TARGET_MAX, TARGETS_MAX, VMS_MAX,
+    DISKS_MAX, GROUPS_MAX, HOLD_DEFAULT, OWNED_TOGETHER_MAX, PATHS_MAX, PATHS_PER_TARGET_MAX, TARGETS_MAX,
+    VMS_MAX,
 };
 pub use quantity::{duration_text, parse_duration, parse_rate, parse_size, rate_text, size_text};
 pub use types::*;

@@ -6,7 +6,9 @@
 //! It does not know which member is good.
 
 use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use vmpath_core::spec::{Endpoint, EtcdSpec};
 use vmpath_core::time::Duration;
 
@@ -16,6 +18,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// etcd closes connections that are pinged more often than every 5 s.
 const PING_EVERY: Duration = Duration::from_secs(6);
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Of a file's mode: what everybody may do.
+const OTHERS: u32 = 0o007;
 
 /// # Errors
 /// In words, without any password.
@@ -38,6 +43,7 @@ pub(super) async fn client(etcd: &EtcdSpec, endpoint: &Endpoint) -> Result<Clien
     }
     if let Some(user) = &etcd.user {
         let text = file(&user.password_file).await?;
+        warn_of_readers(&user.password_file).await;
         let text =
             String::from_utf8(text).map_err(|_| format!("{} is no text", user.password_file.display()))?;
         options = options.with_user(&user.name, text.lines().next().unwrap_or_default());
@@ -50,6 +56,23 @@ async fn file(path: &Path) -> Result<Vec<u8>, String> {
     let (path, name) = (PathBuf::from(path), path.display().to_string());
     let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
     read.map_err(|error| error.to_string())?.map_err(|error| format!("cannot read {name}: {error}"))
+}
+
+/// Once: it is read at each connect.
+async fn warn_of_readers(path: &Path) {
+    static TOLD: AtomicBool = AtomicBool::new(false);
+    let of = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || is_everybodys(&of)).await;
+    if read.unwrap_or(false) && !TOLD.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            "{} can be read by other users, who can then give disks away: chmod 600",
+            path.display()
+        );
+    }
+}
+
+fn is_everybodys(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|file| file.mode() & OTHERS != 0)
 }
 
 /// What tells one machine from another that was given its name by mistake. None where the system has none.

@@ -44,8 +44,8 @@ use vmpath_core::time::Duration;
 /// Orders that may wait for the task. A host has a few moves at a time, and an order for each disk that attaches.
 const ORDERS_MAX: usize = 1024;
 
-/// Units of one change, and of a read that is true at one moment. etcd takes so many comparisons in one transaction, by default.
-pub const UNITS_MAX: usize = 128;
+/// Units of one change, and of a read that is true at one moment.
+pub const UNITS_MAX: usize = vmpath_core::spec::OWNED_TOGETHER_MAX;
 
 /// Names an order in its answer. The one who orders chooses it.
 pub type Ticket = u64;

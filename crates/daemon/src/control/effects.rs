@@ -15,7 +15,7 @@ use crate::sys::clock;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use vmpath_core::cluster::Ask;
+use vmpath_core::cluster::{Ask, Heard};
 use vmpath_core::controller::Controller;
 use vmpath_core::effect::{CommandError, Effect};
 use vmpath_core::event::Event;
@@ -150,7 +150,21 @@ impl Performer {
 
     /// What the data plane says of orders.
     pub fn hear_order(&mut self, report: OrderReport, controller: &Controller) -> Vec<Event> {
-        self.with_hosts(|hosts, hands| hosts.hear_order(report, controller, hands))
+        match &report {
+            // Also of a VM that was moved by others than vmpath, at a host without `[cluster]`.
+            OrderReport::Misfit { disk, why } => vec![misfit(*disk, Some(why.clone()))],
+            OrderReport::Fits { disk } => vec![misfit(*disk, None)],
+            OrderReport::Probed { .. }
+            | OrderReport::Settled { .. }
+            | OrderReport::Revoked { .. }
+            | OrderReport::Expected { .. }
+            | OrderReport::Stored { .. }
+            | OrderReport::Withdrawn { .. }
+            | OrderReport::Taken { .. }
+            | OrderReport::Arrived { .. } => {
+                self.with_hosts(|hosts, hands| hosts.hear_order(report, controller, hands))
+            }
+        }
     }
 
     /// Begins to take a disk over from a host that is dead.
@@ -180,4 +194,8 @@ impl Performer {
     pub fn deadline(&self) -> Option<Instant> {
         self.waiting.front().map(|waiting| waiting.until)
     }
+}
+
+fn misfit(disk: DiskId, why: Option<String>) -> Event {
+    Event::Cluster(Heard::Misfit { disk, why })
 }

@@ -89,6 +89,10 @@ pub enum OrderReport {
         disk: DiskId,
         why: String,
     },
+    /// After a [`OrderReport::Misfit`]: that disk's rings have begun since, or its front end has gone.
+    Fits {
+        disk: DiskId,
+    },
 }
 
 /// A unit as it was read by this host.

@@ -40,6 +40,8 @@ pub(super) struct Served {
     pub(super) kick_ends: [u32; QUEUES_MAX],
     /// Rings that are polled: their kicks are suppressed.
     pub(super) polled: QueueSet,
+    /// Rings that were not begun: what they have open is not what was handed over.
+    pub(super) misfits: QueueSet,
     /// Whether there are results to be shown to the driver.
     pub(super) has_news: bool,
 }

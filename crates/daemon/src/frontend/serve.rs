@@ -183,6 +183,7 @@ impl Worker {
             kick_watches: [0; QUEUES_MAX],
             kick_ends: [0; QUEUES_MAX],
             polled: QueueSet::default(),
+            misfits: QueueSet::default(),
             has_news: false,
         });
         self.attached_on_arrival(index, disk);
@@ -263,13 +264,24 @@ impl Worker {
         if any || abandons {
             self.pause_or_resume(index);
         }
-        for queue in changes.started.iter() {
-            self.serve_ring(index, queue);
-        }
+        self.serve_started(index, changes.started);
         if changes.taken != QueueSet::default()
             && let Some(served) = self.requests.guests.sessions.get(index)
         {
             self.taken_over(served.disk, changes.taken);
+        }
+    }
+
+    fn serve_started(&mut self, index: usize, started: QueueSet) {
+        let Some(served) = self.requests.guests.sessions.get_mut(index) else { return };
+        let (disk, before) = (served.disk, served.misfits);
+        started.iter().for_each(|queue| served.misfits.remove(queue));
+        for queue in started.iter() {
+            self.serve_ring(index, queue);
+        }
+        let now = self.requests.guests.sessions.get(index).map(|served| served.misfits);
+        if before != QueueSet::default() && now == Some(QueueSet::default()) {
+            self.tell_order(OrderReport::Fits { disk });
         }
     }
 
@@ -377,6 +389,7 @@ impl Worker {
                 Fetched::Broken(fault) => {
                     let disk = served.disk;
                     if let Fault::HandOver(why) = fault {
+                        served.misfits.insert(queue);
                         self.tell_order(OrderReport::Misfit { disk, why: why.to_string() });
                     }
                     tracing::warn!(
@@ -519,6 +532,7 @@ impl Worker {
     pub(super) fn detach(&mut self, index: usize, end: &SessionEnd) {
         let Some(served) = self.requests.guests.sessions.get_mut(index) else { return };
         let disk = served.disk;
+        let had_misfits = std::mem::take(&mut served.misfits) != QueueSet::default();
         served.stage = Stage::Closing;
         let abandoned = served.session.close();
         let open: Vec<u32> = served.session.open().map(|(_, _, token)| token).collect();
@@ -530,6 +544,9 @@ impl Worker {
         let _ = rustix::net::shutdown(served.session.socket(), Shutdown::Both);
         tracing::info!(disk = self.disk_name(disk), open = open.len(), "front end gone: {end}");
         self.abandon(abandoned);
+        if had_misfits {
+            self.tell_order(OrderReport::Fits { disk });
+        }
         for token in open {
             if let Some(request) = self.requests.table.get(token as usize) {
                 let key = request.key;

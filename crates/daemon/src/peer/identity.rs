@@ -94,7 +94,7 @@ impl Dates {
 pub fn names_host(certificate: &CertificateDer<'_>, host: &str) -> Result<(), String> {
     let parsed = webpki::EndEntityCert::try_from(certificate)
         .map_err(|error| format!("the certificate cannot be read: {error}"))?;
-    if parsed.valid_dns_names().any(|name| name.eq_ignore_ascii_case(host)) {
+    if parsed.valid_dns_names().any(|name| name == host) {
         return Ok(());
     }
     let names: Vec<&str> = parsed.valid_dns_names().take(NAMES_SHOWN).collect();

@@ -457,6 +457,11 @@ fn who_is_not_welcome_is_told_why() {
     assert!(declined(&|plan| plan.to = "kvm3".into()).contains("this is kvm1"));
     assert!(declined(&|plan| plan.vm = "gold".into()).contains("no VM gold"));
     assert!(declined(&|plan| plan.disks.clear()).contains("other disks"));
+    let mut world = waiting();
+    std::sync::Arc::make_mut(&mut world.controller.spec).cluster.as_mut().unwrap().migration.max = 0;
+    world.handle(Event::Cluster(Heard::Invited(Box::new(coming(1 << 28)))));
+    let Some(Ask::Decline { why, .. }) = world.asks.last() else { panic!("{:?}", world.asks) };
+    assert!(why.contains("kvm1 takes no VM now: as many moves as it takes are under way"), "{why}");
 }
 
 #[test]
@@ -481,4 +486,20 @@ fn a_move_goes_on_after_a_restart_from_what_the_owners_say() {
     };
     assert!(effects.iter().any(reads), "{effects:?}");
     assert_eq!(next.save_moves(), saved);
+}
+
+#[test]
+fn a_disk_whose_rings_do_not_fit_is_told_once_and_named_until_they_do() {
+    let mut world = World::new(clustered(OnPathLoss::Failover, "suspend"));
+    world.owner("kvm1");
+    let disk = world.controller.spec.disks_of_vm(BRONZE).next().unwrap();
+    let heard = |why: Option<&str>| Event::Cluster(Heard::Misfit { disk, why: why.map(str::to_owned) });
+    world.handle(heard(Some("5 are open, and 4 were handed over")));
+    world.handle(heard(Some("another of its rings")));
+    assert_eq!(told(&world, "migration-held"), 1);
+    let said = world.explain("bronze");
+    assert!(said.contains("5 are open, and 4 were handed over"), "{said}");
+    assert!(said.contains("waits for its guest to reset that device"), "{said}");
+    world.handle(heard(None));
+    assert!(!world.explain("bronze").contains("handed over"), "{}", world.explain("bronze"));
 }

@@ -6,6 +6,7 @@
 
 use super::super::check_places::overlap;
 use super::super::fault::{At, Problem, Report};
+use super::super::limits::OWNED_TOGETHER_MAX;
 use super::super::raw::RawConfig;
 use super::super::types::Failback;
 use super::build::{MIGRATE_PORTS_DEFAULT, MIGRATIONS_DEFAULT};
@@ -23,6 +24,7 @@ pub(in crate::spec) fn all(report: &mut Report<'_>, config: &RawConfig) {
         report.fault(cluster.at, Problem::new(message).hint("write name = \"kvm1\" in [host]"));
     }
     members(report, cluster);
+    disks(report, config);
     tls(report, cluster);
     user(report, cluster);
     identity(report, &cluster.etcd_identity);
@@ -46,6 +48,16 @@ fn members(report: &mut Report<'_>, cluster: &RawCluster) {
     }
 }
 
+/// All disks of a VM change their owner in one step, which etcd bounds.
+fn disks(report: &mut Report<'_>, config: &RawConfig) {
+    for over in config.vms.iter().filter_map(|vm| vm.disks.get(OWNED_TOGETHER_MAX)) {
+        let message = format!(
+            "[cluster]: this is one disk of its vm too many: {OWNED_TOGETHER_MAX} change hosts together"
+        );
+        report.fault(over.at, Problem::new(message));
+    }
+}
+
 fn tls(report: &mut Report<'_>, cluster: &RawCluster) {
     let Some(first) = cluster.endpoints().next() else { return };
     let identity = [("etcd_cert", &cluster.etcd_identity.cert), ("etcd_key", &cluster.etcd_identity.key)];
@@ -62,8 +74,9 @@ fn tls(report: &mut Report<'_>, cluster: &RawCluster) {
                 report.warn(at, Problem::new(message));
             }
             if let Some(member) = cluster.endpoints().find(|member| !is_loopback(&member.it)) {
+                let reads = if cluster.user.is_some() { " reads the password, and" } else { "" };
                 let message = format!(
-                    "etcd: {} is without TLS: anyone on the way to it can give a disk to another host",
+                    "etcd: {} is without TLS: anyone on the way to it{reads} can give a disk to another host",
                     member.it.endpoint
                 );
                 report.warn(member.at, Problem::new(message).hint("use https, with etcd_ca"));

@@ -1,4 +1,4 @@
-use super::super::{Endpoint, EtcdTls, EtcdUser, Failback, Identity};
+use super::super::{Endpoint, EtcdTls, EtcdUser, Failback, Identity, OWNED_TOGETHER_MAX};
 use super::{SMALL, faults, good, lines, parsed, small_with};
 use crate::ids::{TargetId, VmId};
 use crate::time::Duration;
@@ -225,6 +225,21 @@ fn what_is_wrong_with_a_cluster_is_said() {
     assert!(faults(&twice)[0].contains("\"cluster\" stands there twice"), "{:?}", faults(&twice));
 }
 
+/// One more could never be claimed, and would be held for ever.
+#[test]
+fn a_vm_has_no_more_disks_than_can_change_hosts_together() {
+    let disk =
+        |at: usize| format!("[[vm.disk]]\nname = 'd{at}'\nunit = 'san0/u{at}'\nnbd = '/run/{at}.sock'\n");
+    let text = |disks: usize| {
+        let more: String = (1..disks).map(disk).collect();
+        format!("{SMALL}{more}{CLUSTER}")
+    };
+    good(&text(OWNED_TOGETHER_MAX));
+    let said = faults(&text(OWNED_TOGETHER_MAX + 1));
+    assert!(said.len() == 1 && said[0].contains("one disk of its vm too many: 128"), "{said:?}");
+    good(&text(OWNED_TOGETHER_MAX + 1).replace(CLUSTER, ""));
+}
+
 /// Whatever is wrong with it, nobody reads a password in what is said.
 #[test]
 fn a_password_is_never_repeated() {
@@ -258,6 +273,12 @@ fn warnings_of_a_cluster_and_of_none() {
         (
             clustered("127.0.0.1:2379", "10.0.0.9"),
             "19:9 etcd: 10.0.0.9:2379 is without TLS: anyone on the way to it can give a disk to another host".into(),
+        ),
+        (
+            clustered("127.0.0.1:2379']", "10.0.0.9']\nuser = 'kvm1'\npassword_file = '/p'"),
+            "19:9 etcd: 10.0.0.9:2379 is without TLS: anyone on the way to it reads the password, and can give a disk to \
+             another host"
+                .into(),
         ),
         (
             clustered("[cluster]", "[cluster]\netcd_ca = '/x'"),

@@ -94,19 +94,18 @@ impl Hosts {
 
     fn forget(&mut self, vm: VmId, id: MoveId, hands: &Hands<'_>) -> Vec<Event> {
         self.calls.forget(&id);
-        let given = hands
-            .dataplane
-            .order(WorkerOrder::Withdraw { ticket: 0, vm, move_id: id.clone() })
-            .and_then(|_| hands.dataplane.order(WorkerOrder::Forget { vm, move_id: id }));
-        if let Err(error) = given {
-            tracing::error!("VM {}: it is still expected here: {error}", self.vm_name(vm));
-        }
+        self.insist(vm, WorkerOrder::Withdraw { ticket: 0, vm, move_id: id.clone() }, hands);
+        self.insist(vm, WorkerOrder::Forget { vm, move_id: id }, hands);
         vec![]
     }
 
     fn withdraw(&mut self, vm: VmId, id: MoveId, hands: &Hands<'_>) -> Vec<Event> {
-        let ticket = self.ticket(Asked::Arriving { vm, move_id: id.clone(), what: Arriving::Withdraw });
+        self.give_late(hands);
         // It is asked again.
+        if self.late.concerns(vm) {
+            return vec![];
+        }
+        let ticket = self.ticket(Asked::Arriving { vm, move_id: id.clone(), what: Arriving::Withdraw });
         if hands.dataplane.order(WorkerOrder::Withdraw { ticket, vm, move_id: id }).is_err() {
             self.asked.remove(&ticket);
         }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use vmpath_core::cluster::Heard;
 use vmpath_core::controller::Controller;
 use vmpath_core::event::Event;
-use vmpath_core::ids::{UnitId, VmId};
+use vmpath_core::ids::{PathId, UnitId, VmId};
 use vmpath_core::migration::{Answer, Move, MoveId, destination::Input};
 use vmpath_core::ownership::Found;
 use vmpath_core::spec::Spec;
@@ -56,7 +56,7 @@ impl Calls {
 #[derive(Debug)]
 pub(super) enum Pending {
     /// Its units are being read by some workers.
-    Probe { reply: Reply, needs: Vec<(UnitId, u32)>, workers: usize, read: Vec<ProbedUnit> },
+    Probe { reply: Reply, needs: Vec<UnitId>, workers: usize, read: Vec<ProbedUnit> },
     /// Whether the VM of a move of which nothing is known (any more) is here.
     Landed { reply: Reply, move_id: MoveId },
 }
@@ -145,9 +145,9 @@ impl Hosts {
                 let _ = reply.send(Answer::Refused(why));
                 return vec![];
             };
-            needs.push((unit, paths_needed(&self.spec, unit)));
+            needs.push(unit);
         }
-        let units = needs.iter().map(|(unit, _)| *unit).collect();
+        let units = needs.clone();
         let pending = Pending::Probe { reply, needs, workers: 0, read: vec![] };
         let ticket = self.ticket(Asked::Call(pending));
         let given = hands.dataplane.order(WorkerOrder::Probe { ticket, units });
@@ -175,28 +175,58 @@ impl Hosts {
         let Some(Asked::Call(Pending::Probe { reply, needs, read, .. })) = self.asked.remove(&ticket) else {
             return;
         };
-        let missed = needs.iter().find_map(|(unit, needed)| {
-            let found = read.iter().find(|found| found.unit == *unit);
-            let (has, tried) = found.map_or((0, 0), |found| (found.read.len(), found.read.len() + found.unread.len()));
-            let name = self.spec.unit_name(*unit);
-            (has < *needed as usize).then(|| {
-                format!("it could read {name} over {has} of its {tried} connected paths, and {needed} are asked for")
-            })
-        });
+        let missed = needs.iter().find_map(|unit| missed(&self.spec, *unit, &read));
         // The caller may have given up.
         let _ = reply.send(missed.map_or(Answer::Done(PeerAnswer::Done), Answer::Refused));
     }
 }
 
-/// As the VMs that use it ask for.
-fn paths_needed(spec: &Spec, unit: UnitId) -> u32 {
-    let vms = spec.vm_ids().filter(|vm: &VmId| spec.units_of_vm(*vm).any(|its| its == unit));
-    vms.map(|vm| spec.vm(vm).min_paths).max().unwrap_or(1).max(1)
+/// What a VM that uses the unit lacks, in words. A path that it avoids does not count.
+fn missed(spec: &Spec, unit: UnitId, read: &[ProbedUnit]) -> Option<String> {
+    let found = read.iter().find(|found| found.unit == unit);
+    let (read, unread) =
+        found.map_or((&[][..], &[][..]), |found| (found.read.as_slice(), found.unread.as_slice()));
+    let tried = read.len() + unread.len();
+    let lacks = |avoided: &[PathId], needed: u32| {
+        let has = read.iter().filter(|(path, _)| !avoided.contains(path)).count();
+        (has < needed as usize).then(|| {
+            let less = if avoided.is_empty() { "" } else { ", less those that the VM avoids" };
+            let name = spec.unit_name(unit);
+            format!("it could read {name} over {has} of its {tried} connected paths{less}, and {needed} are asked for")
+        })
+    };
+    let mut vms = spec.vm_ids().filter(|vm: &VmId| spec.units_of_vm(*vm).any(|its| its == unit)).peekable();
+    if vms.peek().is_none() {
+        return lacks(&[], 1);
+    }
+    vms.find_map(|vm| lacks(&spec.vm(vm).avoid_paths, spec.vm(vm).min_paths.max(1)))
 }
 
 fn state_words(controller: &Controller, id: &MoveId) -> String {
     match controller.arriving(id) {
         Some(vm) => controller.arriving_state(vm).to_owned(),
         None => "not known here".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use vmpath_core::spec::{Source, parse};
+    use vmpath_core::time::Duration;
+
+    const CONFIG: &str = "[[target]]\nname = 'san0'\n[[target.path]]\nname = 'a'\nurl = 'nbd://127.0.0.1:1'\n\
+        [[target.path]]\nname = 'b'\nurl = 'nbd://127.0.0.1:2'\n[[vm]]\nname = 'db1'\navoid = ['b']\n\
+        [[vm.disk]]\nname = 'vda'\nunit = 'san0/u'\nnbd = '/tmp/vda.sock'\n";
+
+    #[test]
+    fn a_path_that_the_vm_avoids_shows_nothing() {
+        let spec = parse(&[Source { name: "test.toml", text: CONFIG }]).unwrap().spec;
+        let read = |path: usize| (PathId::at(path), Duration::ZERO);
+        let probed = |read, unread| vec![ProbedUnit { unit: UnitId::at(0), read, unread }];
+        assert_eq!(missed(&spec, UnitId::at(0), &probed(vec![read(0), read(1)], vec![])), None);
+        let why = missed(&spec, UnitId::at(0), &probed(vec![read(1)], vec![PathId::at(0)])).unwrap();
+        assert!(why.contains("over 0 of its 2 connected paths, less those that the VM avoids"), "{why}");
+        assert!(missed(&spec, UnitId::at(0), &[]).is_some(), "what was not probed was not read");
     }
 }

@@ -20,8 +20,8 @@ impl Hosts {
             }
             Act::Claim { to, room } => self.claim(vm, id, to, room),
             Act::Unclaim => {
-                // It runs out by itself if this is lost.
-                let _ = self.cluster.order(ClusterOrder::DropRoom { id: id.to_string() });
+                self.claims_no_more(&id);
+                self.drop_room(&id);
                 vec![]
             }
             Act::Prepare(plan) => {
@@ -47,9 +47,7 @@ impl Hosts {
                 )
             }
             Act::Revoke => {
-                if let Err(error) = hands.dataplane.order(WorkerOrder::Revoke { vm }) {
-                    tracing::error!("VM {}: its requests stay held: {error}", self.vm_name(vm));
-                }
+                self.insist(vm, WorkerOrder::Revoke { vm }, hands);
                 vec![]
             }
             Act::Commit { to, units } => self.commit(vm, id, to, units),
@@ -91,9 +89,7 @@ impl Hosts {
 
     /// The process that a VM has left. It flushes its disks before it ends, which nobody here may do for it any more.
     pub(super) fn end_left(&mut self, vm: VmId, instance: u64, hands: &mut Hands<'_>) -> Vec<Event> {
-        if let Err(error) = hands.dataplane.order(WorkerOrder::Left { vm }) {
-            tracing::error!("VM {}: what it has left behind may not end: {error}", self.vm_name(vm));
-        }
+        self.insist(vm, WorkerOrder::Left { vm }, hands);
         self.tell_hypervisor(vm, &Order::Quit { instance }, hands)
     }
 

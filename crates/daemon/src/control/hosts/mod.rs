@@ -8,6 +8,7 @@
 
 mod arrive;
 mod calls;
+mod late;
 mod leave;
 mod left;
 mod owners;
@@ -19,11 +20,12 @@ pub use post::{News, Post};
 
 use super::hosts_view::{HostRow, HostsView};
 use crate::cluster::{Cluster, ClusterOrder, ClusterReport, Others, Outcome, Refusal, Ticket};
-use crate::dataplane::{Dataplane, OrderReport, WorkerOrder};
+use crate::dataplane::{Dataplane, OrderError, OrderReport, WorkerOrder};
 use crate::hypervisor::{Hypervisors, Order};
 use crate::peer::agent::{self, Agent, AgentReport, Places};
 use crate::peer::{Channel, PeerOrder, PeerReport, PeerRequest, Settings};
 use calls::{Calls, Question};
+use late::Late;
 use owners::Owners;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -65,9 +67,21 @@ enum Asked {
     /// The units of a VM that is not on its way.
     Kept(VmId),
     Call(calls::Pending),
+    /// A claim of room that nobody wants any more: what it has got is dropped.
+    Unclaimed(MoveId),
     TakeOver(takeover::TakeOver),
     /// Hypervisors that a daemon before this one has launched, and of whose moves nothing is known any more.
     Orphans(Vec<MoveId>),
+}
+
+impl Asked {
+    /// Whose move it is about, if it is about one.
+    fn vm(&self) -> Option<VmId> {
+        match self {
+            Self::Leaving { vm, .. } | Self::Arriving { vm, .. } => Some(*vm),
+            Self::Kept(_) | Self::Call(_) | Self::Unclaimed(_) | Self::TakeOver(_) | Self::Orphans(_) => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -118,6 +132,8 @@ pub struct Hosts {
     addresses: BTreeMap<String, SocketAddr>,
     /// Claims that have met another one, to be decided again on the next view.
     crowded: Vec<(VmId, MoveId, place::Claiming)>,
+    /// For the data plane, which had no room for them.
+    late: Late,
     /// The hypervisor processes that are connected.
     instances: HashMap<VmId, u64>,
     /// By `UnitId`, as the data plane has seen them.
@@ -155,6 +171,7 @@ impl Hosts {
             view: Arc::default(),
             addresses: BTreeMap::new(),
             crowded: vec![],
+            late: Late::default(),
             instances: HashMap::new(),
             sizes: vec![],
             published: None,
@@ -235,13 +252,8 @@ impl Hosts {
                 tracing::debug!("VM {}: all that was handed over is taken ({move_id})", self.vm_name(vm));
                 vec![]
             }
-            OrderReport::Misfit { disk, why } => {
-                let disk = self.spec.disk_name(disk);
-                tracing::error!(
-                    "disk {disk} has come with other requests than were handed over, and waits: {why}"
-                );
-                vec![]
-            }
+            // Told whether there are other hosts or not.
+            OrderReport::Misfit { .. } | OrderReport::Fits { .. } => vec![],
         }
     }
 
@@ -267,7 +279,7 @@ impl Hosts {
                 Arriving::Owners | Arriving::GiveBack | Arriving::Bar | Arriving::Bump => true,
                 Arriving::Expect | Arriving::Store | Arriving::Withdraw => false,
             },
-            Asked::Kept(_) | Asked::Orphans(_) | Asked::TakeOver(_) => true,
+            Asked::Kept(_) | Asked::Unclaimed(_) | Asked::Orphans(_) | Asked::TakeOver(_) => true,
             Asked::Call(pending) => pending.is_of_cluster(),
         };
         let lost: Vec<Ticket> =
@@ -394,6 +406,10 @@ impl Hosts {
                 self.judge_orphans(orphans, read(outcome));
                 vec![]
             }
+            Asked::Unclaimed(id) => {
+                self.drop_room(&id);
+                vec![]
+            }
             Asked::Call(pending) => {
                 pending.conclude_read(read(outcome), &self.spec.host.name);
                 vec![]
@@ -428,6 +444,10 @@ impl Hosts {
         order: impl FnOnce(Ticket) -> WorkerOrder,
         failed: impl FnOnce(String) -> Event,
     ) -> Vec<Event> {
+        self.give_late(hands);
+        if asked.vm().is_some_and(|vm| self.late.concerns(vm)) {
+            return vec![failed(OrderError::Full.to_string())];
+        }
         let ticket = self.ticket(asked);
         match hands.dataplane.order(order(ticket)) {
             Ok(_) => vec![],
@@ -435,6 +455,18 @@ impl Hosts {
                 self.asked.remove(&ticket);
                 vec![failed(error.to_string())]
             }
+        }
+    }
+
+    /// Orders something of the data plane that has no answer: it is given sooner or later, or can never be.
+    fn insist(&mut self, vm: VmId, order: WorkerOrder, hands: &Hands<'_>) {
+        self.late.add(vm, order);
+        self.give_late(hands);
+    }
+
+    fn give_late(&mut self, hands: &Hands<'_>) {
+        for (vm, error) in self.late.give(|order| hands.dataplane.order(order)) {
+            tracing::error!("VM {}: the data plane cannot be told: {error}", self.vm_name(vm));
         }
     }
 

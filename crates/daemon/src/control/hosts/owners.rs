@@ -194,6 +194,7 @@ impl Hosts {
         view: Option<&WorkerView>,
         hands: &mut Hands<'_>,
     ) -> Vec<Event> {
+        self.give_late(hands);
         if let Some(view) = view {
             self.sizes = view.units.iter().map(|unit| unit.size).collect();
         }

@@ -81,6 +81,21 @@ impl Hosts {
         }
     }
 
+    /// The move is over, or goes elsewhere: nobody would drop what were claimed from now on.
+    pub(super) fn claims_no_more(&mut self, id: &MoveId) {
+        self.crowded.retain(|(_, of, _)| of != id);
+        for asked in self.asked.values_mut() {
+            if matches!(asked, Asked::Leaving { move_id, what: Leaving::Claim(_), .. } if move_id == id) {
+                *asked = Asked::Unclaimed(id.clone());
+            }
+        }
+    }
+
+    pub(super) fn drop_room(&self, id: &MoveId) {
+        // It runs out by itself if this is lost.
+        let _ = self.cluster.order(ClusterOrder::DropRoom { id: id.to_string() });
+    }
+
     /// More is known of the others: whoever fits there still claims again.
     pub(super) fn claim_again(&mut self) -> Vec<Event> {
         let mut events = vec![];

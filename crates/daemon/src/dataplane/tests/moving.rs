@@ -427,6 +427,13 @@ fn a_ring_that_does_not_fit_is_told_and_nothing_of_it_is_executed() {
     load.run(Duration::from_millis(500));
     assert!(load.open() > 0 && load.done() > 0);
     assert_eq!(target.files(), 1, "that of the disk that has it all is gone");
+    // Its guest is gone: nobody waits any more.
+    drop(load);
+    let over = target.report(|report| match report {
+        OrderReport::Fits { disk } => Some(disk),
+        _ => None,
+    });
+    assert_eq!(over, disk);
 }
 
 /// A process that ends with it in a file, and one that ends with it in the inflight buffers and on the wire.
