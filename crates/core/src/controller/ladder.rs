@@ -190,7 +190,9 @@ impl Controller {
                 self.tell(vm, Input::Suspend(Cause { incident: Some(loss.incident), why, rule }));
             }
             Stand::Fail if self.fails_too_soon(loss) => {}
-            Stand::Fail => self.fail(vm, loss, &passed),
+            Stand::Fail => {
+                self.fail(vm, loss, &passed);
+            }
             Stand::Nothing(why) => self.strand(vm, loss, why),
         }
     }
@@ -231,10 +233,12 @@ impl Controller {
         self.wants_move(vm, reason, Whereto::Best);
     }
 
-    fn fail(&mut self, vm: VmId, mut loss: Loss, passed: &str) {
+    /// Not yet, if the unit that the rungs go by is only connecting and no other is due.
+    fn fail(&mut self, vm: VmId, mut loss: Loss, passed: &str) -> Begun {
         if loss.lack == Lack::NoPath {
             let due = self.due_to_fail(vm, Some(loss.unit));
-            let Some(first) = due.iter().find(|unit| **unit == loss.unit).or(due.first()) else { return };
+            let first = due.iter().find(|unit| **unit == loss.unit).or(due.first());
+            let Some(first) = first else { return Begun::No };
             loss = self.loss_of(vm, *first).filter(|_| *first != loss.unit).unwrap_or(loss);
             self.begin_to_fail(vm, &due);
         }
@@ -243,6 +247,7 @@ impl Controller {
         self.vms[vm.index()].ladder = Ladder::Failing { loss, rule };
         let until = Some(self.until(vm));
         self.record_until(JournalKind::VmFailing, Subject::Vm(vm), Some(loss.incident), (reason, until));
+        Begun::Yes
     }
 
     /// Nothing of the ladder can be done, any more or at all. Told at once, when the reason changes, and then again and again.
@@ -359,7 +364,9 @@ impl Controller {
         if cannot || self.dwell_wait(vm, self.now).is_some() {
             return;
         }
-        self.fail(vm, loss, passed);
+        if self.fail(vm, loss, passed) == Begun::No {
+            return;
+        }
         self.vms[vm.index()].dwell.resumed(self.now);
         self.tell(vm, Input::Release);
     }
@@ -372,6 +379,7 @@ impl Controller {
             // It has stopped by itself on them.
             Run::Suspended { since, .. } => {
                 self.vms[vm.index()].ladder = Ladder::Suspended { loss, since: *since };
+                self.hold_all_lost(vm);
             }
             Run::Resuming { .. } | Run::Suspending { .. } => {
                 if self.network.unserved_unit(vm).is_none() {
@@ -437,6 +445,13 @@ impl Controller {
         };
         format!("{paths} to {} and min_paths = {}", self.spec.unit_name(unit), self.spec.vm(vm).min_paths)
     }
+}
+
+/// Whether a VM's requests fail from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begun {
+    Yes,
+    No,
 }
 
 /// A further part of a sentence; nothing if there is none.

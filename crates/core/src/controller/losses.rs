@@ -131,6 +131,13 @@ impl Controller {
         }
     }
 
+    /// It has stopped on its errors: what fails when it goes on is decided then.
+    pub(super) fn hold_all_lost(&mut self, vm: VmId) {
+        for lost in &mut self.vms[vm.index()].lost {
+            lost.requests = Requests::Held;
+        }
+    }
+
     /// Behind a VM whose requests fail already: other units whose own time is over join.
     pub(super) fn fail_further(&mut self, vm: VmId) {
         for unit in self.due_to_fail(vm, None) {

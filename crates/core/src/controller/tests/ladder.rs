@@ -440,3 +440,20 @@ fn a_ladder_of_errors_alone_gives_a_refusing_target_a_moment() {
     refuses(&mut world, 6100);
     assert!(failing(&world));
 }
+
+/// It was stopped by its errors, without a path, and is continued for them again: never for nothing.
+#[test]
+fn who_stops_on_its_errors_is_continued_only_to_meet_them_or_with_a_path() {
+    let mut world = World::new(vhost("hold 5s, then suspend 20s, then fail"));
+    world.run("@1 obedient; down a; down b\n@30 pass");
+    assert_eq!(fails(&world), [UnitId(0)]);
+    world.run("@40 io-error gold");
+    assert_eq!(world.controller.view(world.now).vms[0].state, crate::view::VmState::Suspended);
+    for second in 41..500 {
+        world.run(&format!("@{second} pass"));
+        let row = &world.controller.view(world.now).vms[0];
+        let runs = row.state != crate::view::VmState::Suspended;
+        assert!(!runs || fails(&world) == [UnitId(0)], "at {second} s: {row:?}");
+    }
+    assert_eq!(fails(&world), [UnitId(0)], "its time came");
+}
