@@ -10,7 +10,7 @@ use super::limits::{
     DISKS_MAX, GROUPS_MAX, PATHS_MAX, PATHS_PER_TARGET_MAX, TARGETS_MAX, UNIT_OPTIONS_MAX, VMS_MAX,
 };
 use super::raw::{NamePair, RawConfig, RawTarget, RawVm};
-use super::types::{NoPathAction, OnPathLoss, PathUrl, When, Writers};
+use super::types::{NoPathAction, OnNoPath, OnPathLoss, PathUrl, Rung, When, Writers};
 use super::{check_affinity, check_allocation, check_via, cluster};
 use std::collections::BTreeMap;
 
@@ -222,6 +222,9 @@ fn abilities(report: &mut Report<'_>, config: &RawConfig, vm: &RawVm) {
         if ladder.it.has(NoPathAction::Suspend) && vm.qmp.is_none() {
             report.warn(ladder.at, Problem::new(format!("vm {name}: {unmanaged}")));
         }
+        if vm.qmp.is_some() {
+            rungs_that_never_come(report, ladder, &name);
+        }
     }
     if let Some(may) = vm.may_suspend.as_ref().filter(|may| may.it && vm.qmp.is_none()) {
         report.warn(may.at, Problem::new(format!("vm {name}: {unmanaged}")));
@@ -230,6 +233,19 @@ fn abilities(report: &mut Report<'_>, config: &RawConfig, vm: &RawVm) {
     if let Some(when) = vm.when.as_ref().filter(|when| when.it == When::Outranked && only_failover) {
         let message = "when: on_path_loss is \"failover\", which needs no condition: this has no effect";
         report.warn(when.at, Problem::new(message));
+    }
+}
+
+/// A suspend without a time ends when a path is back, and in no other way.
+fn rungs_that_never_come(report: &mut Report<'_>, ladder: &At<OnNoPath>, name: &str) {
+    let endless = |rung: &Rung| rung.action == NoPathAction::Suspend && rung.bound.is_none();
+    let Some(at) = ladder.it.rungs.iter().position(endless) else { return };
+    if let Some(next) = ladder.it.rungs.get(at + 1) {
+        let message = format!(
+            "vm {name}: `{}` comes only if the VM cannot be suspended: `suspend` has no time, so it lasts until a path is back",
+            next.action
+        );
+        report.warn(ladder.at, Problem::new(message).hint("give it one, like \"suspend 10m\""));
     }
 }
 

@@ -8,6 +8,7 @@
 use super::check::{no_such_target, target_named};
 use super::fault::{At, Problem, Report, near_or_all};
 use super::raw::{PathList, PathWord, RawConfig, RawTarget, RawVm};
+use super::types::NoPathAction;
 use std::collections::BTreeSet;
 
 pub(super) fn all(report: &mut Report<'_>, config: &RawConfig) {
@@ -52,6 +53,16 @@ fn disks_have_min_paths(report: &mut Report<'_>, config: &RawConfig, vm: &RawVm)
     if vm.qmp.is_none() {
         let message = format!(
             "min_paths: without qmp vm {} cannot be suspended: too few paths are told, and nothing follows",
+            vm.label()
+        );
+        report.warn(min.at, Problem::new(message));
+    } else if vm
+        .on_no_path
+        .as_ref()
+        .is_some_and(|ladder| !ladder.it.has(NoPathAction::Suspend) && !ladder.it.has(NoPathAction::Migrate))
+    {
+        let message = format!(
+            "min_paths: on_no_path of vm {} has neither `suspend` nor `migrate`, and nothing fails while a path is up: too few paths are told, and nothing follows",
             vm.label()
         );
         report.warn(min.at, Problem::new(message));

@@ -200,6 +200,8 @@ fn warnings() {
         (vm("on_no_path = \"hold 60s, then suspend\""), format!("12:14 {unmanaged}")),
         (vm("on_no_path = \"migrate, then fail\""), format!("12:14 {no_host} does not migrate, the next step comes")),
         (vm("may_suspend = true"), format!("12:15 {unmanaged}")),
+        (vm(&format!("{qmp}on_no_path = \"hold 60s, then suspend, then fail\"")), "13:14 vm db1: `fail` comes only if the VM cannot be suspended: `suspend` has no time, so it lasts until a path is back".into()),
+        (vm(&format!("{qmp}min_paths = 2\non_no_path = \"hold 60s, then fail\"")), "13:13 min_paths: on_no_path of vm db1 has neither `suspend` nor `migrate`, and nothing fails while a path is up: too few paths are told, and nothing follows".into()),
         (vm("limit_burst = \"1s\""), "12:15 limit_burst: there is neither limit nor limit_iops: this has no effect".into()),
         (vm("when = \"outranked\""), "12:8 when: on_path_loss is \"failover\", which needs no condition: this has no effect".into()),
         (small_with("nbd = \"/run/vmpath/db1-vda.sock\"", "nbd_tcp = \"10.0.0.1:10810\""), "15:11 nbd_tcp: NBD on 10.0.0.1:10810 is without TLS: anyone who reaches that address reads and writes this disk".into()),
