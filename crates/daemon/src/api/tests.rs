@@ -269,7 +269,7 @@ fn an_explanation_names_failure_rule_numbers_and_wait() {
          Why: 110.0 MiB/s reserved, 100.0 MiB/s left.\n\
          3 requests are held (3 by policy), the oldest for 400 ms; 0 are in flight.\n\
          It gets 0.0 KiB/s; reservation 50.0 MiB/s, limit none, priority 50, shares 1000.\n\
-         Path san0/a is down, optimized, standby: connection reset by the target.\n\
+         Path san0/a is down, optimized, not used: connection reset by the target.\n\
          Path san0/b is up, optimized, preferred.\n\
          It waits for: san0/a up and good for 1 s."
     );
