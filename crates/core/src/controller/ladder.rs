@@ -70,8 +70,9 @@ impl Controller {
             (Some(loss), Some((unit, lack))) if loss.lack == lack => {
                 if self.is_another(vm, loss, unit) {
                     self.go_on_with(vm, loss, (unit, lack));
+                } else {
+                    self.next_rung(vm);
                 }
-                self.next_rung(vm);
             }
             (Some(_), Some((unit, Lack::NoPath))) => self.step_on_ladder(vm, unit, Lack::NoPath),
             (Some(_), Some((_, Lack::FewPaths | Lack::Short)) | None) => self.step_off_ladder(vm),
@@ -81,7 +82,7 @@ impl Controller {
     /// What its rungs go by is over, though `unit` lacks the same.
     fn is_another(&self, vm: VmId, loss: Loss, unit: UnitId) -> bool {
         match loss.lack {
-            Lack::NoPath => !self.is_lost(vm, loss.unit),
+            Lack::NoPath => !self.is_still_lost(vm, loss),
             Lack::Short => loss.unit != unit,
             Lack::FewPaths => false,
         }

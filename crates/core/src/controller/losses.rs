@@ -9,11 +9,12 @@
 
 use super::words::seconds;
 use super::{Controller, Vm};
+use crate::cluster::Whereto;
 use crate::effect::{JournalKind, Subject};
 use crate::event::LoadReport;
 use crate::ids::{UnitId, VmId, WorkerId};
 use crate::plan::Failing;
-use crate::policy::{Lack, Ladder, Loss};
+use crate::policy::{Lack, Ladder, Loss, Reason};
 use crate::spec::NoPathAction;
 use crate::time::{Duration, Instant};
 
@@ -92,8 +93,18 @@ impl Controller {
         self.vms[vm.index()].lost.iter().copied().min_by_key(|lost| lost.since)
     }
 
-    pub(super) fn is_lost(&self, vm: VmId, unit: UnitId) -> bool {
-        self.vms[vm.index()].lost.iter().any(|lost| lost.unit == unit)
+    /// It has not been served since: a unit that was and is lost again begins anew.
+    pub(super) fn is_still_lost(&self, vm: VmId, loss: Loss) -> bool {
+        let its = |lost: &Lost| lost.unit == loss.unit && lost.since <= loss.since;
+        self.vms[vm.index()].lost.iter().any(its)
+    }
+
+    /// A host was looked for because of a loss of paths that is over: a VM on its way is on no rung, so nobody else sees that.
+    pub(super) fn needs_no_host(&self, vm: VmId, whereto: &Whereto, reason: &Reason) -> bool {
+        let loss = self.vms[vm.index()].ladder.loss().filter(|loss| loss.lack == Lack::NoPath);
+        *whereto == Whereto::Best
+            && loss.is_some_and(|loss| reason.incident == Some(loss.incident))
+            && self.network.cut_off_unit(vm).is_none()
     }
 
     /// When the requests of a lost unit may fail by its own clock, while its VM runs.

@@ -186,6 +186,10 @@ impl Controller {
             (Whereto::Best | Whereto::Named(_), Some(_)) => Sender::Failure,
             (Whereto::Best | Whereto::Named(_), None) => Sender::Operator,
         };
+        if self.needs_no_host(vm, whereto, reason) {
+            self.vms[vm.index()].travel.place = Place::Here;
+            return;
+        }
         let mut reason = reason.clone();
         let planned = result.and_then(|Chosen { host, why }| {
             if !why.is_empty() {
