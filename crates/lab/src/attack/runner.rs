@@ -59,6 +59,10 @@ pub(super) const REGRESSIONS: &[(u64, &str)] = &[
         31548,
         "A crash brings back an earlier suspension, and a path that had failed was taken for one that connects first.",
     ),
+    (
+        11515,
+        "A unit that was served while another one was connecting, and is lost again, failed by its former loss.",
+    ),
     (22849, "A crash brings back a lack of paths that had ended, and the next process never saw it served."),
     (64976, "A crash brings back an operator's suspend, of which he had not been told that it was over."),
     (
