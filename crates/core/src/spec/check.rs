@@ -223,7 +223,7 @@ fn abilities(report: &mut Report<'_>, config: &RawConfig, vm: &RawVm) {
             report.warn(ladder.at, Problem::new(format!("vm {name}: {unmanaged}")));
         }
         if vm.qmp.is_some() {
-            rungs_that_never_come(report, ladder, &name);
+            rungs_that_never_come(report, ladder, name);
         }
     }
     if let Some(may) = vm.may_suspend.as_ref().filter(|may| may.it && vm.qmp.is_none()) {
