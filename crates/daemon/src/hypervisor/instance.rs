@@ -3,7 +3,7 @@
 //! Invariant: two processes never have the same number, even when they use the same pid one after the other. Known by
 //! the kernel (SO_PEERCRED), not by what the peer says. The peer is the process that called `listen`.
 
-use std::{fs, io};
+use std::fs;
 use tokio::net::UnixStream;
 
 /// Bits of a pid: the kernel's PID_MAX_LIMIT is 2^22.
@@ -24,6 +24,7 @@ pub(super) fn of(stream: &UnixStream, attempt: u64) -> u64 {
 
 /// Whether the process of that number is surely gone. One that cannot be told apart is never surely gone, and a number that
 /// no process has, as after a boot, always is.
+#[cfg(any(test, feature = "cluster"))]
 pub fn has_ended(instance: u64) -> bool {
     if instance & UNKNOWN != 0 {
         return false;
@@ -32,11 +33,12 @@ pub fn has_ended(instance: u64) -> bool {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => is_dead(&stat) || start_ticks(&stat).is_some_and(|start| number(pid, start) != instance),
         // Where nothing can be seen, nothing is known.
-        Err(error) => error.kind() == io::ErrorKind::NotFound && fs::metadata("/proc/self/stat").is_ok(),
+        Err(error) => error.kind() == std::io::ErrorKind::NotFound && fs::metadata("/proc/self/stat").is_ok(),
     }
 }
 
 /// Its parent has not looked after it yet, perhaps never will.
+#[cfg(any(test, feature = "cluster"))]
 fn is_dead(stat: &str) -> bool {
     let state = stat.rfind(')').and_then(|end| stat[end + 1..].split_ascii_whitespace().next());
     matches!(state, Some("Z" | "X" | "x"))

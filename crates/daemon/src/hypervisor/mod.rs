@@ -10,6 +10,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "cluster")]
 pub use instance::has_ended;
 
 use tokio::sync::mpsc;
