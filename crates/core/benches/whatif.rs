@@ -4,10 +4,11 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::sync::Arc;
+use vmpath_core::ids::PathId;
 use vmpath_core::spec::{Source, Spec, parse};
 use vmpath_core::whatif::{Question, ask, healthy};
 
-fn spec() -> Arc<Spec> {
+fn spec(ladder: &str) -> Arc<Spec> {
     let mut text = String::new();
     for target in 0..4 {
         writeln!(text, "[[target]]\nname = \"san{target}\"").expect("a string");
@@ -20,7 +21,7 @@ fn spec() -> Arc<Spec> {
     for vm in 0..1000 {
         writeln!(
             text,
-            "[[vm]]\nname = \"vm{vm}\"\npriority = {}\nreservation = \"30 MiB/s\"\nmay_suspend = true\nqmp = \"/run/{vm}.qmp\"\n\
+            "[[vm]]\nname = \"vm{vm}\"\npriority = {}\nreservation = \"30 MiB/s\"\non_no_path = \"{ladder}\"\nmay_suspend = true\nqmp = \"/run/{vm}.qmp\"\n\
              [[vm.disk]]\nname = \"vda\"\nunit = \"san{}/vm{vm}\"\nnbd = \"/run/{vm}.sock\"",
             vm % 100 + 1,
             vm % 4
@@ -31,22 +32,30 @@ fn spec() -> Arc<Spec> {
 }
 
 fn forecasts(c: &mut Criterion) {
-    let spec = spec();
-    let (controller, now) = healthy(&spec);
-    let of = |names: &[&str]| Question {
-        lose: names.iter().filter_map(|name| spec.path_by_name(name)).collect(),
-        drain: vec![],
-    };
-    let two = of(&["san0/p0", "san0/p1"]);
-    let all = Question { lose: spec.path_ids().collect(), drain: vec![] };
+    let copied = spec("hold 30s, then suspend");
+    let (controller, now) = healthy(&copied);
     c.bench_function("whatif/copy", |b| b.iter(|| black_box(controller.clone())));
     c.bench_function("whatif/view", |b| b.iter(|| black_box(controller.view(now))));
-    c.bench_function("whatif/two_of_16_paths", |b| {
-        b.iter(|| ask(controller.clone(), now, black_box(&two), None));
-    });
-    c.bench_function("whatif/all_16_paths", |b| {
-        b.iter(|| ask(controller.clone(), now, black_box(&all), None));
-    });
+    for (name, ladder) in
+        [("suspend", "hold 30s, then suspend"), ("fail", "hold 60s, then suspend 10m, then fail")]
+    {
+        let spec = spec(ladder);
+        let (controller, now) = healthy(&spec);
+        let of = |lost: &dyn Fn(PathId) -> bool| Question {
+            lose: spec.path_ids().filter(|path| lost(*path)).collect(),
+            drain: vec![],
+        };
+        let questions = [
+            ("two_of_16_paths", of(&|path| path.index() < 2)),
+            ("a_target", of(&|path| path.index() < 4)),
+            ("all_16_paths", of(&|_| true)),
+        ];
+        for (what, question) in questions {
+            c.bench_function(&format!("whatif/{name}/{what}"), |b| {
+                b.iter(|| ask(controller.clone(), now, black_box(&question), None));
+            });
+        }
+    }
 }
 
 criterion_group! {

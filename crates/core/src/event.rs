@@ -7,6 +7,7 @@ use crate::plan::Health;
 use crate::spec::{Access, Spec};
 use crate::spread::Demand;
 use crate::time::{Duration, Instant};
+use crate::volume::verdict::TargetError;
 use std::fmt;
 use std::sync::Arc;
 
@@ -207,6 +208,8 @@ pub struct LoadReport {
     pub fronts: Vec<(DiskId, DiskFront)>,
     /// The disks of its VMs whose target refuses everything for want of resources: nearly always none.
     pub short: Vec<Short>,
+    /// The disks whose guest was answered with an error a moment ago: nearly always none.
+    pub errors: Vec<GuestError>,
 }
 
 /// A disk's target has answered nothing but that it is short of resources.
@@ -214,6 +217,14 @@ pub struct LoadReport {
 pub struct Short {
     pub disk: DiskId,
     pub lasts: Duration,
+}
+
+/// The last error that the guest of a disk was answered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestError {
+    pub disk: DiskId,
+    pub error: TargetError,
+    pub ago: Duration,
 }
 
 /// Who is attached to a disk.

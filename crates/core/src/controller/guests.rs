@@ -20,6 +20,7 @@ impl Controller {
         if vm.index() >= self.vms.len() || self.vm_standing(vm) == Standing::Gone {
             return;
         }
+        let before = self.vms[vm.index()].guest.monitor.run_state();
         let of_move = report.clone();
         match report {
             HypervisorReport::Connected { instance, state, stops_on_error } => {
@@ -34,6 +35,10 @@ impl Controller {
             | HypervisorReport::Migration(_)
             | HypervisorReport::MigrationRefused { .. }
             | HypervisorReport::Deaf { .. } => {}
+        }
+        let state = &mut self.vms[vm.index()];
+        if before != Some(RunState::Running) && state.guest.monitor.run_state() == Some(RunState::Running) {
+            state.running_since = self.now;
         }
         self.hypervisor_of_move(vm, &of_move);
         self.adopt_carried(vm);
@@ -58,6 +63,9 @@ impl Controller {
                 "its disks lack werror=stop,rerror=stop"
             }
         };
+        if former.is_some() && former != instance {
+            state.error = None;
+        }
         state.guest.monitor = monitor;
         if known != instance {
             let word = run_state.map_or("unknown", run_state_word);
@@ -81,6 +89,7 @@ impl Controller {
         self.adopt_after_restart(vm);
         if let Some(run_state) = run_state {
             self.tell_state(vm, run_state);
+            self.adopt_erred(vm);
         }
     }
 
@@ -124,6 +133,7 @@ impl Controller {
             self.tell(vm, Input::Adopt(cause));
         }
         self.tell_state(vm, reported);
+        self.adopt_erred(vm);
     }
 
     fn tell_state(&mut self, vm: VmId, reported: RunState) {

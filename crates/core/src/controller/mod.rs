@@ -13,6 +13,7 @@ mod components;
 mod decide;
 mod discards;
 mod drain;
+mod erred;
 mod guests;
 mod incidents;
 mod ladder;
@@ -96,6 +97,10 @@ struct Vm {
     ladder: Ladder,
     lost: Vec<losses::Lost>,
     short: Vec<losses::ShortUnit>,
+    /// The last error that its guest was answered with.
+    error: Option<erred::Answered>,
+    /// When it was last heard to run again.
+    running_since: Instant,
     /// The operator, or somebody at the hypervisor, let it run in spite of this incident.
     pardon: Option<IncidentId>,
     /// What `on_path_loss` wants and cannot have, in words.
@@ -158,6 +163,8 @@ impl Vm {
             ladder: Ladder::Clear,
             lost: vec![],
             short: vec![],
+            error: None,
+            running_since: now,
             pardon: None,
             blocked: None,
             hold_spent: None,
@@ -320,6 +327,7 @@ impl Controller {
     fn take_load(&mut self, report: &LoadReport) {
         self.take_fronts(report);
         self.take_shortages(report);
+        self.take_errors(report);
         self.division.report(report, self.now);
         for (path, edge) in self.network.feel(self.now, report) {
             self.tell_sickness(path, edge);

@@ -211,7 +211,7 @@ fn its_cause(cause: Cause, vm: VmId, names: &Names, spec: &Spec) -> Cause {
         Why::Shed { paths: missing } => Why::Shed { paths: paths(missing) },
         Why::NoPath { unit } => its_unit(unit).map_or(Why::Restart, |unit| Why::NoPath { unit }),
         Why::FewPaths { unit } => its_unit(unit).map_or(Why::Restart, |unit| Why::FewPaths { unit }),
-        why @ (Why::Operator | Why::GaveUp | Why::Restart) => why,
+        why @ (Why::Operator | Why::GaveUp | Why::Restart | Why::Erred) => why,
     };
     Cause { why, ..cause }
 }

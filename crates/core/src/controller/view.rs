@@ -190,7 +190,8 @@ impl Controller {
                     | Why::NoPath { .. }
                     | Why::FewPaths { .. }
                     | Why::Operator
-                    | Why::Restart => {}
+                    | Why::Restart
+                    | Why::Erred => {}
                 }
             }
             Run::Withdrawing { cause, .. } | Run::Resuming { cause, .. } => {
@@ -219,9 +220,12 @@ impl Controller {
         let concerned = |p: &PathId| {
             let waited_for = held.is_some_and(|cause| match &cause.why {
                 Why::PathLoss { paths, .. } | Why::Shed { paths } => paths.contains(p),
-                Why::NoPath { .. } | Why::FewPaths { .. } | Why::Operator | Why::GaveUp | Why::Restart => {
-                    false
-                }
+                Why::NoPath { .. }
+                | Why::FewPaths { .. }
+                | Why::Operator
+                | Why::GaveUp
+                | Why::Restart
+                | Why::Erred => false,
             });
             let its = reach.units.iter().filter(|u| u.paths.contains(p));
             let mut links = its.map(|u| self.network.link(*p, u.unit));

@@ -174,7 +174,9 @@ impl Controller {
                 return Some(format!("the operator: `vmpath vm resume {}`", self.spec.vm(vm).name));
             }
             Why::PathLoss { paths, .. } | Why::Shed { paths } => self.paths_wait(vm, paths, now),
-            Why::NoPath { .. } | Why::FewPaths { .. } | Why::Restart => self.served_wait(vm, now),
+            Why::NoPath { .. } | Why::FewPaths { .. } | Why::Restart | Why::Erred => {
+                self.served_wait(vm, now)
+            }
         };
         own.or_else(|| self.rule_wait(vm, now))
             .or_else(|| self.few_wait(vm, now))

@@ -28,6 +28,8 @@ pub enum Why {
     GaveUp,
     /// It stopped on an I/O error while vmpath was away.
     Restart,
+    /// It stopped by itself on an error that its target had for it.
+    Erred,
 }
 
 /// What becomes of a VM's requests while it is being suspended.
@@ -51,7 +53,8 @@ impl Cause {
             | Why::Shed { .. }
             | Why::Operator
             | Why::GaveUp
-            | Why::Restart => false,
+            | Why::Restart
+            | Why::Erred => false,
         }
     }
 
@@ -65,7 +68,8 @@ impl Cause {
             | Why::FewPaths { .. }
             | Why::Operator
             | Why::GaveUp
-            | Why::Restart => false,
+            | Why::Restart
+            | Why::Erred => false,
         }
     }
 
@@ -75,7 +79,12 @@ impl Cause {
         match self.why {
             Why::NoPath { unit } => Some((unit, Lack::NoPath)),
             Why::FewPaths { unit } => Some((unit, Lack::FewPaths)),
-            Why::PathLoss { .. } | Why::Shed { .. } | Why::Operator | Why::GaveUp | Why::Restart => None,
+            Why::PathLoss { .. }
+            | Why::Shed { .. }
+            | Why::Operator
+            | Why::GaveUp
+            | Why::Restart
+            | Why::Erred => None,
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::schedule::Cost;
 use crate::select::Level;
 use crate::time::{Duration, Instant};
 use crate::view::HoldReason;
+use crate::volume::verdict::TargetError;
 use std::collections::VecDeque;
 
 #[derive(Clone, Debug)]
@@ -49,6 +50,8 @@ pub(super) struct Queue {
     since: Instant,
     /// Its target refuses what it is sent, for want of resources.
     pub(super) shortage: Option<Shortage>,
+    /// The last error that its guest was answered with, and when.
+    pub(super) error: Option<(Instant, TargetError)>,
 }
 
 #[derive(Clone, Debug)]
@@ -80,6 +83,7 @@ impl Lane {
             class: None,
             since: Instant::ZERO,
             shortage: None,
+            error: None,
         };
         let queues: Vec<_> = disks.map(queue).collect();
         Self {

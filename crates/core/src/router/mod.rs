@@ -621,7 +621,10 @@ impl Router {
                 counters.completed_bytes += entry.request.cost().bytes;
             }
             Err(_) if entry.client == Client::Gone => {}
-            Err(_) => counters.failed_requests += 1,
+            Err(error) => {
+                counters.failed_requests += 1;
+                self.note_error(entry.vm, entry.request.disk, error);
+            }
         }
         self.actions.push(Action::Complete { token: entry.request.token, result });
         if entry.lost.is_some() && mutant::active(Mutant::CompletedTwice) {

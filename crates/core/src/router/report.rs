@@ -1,12 +1,13 @@
 //! What was done since the last report: for the controller, and as rates for displays.
 
 use super::Router;
-use crate::event::{LoadReport, PathLoad as PathReport, VmLoad};
-use crate::ids::{PathId, VmId};
+use crate::event::{GuestError, LoadReport, PathLoad as PathReport, VmLoad};
+use crate::ids::{DiskId, PathId, VmId};
 use crate::schedule::Cost;
 use crate::spec::ByteRate;
 use crate::spread::Asked;
 use crate::time::{Duration, Instant};
+use crate::volume::verdict::TargetError;
 
 /// Where the counters stood at the last report, and the rates up to then.
 #[derive(Clone, Debug)]
@@ -74,6 +75,7 @@ impl Router {
             report.paths.push(self.path_load(path, interval, now));
         }
         report.short = self.shortages(now);
+        report.errors = self.recent_errors(now);
         if self.plan.spec.host.workers > 1 {
             self.add_demand(&mut report);
         }
@@ -124,7 +126,28 @@ impl Router {
     }
 }
 
+/// For so long an error is told of: a few reports, of which one may be lost.
+const ERROR_TOLD_FOR: Duration = Duration::from_secs(2);
+
 impl Router {
+    pub(super) fn note_error(&mut self, vm: VmId, disk: DiskId, error: TargetError) {
+        let lane = &mut self.lanes[vm.index()];
+        let at = lane.place_of(disk);
+        lane.queues[at].error = Some((self.now, error));
+    }
+
+    /// For the controller: a hypervisor that stands on an I/O error may have met one of these.
+    fn recent_errors(&self, now: Instant) -> Vec<GuestError> {
+        let of_lane = |vm: VmId| {
+            self.lanes[vm.index()].queues.iter().filter_map(move |queue| {
+                let (at, error) = queue.error?;
+                let ago = now.since(at);
+                (ago < ERROR_TOLD_FOR).then_some(GuestError { disk: queue.disk, error, ago })
+            })
+        };
+        self.plan.spec.vm_ids().flat_map(of_lane).collect()
+    }
+
     /// What each VM and group asked of each path: from this control divides windows between workers.
     fn add_demand(&self, report: &mut LoadReport) {
         let groups = self.plan.spec.groups.len();

@@ -299,7 +299,11 @@ impl World {
         let rows = controller.view(self.now).vms;
         for (vm, row) in rows.iter().enumerate() {
             let unseen = row.state == VmState::StoppedByOther || row.state == VmState::Unmanaged;
-            if unseen && !self.processes[vm].runs() {
+            if row.state == VmState::StoppedByOther && self.erred_lately(vm) {
+                let text =
+                    format!("VM {vm} stands on an error that it was answered, and nobody is to continue it");
+                self.violated("forgotten", text);
+            } else if unseen && !self.processes[vm].runs() {
                 self.goes_on(vm);
             } else if row.waits_for.as_deref().is_some_and(|wait| wait.contains("vmpath vm resume")) {
                 self.command(Command::ResumeVm(VmId::at(vm)));

@@ -27,8 +27,13 @@ pub(super) struct Process {
     pub(super) refusals: u32,
     /// A `stop` waits for its open requests.
     draining: bool,
+    /// When it stopped on an error, and which process of vmpath answered it.
+    pub(super) erred: Option<(Instant, u32)>,
     told_until: Instant,
 }
+
+/// So long after it has stopped on an error, control knows whose it was.
+const ERROR_KNOWN_WITHIN: Duration = Duration::from_secs(3);
 
 impl Process {
     pub(super) fn new(stops: StopsOnError) -> Self {
@@ -41,6 +46,7 @@ impl Process {
             deaf_until: Instant::ZERO,
             refusals: 0,
             draining: false,
+            erred: None,
             told_until: Instant::ZERO,
         }
     }
@@ -256,9 +262,19 @@ impl World {
             return;
         }
         self.stands_still(vm, RunState::IoError);
+        self.processes[vm].erred = Some((self.now, self.epoch));
         if !self.is_managed(vm) {
             self.administrator_continues(vm);
         }
+    }
+
+    /// It stands on an error that this process of ours answered, long enough to know it.
+    pub(super) fn erred_lately(&self, vm: usize) -> bool {
+        let process = &self.processes[vm];
+        let known = |(at, epoch)| epoch == self.epoch && at + ERROR_KNOWN_WITHIN < self.now;
+        process.state == RunState::IoError
+            && process.deaf_until < self.now
+            && process.erred.is_some_and(known)
     }
 
     /// Whoever looks after it lets it go on.

@@ -137,7 +137,7 @@ impl PolicyChecks {
     pub(super) fn guest(&mut self, now: Instant, vm: VmId, state: RunState) -> Verdict {
         self.now = now;
         if let Some(story) = self.facts.stories.get_mut(vm.index()) {
-            story.truth = Some(state);
+            story.is_really(now, state);
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::violation::Violation;
 use super::world::World;
 use crate::report::{Bound, Report};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -172,9 +172,10 @@ impl Game for SeveralHosts<'_> {
 
 #[derive(Clone, Debug)]
 struct Found {
+    /// The lowest of them, and what was seen there.
     seed: u64,
     text: String,
-    times: u64,
+    seeds: BTreeSet<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -252,8 +253,12 @@ impl Attack {
             sum.tally.add(&tally);
             if let Some(Violation { rule, text }) = violation {
                 sum.broken += 1;
-                let found = sum.found.entry(rule).or_insert(Found { seed, text: text.clone(), times: 0 });
-                found.times += 1;
+                let found = sum.found.entry(rule).or_insert(Found {
+                    seed,
+                    text: text.clone(),
+                    seeds: BTreeSet::new(),
+                });
+                found.seeds.insert(seed);
                 if seed < found.seed {
                     (found.seed, found.text) = (seed, text);
                 }
@@ -298,7 +303,10 @@ impl Attack {
         let broken: Vec<_> = sum
             .found
             .iter()
-            .map(|(rule, found)| json!({ "rule": rule, "seed": found.seed, "seeds": found.times, "text": found.text }))
+            .map(|(rule, found)| {
+                let count = found.seeds.len();
+                json!({ "rule": rule, "seed": found.seed, "seeds": count, "text": found.text, "all_seeds": found.seeds })
+            })
             .collect();
         report.attach("violations", &broken);
         report.attach("counts", &sum.tally.to_json());

@@ -4,6 +4,7 @@ mod checker;
 mod commands;
 mod discards;
 mod drain;
+mod erred;
 mod explain;
 mod flapping;
 mod hypervisors;

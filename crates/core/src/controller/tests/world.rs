@@ -8,7 +8,7 @@ use crate::cluster::{Ask, Heard};
 use crate::controller::Controller;
 use crate::effect::{CommandError, Effect, JournalEntry, Subject, Wanted};
 use crate::event::{
-    Command, Event, Fault, Force, HypervisorReport, LinkChange, LinkReport, LoadReport, RunState,
+    Command, Event, Fault, Force, GuestError, HypervisorReport, LinkChange, LinkReport, LoadReport, RunState,
     StopsOnError, VmLoad,
 };
 use crate::ids::{DiskId, PathId, TargetId, UnitId, VmId, WorkerId};
@@ -20,6 +20,7 @@ use crate::spec::{
     Presence, ResumeOn, SchedulerKind, ShedWhen, Spec, TargetSpec, UnitSpec, VmSpec, When, WriteCache,
 };
 use crate::time::{Duration, Instant};
+use crate::volume::verdict::TargetError;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -434,6 +435,13 @@ impl World {
             ["enable", path] => self.command(Command::EnablePath(self.path(path))),
             ["non-optimized", path] => {
                 self.command(Command::SetAccess(self.path(path), Access::NonOptimized));
+            }
+            ["erred", vm, ago] => {
+                let vm = self.vm(vm);
+                let disk = self.spec.disk_ids().find(|disk| self.spec.disk(*disk).vm == vm).expect("a disk");
+                let ago = Duration::from_millis(ago.parse().expect("milliseconds"));
+                let errors = vec![GuestError { disk, error: TargetError::Io, ago }];
+                self.handle(Event::Load(LoadReport { errors, ..LoadReport::default() }));
             }
             ["silent", vm] => {
                 let vm = self.vm(vm);

@@ -328,6 +328,7 @@ fn write_cause(w: &mut Writer, cause: &Cause) {
             w.u8(7);
             w.u16(unit.0);
         }
+        Why::Erred => w.u8(8),
     }
     w.text(&cause.rule);
 }
@@ -343,6 +344,7 @@ fn read_cause(r: &mut Reader<'_>) -> Read<Cause> {
         5 => Why::GaveUp,
         6 => Why::Restart,
         7 => Why::FewPaths { unit: UnitId(r.u16()?) },
+        8 => Why::Erred,
         _ => return Err(Corrupt),
     };
     Ok(Cause { incident, why, rule: owned(r)? })

@@ -112,6 +112,10 @@ impl Facts {
                         story.last_io = Some(now);
                     }
                 }
+                for error in &report.errors {
+                    let vm = self.spec.disk(error.disk).vm;
+                    self.stories[vm.index()].erred(now - error.ago);
+                }
             }
             Event::Silent(_) | Event::Cluster(_) | Event::Tick => {}
         }

@@ -71,6 +71,8 @@ pub(super) struct Story {
     pub(super) monitor_since: Instant,
     /// What its hypervisor really does; none until it is known.
     pub(super) truth: Option<RunState>,
+    /// When it really began to run.
+    runs_since: Instant,
     pub(super) ours: Ours,
     /// Of that, as far as this process of ours is concerned.
     pub(super) ours_since: Instant,
@@ -99,10 +101,14 @@ pub(super) struct Story {
     pub(super) is_counted: bool,
     /// Since when nothing of ours concerns its vCPUs.
     pub(super) free_since: Instant,
-    /// When a process that was suspended was let go or replaced: whatever it lacks, its ladder begins anew with the next lack.
+    /// The process that was last heard of.
+    process: Option<u64>,
+    /// When a process that was suspended was let go, or any was replaced: its ladder begins anew with the next lack.
     pub(super) anew_since: Instant,
     pub(super) suspended_at: Instant,
     pub(super) last_io: Option<Instant>,
+    /// When its guest was last answered with an error.
+    erred_at: Option<Instant>,
 }
 
 impl Story {
@@ -110,12 +116,12 @@ impl Story {
         let is_other = self.stopped.is_some_and(|known| known != monitor.instance);
         if is_other || self.monitor.is_some_and(|known| known.instance != monitor.instance) {
             (self.stopped, self.operator, self.free_since) = (None, false, now);
-            if self.is_about_a_process() {
-                self.anew_since = now;
-            }
             if self.ours != Ours::Held {
                 self.ours = Ours::Nothing;
             }
+        }
+        if self.process.replace(monitor.instance).is_some_and(|known| known != monitor.instance) {
+            self.anew_since = now;
         }
         if self.ran.take() == Some(monitor.instance) && monitor.state == RunState::IoError {
             self.stopped = Some(monitor.instance);
@@ -124,7 +130,15 @@ impl Story {
             self.monitor_since = now;
         }
         self.monitor = Some(monitor);
+        self.stands_on_an_error();
         self.heard(now);
+    }
+
+    pub(super) fn is_really(&mut self, now: Instant, state: RunState) {
+        if self.truth != Some(state) && state == RunState::Running {
+            self.runs_since = now;
+        }
+        self.truth = Some(state);
     }
 
     pub(super) fn monitor_lost(&mut self, now: Instant) {
@@ -148,7 +162,22 @@ impl Story {
             self.monitor_since = now;
         }
         monitor.state = state;
+        self.stands_on_an_error();
         self.heard(now);
+    }
+
+    /// Its guest was answered with an error.
+    pub(super) fn erred(&mut self, at: Instant) {
+        self.erred_at = self.erred_at.max(Some(at));
+        self.stands_on_an_error();
+    }
+
+    /// A process that was answered an error since it has run was stopped by us.
+    fn stands_on_an_error(&mut self) {
+        let is_near = self.erred_at.is_some_and(|at| at >= self.runs_since);
+        if is_near && self.monitor.is_some_and(|monitor| monitor.state == RunState::IoError) {
+            self.adopted();
+        }
     }
 
     /// It stopped on an EIO that we answer.
@@ -270,18 +299,6 @@ impl Story {
         })
     }
 
-    /// A `stop` of ours has concerned a process of it, and may still.
-    fn is_about_a_process(&self) -> bool {
-        match self.ours {
-            Ours::Stopping
-            | Ours::Stopped { .. }
-            | Ours::Withdrawn { .. }
-            | Ours::Continuing
-            | Ours::Proving { .. } => true,
-            Ours::Nothing | Ours::Held => false,
-        }
-    }
-
     /// Whether this `cont` of it is the first of a resume, and not one for a `stop` that came too late.
     pub(super) fn is_first_cont(&self) -> bool {
         match self.ours {
@@ -383,6 +400,8 @@ impl Story {
         }
         if let Some(at) = self.former.iter().rposition(|former| former.rule.ends_with(rule)) {
             let Former { rule, cause, lost } = self.former[at].clone();
+            // An operator's `suspend` that was not on disk has not been answered either.
+            self.operator &= cause == Some(Cause::Operator);
             (self.rule, self.cause, self.lost) = (rule, cause, lost);
             self.former.truncate(at);
         }
