@@ -65,6 +65,7 @@ pub(crate) fn snapshot() -> Snapshot {
         rates: Rates { paths: vec![0, 62_914_560], vms: vec![62_914_560, 0] },
         last_event_seq: 57,
         hosts: Arc::default(),
+        unknown: Arc::default(),
     }
 }
 

@@ -128,7 +128,8 @@ fn explained(snapshot: &Snapshot, index: usize) -> String {
     let shown = Shown { snapshot, unix_us: |at| at.as_nanos() / 1000 };
     let one = shown.one_vm(VmId::at(index)).expect("the VM");
     let (vm, group, paths) = (&one.vm, one.group.as_ref(), &shown.paths().paths);
-    text(&Facts { at_unix_us: shown.at(), vm, group, paths, capacity: &[], forecasts: &[] }).join("\n")
+    let (at_unix_us, unknown) = (shown.at(), &*snapshot.unknown);
+    text(&Facts { at_unix_us, vm, group, paths, capacity: &[], forecasts: &[], unknown }).join("\n")
 }
 
 #[test]
@@ -177,6 +178,17 @@ fn every_reason_but_policy_has_a_sentence() {
         let text = explained(&snapshot, 1);
         assert_eq!(text.contains("\n3 wait "), reason != HoldReason::Gate, "{}: {text}", reason.as_str());
     }
+}
+
+#[test]
+fn a_lost_record_is_named_by_what_waits_for_it() {
+    let mut snapshot = contended();
+    snapshot.unknown = ["run_dir has no record".to_owned()].into();
+    let mut worker = (**snapshot.worker.as_ref().expect("a report")).clone();
+    worker.vms[1].held_reasons = vec![(HoldReason::Fence, 2)];
+    snapshot.worker = Some(Arc::new(worker));
+    let text = explained(&snapshot, 1);
+    assert!(text.contains("can still arrive: run_dir has no record.\n"), "{text}");
 }
 
 #[test]
