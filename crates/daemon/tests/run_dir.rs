@@ -184,7 +184,9 @@ fn writes_wait_where_the_record_of_a_killed_daemon_is_gone() {
     let daemon = host.start();
     let mut client = host.client();
     client.ask_write();
-    host.wait_for("what waits says why", || host.run(&["explain", "vm", "db"]).contains("as if it was emptied"));
+    host.wait_for("what waits says why", || {
+        host.run(&["explain", "vm", "db"]).contains("as if it was emptied")
+    });
     client.written();
     let waited = began.elapsed();
     assert!(waited >= BOUND, "after {waited:?}");
@@ -198,4 +200,54 @@ fn writes_wait_where_the_record_of_a_killed_daemon_is_gone() {
     client.ask_write();
     client.written();
     assert_eq!(told(), 1);
+}
+
+#[test]
+fn a_second_daemon_leaves_the_first_ones_directory_alone() {
+    let host = Host::new();
+    let _daemon = host.start();
+    let mut client = host.client();
+    let listed = || {
+        let entries = fs::read_dir(host.path("run")).expect("its directory");
+        let mut names: Vec<_> = entries.map(|entry| entry.expect("an entry").file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = listed();
+    host.configure("second.toml", |text| {
+        text.replace("/api.sock", "/second.sock")
+            .replace("/state\"", "/second\"")
+            .replace("/db.sock", "/other.sock")
+    });
+    let mut second = host.spawn("second.toml");
+    let mut log = String::new();
+    second.log.as_mut().expect("piped").read_to_string(&mut log).expect("its log");
+    assert_eq!(second.process.wait().expect("it ends").code(), Some(1), "{log}");
+    assert!(log.contains("another vmpath daemon uses run_dir") && log.contains("host.run_dir"), "{log}");
+    assert_eq!((listed(), host.path("second/vmpath.redb").exists()), (before, false));
+    client.ask_write();
+    client.written();
+}
+
+#[test]
+fn a_start_waits_for_the_locks_of_a_process_that_is_dying() {
+    let host = Host::new();
+    fs::create_dir_all(host.path("run")).expect("a directory");
+    let locked = |path: PathBuf, file: fs::File| {
+        file.try_lock().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        file
+    };
+    let api = host.path("api.sock.lock");
+    let files = [
+        locked(host.path("run"), fs::File::open(host.path("run")).expect("it is there")),
+        locked(api.clone(), fs::File::create(&api).expect("a file")),
+    ];
+    let dying = std::thread::spawn(move || {
+        for file in files {
+            std::thread::sleep(Duration::from_millis(300));
+            drop(file);
+        }
+    });
+    drop(host.start());
+    dying.join().expect("no panic");
 }

@@ -317,7 +317,7 @@ impl Served {
         let (reload, _) = mpsc::channel(1);
         let snapshots = Arc::new(ArcSwap::from_pointee(snapshot));
         let handle = ControlHandle::new(input, reload, snapshots);
-        let server = Server::start(Listener::bind(&socket).expect("a socket"), handle);
+        let server = Server::start(Listener::bind(&socket, std::time::Duration::ZERO).expect("a socket"), handle);
         Self { server, inputs, client: Client::new(&socket), socket, _dir: dir }
     }
 

@@ -20,6 +20,7 @@ use crate::hypervisor::{Hypervisors, Report};
 use crate::store::{Left, OpenError, Store};
 use crate::sys::boot::BootId;
 use crate::sys::clock;
+use crate::sys::lock;
 use crate::telemetry::{log, notify};
 use anyhow::{Context, Result, anyhow, bail};
 use std::collections::VecDeque;
@@ -104,14 +105,14 @@ impl Daemon {
     async fn start(file: PathBuf, config: &Config) -> Result<Self> {
         let spec = Arc::clone(&config.spec);
         // First: a second daemon must not get as far as the disks' sockets.
-        let listener = api::Listener::bind(&spec.host.api_socket)?;
+        let listener = api::Listener::bind(&spec.host.api_socket, lock::PATIENCE)?;
         let (input, inputs) = mpsc::channel(INPUTS_MAX);
         let (report, hypervisors) = mpsc::channel(HYPERVISOR_REPORTS_MAX);
         let (stop_owner, stop) = oneshot::channel();
         let (worker_report, dataplane) = mpsc::unbounded_channel();
 
         let beat = Beat::default();
-        run_dir::look(&spec.host.run_dir)?;
+        run_dir::hold(&spec.host.run_dir, lock::PATIENCE)?;
         let (store, left) = open_store(&spec).await?;
         let links = Links { monitors: report, reports: worker_report };
         let commits = store.commits();
