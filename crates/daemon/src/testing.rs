@@ -183,6 +183,7 @@ fn worker_view() -> WorkerView {
                 quarantined_ranges: 1,
                 quarantined_bytes: 65_536,
                 quarantined_for: Some(Duration::from_millis(3200)),
+                remembered_places: 37,
             },
         ],
     }

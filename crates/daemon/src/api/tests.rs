@@ -241,7 +241,7 @@ fn units_incidents_and_host_have_the_promised_shape() {
     let unit = &json_of(shown(&testing::snapshot()).units())["units"][1];
     let expect = json!({
         "target": "san0", "name": "bronze", "export": "bronze", "size_bytes": 1_073_741_824, "quarantined_ranges": 1,
-        "quarantined_bytes": 65_536, "quarantined_for_ms": 3200,
+        "quarantined_bytes": 65_536, "quarantined_for_ms": 3200, "remembered_places": 37,
         "links": [{ "path": "san0/a", "state": "down", "fault": "connection reset by the target" },
                   { "path": "san0/b", "state": "up", "fault": null }],
         "disks": [{ "vm": "bronze", "name": "vda" }],
@@ -317,7 +317,7 @@ impl Served {
         let (reload, _) = mpsc::channel(1);
         let snapshots = Arc::new(ArcSwap::from_pointee(snapshot));
         let handle = ControlHandle::new(input, reload, snapshots);
-        let server = Server::start(Listener::bind(&socket, std::time::Duration::ZERO).expect("a socket"), handle);
+        let server = Server::start(Listener::bind(&socket, Duration::ZERO).expect("a socket"), handle);
         Self { server, inputs, client: Client::new(&socket), socket, _dir: dir }
     }
 
