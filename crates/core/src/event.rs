@@ -79,6 +79,8 @@ pub enum Fault {
     Protocol(String),
     /// What answers there is not the unit; in words.
     Identity(String),
+    /// It could not be told yet whether what answers there is the unit, which says nothing against it; in words.
+    Unproven(String),
     /// The target says that the unit does not exist.
     UnitGone(String),
     /// The target is shutting down.
@@ -112,6 +114,7 @@ impl fmt::Display for Fault {
             Self::ConnectTimeout => write!(f, "no answer while connecting"),
             Self::Protocol(why) => write!(f, "protocol error: {why}"),
             Self::Identity(why) => write!(f, "not this unit: {why}"),
+            Self::Unproven(why) => write!(f, "not used before it is known that it leads to this unit: {why}"),
             Self::UnitGone(why) => write!(f, "the target has no such unit: {why}"),
             Self::ShuttingDown => write!(f, "the target is shutting down"),
             Self::Disabled => write!(f, "disabled by the operator"),

@@ -322,6 +322,8 @@ pub struct UnitLoadView {
     pub quarantined_bytes: u64,
     /// Until the last fence, if any range is quarantined.
     pub quarantined_for: Option<Duration>,
+    /// Places of which it is remembered what they hold.
+    pub remembered_places: u32,
 }
 
 impl UnitLoadView {
@@ -330,6 +332,7 @@ impl UnitLoadView {
         self.quarantined_ranges += other.quarantined_ranges;
         self.quarantined_bytes = self.quarantined_bytes.saturating_add(other.quarantined_bytes);
         self.quarantined_for = self.quarantined_for.max(other.quarantined_for);
+        self.remembered_places += other.remembered_places;
     }
 }
 

@@ -65,6 +65,7 @@ pub(crate) fn snapshot() -> Snapshot {
         rates: Rates { paths: vec![0, 62_914_560], vms: vec![62_914_560, 0] },
         last_event_seq: 57,
         hosts: Arc::default(),
+        unknown: Arc::default(),
     }
 }
 
@@ -182,6 +183,7 @@ fn worker_view() -> WorkerView {
                 quarantined_ranges: 1,
                 quarantined_bytes: 65_536,
                 quarantined_for: Some(Duration::from_millis(3200)),
+                remembered_places: 37,
             },
         ],
     }

@@ -186,6 +186,12 @@ impl Samples {
         ranges
     }
 
+    /// At how many places it is known what they hold.
+    #[must_use]
+    pub fn known(&self) -> usize {
+        self.places().filter(|p| matches!(p.held, Held::Content { .. })).count()
+    }
+
     /// Whether what is read now is what was there. `read`: places from [`Samples::remembered`] with their content, none
     /// where it could not be read. [`Verdict::Blank`] if there is nothing to tell by: nothing is remembered, or nothing but
     /// zeroes.

@@ -94,6 +94,7 @@ impl Router {
                 .filter(|until| *until < Instant::FAR_FUTURE)
                 .map(|until| until.since(now))
                 .max(held),
+            remembered_places: self.units[index].samples.known() as u32,
         }
     }
 }

@@ -19,6 +19,7 @@ pub(super) fn all(report: &mut Report<'_>, config: &RawConfig) -> bool {
     if !sizes(report, config) {
         return false; // what follows compares everything with everything
     }
+    nothing(report, config);
     unique_names(report, config);
     for target in &config.targets {
         paths_of(report, target);
@@ -60,6 +61,15 @@ fn sizes(report: &mut Report<'_>, config: &RawConfig) -> bool {
     bounded("VM", VMS_MAX, config.vms.iter().map(|v| v.at).nth(VMS_MAX));
     bounded("disk", DISKS_MAX, config.vms.iter().flat_map(|v| &v.disks).map(|d| d.at).nth(DISKS_MAX));
     fits
+}
+
+/// Most likely a file that was cut short.
+fn nothing(report: &mut Report<'_>, config: &RawConfig) {
+    if config.targets.is_empty() && config.vms.is_empty() {
+        let message = "no target and no VM is configured: a daemon that starts with this serves no disk, also none that one served before; \
+                       one that runs and has VMs refuses it as a reload";
+        report.warn(Place { source: 0, offset: 0 }, Problem::new(message));
+    }
 }
 
 fn unique_names(report: &mut Report<'_>, config: &RawConfig) {

@@ -23,6 +23,7 @@ impl Spec {
     /// Groups come and go; their ids are no names for longer than one spec.
     pub fn rebase(mut self, running: &Self) -> Result<Self, Vec<String>> {
         let mut refusals = Vec::new();
+        all_gone(&self, running, &mut refusals);
         same_things(&self, running, &mut refusals);
         changed_disks(&self, running, &mut refusals);
         self.keep_leaving(running);
@@ -123,6 +124,21 @@ impl Spec {
 
     fn disk_names(&self) -> Vec<String> {
         self.disk_ids().map(|id| self.disk_name(id)).collect()
+    }
+}
+
+/// VMs may leave, but not all at once: that is what a file that was cut short, or one in another place, looks like.
+fn all_gone(new: &Spec, running: &Spec, refusals: &mut Vec<String>) {
+    let served: Vec<&VmSpec> = running.vms.iter().filter(|vm| vm.presence == Presence::Present).collect();
+    if let ([], [vm, others @ ..]) = (new.vms.as_slice(), served.as_slice()) {
+        let which = if others.is_empty() {
+            format!("vm {}, the only one,", vm.name)
+        } else {
+            format!("all {} VMs", served.len())
+        };
+        refusals.push(format!(
+            "{which} would leave at once, as if the files were cut short: a restart is needed to serve none"
+        ));
     }
 }
 

@@ -17,6 +17,8 @@ pub(super) struct Facts<'a> {
     /// Of the targets of its disks.
     pub(super) capacity: &'a [wire::Capacity],
     pub(super) forecasts: &'a [wire::Supposed],
+    /// As in the snapshot.
+    pub(super) unknown: &'a [String],
 }
 
 impl Facts<'_> {

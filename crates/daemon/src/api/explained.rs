@@ -40,6 +40,7 @@ pub(super) async fn vm(shared: &Shared, name: &str) -> Result<wire::Explanation,
         paths: &paths,
         capacity: &capacity,
         forecasts: &forecasts,
+        unknown: &snapshot.unknown,
     };
     let text = explain::text(&facts);
     let incident = snapshot.host.vms.get(id.index()).and_then(|view| view.incident);

@@ -42,8 +42,9 @@ fn sentence(facts: &Facts<'_>, reason: &str, requests: u32) -> Option<String> {
             )
         }
         "fence" => {
+            let why: String = facts.unknown.iter().map(|why| format!(": {why}")).collect();
             format!(
-                "{wait} until nothing that a former daemon or boot has sent to the unit can still arrive."
+                "{wait} until nothing that a former daemon or boot has sent to the unit can still arrive{why}."
             )
         }
         "identity-check" => {

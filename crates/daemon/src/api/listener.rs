@@ -4,8 +4,8 @@
 //! user of the host may connect, and must not be able to use up the descriptors that reach the storage.
 
 use super::access::Caller;
+use crate::sys::lock;
 use anyhow::{Context, Result, bail};
-use rustix::fs::{FlockOperation, flock};
 use std::collections::HashMap;
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -57,18 +57,21 @@ impl Files {
 }
 
 impl Listener {
-    /// Binds the socket (mode 0666; its directory is made if missing) after a dead daemon's was removed.
+    /// Binds the socket (mode 0666; its directory is made if missing) after a dead daemon's was removed. Blocks for `patience` while
+    /// another daemon has it.
     ///
     /// # Errors
     /// Another daemon has it, something else is there, or the system's refusal.
-    pub fn bind(path: &Path) -> Result<Self> {
+    pub fn bind(path: &Path, patience: Duration) -> Result<Self> {
         let shown = path.display();
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)
                 .with_context(|| format!("cannot make the directory of the API socket {shown}"))?;
         }
-        let lock = lock(path)?;
-        remove_stale(path)?;
+        let lock = lock(path, patience)?;
+        if lock::patiently(patience, || remove_stale(path))?.is_none() {
+            bail!("somebody answers at the API socket {shown}: stop it, or choose another host.api_socket");
+        }
         let socket =
             UnixListener::bind(path).with_context(|| format!("cannot bind the API socket {shown}"))?;
         fs::set_permissions(path, Permissions::from_mode(0o666))
@@ -82,7 +85,7 @@ impl Listener {
     }
 }
 
-fn lock(socket: &Path) -> Result<File> {
+fn lock(socket: &Path, patience: Duration) -> Result<File> {
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
@@ -92,20 +95,20 @@ fn lock(socket: &Path) -> Result<File> {
         .write(true)
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => bail!(
+    let taken = lock::take(file, patience).with_context(|| format!("cannot lock {}", path.display()))?;
+    taken.with_context(|| {
+        format!(
             "another vmpath daemon runs with the API socket {}: stop it first, or give this one another host.api_socket",
             socket.display()
-        ),
-        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
-    }
+        )
+    })
 }
 
-fn remove_stale(path: &Path) -> Result<()> {
+/// None while somebody answers there.
+fn remove_stale(path: &Path) -> Result<Option<()>> {
     let shown = path.display();
     match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(())),
         Err(error) => return Err(error).with_context(|| format!("cannot look at {shown}")),
         Ok(found) if !found.file_type().is_socket() => {
             bail!("{shown} is there and is no socket: move it away")
@@ -114,11 +117,10 @@ fn remove_stale(path: &Path) -> Result<()> {
     }
     match StdUnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {shown}"))
+            fs::remove_file(path).with_context(|| format!("cannot remove the stale socket {shown}"))?;
+            Ok(Some(()))
         }
-        Ok(_) | Err(_) => {
-            bail!("somebody answers at the API socket {shown}: stop it, or choose another host.api_socket")
-        }
+        Ok(_) | Err(_) => Ok(None),
     }
 }
 
@@ -258,16 +260,17 @@ mod tests {
     async fn a_stale_socket_is_replaced_and_a_live_daemon_is_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/api.sock");
-        let first = Listener::bind(&path).unwrap();
-        let error = Listener::bind(&path).unwrap_err().to_string();
+        let bind = |path| Listener::bind(path, Duration::ZERO);
+        let first = bind(&path).unwrap();
+        let error = bind(&path).unwrap_err().to_string();
         assert!(error.contains("another vmpath daemon"), "{error}");
         drop(first);
         assert!(path.exists(), "a dead daemon leaves its socket");
-        let second = Listener::bind(&path).unwrap();
+        let second = bind(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
         second.files.remove();
         fs::write(&path, "").unwrap();
         drop(second);
-        assert!(Listener::bind(&path).unwrap_err().to_string().contains("no socket"));
+        assert!(bind(&path).unwrap_err().to_string().contains("no socket"));
     }
 }

@@ -264,6 +264,7 @@ impl Shown<'_> {
             quarantined_ranges: load.quarantined_ranges,
             quarantined_bytes: load.quarantined_bytes,
             quarantined_for_ms: load.quarantined_for.map(millis),
+            remembered_places: load.remembered_places,
             links: links.collect(),
             disks: self.spec().disk_ids().filter(uses).map(disk).collect(),
         }

@@ -128,7 +128,8 @@ fn explained(snapshot: &Snapshot, index: usize) -> String {
     let shown = Shown { snapshot, unix_us: |at| at.as_nanos() / 1000 };
     let one = shown.one_vm(VmId::at(index)).expect("the VM");
     let (vm, group, paths) = (&one.vm, one.group.as_ref(), &shown.paths().paths);
-    text(&Facts { at_unix_us: shown.at(), vm, group, paths, capacity: &[], forecasts: &[] }).join("\n")
+    let (at_unix_us, unknown) = (shown.at(), &*snapshot.unknown);
+    text(&Facts { at_unix_us, vm, group, paths, capacity: &[], forecasts: &[], unknown }).join("\n")
 }
 
 #[test]
@@ -177,6 +178,17 @@ fn every_reason_but_policy_has_a_sentence() {
         let text = explained(&snapshot, 1);
         assert_eq!(text.contains("\n3 wait "), reason != HoldReason::Gate, "{}: {text}", reason.as_str());
     }
+}
+
+#[test]
+fn a_lost_record_is_named_by_what_waits_for_it() {
+    let mut snapshot = contended();
+    snapshot.unknown = ["run_dir has no record".to_owned()].into();
+    let mut worker = (**snapshot.worker.as_ref().expect("a report")).clone();
+    worker.vms[1].held_reasons = vec![(HoldReason::Fence, 2)];
+    snapshot.worker = Some(Arc::new(worker));
+    let text = explained(&snapshot, 1);
+    assert!(text.contains("can still arrive: run_dir has no record.\n"), "{text}");
 }
 
 #[test]
@@ -229,7 +241,7 @@ fn units_incidents_and_host_have_the_promised_shape() {
     let unit = &json_of(shown(&testing::snapshot()).units())["units"][1];
     let expect = json!({
         "target": "san0", "name": "bronze", "export": "bronze", "size_bytes": 1_073_741_824, "quarantined_ranges": 1,
-        "quarantined_bytes": 65_536, "quarantined_for_ms": 3200,
+        "quarantined_bytes": 65_536, "quarantined_for_ms": 3200, "remembered_places": 37,
         "links": [{ "path": "san0/a", "state": "down", "fault": "connection reset by the target" },
                   { "path": "san0/b", "state": "up", "fault": null }],
         "disks": [{ "vm": "bronze", "name": "vda" }],
@@ -305,7 +317,7 @@ impl Served {
         let (reload, _) = mpsc::channel(1);
         let snapshots = Arc::new(ArcSwap::from_pointee(snapshot));
         let handle = ControlHandle::new(input, reload, snapshots);
-        let server = Server::start(Listener::bind(&socket).expect("a socket"), handle);
+        let server = Server::start(Listener::bind(&socket, Duration::ZERO).expect("a socket"), handle);
         Self { server, inputs, client: Client::new(&socket), socket, _dir: dir }
     }
 

@@ -224,6 +224,7 @@ pub struct Unit {
     pub quarantined_ranges: u32,
     pub quarantined_bytes: u64,
     pub quarantined_for_ms: Option<u64>,
+    pub remembered_places: u32,
     pub links: Vec<LinkOfUnit>,
     pub disks: Vec<DiskOfUnit>,
 }

@@ -141,7 +141,7 @@ impl Worker {
                 // All of them hold writes of unknown outcome: nothing can be compared before the fence.
                 self.cut(
                     new,
-                    Fault::Identity("no block can be compared before the fence of lost writes".into()),
+                    Fault::Unproven("no block can be compared before the fence of lost writes".into()),
                 );
             }
         }
@@ -154,7 +154,7 @@ impl Worker {
         let has_answered =
             comparison.stage == Stage::Reading && comparison.data[0].iter().all(Option::is_some);
         if comparison.known.is_none() || !has_answered {
-            self.cut(new, Fault::Identity("its blocks could not be compared in time".into()));
+            self.cut(new, Fault::Unproven("its blocks could not be compared in time".into()));
             return;
         }
         let known = comparison.known.and_then(|known| self.backs.backs.get_mut(known));
@@ -164,7 +164,8 @@ impl Worker {
         self.backs.units[unit.index()].comparison = None;
         self.router.end_sampling(unit, self.now);
         if !self.recalls(new) {
-            self.cut(new, Fault::ConnectTimeout);
+            let why = "the path that is up does not answer, and nothing is remembered of the unit";
+            self.cut(new, Fault::Unproven(why.into()));
         }
         self.next_comparison(unit);
     }
@@ -198,8 +199,9 @@ impl Worker {
                     self.compare_again(new, self.now + HOLD_MAX);
                 }
                 verdict @ (Verdict::Differs { .. } | Verdict::Unreadable) => {
-                    let why = in_words(verdict, &comparison).unwrap_or_default();
-                    self.cut(new, Fault::Identity(why));
+                    if let Some(fault) = refusal(verdict, &comparison) {
+                        self.cut(new, fault);
+                    }
                 }
             }
             self.next_comparison(unit);
@@ -217,11 +219,11 @@ impl Worker {
         } else if self.router.has_many_writers(unit) && self.may_be_passing(new, verdict) {
             self.compare_again(new, self.now + HOLD_MAX);
         } else {
-            match in_words(verdict, &comparison) {
+            match refusal(verdict, &comparison) {
                 // A clone is equal in those few places, and the known path may read nothing at all.
                 None if !is_fine && self.recalls(new) => {}
                 None => self.activate(new),
-                Some(why) => self.cut(new, Fault::Identity(why)),
+                Some(fault) => self.cut(new, fault),
             }
         }
         self.next_comparison(unit);
@@ -311,31 +313,31 @@ fn judge(comparison: &Comparison, blank: Blank) -> Verdict {
     identity::judge(new.iter().map(readable).zip(known.iter().map(readable)), blank)
 }
 
-/// Why it is refused, in words for people; none if it is not.
-fn in_words(verdict: Verdict, comparison: &Comparison) -> Option<String> {
+/// Why it is not used, in words for people; none if it is.
+fn refusal(verdict: Verdict, comparison: &Comparison) -> Option<Fault> {
     match verdict {
         Verdict::Same => None,
         Verdict::Differs { at } => {
             let range = &comparison.ranges[at];
             let (bytes, start) = (range.end - range.start, range.start);
-            Some(match comparison.known {
+            Some(Fault::Identity(match comparison.known {
                 Some(_) => format!("the {bytes} bytes at {start} differ from those over another path"),
                 None => format!(
                     "the {bytes} bytes at {start} are not those that were last read there, and nothing has been written \
                      since; if they were changed on purpose, shut the VM down and start it again"
                 ),
-            })
+            }))
         }
         Verdict::Unreadable => {
             let error = comparison.data[0].iter().flatten().find_map(|sample| sample.as_ref().err());
             let error = error.map_or_else(String::new, |error| format!(": {error}"));
-            Some(format!("none of its sampled blocks could be read and compared{error}"))
+            Some(Fault::Unproven(format!("none of its sampled blocks could be read and compared{error}")))
         }
-        Verdict::Blank => Some(
+        Verdict::Blank => Some(Fault::Identity(
             "it is blank and cannot be told apart from any other blank unit; write a label to it, or set \
              assume_same = true in a [[target.unit]] for it"
                 .into(),
-        ),
+        )),
     }
 }
 
@@ -388,6 +390,15 @@ mod tests {
             is_same([read(1), read(2)], [BROKEN, BROKEN]),
             "a path that reads nothing locks out no other"
         );
+    }
+
+    #[test]
+    fn only_what_was_read_says_that_it_is_another_unit() {
+        let other = comparison([read(1), read(2)], [read(1), read(3)]);
+        let silent = comparison([BROKEN, BROKEN], [read(1), read(3)]);
+        let fault = |comparison| refusal(judge(comparison, Blank::ProvesNothing), comparison);
+        assert!(matches!(fault(&other), Some(Fault::Identity(_))));
+        assert!(matches!(fault(&silent), Some(Fault::Unproven(_))));
     }
 
     #[test]

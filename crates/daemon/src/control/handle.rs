@@ -101,6 +101,8 @@ pub struct Snapshot {
     pub last_event_seq: u64,
     /// Of the other hosts, and of who owns what.
     pub hosts: Arc<HostsView>,
+    /// Why it was not known at the start what former processes had in flight; in words.
+    pub unknown: Arc<[String]>,
 }
 
 /// The owner did not answer in time, or is gone.

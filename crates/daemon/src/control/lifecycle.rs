@@ -12,13 +12,15 @@ use super::journal::{Bounds, Journal};
 use super::monitor::{Beat, Monitor};
 use super::owner::{Ended, Owner, Sources};
 use super::reload::{self, ReloadRequest, Reloader};
+use super::run_dir;
 use crate::api;
 use crate::cluster;
-use crate::dataplane::{Dataplane, STOP_MAX, WorkerReport};
+use crate::dataplane::{Dataplane, Former, STOP_MAX, WorkerReport};
 use crate::hypervisor::{Hypervisors, Report};
 use crate::store::{Left, OpenError, Store};
 use crate::sys::boot::BootId;
 use crate::sys::clock;
+use crate::sys::lock;
 use crate::telemetry::{log, notify};
 use anyhow::{Context, Result, anyhow, bail};
 use std::collections::VecDeque;
@@ -103,13 +105,14 @@ impl Daemon {
     async fn start(file: PathBuf, config: &Config) -> Result<Self> {
         let spec = Arc::clone(&config.spec);
         // First: a second daemon must not get as far as the disks' sockets.
-        let listener = api::Listener::bind(&spec.host.api_socket)?;
+        let listener = api::Listener::bind(&spec.host.api_socket, lock::PATIENCE)?;
         let (input, inputs) = mpsc::channel(INPUTS_MAX);
         let (report, hypervisors) = mpsc::channel(HYPERVISOR_REPORTS_MAX);
         let (stop_owner, stop) = oneshot::channel();
         let (worker_report, dataplane) = mpsc::unbounded_channel();
 
         let beat = Beat::default();
+        run_dir::hold(&spec.host.run_dir, lock::PATIENCE)?;
         let (store, left) = open_store(&spec).await?;
         let links = Links { monitors: report, reports: worker_report };
         let commits = store.commits();
@@ -193,7 +196,8 @@ async fn open_store(spec: &Spec) -> Result<(Store, Left)> {
                  that it had suspended are shown as stopped-by-other and wait for you, unless it could not write either and has \
                  noted them in run_dir"
             );
-            (Store::none(), Left::default())
+            let unreadable = Some(format!("what the vmpath before has kept is not known: {why}"));
+            (Store::none(), Left { unreadable, ..Left::default() })
         }
     };
     Ok(store.noting(&spec.host.run_dir, boot, left))
@@ -214,6 +218,11 @@ fn owner(
     beat: Beat,
 ) -> Result<(Owner, Option<Post>)> {
     let Left { saved, moves, lines, unreadable, .. } = left;
+    let former = match left.ran {
+        Some(boot) if boot == BootId::current()? => Former::Ran,
+        None if unreadable.is_some() => Former::Unknown,
+        None | Some(_) => Former::None,
+    };
     let (controller, effects) = match before(left.boot, left.clean)? {
         Some(before) => Controller::restore(Arc::clone(spec), saved, before, clock::now()),
         None => Controller::new(Arc::clone(spec), clock::now()),
@@ -226,8 +235,10 @@ fn owner(
     let Some(Effect::Publish(plan)) = plans.into_iter().last() else {
         bail!("the controller has published no first plan; this is a fault in vmpath");
     };
-    effects.extend(unreadable.map(|why| Effect::Record(unreadable_entry(why))));
-    let dataplane = Dataplane::start(&Arc::new(plan), &links.reports)?;
+    effects.extend(unreadable.map(|why| Effect::Record(unknown_entry(why, None))));
+    let dataplane = Dataplane::start(&Arc::new(plan), former, &links.reports)?;
+    let held = |why: &String| unknown_entry(why.clone(), Some("the `quiesce` of each target".into()));
+    effects.extend(dataplane.unknown().iter().map(|why| Effect::Record(held(why))));
     let hypervisors = Hypervisors::start(spec, &links.monitors);
     let journal = Journal::restored(Bounds::of(&spec.host), lines, clock::unix_micros(clock::now()));
     let now = clock::now();
@@ -247,14 +258,14 @@ fn before(boot: Option<BootId>, clean: bool) -> Result<Option<Before>> {
     Ok(Some(if clean { Before::Stopped } else { Before::Died }))
 }
 
-fn unreadable_entry(why: String) -> JournalEntry {
+fn unknown_entry(why: String, until: Option<String>) -> JournalEntry {
     JournalEntry {
         at: clock::now(),
         incident: None,
         kind: JournalKind::Restarted,
         subject: Subject::Host,
         reason: why,
-        until: None,
+        until,
     }
 }
 

@@ -20,3 +20,4 @@ pub mod owner;
 mod pulse;
 pub mod rates;
 pub mod reload;
+mod run_dir;

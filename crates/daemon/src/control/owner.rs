@@ -103,6 +103,7 @@ impl Owner {
             rates: RateWindow::default().rates(),
             last_event_seq: performer.journal.last_seq(),
             hosts: Arc::default(),
+            unknown: Arc::clone(performer.dataplane.unknown()),
         };
         Self {
             spec,
@@ -346,6 +347,7 @@ impl Owner {
             rates: self.rates.rates(),
             last_event_seq: self.performer.journal.last_seq(),
             hosts,
+            unknown: Arc::clone(self.performer.dataplane.unknown()),
         }));
         self.snapshot_at = now;
         self.stale = Stale::Nothing;

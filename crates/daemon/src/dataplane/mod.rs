@@ -18,6 +18,7 @@ mod tests;
 pub(crate) use listen::{Transport, is_served, listen_tcp, listen_unix};
 #[allow(unused_imports, reason = "control gives no orders yet")]
 pub use orders::{OrderError, OrderReport, ProbedUnit, WorkerOrder};
+pub use recover::Former;
 pub(crate) use requests::{Client, FrontRequest, NbdClient, Payload, Requests, Target};
 pub(crate) use stream::{Body, Head, Name, Received, Stream};
 pub use undead::{Standing, UndeadReport};
@@ -95,6 +96,7 @@ pub(crate) struct Outfit {
 #[derive(Debug)]
 pub struct Dataplane {
     workers: Vec<(Arc<Shared>, JoinHandle<()>)>,
+    unknown: Arc<[String]>,
 }
 
 impl Dataplane {
@@ -103,10 +105,14 @@ impl Dataplane {
     /// # Errors
     /// A socket that cannot be bound, an io_uring that cannot be made, or a former process of which it is not known what
     /// it left; in words that say what to do.
-    pub fn start(plan: &Arc<RoutePlan>, reports: &UnboundedSender<WorkerReport>) -> anyhow::Result<Self> {
+    pub fn start(
+        plan: &Arc<RoutePlan>,
+        former: Former,
+        reports: &UnboundedSender<WorkerReport>,
+    ) -> anyhow::Result<Self> {
         listen::raise_descriptor_limit();
         let spec = &plan.spec;
-        let found = Recovered::read(&spec.host.run_dir, spec, clock::now())?;
+        let found = Recovered::read(&spec.host.run_dir, spec, former, clock::now())?;
         found.destroy_leftovers()?;
         let workers = spread(spec);
         let of_disk = |disk: DiskId| workers[spec.disk(disk).vm.index()];
@@ -115,7 +121,7 @@ impl Dataplane {
             let listening = bound.listening();
             listeners[of_disk(listening.0).index()].push(listening);
         }
-        let mut plane = Self { workers: Vec::new() };
+        let mut plane = Self { workers: Vec::new(), unknown: found.unknown.as_slice().into() };
         let started = clock::now();
         let marker = Marker::new(&spec.host.run_dir, started);
         let marks = marker.former().unwrap_or_else(|error| {
@@ -150,9 +156,13 @@ impl Dataplane {
             };
             plane.workers.push((shared, start_worker(outfit)?));
         }
-        let quiesce = spec.targets.iter().map(|target| target.quiesce).max().unwrap_or_default();
-        found.remove_files(quiesce, clock::now());
+        found.remove_files(recover::longest_quiesce(spec), clock::now());
         Ok(plane)
+    }
+
+    /// Why it is not known what former processes had in flight, in words; nothing if all is known. Units are held for it at first.
+    pub fn unknown(&self) -> &Arc<[String]> {
+        &self.unknown
     }
 
     /// Gives the workers a newer plan.

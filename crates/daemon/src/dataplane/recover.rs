@@ -1,7 +1,8 @@
 //! What a former process of this host left behind, before anything is sent: its record, and its sockets.
 //!
 //! Rule 2 of the design's "never go wrong": its sockets to targets are dead before what they carried goes elsewhere; without
-//! that proof the daemon does not start. Rule 4: what it had in flight or in quarantine goes into quarantine again.
+//! that proof the daemon does not start. Rule 4: what it had in flight or in quarantine goes into quarantine again; of what no record
+//! tells, though there must have been one, nothing is sent for one bound.
 
 use crate::sys::boot::BootId;
 use crate::sys::diag::{Diag, Leftover};
@@ -22,6 +23,8 @@ const PREFIX: &str = "record-";
 const UNFINISHED: &str = ".new";
 /// What follows in the name of one that cannot be read: when that was first seen, in nanoseconds of the monotonic clock.
 const UNREADABLE: &str = ".unreadable-";
+/// Stands for a record that should have been there, with the same after it.
+const MISSING: &str = "record-missing";
 /// How often a leftover socket is looked for again, and for how long: a process that has just been killed lets go of its sockets
 /// within milliseconds.
 const LEFTOVER_PAUSE: Duration = Duration::from_millis(20);
@@ -32,11 +35,22 @@ const LEFTOVER_MAX: Duration = Duration::from_secs(2);
 /// A write of unknown outcome: its unit, range and fence, if one was running.
 pub(super) type Write = (UnitId, Range<u64>, Option<Instant>);
 
+/// Whether a vmpath has run before in this boot of the host, and so has left a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Former {
+    None,
+    Ran,
+    /// Nobody remembers.
+    Unknown,
+}
+
 /// What was found, and the files in which.
 #[derive(Debug, Default)]
 pub(super) struct Recovered {
     pub(super) writes: Vec<Write>,
     pub(super) knowledge: Knowledge,
+    /// Why not all is known, if something may still come of it; in words.
+    pub(super) unknown: Vec<String>,
     files: Vec<PathBuf>,
     /// With when each was first seen.
     unreadable: Vec<(PathBuf, Instant)>,
@@ -48,9 +62,10 @@ impl Recovered {
     ///
     /// # Errors
     /// The folder cannot be made or read.
-    pub(super) fn read(folder: &Path, spec: &Spec, now: Instant) -> Result<Self> {
+    pub(super) fn read(folder: &Path, spec: &Spec, former: Former, now: Instant) -> Result<Self> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let mut found = Self::default();
+        let (quiesce, mut has_record) = (longest_quiesce(spec), false);
         let listing =
             std::fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
         for entry in listing {
@@ -64,35 +79,71 @@ impl Recovered {
                 found.files.push(path);
                 continue;
             }
-            match record::read(&path) {
-                Ok(remains) => match found.add(remains.unwrap_or_default(), spec) {
-                    Ok(()) => found.files.push(path),
-                    Err(unit) => found.cannot_tell(
-                        &path,
-                        &format!("it tells of writes to {unit}, which no disk uses under that name"),
-                        now,
-                    ),
-                },
-                Err(error) => found.cannot_tell(&path, &error.to_string(), now),
+            let why = if name.starts_with(MISSING) {
+                // Who put it there had one of its own before it sent anything.
+                has_record = true;
+                Some("that one had lost its record".into())
+            } else {
+                match record::read(&path) {
+                    Ok(None) => None,
+                    Ok(Some(remains)) => {
+                        has_record = true;
+                        found.add(remains, spec).err()
+                    }
+                    Err(error) => {
+                        has_record = true;
+                        Some(error.to_string())
+                    }
+                }
+            };
+            match why {
+                None => found.files.push(path),
+                Some(why) => found.cannot_tell(&path, &why, quiesce, now),
             }
+        }
+        match former {
+            Former::Ran | Former::Unknown if !has_record => found.is_missing(folder, former, now)?,
+            Former::None | Former::Ran | Former::Unknown => {}
         }
         Ok(found)
     }
 
+    /// What it would have told of may still take effect. A file stands for it, so that one that starts during the hold goes on with it.
+    fn is_missing(&mut self, folder: &Path, former: Former, now: Instant) -> Result<()> {
+        let path = folder.join(format!("{MISSING}{UNREADABLE}{}", now.as_nanos()));
+        std::fs::write(&path, "").with_context(|| format!("cannot write {}", path.display()))?;
+        let ran = match former {
+            Former::Ran => "one has run since the host's boot",
+            Former::None | Former::Unknown => "whether one has run since the host's boot is not known",
+        };
+        self.unknown.push(format!(
+            "it is not known what the vmpath before had in flight: {ran}, and run_dir ({}) has no record of it, as if it was emptied or \
+             is another one now (under systemd: RuntimeDirectory without RuntimeDirectoryPreserve=yes); nothing is sent to any unit \
+             for its target's `quiesce` and {} s",
+            folder.display(),
+            LEFTOVER_MAX.as_secs()
+        ));
+        self.knowledge = Knowledge::Incomplete { since: now };
+        self.unreadable.push((path, now));
+        Ok(())
+    }
+
     /// It stays until nothing that it would have told of can take effect any more: a process that dies while it holds must not be followed by
     /// one that knows of nothing. Its name remembers since when that is counted, so that no row of starts holds for ever.
-    fn cannot_tell(&mut self, path: &Path, why: &str, now: Instant) {
+    fn cannot_tell(&mut self, path: &Path, why: &str, quiesce: Duration, now: Instant) {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let told = name.split_once(UNREADABLE).and_then(|(_, at)| at.parse().ok()).map(Instant::from_nanos);
         // One of the future is of another boot.
         let since = told.filter(|at| *at <= now).unwrap_or(now);
-        tracing::warn!(
-            "it is not known what the former vmpath had in flight: every unit is held until its target's `quiesce` has passed \
-             since its sockets were gone ({} s after that was first seen, {} s ago); {}: {why}",
-            LEFTOVER_MAX.as_secs(),
-            now.since(since).as_secs(),
-            path.display()
-        );
+        if !is_over(since, quiesce, now) {
+            self.unknown.push(format!(
+                "it is not known what a vmpath before had in flight: {}: {why}; nothing is sent to any unit until its target's \
+                 `quiesce` has passed since its sockets were gone ({} s after that was first seen, {} s ago)",
+                path.display(),
+                LEFTOVER_MAX.as_secs(),
+                now.since(since).as_secs()
+            ));
+        }
         let latest = match self.knowledge {
             Knowledge::Complete => since,
             Knowledge::Incomplete { since: other } => since.max(other),
@@ -105,13 +156,16 @@ impl Recovered {
     }
 
     /// # Errors
-    /// A unit that it tells of and that the configuration does not: it may be there under another name.
+    /// It tells of a unit of which the configuration does not: it may be there under another name.
     fn add(&mut self, remains: Remains, spec: &Spec) -> Result<(), String> {
         let mut unknown = Ok(());
         for (name, range, until) in remains.writes {
             match spec.unit_ids().find(|unit| spec.unit_name(*unit) == name) {
                 Some(unit) => self.writes.push((unit, range, until)),
-                None => unknown = Err(name),
+                None => {
+                    unknown =
+                        Err(format!("it tells of writes to {name}, which no disk uses under that name"));
+                }
             }
         }
         self.connections.extend(remains.connections);
@@ -149,17 +203,23 @@ impl Recovered {
 
     /// Their content is in the new records, or can take no effect any more: `quiesce` is the longest of any target.
     pub(super) fn remove_files(&self, quiesce: Duration, now: Instant) {
-        let over = self
-            .unreadable
-            .iter()
-            .filter(|(_, since)| now.since(*since) > quiesce + LEFTOVER_MAX)
-            .map(|(path, _)| path);
+        let over =
+            self.unreadable.iter().filter(|(_, since)| is_over(*since, quiesce, now)).map(|(path, _)| path);
         for path in self.files.iter().chain(over) {
             if let Err(error) = std::fs::remove_file(path) {
                 tracing::warn!(%error, "cannot remove {}", path.display());
             }
         }
     }
+}
+
+pub(super) fn longest_quiesce(spec: &Spec) -> Duration {
+    spec.targets.iter().map(|target| target.quiesce).max().unwrap_or_default()
+}
+
+/// Nothing of which is not known since then can take effect any more.
+fn is_over(since: Instant, quiesce: Duration, now: Instant) -> bool {
+    now.since(since) > quiesce + LEFTOVER_MAX
 }
 
 /// Until when nothing goes to a unit at all: what was sent before the boot of the host may come until one bound after it,
@@ -244,7 +304,11 @@ nbd = "/run/d.sock"
         }
 
         fn read_at(&self, now: Instant) -> Recovered {
-            Recovered::read(self.folder(), &self.spec, now).unwrap()
+            self.read_after(Former::None, now)
+        }
+
+        fn read_after(&self, former: Former, now: Instant) -> Recovered {
+            Recovered::read(self.folder(), &self.spec, former, now).unwrap()
         }
     }
 
@@ -331,6 +395,45 @@ nbd = "/run/d.sock"
         assert_eq!(next.knowledge, Knowledge::Incomplete { since: NOW });
         next.remove_files(QUIESCE, later);
         assert_eq!(fs::read_dir(scene.folder()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_record_that_must_have_been_there_and_is_not_holds_everything_for_one_bound() {
+        let unknown = Knowledge::Incomplete { since: NOW };
+        let scene = Scene::new();
+        assert_eq!(scene.read().knowledge, Knowledge::Complete, "the first start ever, or after a boot");
+        // What another boot has left, or one that had sent nothing, is no record of the process before.
+        let another = scene.folder().join("record-0.7");
+        drop(Record::create(&another, &BootId::from_bytes([3; 16]), &["san0/root".to_owned()]).unwrap());
+        fs::write(scene.folder().join("record-0.5.new"), b"half").unwrap();
+        for former in [Former::Ran, Former::Unknown] {
+            let found = scene.read_after(former, NOW);
+            assert_eq!(found.knowledge, unknown);
+            assert_eq!(found.unknown.len(), 1);
+            assert!(found.unknown[0].contains("emptied"), "{:?}", found.unknown);
+            found.remove_files(QUIESCE, NOW);
+            fs::remove_file(scene.folder().join(format!("{MISSING}{UNREADABLE}{}", NOW.as_nanos()))).unwrap();
+        }
+        // With a record all is known.
+        scene.former(1);
+        assert_eq!(scene.read_after(Former::Ran, NOW).knowledge, Knowledge::Complete);
+    }
+
+    #[test]
+    fn a_kill_during_that_bound_does_not_end_it() {
+        let scene = Scene::new();
+        scene.read_after(Former::Ran, NOW).remove_files(QUIESCE, NOW);
+        for (later, left) in [(2, 1), (6, 1), (8, 0)] {
+            // Each has a record of its own, and is killed.
+            let now = NOW + Duration::from_secs(later);
+            let found = scene.read_after(Former::Ran, now);
+            drop(new_record(&scene.spec, WorkerId(0), now).unwrap());
+            assert_eq!(found.knowledge, Knowledge::Incomplete { since: NOW });
+            assert_eq!(found.unknown.len(), left, "what is over is not told of");
+            found.remove_files(QUIESCE, now);
+        }
+        let later = NOW + Duration::from_secs(9);
+        assert_eq!(scene.read_after(Former::Ran, later).knowledge, Knowledge::Complete);
     }
 
     #[test]

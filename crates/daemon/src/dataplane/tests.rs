@@ -2,7 +2,7 @@
 
 mod moving;
 
-use super::{Dataplane, Standing, WorkerReport, recover};
+use super::{Dataplane, Former, Standing, WorkerReport, recover};
 use crate::sys::mark::Marker;
 use crate::sys::{clock, counting};
 use std::os::fd::OwnedFd;
@@ -52,7 +52,7 @@ fn rig() -> Rig {
     let array = runtime.block_on(args.open()).unwrap();
     let urls = ["a", "b"].map(|name| format!("nbd+unix:///?socket={}/{name}.sock", folder.path().display()));
     let (report, reports) = unbounded_channel();
-    let plane = Dataplane::start(&plan(folder.path(), &urls), &report).unwrap();
+    let plane = Dataplane::start(&plan(folder.path(), &urls), Former::None, &report).unwrap();
     Rig { _runtime: runtime, _array: array, folder, reports, plane: Some(plane) }
 }
 
@@ -172,7 +172,7 @@ fn a_file_is_a_path() {
     std::fs::write(&disk, vec![7; 16 << 20]).unwrap();
     let plan = plan(rig.folder.path(), &[format!("block://{}", disk.display())]);
     let (report, reports) = unbounded_channel();
-    (rig.plane, rig.reports) = (Some(Dataplane::start(&plan, &report).unwrap()), reports);
+    (rig.plane, rig.reports) = (Some(Dataplane::start(&plan, Former::Ran, &report).unwrap()), reports);
     let load = HopArgs { verify: Verify::Yes, span: Some(4 << 20), depth: 8, ..rig.load() };
     for op in [Op::Randwrite, Op::Randread] {
         let done = HopArgs { op, seconds: Duration::from_millis(300), ..load.clone() };
@@ -203,7 +203,7 @@ fn what_the_kernel_still_has_is_fenced_from_its_end() {
     Marker::new(&run, before).set(&in_kernel, "t/u").unwrap();
 
     let (report, mut reports) = unbounded_channel();
-    let plane = Dataplane::start(&plan, &report).unwrap();
+    let plane = Dataplane::start(&plan, Former::Ran, &report).unwrap();
     let mut next = |wanted: fn(&WorkerReport) -> bool| {
         (0..REPORTS_MAX).map(|_| reports.blocking_recv().unwrap()).find(wanted).expect("it is told")
     };

@@ -35,6 +35,8 @@ const JOURNAL: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("journal")
 const META_SCHEMA: &str = "schema";
 const META_BOOT: &str = "boot";
 const META_CLEAN: &str = "clean";
+/// The boot in which a process last opened this, whether or not it came to write a state.
+const META_RAN: &str = "ran-in";
 /// When the state was handed over, and the sum of its rows: a vmpath that does not know of this changes only those.
 const META_STATE_AT: &str = "state-at";
 const STATE_CONTROLLER: &str = "controller";
@@ -143,8 +145,9 @@ impl StateFile {
             }
             Some(_) | None => return Ok(Err(Trouble::Unreadable("it names no schema".into()))),
         };
-        let boot =
-            meta.get(META_BOOT)?.and_then(|bytes| bytes.value().try_into().ok().map(BootId::from_bytes));
+        let boot_of = |bytes: &[u8]| bytes.try_into().ok().map(BootId::from_bytes);
+        let boot = meta.get(META_BOOT)?.and_then(|bytes| boot_of(bytes.value()));
+        let ran = meta.get(META_RAN)?.and_then(|bytes| boot_of(bytes.value())).or(boot);
         let clean = meta.get(META_CLEAN)?.is_some_and(|bytes| bytes.value() == [1]);
         let told = meta.get(META_STATE_AT)?.map(|bytes| bytes.value().to_vec());
         drop(meta);
@@ -159,7 +162,7 @@ impl StateFile {
         let lines: Result<Vec<_>, Corrupt> = lines.into_iter().collect();
         Ok(match (state, lines) {
             (Ok(State { saved, moves }), Ok(lines)) => {
-                Ok(Left { boot, clean, saved, saved_at, moves, lines, unreadable: None })
+                Ok(Left { boot, ran, clean, saved, saved_at, moves, lines, unreadable: None })
             }
             (Err(error), _) | (_, Err(error)) => Err(Trouble::Unreadable(error.to_string())),
         })
@@ -173,6 +176,7 @@ impl StateFile {
             let mut meta = writing.open_table(META)?;
             meta.insert(META_SCHEMA, SCHEMA.to_le_bytes().as_slice())?;
             meta.insert(META_CLEAN, [0].as_slice())?;
+            meta.insert(META_RAN, self.boot.as_bytes().as_slice())?;
             // From here on it is as old as it is known to be, or older than anything that comes.
             let at = left.saved_at.unwrap_or(Instant::ZERO);
             write_state(&writing, &mut meta, (&left.saved, &left.moves), at)?;

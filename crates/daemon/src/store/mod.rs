@@ -41,6 +41,8 @@ const LATE_AFTER: Duration = Duration::from_secs(5);
 pub struct Left {
     /// In which boot of the host its state was written; none if it wrote none.
     pub boot: Option<BootId>,
+    /// In which boot of the host it ran; none if there was none, or it is not known.
+    pub ran: Option<BootId>,
     /// It ended as asked.
     pub clean: bool,
     pub saved: Saved,
@@ -52,7 +54,7 @@ pub struct Left {
     pub moves: SavedMoves,
     /// The journal, the oldest first.
     pub lines: Vec<Line>,
-    /// What it left could not be read, and is kept elsewhere; in words.
+    /// What it left, if anything, could not be read; in words.
     pub unreadable: Option<String>,
 }
 

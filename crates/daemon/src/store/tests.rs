@@ -42,6 +42,18 @@ fn open(dir: &Path) -> (Store, Left) {
 }
 
 #[test]
+fn that_it_ran_is_known_however_soon_it_was_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let next = |boot: &BootId| super::file::StateFile::open(dir.path(), boot).unwrap().1;
+    let left = next(&BOOT);
+    assert_eq!((left.boot, left.ran), (None, None), "the first one ever");
+    let left = next(&BOOT);
+    assert_eq!((left.boot, left.ran), (None, Some(BOOT)), "it has written no state");
+    assert_eq!(next(&NEXT_BOOT).ran, Some(BOOT));
+    assert_eq!(next(&BOOT).ran, Some(NEXT_BOOT));
+}
+
+#[test]
 fn what_was_handed_over_is_there_after_the_end() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, left) = open(&dir.path().join("made/here"));

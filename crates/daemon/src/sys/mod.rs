@@ -14,6 +14,7 @@ pub mod diag;
 pub mod dirty;
 pub mod guest;
 pub mod inflight;
+pub mod lock;
 pub mod mark;
 pub mod record;
 pub mod rtnetlink;

@@ -87,7 +87,7 @@ impl World {
         let Some(comparison) = &self.workers[at].comparisons[unit] else { return };
         let (new, known) = (comparison.new, comparison.known);
         if now > comparison.deadline {
-            self.cut(new, &Fault::Identity("its blocks could not be compared in time".into()));
+            self.cut(new, &Fault::Unproven("its blocks could not be compared in time".into()));
             return;
         }
         if comparison.reading || !self.workers[at].router.sampling_is_quiet(UnitId::at(unit)) {
@@ -96,7 +96,7 @@ impl World {
         if comparison.ranges.is_empty() {
             self.cut(
                 new,
-                &Fault::Identity("no block can be compared before the fence of lost writes".into()),
+                &Fault::Unproven("no block can be compared before the fence of lost writes".into()),
             );
             return;
         }

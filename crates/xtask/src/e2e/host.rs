@@ -252,6 +252,18 @@ impl Host {
         Ok(rows(&answer, "units")?.iter().filter_map(|unit| unit["quarantined_ranges"].as_u64()).sum())
     }
 
+    /// Places by which a unit (`target/name`) would be known again.
+    ///
+    /// # Errors
+    /// The daemon does not answer, or has no such unit.
+    pub(crate) fn remembered_places(&mut self, unit: &str) -> Result<u64> {
+        let answer = self.api.get("/v1/units")?;
+        let is_it = |row: &&Value| unit.split_once('/') == row["target"].as_str().zip(row["name"].as_str());
+        let places =
+            rows(&answer, "units")?.iter().find(is_it).and_then(|row| row["remembered_places"].as_u64());
+        places.with_context(|| format!("no number of remembered places of unit {unit}"))
+    }
+
     /// A VM's state, as `vmpath show vms` names it.
     ///
     /// # Errors

@@ -11,7 +11,11 @@ const MIB: u64 = 1 << 20;
 
 #[test]
 fn nothing_is_a_configuration() {
-    let spec = good("");
+    let parsed = parsed("").expect("good");
+    assert_eq!(parsed.warnings.len(), 1);
+    let warning = parsed.warnings[0].to_string();
+    assert!(warning.contains(":1:1: no target and no VM is configured"), "{warning}");
+    let spec = parsed.spec;
     assert_eq!(spec.host.name, "localhost");
     assert_eq!(spec.host.api_socket, Path::new("/run/vmpath/vmpath.sock"));
     assert_eq!(spec.host.admin_group, "vmpath");

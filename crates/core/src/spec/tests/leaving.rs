@@ -136,6 +136,23 @@ fn what_a_disk_stands_on_may_not_leave_with_it() {
     );
 }
 
+#[test]
+fn all_vms_at_once_do_not_leave() {
+    let none = || good(TARGETS);
+    let refused = |running: &Spec, which: &str| {
+        let why = format!(
+            "{which} would leave at once, as if the files were cut short: a restart is needed to serve none"
+        );
+        assert_eq!(none().rebase(running), Err(vec![why]));
+    };
+    refused(&full(), "all 3 VMs");
+    let one = good(&text(&[0, 1], 1)).rebase(&full()).expect("others may leave");
+    refused(&one, "vm vm0, the only one,");
+    assert!(none().rebase(&none()).is_ok(), "there was none");
+    let nothing = good("").rebase(&full()).expect_err("no target, too");
+    assert_eq!(nothing.len(), 3, "{nothing:?}");
+}
+
 /// A reload: which disks are in the files, in which order, and a reservation.
 fn reload() -> impl Strategy<Value = (Vec<usize>, u32)> {
     let present = prop::sample::subsequence(all(), 1..=VMS * DISKS_OF_VM).prop_shuffle();

@@ -121,7 +121,7 @@ impl Drop for Host {
 impl Host {
     fn start(folder: &Path, plan: Arc<RoutePlan>) -> Self {
         let (report, reports) = unbounded_channel();
-        let plane = Dataplane::start(&plan, &report).unwrap();
+        let plane = Dataplane::start(&plan, crate::dataplane::Former::None, &report).unwrap();
         let mut host = Self { folder: folder.to_owned(), plan, plane: Some(plane), reports };
         host.await_sockets();
         host

@@ -18,8 +18,12 @@ const SEEN_MAX: Duration = Duration::from_secs(10);
 const UP_MAX: Duration = Duration::from_secs(30);
 /// Longer than any repair takes to be acted on.
 const STAYS: Duration = Duration::from_secs(4);
-/// Places of the unit have been read.
-const REMEMBERED: Duration = Duration::from_secs(3);
+/// As `LOAD`, and slow enough that most places stay for seconds what they were read as.
+const GENTLE_LOAD: &str =
+    "--sizes 4KiB:4,16KiB:1 --slots 16 --zero 2 --flush-every 16 --sample-every 100ms --rate 4MiB/s";
+/// So many places are known again, of 40.
+const REMEMBERED_LEAST: u64 = 8;
+const REMEMBERED_MAX: Duration = Duration::from_secs(30);
 /// As in the configurations.
 const QUIESCE: Duration = Duration::from_millis(500);
 const REFUSED: &str = "not this unit";
@@ -30,14 +34,17 @@ const SETTLED: Duration = Duration::from_millis(500);
 pub(super) fn identity(stage: &mut Stage) -> Result<()> {
     let (_storage, mut array) = storage::array(stage, &["gold", "another"])?;
     let mut host = Host::start(stage, "identity.toml")?;
-    let mut gold = StandIn::start(stage, "gold", LOAD)?;
+    let mut gold = StandIn::start(stage, "gold", GENTLE_LOAD)?;
     for fault in ["reset other-unit", "reset announce-size 32MiB"] {
         one_path(stage, &mut host, &mut array, fault)?;
         gold.wait_progress()?;
     }
     for fault in ["reset announce-size 32MiB", "reset other-unit"] {
-        // What is remembered was read since the last write.
-        stage.watch(REMEMBERED, |_| Ok(()))?;
+        let places = stage.wait("places to be remembered", REMEMBERED_MAX, |_| {
+            let places = host.remembered_places("san0/gold")?;
+            Ok((places >= REMEMBERED_LEAST).then_some(places))
+        })?;
+        stage.say(format!("what {places} places of the unit hold is remembered"));
         all_paths(stage, &mut host, &mut array, fault)?;
         gold.wait_progress()?;
     }
