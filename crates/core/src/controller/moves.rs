@@ -45,6 +45,12 @@ enum Store {
     },
 }
 
+impl Cluster {
+    pub(super) fn nonce(&self) -> u64 {
+        self.nonce
+    }
+}
+
 impl Controller {
     pub(super) fn take_cluster(&mut self, heard: Heard) {
         match heard {
