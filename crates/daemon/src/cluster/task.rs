@@ -12,9 +12,11 @@
 use super::call::{self, Reading};
 use super::change::Change;
 use super::keys::Keys;
+use super::name::{self, Rival};
 use super::outbox::Outbox;
 use super::pace::{Pace, Puts};
 use super::past::{self, Revisions};
+use super::process::Process;
 use super::session::{self, Ground, Opened, Session};
 use super::view::{self, View};
 use super::{ClusterOrder, ClusterReport, Outcome, Refusal, Ticket};
@@ -67,6 +69,7 @@ pub(super) struct Task {
     session: u64,
     /// The session with which revisions began anew: what a call of an older one says is of a store that is no more.
     era: u64,
+    rival: Rival,
 }
 
 /// A call that has ended.
@@ -83,14 +86,15 @@ type Gone = Option<Infallible>;
 
 impl Task {
     pub(super) fn new(
-        spec: &Spec,
-        cluster: &ClusterSpec,
+        (spec, cluster): (&Spec, &ClusterSpec),
+        process: Process,
         reports: mpsc::Sender<ClusterReport>,
         orders: mpsc::Receiver<ClusterOrder>,
     ) -> Self {
         let keys = Keys::new(&cluster.etcd.prefix);
         let ground = Arc::new(Ground {
             host: spec.host.name.clone(),
+            process,
             etcd: cluster.etcd.clone(),
             keys: keys.clone(),
             targets: spec.targets.iter().map(|target| target.name.clone()).collect(),
@@ -110,6 +114,7 @@ impl Task {
             rooms: BTreeMap::new(),
             session: 0,
             era: 0,
+            rival: Rival::default(),
         }
     }
 
@@ -155,7 +160,11 @@ impl Task {
             };
             if failed > 0 && failed.is_multiple_of(u32::try_from(members.len()).unwrap_or(1)) {
                 why = self.told(&whys);
-                self.outbox.state(ClusterReport::Down { why: why.clone() });
+                if name::is_in_use(&why) {
+                    why = self.stands_back(&why).await?;
+                } else {
+                    self.outbox.state(ClusterReport::Down { why: why.clone() });
+                }
                 let round = failed / u32::try_from(members.len()).unwrap_or(1);
                 let pause = self.pause(round);
                 self.meanwhile(&why, tokio::time::sleep(pause)).await?;
@@ -175,6 +184,21 @@ impl Task {
         }
         self.view.go_on(&opened.present, opened.revisions);
         Ok(opened)
+    }
+
+    /// Another process has this host's name. Whoever has had a session waits until it is free again; any other one for as long as
+    /// a process of before may be in etcd, and for ever if it is none.
+    async fn stands_back(&mut self, why: &str) -> Option<String> {
+        let lease = self.ground.etcd.lease;
+        let said = self.rival.words(clock::now(), lease, (&self.ground.host, why));
+        let is_another = said.is_err() && self.session == 0;
+        let why = said.unwrap_or_else(|another| another);
+        tracing::error!("{why}");
+        self.outbox.state(ClusterReport::NameInUse { why: why.clone() });
+        if is_another {
+            let _: Infallible = self.meanwhile(&why, std::future::pending()).await?;
+        }
+        Some(why)
     }
 
     /// What each member was last said to suffer from.
@@ -291,6 +315,7 @@ impl Task {
         let Opened { session, facts, new_lease, .. } = opened;
         self.session += 1;
         self.lease = Some(session.lease);
+        self.rival = Rival::default();
         self.view.forget_others();
         for fact in &facts {
             let change = self.view.learn(fact.as_fact());

@@ -6,6 +6,7 @@ mod away;
 mod gone_back;
 mod known;
 mod lost;
+mod names;
 mod owners;
 
 use super::slice::tests::host;
@@ -68,9 +69,13 @@ impl Host {
     }
 
     fn of(spec: &Spec) -> Self {
+        Self::as_process(spec, &Process::of_test(1, &[], &format!("machine of {}", spec.host.name)))
+    }
+
+    fn as_process(spec: &Spec, process: &Process) -> Self {
         // Small: the session has to get along with an owner that is busy.
         let (sender, reports) = mpsc::channel(2);
-        let cluster = Cluster::start(spec, spec.cluster.as_ref().expect("there"), sender);
+        let cluster = Cluster::start(spec, spec.cluster.as_ref().expect("there"), process, sender);
         Self { name: spec.host.name.clone(), cluster, reports, said: VecDeque::new(), ticket: 0 }
     }
 
@@ -106,6 +111,7 @@ impl Host {
         let why = |report: &ClusterReport| match report {
             ClusterReport::Down { why } => Some(why.clone()),
             ClusterReport::Up
+            | ClusterReport::NameInUse { .. }
             | ClusterReport::Owner(_)
             | ClusterReport::Others(_)
             | ClusterReport::Answer { .. } => None,
@@ -147,6 +153,7 @@ impl Host {
             ClusterReport::Answer { .. }
             | ClusterReport::Up
             | ClusterReport::Down { .. }
+            | ClusterReport::NameInUse { .. }
             | ClusterReport::Owner(_)
             | ClusterReport::Others(_) => None,
         };
@@ -161,6 +168,7 @@ impl Host {
             | ClusterReport::Answer { .. }
             | ClusterReport::Up
             | ClusterReport::Down { .. }
+            | ClusterReport::NameInUse { .. }
             | ClusterReport::Others(_) => None,
         };
         self.hear(&format!("owner {expected:?} of {unit}"), told).await;
@@ -173,7 +181,8 @@ impl Host {
             ClusterReport::Owner(_)
             | ClusterReport::Answer { .. }
             | ClusterReport::Up
-            | ClusterReport::Down { .. } => None,
+            | ClusterReport::Down { .. }
+            | ClusterReport::NameInUse { .. } => None,
         };
         loop {
             let view = self.hear(what, view).await;
