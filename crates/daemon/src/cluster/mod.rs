@@ -12,6 +12,8 @@ mod change;
 #[cfg(feature = "cluster")]
 mod connect;
 #[cfg(feature = "cluster")]
+mod kept;
+#[cfg(feature = "cluster")]
 mod keys;
 #[cfg(feature = "cluster")]
 mod name;

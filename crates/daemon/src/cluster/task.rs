@@ -11,6 +11,7 @@
 
 use super::call::{self, Reading};
 use super::change::Change;
+use super::kept::Kept;
 use super::keys::Keys;
 use super::name::{self, Rival};
 use super::outbox::Outbox;
@@ -70,6 +71,7 @@ pub(super) struct Task {
     /// The session with which revisions began anew: what a call of an older one says is of a store that is no more.
     era: u64,
     rival: Rival,
+    kept: Kept,
 }
 
 /// A call that has ended.
@@ -115,6 +117,7 @@ impl Task {
             session: 0,
             era: 0,
             rival: Rival::default(),
+            kept: Kept::new(&spec.host.state_dir, &cluster.etcd.prefix),
         }
     }
 
@@ -124,6 +127,7 @@ impl Task {
     }
 
     async fn serve(&mut self) -> Gone {
+        self.kept.read().await;
         let members = self.ground.etcd.endpoints.clone();
         // Hosts begin with different members, so that no member has them all.
         let mut turn = usize::try_from(self.chance(0) % 1024).unwrap_or_default();
@@ -136,7 +140,7 @@ impl Task {
                 Arc::clone(&self.ground),
                 members[at].clone(),
                 self.lease,
-                self.view.past().clone(),
+                self.kept.add_to(self.view.past().clone()),
             );
             let open = tokio::time::timeout(OPEN_TIMEOUT, open);
             let opened = self.meanwhile(&why, open).await?;
@@ -276,6 +280,7 @@ impl Task {
         loop {
             let now = clock::now();
             self.publish(&session, now);
+            self.kept.write(self.view.version(), self.view.past()).await;
             for order in std::mem::take(&mut self.again) {
                 self.order(order, &session.client);
             }
@@ -307,7 +312,7 @@ impl Task {
     fn next_wake(&self, session: &Session, tell: Option<Instant>) -> Instant {
         // What is due already waits for room in the reports, not for time.
         let tell = tell.filter(|due| *due > clock::now());
-        let dues = [Some(session.due()), self.pace.due(), tell];
+        let dues = [Some(session.due()), self.pace.due(), self.kept.due(self.view.version()), tell];
         dues.into_iter().flatten().min().unwrap_or_else(|| session.due())
     }
 

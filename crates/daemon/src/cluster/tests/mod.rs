@@ -14,6 +14,7 @@ use super::*;
 use crate::sys::clock;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use tempfile::TempDir;
 use vmpath_core::spec::{Source, parse};
 use vmpath_lab::etcd::Etcd;
 
@@ -39,6 +40,7 @@ struct Host {
     /// Said and not asked for yet.
     said: VecDeque<ClusterReport>,
     ticket: Ticket,
+    state: TempDir,
 }
 
 /// `units` are of san0. More lines go into `[cluster]`.
@@ -73,10 +75,17 @@ impl Host {
     }
 
     fn as_process(spec: &Spec, process: &Process) -> Self {
+        Self::kept_in(tempfile::tempdir().expect("a directory"), spec, process)
+    }
+
+    /// With a `state_dir`.
+    fn kept_in(state: TempDir, spec: &Spec, process: &Process) -> Self {
+        let mut spec = spec.clone();
+        spec.host.state_dir = state.path().to_owned();
         // Small: the session has to get along with an owner that is busy.
         let (sender, reports) = mpsc::channel(2);
-        let cluster = Cluster::start(spec, spec.cluster.as_ref().expect("there"), process, sender);
-        Self { name: spec.host.name.clone(), cluster, reports, said: VecDeque::new(), ticket: 0 }
+        let cluster = Cluster::start(&spec, spec.cluster.as_ref().expect("there"), process, sender);
+        Self { name: spec.host.name.clone(), cluster, reports, said: VecDeque::new(), ticket: 0, state }
     }
 
     /// The first report that `pick` takes, of what was said and what will be.
