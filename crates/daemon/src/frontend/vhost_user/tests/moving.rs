@@ -208,7 +208,8 @@ fn what_was_handed_over_is_never_replayed_into_a_new_ring() {
         let (mut link, mut guest) = Link::started();
         guest.ask(3, OUT, 16, 512);
         guest.ask(9, OUT, 24, 512);
-        (link.fetch(), link.fetch());
+        let fetched = [link.fetch().head, link.fetch().head];
+        assert_eq!(fetched, [3, 9]);
         assert_eq!(link.stop().0, 2);
         let left = hand_over(&link, &[9]);
         assert_eq!((left.base, left.open.len(), guest.used_index()), (2, 2, 0));
