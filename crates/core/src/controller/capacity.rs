@@ -7,7 +7,7 @@ use super::shed::{Outlook, Verdict};
 use crate::ids::{PathId, TargetId, VmId};
 use crate::path::PathState;
 use crate::plan::Health;
-use crate::policy::fit::Kept;
+use crate::policy::fit::{Claim, Kept, Room};
 use crate::time::Instant;
 use crate::view::{CapacityStanding, CapacityView, PartyView};
 
@@ -76,6 +76,39 @@ impl Controller {
             up,
             reserved: parties.iter().map(|party| party.reserved).sum(),
             parties,
+        }
+    }
+
+    /// Whether a VM that comes has room for its reservation, on the paths that it may use itself, beside all whose disks are this
+    /// host's or will be in a moment. As far as nobody knows what a target's paths carry there is room.
+    ///
+    /// # Errors
+    /// It has not, in words.
+    pub(super) fn has_room(&self, vm: VmId) -> Result<(), String> {
+        let trusted = |path: &PathId| matches!(self.network.state(*path), PathState::Active { .. });
+        let up: Vec<PathId> = self.spec.path_ids().filter(trusted).collect();
+        let is_known = |target: TargetId| {
+            let mut its = up.iter().filter(|path| self.spec.path(**path).target == target);
+            its.all(|path| self.spec.path(*path).capacity.is_some())
+        };
+        let claims = |vm: VmId| -> Vec<Claim> {
+            let wishes = self.wishes(vm, is_known).into_iter();
+            // Whether a path leads to each unit is found out by reading it.
+            wishes.filter(|wish| !wish.paths.is_empty()).collect()
+        };
+        let carries = |path: PathId| {
+            let rate = self.spec.path(path).capacity.filter(|_| up.contains(&path));
+            rate.map_or(0, |rate| rate.0)
+        };
+        let mut room = Room::new(self.spec.path_ids().map(carries).collect());
+        for other in self.order.iter().filter(|other| **other != vm && self.will_be_served(**other)) {
+            room.fill(&claims(*other));
+        }
+        match (room.admit(&claims(vm)), self.spec.vm(vm).reservation) {
+            (Kept::Leaves, Some(rate)) => Err(format!(
+                "it has no room for the VM's reservation of {rate} on the paths that the VM may use"
+            )),
+            (Kept::Stays, _) | (_, None) => Ok(()),
         }
     }
 

@@ -40,6 +40,7 @@ impl Controller {
             for at in 0..self.order.len() {
                 let (vm, before) = (self.order[at], self.out.records.len());
                 self.travel_timer(vm);
+                self.end_halt(vm);
                 if self.is_away(vm) {
                     continue;
                 }

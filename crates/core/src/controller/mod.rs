@@ -29,6 +29,7 @@ mod restore;
 mod shed;
 mod sick;
 mod summary;
+mod switchover;
 mod view;
 mod whereabouts;
 mod words;
@@ -112,6 +113,8 @@ struct Vm {
     floor: Floor,
     reserve: Reserve,
     travel: Travel,
+    /// It stands still at a migration that is none of this host's moves.
+    halt: Option<switchover::Halt>,
     /// Bytes of its guest's memory, as its hypervisor says.
     memory: Option<u64>,
     /// When it last had a request.
@@ -173,6 +176,7 @@ impl Vm {
             floor: Floor::Met,
             reserve: Reserve::Kept,
             travel: Travel::new(now),
+            halt: None,
             memory: None,
             last_io: None,
             ran: None,
@@ -305,7 +309,8 @@ impl Controller {
         };
         let rung = self.ladder_deadline(vm);
         let travel = state.travel.deadline().into_iter().chain(self.home_deadline(vm)).min();
-        [settled, held, dwell, rung, travel, self.drained_by(vm), state.guest.run.deadline()]
+        let halt = self.halt_deadline(vm);
+        [settled, held, dwell, rung, travel, halt, self.drained_by(vm), state.guest.run.deadline()]
             .into_iter()
             .flatten()
     }

@@ -45,6 +45,12 @@ enum Store {
     },
 }
 
+impl Cluster {
+    pub(super) fn nonce(&self) -> u64 {
+        self.nonce
+    }
+}
+
 impl Controller {
     pub(super) fn take_cluster(&mut self, heard: Heard) {
         match heard {
@@ -396,9 +402,10 @@ impl Controller {
         }
         // Whoever chose this host has seen its last summary, and that may be old.
         match self.accepts(cluster) {
-            Accepts::Yes => Ok(vm),
-            Accepts::No(why) => Err(format!("{host} takes no VM now: {why}")),
+            Accepts::Yes => {}
+            Accepts::No(why) => return Err(format!("{host} takes no VM now: {why}")),
         }
+        self.has_room(vm).map(|()| vm).map_err(|why| format!("{host} does not take it now: {why}"))
     }
 
     pub(super) fn tell_arriving(&mut self, vm: VmId, of: &MoveId, input: destination::Input) {

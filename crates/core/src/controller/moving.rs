@@ -124,6 +124,7 @@ impl Controller {
         match report {
             HypervisorReport::Connected { instance, state, .. } => {
                 debug_assert_eq!(self.vms[vm.index()].guest.monitor.instance(), Some(*instance));
+                self.watch_switchover(vm, None);
                 if self.is_replaced(vm) {
                     self.hypervisor_leaving(vm, source::Input::Replaced);
                 }
@@ -131,6 +132,7 @@ impl Controller {
                 self.may_be_left(vm, *state);
             }
             HypervisorReport::Lost { why } => {
+                self.watch_switchover(vm, None);
                 self.hypervisor_leaving(vm, source::Input::MonitorLost(why.clone()));
             }
             HypervisorReport::State(state) => {
@@ -139,6 +141,7 @@ impl Controller {
             }
             HypervisorReport::Machine(machine) => self.machine_of_move(vm, machine),
             HypervisorReport::Migration(status) => {
+                self.watch_switchover(vm, Some(&status.state));
                 self.hypervisor_leaving(vm, source::Input::Hypervisor(status.clone()));
                 // Of a VM that comes: its own end of the stream. One that stands or runs has come, whatever is said of the way.
                 let answer = match status.state {

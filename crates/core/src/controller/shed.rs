@@ -142,18 +142,19 @@ impl Controller {
     /// What it asks of the paths of short targets. A unit to which no trusted path leads asks for nothing: whoever left for that
     /// would make no room for anybody, and `on_no_path` governs as it does when a whole target has none.
     pub(super) fn claims(&self, vm: VmId, short: &[Short]) -> Vec<Claim> {
-        let mut claims = self.wishes(vm, short);
+        let mut claims = self.wishes(vm, |target| short.iter().any(|s| s.target == target));
         claims.retain(|claim| !claim.paths.is_empty());
         claims
     }
 
     /// Bytes per second of its reservation that no trusted path leads to.
     pub(super) fn uncarried(&self, vm: VmId, short: &[Short]) -> u64 {
-        let wishes = self.wishes(vm, short);
+        let wishes = self.wishes(vm, |target| short.iter().any(|s| s.target == target));
         wishes.iter().filter(|wish| wish.paths.is_empty()).map(|wish| wish.bytes).sum()
     }
 
-    fn wishes(&self, vm: VmId, short: &[Short]) -> Vec<Claim> {
+    /// What its reservation asks of the paths of these targets, by unit.
+    pub(super) fn wishes(&self, vm: VmId, of: impl Fn(TargetId) -> bool) -> Vec<Claim> {
         let reach = self.network.reach(vm);
         let disks: u32 = reach.units.iter().map(|u| u.disks).sum();
         let reservation = self.spec.vm(vm).reservation.map_or(0, |rate| rate.0);
@@ -162,7 +163,7 @@ impl Controller {
             let carry = u.paths.iter().filter(|p| self.network.carries(**p, u.unit));
             Claim { bytes: each * u64::from(u.disks), paths: carry.map(|p| p.index()).collect() }
         };
-        let units = reach.units.iter().filter(|u| short.iter().any(|s| s.target == u.target));
+        let units = reach.units.iter().filter(|u| of(u.target));
         units.map(wish).collect()
     }
 

@@ -90,7 +90,7 @@ impl Controller {
                 .map(|path| spec.path(*path).name.clone())
                 .collect(),
         };
-        let served = |vm: &VmId| self.is_served(*vm) || self.arriving_plan(*vm).is_some();
+        let served = |vm: &VmId| self.will_be_served(*vm);
         let its = |vm: VmId| crate::placement::room_of(spec, vm).into_iter();
         let name = &spec.target(target).name;
         let reserved = spec.vm_ids().filter(served).flat_map(its).filter(|need| need.target == *name);
@@ -101,6 +101,11 @@ impl Controller {
             lost: spec.path_ids().filter(of_target).filter(lost).count() as u32,
             units: spec.unit_ids().filter(|u| spec.unit(*u).target == target).map(unit).collect(),
         }
+    }
+
+    /// Its units are this host's, or will be when it has come.
+    pub(super) fn will_be_served(&self, vm: VmId) -> bool {
+        self.is_served(vm) || self.arriving_plan(vm).is_some()
     }
 
     /// Its units are this host's.

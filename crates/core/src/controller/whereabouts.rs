@@ -121,6 +121,7 @@ impl Controller {
             let why = ownership.hold_words().unwrap_or_default();
             because.push(format!("its requests to {} are held: {why}", self.spec.unit_name(unit)));
         }
+        because.extend(self.halt_words(vm, now));
         let state = &self.vms[vm.index()];
         if let Some(tried) = state.travel.tried.as_ref().filter(|tried| tried.again > now) {
             let rest = seconds(tried.again.since(now));

@@ -232,6 +232,25 @@ impl Keeper {
         }
     }
 
+    /// Another process has this host's name: what is owned in it may be that one's. It is read again, and renewed, once this one may
+    /// speak for the host again.
+    pub fn usurped(&mut self) {
+        self.asked = None;
+        for unit in &mut self.units {
+            (unit.awaited, unit.known) = match &unit.known {
+                Known::Theirs(owner) => (false, Known::Theirs(owner.clone())),
+                Known::Unread
+                | Known::Free
+                | Known::Stale { .. }
+                | Known::Ours { .. }
+                | Known::Left { .. }
+                | Known::Trusted { .. }
+                | Known::Releasing { .. }
+                | Known::Uncertain => (false, Known::Uncertain),
+            };
+        }
+    }
+
     fn set(&mut self, name: &str, known: Known) {
         if let Some(unit) = self.units.iter_mut().find(|unit| unit.name == name) {
             unit.known = known;
@@ -501,6 +520,27 @@ mod tests {
         keeper.answered(at(12), Reply::There(both(Some(("kvm1", 2)))));
         assert!(!dispatches(&keeper));
         assert_eq!(keeper.look(at(13), USED), Some(Act::Renew(epochs(2))));
+    }
+
+    #[test]
+    fn who_does_not_have_its_name_alone_dispatches_nothing_until_it_was_renewed() {
+        let mut keeper = owner();
+        assert_eq!(keeper.look(at(1), IDLE), None);
+        assert_eq!(keeper.look(at(11), IDLE), Some(Act::Release(epochs(1))));
+        keeper.usurped();
+        keeper.answered(at(11), Reply::NotAsked);
+        assert!(!dispatches(&keeper), "an answer to what was asked before says nothing");
+        assert_eq!(keeper.look(at(12), Around { store: Store::Down, ..USED }), None);
+        assert_eq!(keeper.look(at(20), USED), Some(Act::Read(names())));
+        keeper.answered(at(20), Reply::Done(both(Some(("kvm1", 4)))));
+        assert_eq!(keeper.look(at(20), USED), Some(Act::Renew(epochs(4))));
+        keeper.answered(at(20), Reply::Done(both(Some(("kvm1", 5)))));
+        assert!(dispatches(&keeper));
+        let mut heir = self::keeper();
+        heir.inherit(|_| Some(1));
+        heir.usurped();
+        assert_eq!(heir.look(at(9), Around { store: Store::Down, ..USED }), None);
+        assert!(!dispatches(&heir), "what the process before has left may be another machine's by now");
     }
 
     #[test]

@@ -75,13 +75,6 @@ fn is_everybodys(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|file| file.mode() & OTHERS != 0)
 }
 
-/// What tells one machine from another that was given its name by mistake. None where the system has none.
-pub(super) async fn machine() -> Option<String> {
-    let id = file(Path::new("/etc/machine-id")).await.ok()?;
-    let id = String::from_utf8(id).ok()?.trim().to_owned();
-    (!id.is_empty()).then_some(id)
-}
-
 /// The innermost reason is the one that helps.
 pub(super) fn words(error: &Error) -> String {
     let Error::GRpcStatus(status) = error else { return error.to_string() };

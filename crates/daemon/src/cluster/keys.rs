@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! machine/HOST              which machine calls itself so; for ever
+//! alive/HOST                which of its processes; under its lease
 //! owner/TARGET/UNIT         who owns the unit; for ever, so that its epoch never begins again
 //! host/TARGET/HOST          what HOST says of itself and TARGET; under its lease
 //! room/TARGET/HOST/ID       room that a decision counts on; under a lease of its own
@@ -39,6 +40,10 @@ impl Keys {
 
     pub(super) fn machine(&self, host: &str) -> String {
         format!("{}/machine/{host}", self.prefix)
+    }
+
+    pub(super) fn alive(&self, host: &str) -> String {
+        format!("{}/alive/{host}", self.prefix)
     }
 
     /// `unit` is `target/unit`.

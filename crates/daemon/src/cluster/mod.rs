@@ -12,13 +12,18 @@ mod change;
 #[cfg(feature = "cluster")]
 mod connect;
 #[cfg(feature = "cluster")]
+mod kept;
+#[cfg(feature = "cluster")]
 mod keys;
+#[cfg(feature = "cluster")]
+mod name;
 #[cfg(feature = "cluster")]
 mod outbox;
 #[cfg(feature = "cluster")]
 mod pace;
 #[cfg(feature = "cluster")]
 mod past;
+mod process;
 #[cfg(feature = "cluster")]
 mod record;
 #[cfg(feature = "cluster")]
@@ -31,6 +36,8 @@ mod task;
 mod tests;
 #[cfg(feature = "cluster")]
 mod view;
+
+pub use process::Process;
 
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -101,6 +108,10 @@ pub enum ClusterReport {
     Up,
     /// Orders are refused from now on; in words, why. What is known of owners stays true as far as this host changes it.
     Down {
+        why: String,
+    },
+    /// As Down. Besides, another process has this host's name, and takes for its own what is owned in it.
+    NameInUse {
         why: String,
     },
     /// Who owns a unit of this host's disks: the first reading, and each change.
@@ -207,13 +218,18 @@ impl Drop for Cluster {
 impl Cluster {
     /// Starts the session of a host with `[cluster]`. Needs a tokio runtime.
     #[must_use]
-    pub fn start(spec: &Spec, cluster: &ClusterSpec, reports: mpsc::Sender<ClusterReport>) -> Self {
+    pub fn start(
+        spec: &Spec,
+        cluster: &ClusterSpec,
+        process: &Process,
+        reports: mpsc::Sender<ClusterReport>,
+    ) -> Self {
         let (orders, taken) = mpsc::channel(ORDERS_MAX);
         #[cfg(feature = "cluster")]
-        let run = task::Task::new(spec, cluster, reports, taken).run();
+        let run = task::Task::new((spec, cluster), process.clone(), reports, taken).run();
         #[cfg(not(feature = "cluster"))]
         let run = {
-            let _ = (spec, cluster);
+            let _ = (spec, cluster, process);
             absent(reports, taken)
         };
         Self { orders, task: tokio::spawn(run) }

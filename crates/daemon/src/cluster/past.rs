@@ -3,7 +3,7 @@
 //! Invariant: an owner's epoch never goes back, so a store that says an earlier one, or another owner under the same, has lost what
 //! was decided; no session is held with it. Where all owners are as they were known, or later, it may be used, whatever its revisions.
 //! Rejected: comparing revisions alone. A store that went back overtakes them in time, and one that was put right could never be used.
-//! It does not know units that are no disks of this host, nor what an earlier process has heard.
+//! It does not know units that are no disks of this host.
 
 use super::Revision;
 use super::keys::Keys;

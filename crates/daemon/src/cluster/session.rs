@@ -7,7 +7,9 @@
 use super::call::{self, Fault, LIST_BYTES_MAX, bounded};
 use super::connect;
 use super::keys::{Key, Keys};
+use super::name;
 use super::past::{Past, Present, Revisions};
+use super::process::Process;
 use super::record::Record;
 use super::view::{Fact, View};
 use super::{Revision, UNITS_MAX};
@@ -27,6 +29,7 @@ const BEAT_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(super) struct Ground {
     pub(super) host: String,
+    pub(super) process: Process,
     pub(super) etcd: EtcdSpec,
     pub(super) keys: Keys,
     pub(super) targets: Vec<String>,
@@ -79,12 +82,13 @@ pub(super) async fn open(
     past: Past,
 ) -> Result<Opened, String> {
     let mut client = connect::client(&ground.etcd, &endpoint).await?;
-    if let Some(machine) = connect::machine().await {
-        call::be_known(&client, ground.keys.machine(&ground.host), machine).await?;
-    }
+    call::be_known(&client, ground.keys.machine(&ground.host), ground.process.machine.clone()).await?;
+    let alive = ground.keys.alive(&ground.host);
+    let seen = name::look(&client, &alive, &ground.process).await?;
     let (facts, present) = everything(&client, &ground).await.map_err(Fault::words)?;
     let revisions = past.compare(&present, &ground.keys)?;
     let (lease, new_lease, keeper, beats) = keep(&mut client, &ground.etcd, lease).await?;
+    name::take(&client, &alive, &ground.process, (lease, seen)).await?;
     let watch = watch(&client, &ground, present.revision + 1).await.map_err(Fault::words)?;
     let (every, now) = (ground.etcd.lease / 3, clock::now());
     let session = Session { client, lease, watch, beats, keeper, every, next_beat: now + every, asked: None };

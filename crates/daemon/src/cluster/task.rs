@@ -11,10 +11,13 @@
 
 use super::call::{self, Reading};
 use super::change::Change;
+use super::kept::Kept;
 use super::keys::Keys;
+use super::name::{self, Rival};
 use super::outbox::Outbox;
 use super::pace::{Pace, Puts};
 use super::past::{self, Revisions};
+use super::process::Process;
 use super::session::{self, Ground, Opened, Session};
 use super::view::{self, View};
 use super::{ClusterOrder, ClusterReport, Outcome, Refusal, Ticket};
@@ -67,6 +70,8 @@ pub(super) struct Task {
     session: u64,
     /// The session with which revisions began anew: what a call of an older one says is of a store that is no more.
     era: u64,
+    rival: Rival,
+    kept: Kept,
 }
 
 /// A call that has ended.
@@ -83,14 +88,15 @@ type Gone = Option<Infallible>;
 
 impl Task {
     pub(super) fn new(
-        spec: &Spec,
-        cluster: &ClusterSpec,
+        (spec, cluster): (&Spec, &ClusterSpec),
+        process: Process,
         reports: mpsc::Sender<ClusterReport>,
         orders: mpsc::Receiver<ClusterOrder>,
     ) -> Self {
         let keys = Keys::new(&cluster.etcd.prefix);
         let ground = Arc::new(Ground {
             host: spec.host.name.clone(),
+            process,
             etcd: cluster.etcd.clone(),
             keys: keys.clone(),
             targets: spec.targets.iter().map(|target| target.name.clone()).collect(),
@@ -110,6 +116,8 @@ impl Task {
             rooms: BTreeMap::new(),
             session: 0,
             era: 0,
+            rival: Rival::default(),
+            kept: Kept::new(&spec.host.state_dir, &cluster.etcd.prefix),
         }
     }
 
@@ -119,6 +127,7 @@ impl Task {
     }
 
     async fn serve(&mut self) -> Gone {
+        self.kept.read().await;
         let members = self.ground.etcd.endpoints.clone();
         // Hosts begin with different members, so that no member has them all.
         let mut turn = usize::try_from(self.chance(0) % 1024).unwrap_or_default();
@@ -131,7 +140,7 @@ impl Task {
                 Arc::clone(&self.ground),
                 members[at].clone(),
                 self.lease,
-                self.view.past().clone(),
+                self.kept.add_to(self.view.past().clone()),
             );
             let open = tokio::time::timeout(OPEN_TIMEOUT, open);
             let opened = self.meanwhile(&why, open).await?;
@@ -155,7 +164,11 @@ impl Task {
             };
             if failed > 0 && failed.is_multiple_of(u32::try_from(members.len()).unwrap_or(1)) {
                 why = self.told(&whys);
-                self.outbox.state(ClusterReport::Down { why: why.clone() });
+                if name::is_in_use(&why) {
+                    why = self.stands_back(&why).await?;
+                } else {
+                    self.outbox.state(ClusterReport::Down { why: why.clone() });
+                }
                 let round = failed / u32::try_from(members.len()).unwrap_or(1);
                 let pause = self.pause(round);
                 self.meanwhile(&why, tokio::time::sleep(pause)).await?;
@@ -175,6 +188,21 @@ impl Task {
         }
         self.view.go_on(&opened.present, opened.revisions);
         Ok(opened)
+    }
+
+    /// Another process has this host's name. Whoever has had a session waits until it is free again; any other one for as long as
+    /// a process of before may be in etcd, and for ever if it is none.
+    async fn stands_back(&mut self, why: &str) -> Option<String> {
+        let lease = self.ground.etcd.lease;
+        let said = self.rival.words(clock::now(), lease, (&self.ground.host, why));
+        let is_another = said.is_err() && self.session == 0;
+        let why = said.unwrap_or_else(|another| another);
+        tracing::error!("{why}");
+        self.outbox.state(ClusterReport::NameInUse { why: why.clone() });
+        if is_another {
+            let _: Infallible = self.meanwhile(&why, std::future::pending()).await?;
+        }
+        Some(why)
     }
 
     /// What each member was last said to suffer from.
@@ -252,6 +280,7 @@ impl Task {
         loop {
             let now = clock::now();
             self.publish(&session, now);
+            self.kept.write(self.view.version(), self.view.past()).await;
             for order in std::mem::take(&mut self.again) {
                 self.order(order, &session.client);
             }
@@ -283,7 +312,7 @@ impl Task {
     fn next_wake(&self, session: &Session, tell: Option<Instant>) -> Instant {
         // What is due already waits for room in the reports, not for time.
         let tell = tell.filter(|due| *due > clock::now());
-        let dues = [Some(session.due()), self.pace.due(), tell];
+        let dues = [Some(session.due()), self.pace.due(), self.kept.due(self.view.version()), tell];
         dues.into_iter().flatten().min().unwrap_or_else(|| session.due())
     }
 
@@ -291,6 +320,7 @@ impl Task {
         let Opened { session, facts, new_lease, .. } = opened;
         self.session += 1;
         self.lease = Some(session.lease);
+        self.rival = Rival::default();
         self.view.forget_others();
         for fact in &facts {
             let change = self.view.learn(fact.as_fact());

@@ -23,6 +23,8 @@ pub(super) struct View {
     units: BTreeSet<String>,
     /// What was heard of units, and of how late a revision anything was.
     past: Past,
+    /// Counts the owners that were new.
+    version: u64,
     slices: BTreeMap<String, BTreeMap<String, Slice>>,
     hosts: BTreeMap<String, Arc<HostSummary>>,
     /// By target, host and id.
@@ -56,6 +58,7 @@ impl View {
             keys,
             units: units.collect(),
             past: Past::default(),
+            version: 0,
             slices: BTreeMap::new(),
             hosts: BTreeMap::new(),
             rooms: BTreeMap::new(),
@@ -69,6 +72,11 @@ impl View {
         self.hosts.clear();
         self.rooms.clear();
         self.dirty = true;
+    }
+
+    /// Differs when an owner is known that was not.
+    pub(super) const fn version(&self) -> u64 {
+        self.version
     }
 
     /// What a session has to go on from.
@@ -141,6 +149,7 @@ impl View {
         }
         let found = record.found(unit);
         self.past.owners.insert(unit.to_owned(), (record, revision));
+        self.version += 1;
         Some(found)
     }
 

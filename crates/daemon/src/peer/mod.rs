@@ -23,6 +23,7 @@ pub use call::{Answer, Outcome, PeerAnswer, PeerCall, PeerOrder, PeerReport, Pee
 pub use client::Peers;
 pub use identity::Files;
 pub use server::Listening;
+pub use words::date;
 
 use renewal::{Keeper, WallClock, Watch};
 use routes::Own;

@@ -20,6 +20,7 @@ mod restore;
 mod returning;
 mod seeing;
 mod shedding;
+mod switchover;
 mod whereabouts;
 mod windows;
 mod world;

@@ -1,14 +1,14 @@
 //! When VMs move, what they do if no host will have them, and what goes on for those that do not move.
 
-use super::world::{World, check, connected, spec};
+use super::world::{World, add_vm, check, connected, spec};
 use crate::cluster::{Ask, Heard};
 use crate::event::{Event, HypervisorReport, LinkChange, Machine, Role, RunState, StopsOnError};
-use crate::ids::VmId;
+use crate::ids::{PathId, UnitId, VmId};
 use crate::migration::{Answer, DiskEpoch, MigrationState, MigrationStatus, Move, MoveId, VmCarry};
 use crate::migration::{destination, source};
 use crate::ownership::{Owner, Ownership, UnitEpoch};
 use crate::policy::Place;
-use crate::spec::{ClusterSpec, EtcdSpec, Identity, MigrationSpec, OnPathLoss, PeerSpec, Spec};
+use crate::spec::{ByteRate, ClusterSpec, EtcdSpec, Identity, MigrationSpec, OnPathLoss, PeerSpec, Spec};
 use crate::time::Duration;
 
 pub(super) const BRONZE: VmId = VmId(0);
@@ -140,7 +140,7 @@ fn what_a_vm_has_left_behind_is_ended() {
     world.report(BRONZE, HypervisorReport::State(RunState::Sent));
     assert_eq!(ended(&world), 0, "its units are still this host's");
     let owner = Owner { host: "kvm2".into(), epoch: 2, move_id: None };
-    let heard = Heard::Owner { unit: crate::ids::UnitId(0), ownership: Ownership::Theirs(owner) };
+    let heard = Heard::Owner { unit: UnitId(0), ownership: Ownership::Theirs(owner) };
     world.handle(Event::Cluster(heard));
     for state in [RunState::Other, RunState::Paused, RunState::Running] {
         world.report(BRONZE, HypervisorReport::State(state));
@@ -156,7 +156,7 @@ fn what_has_sent_its_vm_is_ended_when_that_has_landed_and_not_before() {
     world.run("@1 etcd; owner kvm1; down a; pass\n@1.1 placed bronze kvm2");
     until_all_is_sent(&mut world);
     let owner = Owner { host: "kvm2".into(), epoch: 2, move_id: None };
-    let heard = Heard::Owner { unit: crate::ids::UnitId(0), ownership: Ownership::Theirs(owner) };
+    let heard = Heard::Owner { unit: UnitId(0), ownership: Ownership::Theirs(owner) };
     world.handle(Event::Cluster(heard));
     world.report(BRONZE, HypervisorReport::State(RunState::Sent));
     let ended = |world: &World| world.asks.iter().filter(|ask| matches!(ask, Ask::EndLeft { .. })).count();
@@ -462,6 +462,35 @@ fn who_is_not_welcome_is_told_why() {
     world.handle(Event::Cluster(Heard::Invited(Box::new(coming(1 << 28)))));
     let Some(Ask::Decline { why, .. }) = world.asks.last() else { panic!("{:?}", world.asks) };
     assert!(why.contains("kvm1 takes no VM now: as many moves as it takes are under way"), "{why}");
+}
+
+/// Room may have gone since the summary by which the source has chosen, and a summary does not say which paths are whose.
+#[test]
+fn a_host_looks_at_its_room_again_when_a_vm_is_to_come() {
+    let asked = |reserved: u64, change: &dyn Fn(&mut Spec), beside: bool| {
+        let mut spec = clustered(OnPathLoss::Migrate, "hold 60s, then suspend");
+        add_vm(&mut spec, "gold", 100, 80);
+        spec.vms[0].reservation = Some(ByteRate(reserved << 20));
+        change(&mut spec);
+        let mut world = waiting_with(spec);
+        if beside {
+            let ownership = Ownership::Ours { epoch: 1 };
+            world.handle(Event::Cluster(Heard::Owner { unit: UnitId::at(1), ownership }));
+        }
+        world.handle(Event::Cluster(Heard::Invited(Box::new(coming(1 << 28)))));
+        match world.asks.last() {
+            Some(Ask::Decline { why, .. }) => why.clone(),
+            _ => state_word(&world).to_owned(),
+        }
+    };
+    let as_it_is = |_: &mut Spec| {};
+    let no_room = "kvm1 does not take it now: it has no room for the VM's reservation of 150.0 MiB/s on the paths \
+                   that the VM may use";
+    assert_eq!(asked(150, &as_it_is, false), "launching");
+    assert_eq!(asked(150, &as_it_is, true), no_room, "80 MiB/s of 200 are another VM's");
+    assert_eq!(asked(120, &as_it_is, true), "launching");
+    assert_eq!(asked(150, &|spec| spec.vms[0].avoid_paths = vec![PathId(1)], false), no_room);
+    assert_eq!(asked(150, &|spec| spec.paths[0].capacity = None, true), "launching", "nobody knows");
 }
 
 #[test]

@@ -59,6 +59,33 @@ async fn an_emptied_etcd_is_refused_until_it_says_what_was_known() {
 }
 
 #[tokio::test]
+async fn a_process_that_is_started_afterwards_notices_it_too() {
+    let Some(mut etcd) = etcd(1) else { return };
+    let members = [format!("'http://{}'", etcd.clients()[0])];
+    let (spec, process) = (spec("kvm1", &members, &["a"], ""), Process::of_test(1, &[], "machine of kvm1"));
+    let mut one = Host::of(&spec);
+    let claimed = one.settled(|ticket| ClusterOrder::Claim { ticket, units: units(&["a"]) }).await;
+    assert_eq!(text(&claimed), "done: kvm1 (epoch 1)");
+    let file = one.state.path().join("owners.json");
+    let kept = async {
+        while !std::fs::read_to_string(&file).is_ok_and(|text| text.contains("kvm1")) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, kept).await.expect("it is written");
+    let Host { cluster, state, .. } = one;
+    drop(cluster);
+    emptied(&mut etcd);
+    let mut next = Host::kept_in(state, &spec, &process);
+    let why = refused(&mut next).await;
+    assert!(why.contains(r#"put /vmpath/owner/san0/a '{"host":"kvm1","epoch":1}'"#), "{why}");
+    etcd.put("/vmpath/owner/san0/a", br#"{"host":"kvm1","epoch":1}"#).expect("put");
+    next.forget();
+    next.up().await;
+    next.owner("san0/a", "kvm1 (epoch 1)").await;
+}
+
+#[tokio::test]
 async fn a_backup_in_which_no_owner_is_older_is_used_at_once() {
     let Some(mut etcd) = etcd(1) else { return };
     for _ in 0..50 {

@@ -6,6 +6,7 @@ mod away;
 mod gone_back;
 mod known;
 mod lost;
+mod names;
 mod owners;
 
 use super::slice::tests::host;
@@ -13,6 +14,7 @@ use super::*;
 use crate::sys::clock;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use tempfile::TempDir;
 use vmpath_core::spec::{Source, parse};
 use vmpath_lab::etcd::Etcd;
 
@@ -38,6 +40,7 @@ struct Host {
     /// Said and not asked for yet.
     said: VecDeque<ClusterReport>,
     ticket: Ticket,
+    state: TempDir,
 }
 
 /// `units` are of san0. More lines go into `[cluster]`.
@@ -68,10 +71,21 @@ impl Host {
     }
 
     fn of(spec: &Spec) -> Self {
+        Self::as_process(spec, &Process::of_test(1, &[], &format!("machine of {}", spec.host.name)))
+    }
+
+    fn as_process(spec: &Spec, process: &Process) -> Self {
+        Self::kept_in(tempfile::tempdir().expect("a directory"), spec, process)
+    }
+
+    /// With a `state_dir`.
+    fn kept_in(state: TempDir, spec: &Spec, process: &Process) -> Self {
+        let mut spec = spec.clone();
+        spec.host.state_dir = state.path().to_owned();
         // Small: the session has to get along with an owner that is busy.
         let (sender, reports) = mpsc::channel(2);
-        let cluster = Cluster::start(spec, spec.cluster.as_ref().expect("there"), sender);
-        Self { name: spec.host.name.clone(), cluster, reports, said: VecDeque::new(), ticket: 0 }
+        let cluster = Cluster::start(&spec, spec.cluster.as_ref().expect("there"), process, sender);
+        Self { name: spec.host.name.clone(), cluster, reports, said: VecDeque::new(), ticket: 0, state }
     }
 
     /// The first report that `pick` takes, of what was said and what will be.
@@ -106,6 +120,7 @@ impl Host {
         let why = |report: &ClusterReport| match report {
             ClusterReport::Down { why } => Some(why.clone()),
             ClusterReport::Up
+            | ClusterReport::NameInUse { .. }
             | ClusterReport::Owner(_)
             | ClusterReport::Others(_)
             | ClusterReport::Answer { .. } => None,
@@ -147,6 +162,7 @@ impl Host {
             ClusterReport::Answer { .. }
             | ClusterReport::Up
             | ClusterReport::Down { .. }
+            | ClusterReport::NameInUse { .. }
             | ClusterReport::Owner(_)
             | ClusterReport::Others(_) => None,
         };
@@ -161,6 +177,7 @@ impl Host {
             | ClusterReport::Answer { .. }
             | ClusterReport::Up
             | ClusterReport::Down { .. }
+            | ClusterReport::NameInUse { .. }
             | ClusterReport::Others(_) => None,
         };
         self.hear(&format!("owner {expected:?} of {unit}"), told).await;
@@ -173,7 +190,8 @@ impl Host {
             ClusterReport::Owner(_)
             | ClusterReport::Answer { .. }
             | ClusterReport::Up
-            | ClusterReport::Down { .. } => None,
+            | ClusterReport::Down { .. }
+            | ClusterReport::NameInUse { .. } => None,
         };
         loop {
             let view = self.hear(what, view).await;

@@ -196,7 +196,9 @@ async fn nothing_is_told_of_a_unit_that_is_older_than_what_was_told_before() {
                     owners
                 }
                 ClusterReport::Up | ClusterReport::Others(_) => vec![],
-                other @ (ClusterReport::Down { .. } | ClusterReport::Answer { .. }) => panic!("{other:?}"),
+                other @ (ClusterReport::Down { .. }
+                | ClusterReport::NameInUse { .. }
+                | ClusterReport::Answer { .. }) => panic!("{other:?}"),
             };
             for found in told.iter().filter(|found| found.unit == "san0/a") {
                 let epoch = found.owner.as_ref().map_or(0, |owner| owner.epoch);

@@ -19,11 +19,12 @@ mod takeover;
 pub use post::{News, Post};
 
 use super::hosts_view::{HostRow, HostsView};
-use crate::cluster::{Cluster, ClusterOrder, ClusterReport, Others, Outcome, Refusal, Ticket};
+use crate::cluster::{Cluster, ClusterOrder, ClusterReport, Others, Outcome, Process, Refusal, Ticket};
 use crate::dataplane::{Dataplane, OrderError, OrderReport, WorkerOrder};
 use crate::hypervisor::{Hypervisors, Order};
 use crate::peer::agent::{self, Agent, AgentReport, Places};
 use crate::peer::{Channel, PeerOrder, PeerReport, PeerRequest, Settings};
+use crate::sys::clock::unix_micros;
 use calls::{Calls, Question};
 use late::Late;
 use owners::Owners;
@@ -119,6 +120,7 @@ pub struct Hosts {
     fenced: mpsc::UnboundedSender<takeover::Fenced>,
     /// Of this process.
     nonce: u64,
+    process: Process,
     last_ticket: Ticket,
     asked: HashMap<Ticket, Asked>,
     calls: Calls,
@@ -152,16 +154,19 @@ impl Hosts {
         else {
             return Ok(None);
         };
+        let since = unix_micros(now) / 1_000_000;
+        let process = Process::open(&spec.host.run_dir, nonce, since)?;
         let (links, post) = post::channels();
         let agent = Agent::start(&places, links.agent)?;
         let hosts = Self {
             spec: Arc::clone(spec),
-            cluster: Cluster::start(spec, cluster, links.cluster.clone()),
+            cluster: Cluster::start(spec, cluster, &process, links.cluster.clone()),
             reports: links.cluster,
             channel: Channel::start(settings, links.calls, links.peer),
             agent,
             fenced: links.fenced,
             nonce,
+            process,
             last_ticket: 0,
             asked: HashMap::new(),
             calls: Calls::default(),
@@ -204,6 +209,12 @@ impl Hosts {
             News::Cluster(ClusterReport::Down { why }) => {
                 self.owners.down(&why);
                 vec![Event::Cluster(Heard::Down { why })]
+            }
+            News::Cluster(ClusterReport::NameInUse { why }) => {
+                self.owners.usurped(&why);
+                let mut events = vec![Event::Cluster(Heard::Down { why })];
+                events.extend(self.tell_owners(hands));
+                events
             }
             News::Cluster(ClusterReport::Owner(found)) => self.found(&found, controller, hands),
             News::Cluster(ClusterReport::Others(others)) => self.learn(others),
@@ -264,7 +275,7 @@ impl Hosts {
         self.owners.reload(spec, now);
         let Some(cluster) = spec.cluster.as_ref().filter(|_| !same_units) else { return vec![] };
         // The session watches the units that it was started with.
-        self.cluster = Cluster::start(spec, cluster, self.reports.clone());
+        self.cluster = Cluster::start(spec, cluster, &self.process, self.reports.clone());
         self.published = None;
         let of_cluster = |asked: &Asked| match asked {
             Asked::Leaving { what, .. } => match what {

@@ -117,6 +117,12 @@ impl Owners {
         (self.store, self.why_down) = (Store::Down, Some(why.to_owned()));
     }
 
+    /// Somebody else has this host's name, and may take for its own what is owned in it.
+    pub(super) fn usurped(&mut self, why: &str) {
+        self.down(why);
+        self.keepers.iter_mut().for_each(Keeper::usurped);
+    }
+
     pub(super) fn own(&mut self, vm: VmId, units: &[UnitEpoch]) {
         self.keepers[vm.index()].own(units);
     }

@@ -201,6 +201,42 @@ fn a_driver_that_starts_anew_has_nothing_to_do_with_what_was_handed_over() {
     assert_eq!((link.fetch().head, link.session.fetch(0)), (3, Fetched::Empty));
 }
 
+/// Of a move that nobody remembers. A ring of which nothing was ever told has the numbers of one that is new.
+#[test]
+fn what_was_handed_over_is_never_replayed_into_a_new_ring() {
+    let left_by_a_young_guest = || {
+        let (mut link, mut guest) = Link::started();
+        guest.ask(3, OUT, 16, 512);
+        guest.ask(9, OUT, 24, 512);
+        let fetched = [link.fetch().head, link.fetch().head];
+        assert_eq!(fetched, [3, 9]);
+        assert_eq!(link.stop().0, 2);
+        let left = hand_over(&link, &[9]);
+        assert_eq!((left.base, left.open.len(), guest.used_index()), (2, 2, 0));
+        (guest.moved(), left)
+    };
+    let (mut guest, left) = left_by_a_young_guest();
+    guest.reset();
+    let (mut link, _) = waiting(&mut guest, 0);
+    assert!(admit(&mut link, &left).taken.contains(0));
+    assert_eq!(link.session.fetch(0), Fetched::Empty, "nobody has asked for anything");
+    guest.ask(5, READ, 0, 512);
+    assert_eq!((link.fetch().head, link.session.fetch(0)), (5, Fetched::Empty));
+
+    // It is the guest's own ring, and the front end knows only the used index: nothing of it is lost.
+    let (mut guest, left) = left_by_a_young_guest();
+    let (mut link, _) = waiting(&mut guest, 0);
+    assert!(admit(&mut link, &left).taken.contains(0));
+    assert_eq!([link.fetch().head, link.fetch().head], [3, 9]);
+    assert_eq!(link.session.fetch(0), Fetched::Empty);
+
+    let (mut guest, left) = left_by_a_young_guest();
+    let (mut link, _) = waiting(&mut guest, 2);
+    admit(&mut link, &left);
+    assert_eq!(link.fetch().origin, Origin::New);
+    assert_eq!(link.fetch().origin, Origin::Replayed, "as it has moved it is taken over");
+}
+
 /// What was not taken at the stop is handed on as it came.
 #[test]
 fn a_vm_may_move_on_before_it_has_arrived_whole() {
