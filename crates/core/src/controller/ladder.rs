@@ -19,6 +19,7 @@ use crate::time::{Duration, Instant};
 impl Controller {
     pub(super) fn climb_ladder(&mut self, vm: VmId) {
         self.follow_losses(vm);
+        self.fail_no_more(vm);
         match &self.vms[vm.index()].guest.run {
             Run::Free { .. } | Run::Held { .. } | Run::Withdrawing { .. } | Run::Proving { .. } => {
                 self.climb_running(vm);
@@ -123,7 +124,7 @@ impl Controller {
     }
 
     /// A host may have it at once, where there are others.
-    fn first_rung(&self, vm: VmId) -> NoPathAction {
+    pub(super) fn first_rung(&self, vm: VmId) -> NoPathAction {
         let first = self.spec.vm(vm).on_no_path.rungs.first().map(|rung| rung.action);
         match (first, &self.spec.cluster) {
             (Some(NoPathAction::Migrate), Some(_)) => NoPathAction::Migrate,
