@@ -66,6 +66,14 @@ mutants! {
     NoDwell = "no-dwell",
     /// A hold never ends.
     HoldForever = "hold-forever",
+    /// A VM goes on with fewer paths than it wants.
+    MinPathsIgnored = "min-paths-ignored",
+    /// A reload that takes `fail` out of a ladder does not end the errors.
+    FailForever = "fail-forever",
+    /// A reload forgets who was suspended.
+    ReloadForgets = "reload-forgets",
+    /// Failures that have a component in common are incidents of their own.
+    ComponentIgnored = "component-ignored",
     /// A relapse asks for no more proof of health than the first failure.
     NoDamping = "no-damping",
     /// A request that is answered after its path was lost is completed again.

@@ -50,7 +50,7 @@ impl Controller {
             return Some((unit, Lack::Short));
         }
         let min_paths = self.spec.vm(vm).min_paths;
-        if min_paths <= 1 {
+        if min_paths <= 1 || mutant::active(Mutant::MinPathsIgnored) {
             return None;
         }
         let unit = self.network.short_unit(vm, min_paths)?;

@@ -13,6 +13,7 @@ use crate::cluster::Whereto;
 use crate::effect::{JournalKind, Subject};
 use crate::event::LoadReport;
 use crate::ids::{UnitId, VmId, WorkerId};
+use crate::mutant::{self, Mutant};
 use crate::plan::Failing;
 use crate::policy::{Lack, Ladder, Loss, Reason, Run};
 use crate::spec::NoPathAction;
@@ -154,7 +155,7 @@ impl Controller {
     pub(super) fn fail_no_more(&mut self, vm: VmId) {
         let (state, policy) = (&self.vms[vm.index()], &self.spec.vm(vm).on_no_path);
         let Ladder::Failing { loss, .. } = &state.ladder else { return };
-        if policy.has(NoPathAction::Fail) {
+        if policy.has(NoPathAction::Fail) || mutant::active(Mutant::FailForever) {
             return;
         }
         let (loss, since) = (*loss, self.now);

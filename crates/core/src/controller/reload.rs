@@ -8,6 +8,7 @@ use super::{Controller, Vm};
 use crate::effect::{JournalKind, Subject};
 use crate::event::DiskFront;
 use crate::ids::{PathId, TargetId, VmId};
+use crate::mutant::{self, Mutant};
 use crate::policy::{Floor, Ladder, Run};
 use crate::spec::{Presence, Spec};
 use std::sync::Arc;
@@ -82,6 +83,9 @@ impl Controller {
                 vm.ladder = Ladder::Clear;
             }
             vm.floor = Floor::Met;
+            if mutant::active(Mutant::ReloadForgets) {
+                vm.guest.run = Run::Free { since: now };
+            }
         }
     }
 }
