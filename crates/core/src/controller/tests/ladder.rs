@@ -410,6 +410,24 @@ fn a_reload_of_another_ladder_with_fail_changes_nothing_for_whose_requests_fail(
     assert_eq!(fails(&world), [UnitId(0)]);
 }
 
+/// What was past every rung is not past those of another ladder.
+#[test]
+fn a_reload_gives_whoever_is_stranded_the_rungs_of_the_new_ladder() {
+    for (ladder, fails_at) in [("hold 60s, then fail", 61), ("hold 20s, then suspend 30s, then fail", 51)] {
+        let mut world = World::new(with("hold 3s, then suspend"));
+        world.run("@0.5 lost gold\n@1 obedient; down a; down b\n@10 pass");
+        assert_eq!(reasons(&world, JournalKind::PolicyBlocked).len(), 1, "it is stranded");
+        world.reload(with(ladder));
+        let happened = world.run("@100 pass");
+        assert!(happened.contains(&format!("> {fails_at}: gold fail, gold vm-failing")), "{happened}");
+    }
+    let mut world = World::new(two_paths("hold 3s, then fail"));
+    world.run("@1 obedient; down a\n@10 pass");
+    world.reload(two_paths("hold 60s, then suspend"));
+    let happened = world.run("@100 pass");
+    assert!(happened.contains("> 61: stop gold, gold vm-suspending"), "{happened}");
+}
+
 /// A unit that comes and goes must not keep another's errors away for ever.
 #[test]
 fn a_unit_that_flaps_delays_no_other() {
