@@ -53,7 +53,8 @@ impl Controller {
         if min_paths <= 1 || mutant::active(Mutant::MinPathsIgnored) {
             return None;
         }
-        let unit = self.network.short_unit(vm, min_paths)?;
+        let asked = min_paths + u32::from(mutant::active(Mutant::MinPathsExceeded));
+        let unit = self.network.short_unit(vm, asked)?;
         let incident = self.incidents.of(self.spec.unit(unit).target);
         let pardoned = incident.is_some() && self.vms[vm.index()].pardon == incident;
         (!pardoned).then_some((unit, Lack::FewPaths))

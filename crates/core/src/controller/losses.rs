@@ -83,7 +83,9 @@ impl Controller {
         lost.retain(|l| units.iter().any(|u| u.unit == l.unit) && self.network.usable_paths(vm, l.unit) == 0);
         for unit in units.iter().map(|u| u.unit).filter(|unit| self.network.is_cut_off(vm, *unit)) {
             if !lost.iter().any(|l| l.unit == unit) {
-                lost.push(Lost { unit, since: self.now, requests: Requests::Held });
+                let oldest = lost.iter().map(|lost| lost.since).min();
+                let since = oldest.filter(|_| mutant::active(Mutant::OneLossClock)).unwrap_or(self.now);
+                lost.push(Lost { unit, since, requests: Requests::Held });
             }
         }
         self.vms[vm.index()].lost = lost;
