@@ -66,6 +66,22 @@ mutants! {
     NoDwell = "no-dwell",
     /// A hold never ends.
     HoldForever = "hold-forever",
+    /// A VM goes on with fewer paths than it wants.
+    MinPathsIgnored = "min-paths-ignored",
+    /// A VM is suspended for want of paths that it does not ask for.
+    MinPathsExceeded = "min-paths-exceeded",
+    /// A reload that takes `fail` out of a ladder does not end the errors.
+    FailForever = "fail-forever",
+    /// A reload forgets who was suspended.
+    ReloadForgets = "reload-forgets",
+    /// Failures that have a component in common are incidents of their own.
+    ComponentIgnored = "component-ignored",
+    /// A `cont` of our own that takes effect late is taken for an operator's.
+    LateContForeign = "late-cont",
+    /// What a target refuses for want of resources fails after a few times.
+    BusyFails = "busy-fails",
+    /// A VM has one clock for the losses of all its units.
+    OneLossClock = "one-loss-clock",
     /// A relapse asks for no more proof of health than the first failure.
     NoDamping = "no-damping",
     /// A request that is answered after its path was lost is completed again.

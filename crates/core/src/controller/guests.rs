@@ -8,6 +8,7 @@ use super::{Controller, LateCont};
 use crate::effect::{Effect, JournalKind, Subject};
 use crate::event::{HypervisorReport, RunState, StopsOnError};
 use crate::ids::{DiskId, VmId};
+use crate::mutant::{self, Mutant};
 use crate::policy::rules::{self, Stopping};
 use crate::policy::{
     Act, CONT_MAY_BE_LATE, Cause, Input, Ladder, Monitor, Note, Outstanding, RESUME_ATTEMPTS_MAX, Run,
@@ -146,7 +147,7 @@ impl Controller {
     fn takes_late_cont(&mut self, vm: VmId) -> bool {
         let state = &mut self.vms[vm.index()];
         let Run::Suspended { instance, .. } = &state.guest.run else { return false };
-        let late = state.late_cont.take();
+        let late = state.late_cont.take().filter(|_| !mutant::active(Mutant::LateContForeign));
         late.is_some_and(|late| late.instance == *instance && self.now <= late.until)
     }
 

@@ -19,6 +19,7 @@ use crate::time::{Duration, Instant};
 impl Controller {
     pub(super) fn climb_ladder(&mut self, vm: VmId) {
         self.follow_losses(vm);
+        self.fail_no_more(vm);
         match &self.vms[vm.index()].guest.run {
             Run::Free { .. } | Run::Held { .. } | Run::Withdrawing { .. } | Run::Proving { .. } => {
                 self.climb_running(vm);
@@ -49,10 +50,11 @@ impl Controller {
             return Some((unit, Lack::Short));
         }
         let min_paths = self.spec.vm(vm).min_paths;
-        if min_paths <= 1 {
+        if min_paths <= 1 || mutant::active(Mutant::MinPathsIgnored) {
             return None;
         }
-        let unit = self.network.short_unit(vm, min_paths)?;
+        let asked = min_paths + u32::from(mutant::active(Mutant::MinPathsExceeded));
+        let unit = self.network.short_unit(vm, asked)?;
         let incident = self.incidents.of(self.spec.unit(unit).target);
         let pardoned = incident.is_some() && self.vms[vm.index()].pardon == incident;
         (!pardoned).then_some((unit, Lack::FewPaths))
@@ -123,7 +125,7 @@ impl Controller {
     }
 
     /// A host may have it at once, where there are others.
-    fn first_rung(&self, vm: VmId) -> NoPathAction {
+    pub(super) fn first_rung(&self, vm: VmId) -> NoPathAction {
         let first = self.spec.vm(vm).on_no_path.rungs.first().map(|rung| rung.action);
         match (first, &self.spec.cluster) {
             (Some(NoPathAction::Migrate), Some(_)) => NoPathAction::Migrate,

@@ -13,8 +13,9 @@ use crate::cluster::Whereto;
 use crate::effect::{JournalKind, Subject};
 use crate::event::LoadReport;
 use crate::ids::{UnitId, VmId, WorkerId};
+use crate::mutant::{self, Mutant};
 use crate::plan::Failing;
-use crate::policy::{Lack, Ladder, Loss, Reason};
+use crate::policy::{Lack, Ladder, Loss, Reason, Run};
 use crate::spec::NoPathAction;
 use crate::time::{Duration, Instant};
 
@@ -82,7 +83,9 @@ impl Controller {
         lost.retain(|l| units.iter().any(|u| u.unit == l.unit) && self.network.usable_paths(vm, l.unit) == 0);
         for unit in units.iter().map(|u| u.unit).filter(|unit| self.network.is_cut_off(vm, *unit)) {
             if !lost.iter().any(|l| l.unit == unit) {
-                lost.push(Lost { unit, since: self.now, requests: Requests::Held });
+                let oldest = lost.iter().map(|lost| lost.since).min();
+                let since = oldest.filter(|_| mutant::active(Mutant::OneLossClock)).unwrap_or(self.now);
+                lost.push(Lost { unit, since, requests: Requests::Held });
             }
         }
         self.vms[vm.index()].lost = lost;
@@ -142,11 +145,40 @@ impl Controller {
         }
     }
 
-    /// It has stopped on its errors: what fails when it goes on is decided then.
+    /// What fails when it goes on is decided then.
     pub(super) fn hold_all_lost(&mut self, vm: VmId) {
         for lost in &mut self.vms[vm.index()].lost {
             lost.requests = Requests::Held;
         }
+    }
+
+    /// A reload has taken `fail` out of its ladder: what its guest was told cannot be taken back, but nothing more fails. The
+    /// new ladder is before it as a whole.
+    pub(super) fn fail_no_more(&mut self, vm: VmId) {
+        let (state, policy) = (&self.vms[vm.index()], &self.spec.vm(vm).on_no_path);
+        let Ladder::Failing { loss, .. } = &state.ladder else { return };
+        if policy.has(NoPathAction::Fail) || mutant::active(Mutant::FailForever) {
+            return;
+        }
+        let (loss, since) = (*loss, self.now);
+        let reason =
+            format!("on_no_path = \"{policy}\" names no `fail` any more: its requests are held again");
+        self.vms[vm.index()].ladder = match state.guest.run {
+            Run::Free { .. } | Run::Held { .. } | Run::Withdrawing { .. } | Run::Proving { .. } => {
+                Ladder::Waiting { loss, rung: self.first_rung(vm), since }
+            }
+            // One that is being continued for its errors is revoked, or waits as it runs.
+            Run::Suspending { .. } | Run::Suspended { .. } | Run::Resuming { .. } => {
+                Ladder::Suspended { loss, since }
+            }
+        };
+        self.hold_all_lost(vm);
+        let kind = match loss.lack {
+            Lack::NoPath | Lack::FewPaths => JournalKind::NoPath,
+            Lack::Short => JournalKind::TargetShort,
+        };
+        let until = Some(self.until(vm));
+        self.record_until(kind, Subject::Vm(vm), Some(loss.incident), (reason, until));
     }
 
     /// Behind a VM whose requests fail already: other units whose own time is over join.

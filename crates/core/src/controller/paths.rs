@@ -9,6 +9,7 @@ use super::words::seconds;
 use crate::effect::{JournalKind, Subject};
 use crate::event::{Fault, LinkChange, LinkReport};
 use crate::ids::{IncidentId, PathId, TargetId, UnitId};
+use crate::mutant::{self, Mutant};
 use crate::path::{Before, Link, LinkEdge, PathChange, PathState};
 use crate::plan::Health;
 use crate::policy::{Monitor, Run};
@@ -207,6 +208,9 @@ impl Controller {
     ) -> IncidentId {
         let (network, spec) = (&self.network, &self.spec);
         let shares = |other: PathId| {
+            if mutant::active(Mutant::ComponentIgnored) {
+                return false;
+            }
             let away = !matches!(network.state(other), PathState::Active { .. });
             let via = path.map_or(&[][..], |path| &spec.path(path).via);
             away && spec.path(other).via.iter().any(|component| via.contains(component))

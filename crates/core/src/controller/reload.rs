@@ -8,8 +8,9 @@ use super::{Controller, Vm};
 use crate::effect::{JournalKind, Subject};
 use crate::event::DiskFront;
 use crate::ids::{PathId, TargetId, VmId};
+use crate::mutant::{self, Mutant};
 use crate::policy::{Floor, Ladder, Run};
-use crate::spec::{Presence, Spec};
+use crate::spec::{NoPathAction, Presence, Spec};
 use std::sync::Arc;
 
 impl Controller {
@@ -77,11 +78,20 @@ impl Controller {
         let now = self.now;
         self.vms.resize_with(new.vms.len(), || Vm::new(now));
         let units = new.units.len();
-        for vm in &mut self.vms {
+        for (index, vm) in self.vms.iter_mut().enumerate() {
             if vm.ladder.loss().is_some_and(|loss| loss.unit.index() >= units) {
                 vm.ladder = Ladder::Clear;
             }
+            if let Ladder::Stranded { loss, .. } = vm.ladder
+                && old.vms.get(index).is_some_and(|was| was.on_no_path != new.vms[index].on_no_path)
+            {
+                // It was past the rungs of that one: those of another may be before it.
+                vm.ladder = Ladder::Waiting { loss, rung: NoPathAction::Hold, since: loss.since };
+            }
             vm.floor = Floor::Met;
+            if mutant::active(Mutant::ReloadForgets) {
+                vm.guest.run = Run::Free { since: now };
+            }
         }
     }
 }

@@ -289,6 +289,9 @@ impl Router {
             Verdict::RetryLater if self.gate_passes_refusals(vm, unit) => {
                 self.finish(key, Err(TargetError::Io));
             }
+            Verdict::RetryLater if mutant::active(Mutant::BusyFails) && self.entry(key).pauses > 1 => {
+                self.finish(key, Err(TargetError::Io));
+            }
             Verdict::Retry => {
                 self.lanes[vm.index()].counters.retried_requests += 1;
                 self.retry_whole(key, fault);

@@ -11,7 +11,7 @@ use vmpath_core::view::VmState;
 use vmpath_core::volume::verdict::TargetError;
 
 /// If by then too little was asked for, faults become rare.
-const LULL_AFTER: Instant = Instant::from_millis(100_000);
+pub(super) const LULL_AFTER: Instant = Instant::from_millis(100_000);
 /// And by then they end, until enough was: proofs of health and pauses between resumes may ask for five minutes each.
 const PEACE_AFTER: Instant = Instant::from_millis(200_000);
 
@@ -62,7 +62,7 @@ impl World {
         }
     }
 
-    fn say(&mut self, kind: Kind, what: usize) {
+    pub(super) fn fault(&mut self, kind: Kind, what: usize) {
         self.tally.fault(kind);
         self.trace.mix(kind as u64);
         self.trace.say(self.now, || format!("FAULT {} {what}", kind.word()));
@@ -79,7 +79,7 @@ impl World {
 
     /// The peer resets everything; for a while nobody listens.
     pub(super) fn reset(&mut self, path: usize, longest_ms: u64) {
-        self.say(if longest_ms > 0 { Kind::Refuse } else { Kind::Reset }, path);
+        self.fault(if longest_ms > 0 { Kind::Refuse } else { Kind::Reset }, path);
         self.cut_all(path, &Fault::Reset);
         if longest_ms > 0 {
             self.net.paths[path].refuses = true;
@@ -102,12 +102,12 @@ impl World {
             return;
         }
         let conn = self.rng.pick(&live);
-        self.say(Kind::ResetOne, conn as usize);
+        self.fault(Kind::ResetOne, conn as usize);
         self.cut(conn, &Fault::Closed);
     }
 
-    fn blackhole(&mut self, path: usize, longest_ms: u64) {
-        self.say(Kind::Blackhole, path);
+    pub(super) fn blackhole(&mut self, path: usize, longest_ms: u64) {
+        self.fault(Kind::Blackhole, path);
         self.net.paths[path].swallows = true;
         let now = self.now;
         for conn in self.conns.iter_mut().filter(|c| c.path == path && !c.is_closing()) {
@@ -119,14 +119,14 @@ impl World {
     }
 
     fn hang(&mut self, path: usize) {
-        self.say(Kind::Hang, path);
+        self.fault(Kind::Hang, path);
         self.net.paths[path].hangs = true;
         self.break_path(path, 15_000);
     }
 
     /// The target thinks, for less than the ping budget: no loss.
     fn stall(&mut self, path: usize) {
-        self.say(Kind::Stall, path);
+        self.fault(Kind::Stall, path);
         let budget = self.scene.spec.target(self.scene.spec.paths[path].target).ping_budget;
         self.net.paths[path].hangs = true;
         self.break_path(path, (budget.as_millis() as u64).saturating_sub(500).max(1));
@@ -134,7 +134,7 @@ impl World {
 
     /// Up and down: at random, or just when a path has been good for long enough to count again.
     fn flap(&mut self, path: usize) {
-        self.say(Kind::Flap, path);
+        self.fault(Kind::Flap, path);
         let repair = self.scene.spec.target(self.scene.spec.paths[path].target).repair_after;
         let adversarial = self.rng.percent(50);
         let times = 2 + self.rng.index(5) as u32;
@@ -154,7 +154,7 @@ impl World {
     }
 
     fn all_paths(&mut self, path: usize) {
-        self.say(Kind::AllPaths, path);
+        self.fault(Kind::AllPaths, path);
         let target = self.scene.spec.paths[path].target;
         let swallow = self.rng.percent(50);
         for path in 0..self.scene.spec.paths.len() {
@@ -166,7 +166,7 @@ impl World {
 
     fn sick(&mut self, path: usize) {
         use TargetError::{Busy, Io, NoSpace, ShuttingDown};
-        self.say(Kind::Sick, path);
+        self.fault(Kind::Sick, path);
         self.net.paths[path].sick = Some(self.rng.pick(&[Io, Io, Io, Busy, Busy, NoSpace, ShuttingDown]));
         self.net.paths[path].number += 1;
         let number = self.net.paths[path].number;
@@ -186,7 +186,7 @@ impl World {
         if unit == shown {
             return;
         }
-        self.say(Kind::Lie, path);
+        self.fault(Kind::Lie, path);
         let after = self.rng.millis(200..6000);
         let target = self.scene.spec.paths[path].target;
         // No draw of its own: what follows in a seed stays what it was.
@@ -206,7 +206,7 @@ impl World {
 
     fn unit_gone(&mut self) {
         let unit = self.rng.index(self.scene.spec.units.len());
-        self.say(Kind::UnitGone, unit);
+        self.fault(Kind::UnitGone, unit);
         self.net.gone[unit] = true;
         let its: Vec<u32> =
             (0..self.conns.len() as u32).filter(|c| self.conns[*c as usize].shows == unit).collect();
@@ -220,19 +220,19 @@ impl World {
     }
 
     fn monitor_lost(&mut self, vm: usize) {
-        self.say(Kind::MonitorLost, vm);
+        self.fault(Kind::MonitorLost, vm);
         self.lose_monitor(vm);
         let after = self.rng.millis(50..8000);
         self.at(after, Event::Announce(vm));
     }
 
     fn monitor_deaf(&mut self, vm: usize) {
-        self.say(Kind::MonitorDeaf, vm);
+        self.fault(Kind::MonitorDeaf, vm);
         self.processes[vm].deaf_until = self.now + self.rng.millis(500..25_000);
     }
 
     fn monitor_refuses(&mut self, vm: usize) {
-        self.say(Kind::MonitorRefuses, vm);
+        self.fault(Kind::MonitorRefuses, vm);
         self.processes[vm].refusals += 1 + self.rng.index(3) as u32;
     }
 
@@ -241,13 +241,13 @@ impl World {
         if !self.processes[vm].runs() || !self.is_managed(vm) || !self.processes[vm].monitored {
             return;
         }
-        self.say(Kind::Foreign, vm);
+        self.fault(Kind::Foreign, vm);
         self.stands_still(vm, RunState::Paused);
         self.administrator_continues(vm);
     }
 
     fn operator(&mut self, path: usize, vm: usize) {
-        self.say(Kind::Operator, path);
+        self.fault(Kind::Operator, path);
         let target = TargetId::at(self.rng.index(self.scene.spec.targets.len()));
         let (path, vm) = (PathId::at(path), VmId::at(vm));
         let access = self.rng.pick(&[Access::Optimized, Access::NonOptimized]);

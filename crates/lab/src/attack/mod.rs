@@ -19,6 +19,7 @@ mod registers;
 use crate::rng;
 mod runner;
 mod scene;
+mod settings;
 mod storage;
 mod tally;
 #[cfg(test)]

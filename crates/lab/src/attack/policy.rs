@@ -6,6 +6,7 @@
 //! It does not know requests: the data checkers do.
 
 mod facts;
+mod few;
 mod flapping;
 mod gates;
 mod hold;
@@ -20,6 +21,7 @@ mod words;
 
 use super::violation::Violation;
 use facts::Facts;
+use few::Few;
 use flapping::Flapping;
 use hold::Hold;
 use incidents::Incidents;
@@ -51,6 +53,7 @@ pub(super) struct PolicyChecks {
     resume: Resume,
     flapping: Flapping,
     hold: Hold,
+    few: Few,
     incidents: Incidents,
     /// Of the last plan; none before the first one of a process.
     generation: Option<u64>,
@@ -68,6 +71,7 @@ impl PolicyChecks {
             resume: Resume::default(),
             flapping: Flapping::default(),
             hold: Hold::default(),
+            few: Few::default(),
             incidents: Incidents::default(),
             generation: None,
             failed_back: vec![None; spec.targets.len()],
@@ -84,6 +88,7 @@ impl PolicyChecks {
             Event::Load(report) => {
                 self.keep.load(now, &self.facts.spec, report);
                 self.hold.load(&self.facts, now, report);
+                self.few.load(&self.facts, report);
             }
             Event::Reload(spec) => {
                 self.keep.configured(spec);
@@ -119,6 +124,7 @@ impl PolicyChecks {
             }
         }
         self.hold.settled(&self.facts, &self.flapping, now)?;
+        self.few.settled(&self.facts, now)?;
         gates::settled(&self.facts, now)?;
         for (story, gate) in self.facts.stories.iter_mut().zip(&self.facts.gates) {
             if *gate == Gate::Open {
@@ -154,6 +160,7 @@ impl PolicyChecks {
         self.keep.configured(&self.facts.spec);
         self.hold =
             self.hold.restarted(self.facts.heard, controller.view(now).vms.iter().map(|row| &row.gate));
+        self.few.restarted();
         self.incidents.restarted(now, self.facts.heard, controller);
         self.generation = None;
     }
@@ -171,7 +178,10 @@ impl PolicyChecks {
         for command in &self.facts.done {
             match command {
                 Command::Failback(target) => self.failed_back[target.index()] = Some(now),
-                Command::ResumeVm(vm) => self.keep.pardon(*vm),
+                Command::ResumeVm(vm) => {
+                    self.keep.pardon(*vm);
+                    self.few.pardon(*vm);
+                }
                 Command::DisablePath(_)
                 | Command::DrainPath(..)
                 | Command::EnablePath(_)
@@ -305,6 +315,9 @@ impl PolicyChecks {
         if is_new && cause == Cause::Shed {
             self.keep.shed(&self.facts, vm, now)?;
         }
+        if is_new && cause == Cause::NoPath {
+            Few::suspended(&self.facts, vm)?;
+        }
         let shed_for = if is_new && cause == Cause::Shed {
             self.keep.keep_set(&self.facts, now).missing(&self.facts, vm, now)
         } else {
@@ -340,6 +353,7 @@ impl PolicyChecks {
         if matches!(ours, Ours::Withdrawn { .. }) && matches!(was, Ours::Stopped { .. }) {
             // Somebody else continued it.
             self.keep.pardon(vm);
+            self.few.pardon(vm);
         }
     }
 

@@ -71,10 +71,16 @@ pub(super) const REGRESSIONS: &[(u64, &str)] = &[
     ),
     (87824, "The same, for lost paths."),
 ];
+/// The first so many of them were found in worlds without what `settings` adds, and stay such.
+const PLAIN: usize = 30;
 /// A line of progress this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// After this many broken seeds nothing more is learned.
 const BROKEN_MAX: usize = 200;
+
+pub(super) fn is_plain(seed: u64) -> bool {
+    REGRESSIONS[..PLAIN].iter().any(|(plain, _)| *plain == seed)
+}
 
 /// What is to be played.
 #[derive(Clone, Debug)]

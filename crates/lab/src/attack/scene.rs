@@ -3,6 +3,7 @@
 //! Invariant: the configuration is a text that the daemon's parser has read. It does not know what will happen.
 
 use super::rng::Rng;
+use super::settings;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use vmpath_core::event::StopsOnError;
@@ -66,8 +67,10 @@ pub(super) struct Habit {
 }
 
 impl Scene {
-    pub(super) fn new(seed: u64, rng: &mut Rng) -> Self {
-        let text = config(rng);
+    /// `extra`: what the configuration has besides is drawn from there.
+    pub(super) fn new(seed: u64, rng: &mut Rng, extra: Option<&mut Rng>) -> Self {
+        let plain = config(rng);
+        let text = extra.map_or_else(|| plain.clone(), |extra| settings::enriched(&plain, extra));
         let spec = match parse(&[Source { name: "simulated.toml", text: &text }]) {
             Ok(parsed) => Arc::new(parsed.spec),
             Err(faults) => panic!("seed {seed} makes no configuration: {faults:?}\n{text}"),

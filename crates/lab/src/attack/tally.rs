@@ -37,6 +37,8 @@ faults! {
     MonitorRefuses = "monitor-refuses",
     Foreign = "stopped-by-somebody",
     Operator = "operator",
+    Reload = "reload",
+    Component = "component",
     Crash = "crash",
     Boot = "boot",
 }

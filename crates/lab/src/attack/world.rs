@@ -78,6 +78,7 @@ pub(super) enum Event {
     Outsider(usize),
     Trouble,
     Crash,
+    Change,
     Look,
 }
 
@@ -117,6 +118,7 @@ impl Event {
             | Self::Outsider(_)
             | Self::Trouble
             | Self::Crash
+            | Self::Change
             | Self::Look => false,
         }
     }
@@ -161,6 +163,8 @@ pub(super) enum Weather {
 
 pub(super) struct World {
     pub(super) rng: Rng,
+    /// Of `settings`.
+    pub(super) extra: Rng,
     pub(super) scene: Scene,
     pub(super) now: Instant,
     pub(super) weather: Weather,
@@ -198,7 +202,9 @@ impl World {
     pub(super) fn new(seed: u64, trace: Trace, blind: &[&'static str]) -> Self {
         let now = Instant::from_millis(1000);
         let mut rng = Rng::new(seed);
-        let scene = Scene::new(seed, &mut rng);
+        let mut extra = Rng::new(!seed);
+        let is_rich = extra.percent(50) && !super::runner::is_plain(seed);
+        let scene = Scene::new(seed, &mut rng, is_rich.then_some(&mut extra));
         let spec = scene.spec.clone();
         let caches: Vec<WriteCache> =
             spec.unit_ids().map(|unit| spec.target(spec.unit(unit).target).write_cache).collect();
@@ -229,9 +235,13 @@ impl World {
             tally: Tally::default(),
             trace,
             rng,
+            extra,
             scene,
         };
         world.begin();
+        if is_rich {
+            world.at(Duration::from_secs(2), Event::Change);
+        }
         world
     }
 
@@ -364,6 +374,7 @@ impl World {
             Event::Outsider(unit) => self.outsider(unit),
             Event::Trouble => self.trouble(),
             Event::Crash => self.crash_soon(),
+            Event::Change => self.change(),
             Event::Look => self.look(),
         }
     }

@@ -369,6 +369,65 @@ fn what_is_served_again_ends_its_errors_though_another_unit_is_only_held() {
     assert_eq!(fails(&world), []);
 }
 
+/// Also the unit whose own errors were still to come: all of them have the new ladder before them.
+#[test]
+fn a_reload_without_fail_ends_the_errors_and_the_new_ladder_begins() {
+    let mut world = World::new(two_units("hold 3s, then fail"));
+    world.run("@1 obedient; down a data; down b data\n@3 down a gold; down b gold\n@10 pass");
+    assert_eq!(fails(&world), [UnitId(1), UnitId(0)]);
+    world.reload(two_units("hold 5s, then suspend"));
+    assert_eq!(
+        world.controller.view(world.now).vms[0].gate,
+        Gate::Open,
+        "where there is no path, it is held"
+    );
+    let told = reasons(&world, JournalKind::NoPath);
+    assert!(told.last().is_some_and(|why| why.contains("names no `fail` any more")), "{told:?}");
+    let happened = world.run("@14.9 pass\n@16 pass");
+    assert!(happened.contains("> 15: gold bounce, stop gold, gold vm-suspending"), "{happened}");
+    let happened = world.run("@20 up a data; up a gold\n@30 pass");
+    assert!(happened.contains("cont gold") && happened.contains("gold vm-resumed"), "{happened}");
+}
+
+/// It was continued to meet its errors, and its hypervisor has not obeyed yet.
+#[test]
+fn a_reload_without_fail_takes_back_a_cont_that_was_for_the_errors() {
+    let mut world = World::new(vhost("suspend 20s, then fail"));
+    world.run("@1 obedient; down a; down b\n@15 deaf\n@21.5 pass");
+    assert_eq!(fails(&world), [UnitId(0)]);
+    world.reload(vhost("suspend"));
+    assert_eq!(fails(&world), []);
+    world.run("@100 pass");
+    assert_eq!(world.controller.view(world.now).vms[0].state, crate::view::VmState::Suspended);
+}
+
+#[test]
+fn a_reload_of_another_ladder_with_fail_changes_nothing_for_whose_requests_fail() {
+    let mut world = World::new(vhost("hold 3s, then fail"));
+    world.run("@1 obedient; down a; down b\n@10 pass");
+    world.reload(vhost("hold 60s, then fail"));
+    world.run("@12 pass");
+    assert_eq!(fails(&world), [UnitId(0)]);
+}
+
+/// What was past every rung is not past those of another ladder.
+#[test]
+fn a_reload_gives_whoever_is_stranded_the_rungs_of_the_new_ladder() {
+    for (ladder, fails_at) in [("hold 60s, then fail", 61), ("hold 20s, then suspend 30s, then fail", 51)] {
+        let mut world = World::new(with("hold 3s, then suspend"));
+        world.run("@0.5 lost gold\n@1 obedient; down a; down b\n@10 pass");
+        assert_eq!(reasons(&world, JournalKind::PolicyBlocked).len(), 1, "it is stranded");
+        world.reload(with(ladder));
+        let happened = world.run("@100 pass");
+        assert!(happened.contains(&format!("> {fails_at}: gold fail, gold vm-failing")), "{happened}");
+    }
+    let mut world = World::new(two_paths("hold 3s, then fail"));
+    world.run("@1 obedient; down a\n@10 pass");
+    world.reload(two_paths("hold 60s, then suspend"));
+    let happened = world.run("@100 pass");
+    assert!(happened.contains("> 61: stop gold, gold vm-suspending"), "{happened}");
+}
+
 /// A unit that comes and goes must not keep another's errors away for ever.
 #[test]
 fn a_unit_that_flaps_delays_no_other() {

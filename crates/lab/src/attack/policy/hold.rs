@@ -55,6 +55,17 @@ pub(super) fn fails_after(policy: &OnNoPath) -> Option<Duration> {
     bound.filter(|_| steps.contains(&Step::Fail))
 }
 
+/// How long a VM is held before it is suspended; none if it never is.
+pub(super) fn suspends_after(policy: &OnNoPath) -> Option<Duration> {
+    let steps = steps(policy);
+    let at = steps.iter().position(|step| matches!(step, Step::Suspend(_)))?;
+    let holds = steps[..at].iter().map(|step| match step {
+        Step::Hold(bound) => *bound,
+        Step::Suspend(_) | Step::Migrate | Step::Fail => Duration::ZERO,
+    });
+    Some(holds.sum())
+}
+
 /// What has to be seen when the holds are over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Expected {
@@ -224,13 +235,13 @@ impl Hold {
         if facts.network.serves_unit(&facts.spec, vm, unit) {
             return broken("fail-rung", format!("{name} fail though it has paths"));
         }
+        let hold = holds_before_fail(facts, vm)?;
         if self.failing.contains(&(vm, unit)) {
             return Ok(());
         }
         let Some(loss) = self.losses.get(&(vm, unit)) else {
             return broken("fail-rung", format!("{name} begin to fail while a path may yet come up"));
         };
-        let hold = holds_before_fail(facts, vm)?;
         // Over a restart the loss is older than this process.
         let carried = self.carried.get(&(vm, unit)).copied();
         let is_known = carried.is_some() || loss.since > facts.fresh_since;
@@ -243,11 +254,11 @@ impl Hold {
 
     /// What a target refuses for want of resources is held as long as what has no path.
     fn refused_early(&self, facts: &Facts, (vm, unit): (VmId, UnitId), now: Instant) -> Verdict {
+        let hold = holds_before_fail(facts, vm)?;
         if self.failing.contains(&(vm, unit)) {
             return Ok(());
         }
         let name = format!("{}'s requests to {}", facts.vm_name(vm), facts.spec.unit_name(unit));
-        let hold = holds_before_fail(facts, vm)?;
         let Some(since) = self.short.get(&(vm, unit)) else {
             return broken("fail-rung", format!("{name} are refused by nobody, and fail"));
         };

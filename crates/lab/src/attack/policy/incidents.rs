@@ -8,7 +8,7 @@ use super::story::Ours;
 use super::{Verdict, broken};
 use std::collections::BTreeMap;
 use vmpath_core::controller::Controller;
-use vmpath_core::effect::{JournalEntry, JournalKind};
+use vmpath_core::effect::{JournalEntry, JournalKind, Subject};
 use vmpath_core::ids::{IncidentId, PathId};
 use vmpath_core::time::{Duration, Instant};
 use vmpath_core::view::IncidentView;
@@ -30,6 +30,8 @@ pub(super) struct Incidents {
     open: BTreeMap<IncidentId, (Vec<PathId>, Option<Instant>)>,
     looked: Instant,
     due: bool,
+    /// Opened by the record before.
+    just_opened: Option<IncidentId>,
 }
 
 impl Incidents {
@@ -44,7 +46,9 @@ impl Incidents {
     }
 
     pub(super) fn record(&mut self, facts: &Facts, entry: &JournalEntry) -> Verdict {
+        let just_opened = self.just_opened.take();
         if entry.kind == JournalKind::IncidentOpened {
+            self.just_opened = entry.incident;
             return self.opened(entry);
         }
         if entry.kind == JournalKind::IncidentClosed {
@@ -55,7 +59,38 @@ impl Incidents {
         if is_failure && entry.incident.is_none_or(|id| !self.open.contains_key(&id)) {
             return broken("incident", format!("a failure in no open incident: {}", entry.reason));
         }
+        if let (Some(id), Subject::Path(path)) = (just_opened, entry.subject)
+            && is_failure
+            && entry.incident == Some(id)
+        {
+            return self.shares_none(facts, id, path);
+        }
         Ok(())
+    }
+
+    /// What fails with a component that another failure has in common with it is no incident of its own.
+    fn shares_none(&self, facts: &Facts, id: IncidentId, path: PathId) -> Verdict {
+        let via = &facts.spec.path(path).via;
+        let shares = |other: &&PathId| {
+            **other != path
+                && other.index() < facts.spec.paths.len()
+                && facts.network.path(**other) == Path::Failed
+                && facts.spec.path(**other).via.iter().any(|component| via.contains(component))
+        };
+        let others = self.open.iter().filter(|(open, _)| **open != id);
+        match others
+            .flat_map(|(open, (paths, _))| paths.iter().map(move |p| (open, p)))
+            .find(|(_, p)| shares(p))
+        {
+            Some((open, other)) => {
+                let (path, other) = (facts.spec.path_name(path), facts.spec.path_name(*other));
+                broken(
+                    "incident",
+                    format!("{path} fails in {id}, and {other} in {open}: they share {}", via.join(", ")),
+                )
+            }
+            None => Ok(()),
+        }
     }
 
     fn opened(&mut self, entry: &JournalEntry) -> Verdict {
