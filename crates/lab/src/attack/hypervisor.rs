@@ -262,7 +262,8 @@ impl World {
             return;
         }
         self.stands_still(vm, RunState::IoError);
-        self.processes[vm].erred = Some((self.now, self.epoch));
+        // What the end of our process has done to it the next one may not know.
+        self.processes[vm].erred = self.controller.is_some().then_some((self.now, self.epoch));
         if !self.is_managed(vm) {
             self.administrator_continues(vm);
         }
