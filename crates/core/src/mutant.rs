@@ -78,6 +78,8 @@ mutants! {
     ComponentIgnored = "component-ignored",
     /// A `cont` of our own that takes effect late is taken for an operator's.
     LateContForeign = "late-cont",
+    /// A VM that stopped on an error that it was answered is nobody's.
+    ErredForgotten = "erred-forgotten",
     /// What a target refuses for want of resources fails after a few times.
     BusyFails = "busy-fails",
     /// A VM has one clock for the losses of all its units.

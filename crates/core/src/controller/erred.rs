@@ -8,6 +8,7 @@
 use super::Controller;
 use crate::event::{GuestError, LoadReport, RunState};
 use crate::ids::{DiskId, VmId};
+use crate::mutant::{self, Mutant};
 use crate::policy::{Cause, Input, Why};
 use crate::time::{Duration, Instant};
 use crate::volume::verdict::TargetError;
@@ -47,7 +48,7 @@ impl Controller {
         }
         let is_since = |answered: &Answered| answered.at + TOLD_WITHIN >= state.running_since;
         let Some(answered) = state.error.filter(is_since) else { return };
-        if self.is_away(vm) || self.is_moving(vm) {
+        if self.is_away(vm) || self.is_moving(vm) || mutant::active(Mutant::ErredForgotten) {
             return;
         }
         let disk = self.spec.disk(answered.disk);
