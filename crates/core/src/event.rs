@@ -211,7 +211,7 @@ pub struct LoadReport {
     pub fronts: Vec<(DiskId, DiskFront)>,
     /// The disks of its VMs whose target refuses everything for want of resources: nearly always none.
     pub short: Vec<Short>,
-    /// The disks whose guest was answered with an error a moment ago: nearly always none.
+    /// The disks whose guest was answered with an error in the interval: nearly always none.
     pub errors: Vec<GuestError>,
 }
 

@@ -75,7 +75,7 @@ impl Router {
             report.paths.push(self.path_load(path, interval, now));
         }
         report.short = self.shortages(now);
-        report.errors = self.recent_errors(now);
+        report.errors = self.new_errors(now);
         if self.plan.spec.host.workers > 1 {
             self.add_demand(&mut report);
         }
@@ -126,9 +126,6 @@ impl Router {
     }
 }
 
-/// For so long an error is told of: a few reports, of which one may be lost.
-const ERROR_TOLD_FOR: Duration = Duration::from_secs(2);
-
 impl Router {
     pub(super) fn note_error(&mut self, vm: VmId, disk: DiskId, error: TargetError) {
         let lane = &mut self.lanes[vm.index()];
@@ -136,13 +133,12 @@ impl Router {
         lane.queues[at].error = Some((self.now, error));
     }
 
-    /// For the controller: a hypervisor that stands on an I/O error may have met one of these.
-    fn recent_errors(&self, now: Instant) -> Vec<GuestError> {
+    /// For the controller: a hypervisor that stands on an I/O error may have met one of these. Each is told once.
+    fn new_errors(&self, now: Instant) -> Vec<GuestError> {
         let of_lane = |vm: VmId| {
-            self.lanes[vm.index()].queues.iter().filter_map(move |queue| {
-                let (at, error) = queue.error?;
-                let ago = now.since(at);
-                (ago < ERROR_TOLD_FOR).then_some(GuestError { disk: queue.disk, error, ago })
+            self.lanes[vm.index()].queues.iter().filter_map(|queue| {
+                let (at, error) = queue.error.filter(|(at, _)| *at >= self.last_report.at)?;
+                Some(GuestError { disk: queue.disk, error, ago: now.since(at) })
             })
         };
         self.plan.spec.vm_ids().flat_map(of_lane).collect()

@@ -32,8 +32,8 @@ pub(super) struct Process {
     told_until: Instant,
 }
 
-/// So long after it has stopped on an error, control knows whose it was.
-const ERROR_KNOWN_WITHIN: Duration = Duration::from_secs(3);
+/// So long after it has stopped on an error, control knows whose it was: the slowest reports, and a second.
+const ERROR_KNOWN_WITHIN: Duration = Duration::from_secs(9);
 
 impl Process {
     pub(super) fn new(stops: StopsOnError) -> Self {

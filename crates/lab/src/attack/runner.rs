@@ -70,6 +70,13 @@ pub(super) const REGRESSIONS: &[(u64, &str)] = &[
         "A crash brings back a resume that a new suspension had followed: its attempts go on, and are one resume.",
     ),
     (87824, "The same, for lost paths."),
+    (4823, "The end of vmpath itself stopped a VM on an error, while its monitor was away."),
+    (
+        39573,
+        "A crash forgot an operator's suspend of which he had not been told, but not the error that had stopped the VM.",
+    ),
+    (63612, "What was open was answered long after the error that stopped a VM, and its stop was told then."),
+    (64724, "A crash brings back a resume that was over, and the VM's reservation with it."),
 ];
 /// The first so many of them were found in worlds without what `settings` adds, and stay such.
 const PLAIN: usize = 30;

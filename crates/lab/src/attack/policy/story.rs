@@ -210,6 +210,8 @@ impl Story {
             (self.ours, self.ours_since) = (Ours::Stopped { since: now }, now);
         } else if remembered == VmState::Suspending && was_let_go {
             (self.ours, self.ours_since) = (Ours::Stopping, now);
+        } else if remembered == VmState::Resuming && self.is_free() {
+            (self.ours, self.ours_since) = (Ours::Continuing, now);
         }
         // That a `cont` was taken back, or what suspended it again, may be lost, not that it was sent: the attempts of that resume
         // go on.
@@ -243,6 +245,7 @@ impl Story {
         if self.stands_still_by_us() {
             // Nobody remembers it: the rule that none is forgotten goes on from here, but what it waited for is not known.
             (self.ours, self.cause) = (Ours::Stopped { since: now }, Some(Cause::Other));
+            self.operator &= !is_new;
             self.lost.clear();
         } else if self.ours != Ours::Held {
             (self.ours, self.operator, self.free_since) = (Ours::Nothing, false, now);
