@@ -152,7 +152,7 @@ impl PolicyChecks {
     pub(super) fn restarted(&mut self, now: Instant, controller: &Controller) {
         for vm in self.facts.spec.vm_ids() {
             let story = self.facts.story(vm);
-            if story.awaits_cont() && story.attempts == 1 && story.is_counted {
+            if story.awaits_cont() && story.is_first_attempt && story.is_counted {
                 self.flapping.not_resumed(vm);
             }
         }

@@ -76,6 +76,7 @@ pub(super) const REGRESSIONS: &[(u64, &str)] = &[
         "A crash forgot an operator's suspend of which he had not been told, but not the error that had stopped the VM.",
     ),
     (63612, "What was open was answered long after the error that stopped a VM, and its stop was told then."),
+    (94007, "The second resume of one suspension was never sent: the process died before."),
     (64724, "A crash brings back a resume that was over, and the VM's reservation with it."),
 ];
 /// The first so many of them were found in worlds without what `settings` adds, and stay such.

@@ -436,24 +436,24 @@ impl World {
             ["non-optimized", path] => {
                 self.command(Command::SetAccess(self.path(path), Access::NonOptimized));
             }
-            ["erred", vm, ago] => {
-                let vm = self.vm(vm);
-                let disk = self.spec.disk_ids().find(|disk| self.spec.disk(*disk).vm == vm).expect("a disk");
-                let ago = Duration::from_millis(ago.parse().expect("milliseconds"));
-                let errors = vec![GuestError { disk, error: TargetError::Io, ago }];
-                self.handle(Event::Load(LoadReport { errors, ..LoadReport::default() }));
-            }
-            ["silent", vm] => {
-                let vm = self.vm(vm);
-                let disk = self.spec.disk_ids().find(|disk| self.spec.disk(*disk).vm == vm).expect("a disk");
-                self.handle(Event::Silent(disk));
-            }
+            ["erred", vm, ago] => self.erred(self.vm(vm), ago.parse().expect("milliseconds")),
+            ["silent", vm] => self.handle(Event::Silent(self.first_disk(self.vm(vm)))),
             ["suspend", vm] => self.command(Command::SuspendVm(self.vm(vm))),
             ["resume", vm] => self.command(Command::ResumeVm(self.vm(vm))),
             ["failback"] => self.command(Command::Failback(TargetId(0))),
             ["load", ref vms @ ..] => self.load(vms),
             ref words => self.act_in_cluster(words),
         }
+    }
+
+    fn first_disk(&self, vm: VmId) -> DiskId {
+        self.spec.disks_of_vm(vm).next().expect("a disk")
+    }
+
+    fn erred(&mut self, vm: VmId, ago: u64) {
+        let (disk, ago) = (self.first_disk(vm), Duration::from_millis(ago));
+        let errors = vec![GuestError { disk, error: TargetError::Io, ago }];
+        self.handle(Event::Load(LoadReport { errors, ..LoadReport::default() }));
     }
 
     fn act_in_cluster(&mut self, words: &[&str]) {

@@ -92,6 +92,8 @@ pub(super) struct Story {
     /// The process that ran when it was last heard of, before a restart of ours.
     ran: Option<u64>,
     pub(super) attempts: u32,
+    /// The last `cont` was the first of its resume.
+    pub(super) is_first_attempt: bool,
     pub(super) gave_up: bool,
     /// Its `cont` did not take effect in time and is no longer wanted.
     is_taken_back: bool,
@@ -428,6 +430,7 @@ impl Story {
         match (order, self.ours) {
             (Some(_), _) => {
                 self.attempts += 1;
+                self.is_first_attempt = self.is_first_cont();
                 self.ours = Ours::Continuing;
             }
             // It stopped again by itself; `cont` follows.
