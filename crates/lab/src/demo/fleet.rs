@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 /// Guests under emulation take seconds to boot, two at a time.
 const BOOT_BOUND: Duration = Duration::from_secs(90);
+/// Whoever ends has said its report before; another thread reads it.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the VMs are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +35,15 @@ type Heard = (usize, u64, String);
 enum Vm {
     StandIn(Child),
     Guest(GuestThread),
+}
+
+impl Vm {
+    fn check_alive(&mut self) -> Result<()> {
+        match self {
+            Self::StandIn(child) => child.check_alive(),
+            Self::Guest(guest) => guest.check_alive(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -63,18 +74,27 @@ impl Fleet {
     /// # Errors
     /// If one of them is gone.
     pub(super) fn listen(&mut self) -> Result<()> {
-        while let Ok((vm, at, line)) = self.heard.try_recv() {
-            self.lines[vm].take(&line, at);
+        while let Ok(heard) = self.heard.try_recv() {
+            self.take(&heard);
         }
-        let ended = |vm: &mut Vm| match vm {
-            Vm::StandIn(child) => child.check_alive(),
-            Vm::Guest(guest) => guest.check_alive(),
-        };
-        self.vms
-            .iter_mut()
-            .zip(&self.lines)
-            .filter(|(_, l)| l.report.is_none())
-            .try_for_each(|(vm, _)| ended(vm))
+        for vm in 0..self.vms.len() {
+            if self.lines[vm].report.is_some() {
+                continue;
+            }
+            let Err(gone) = self.vms[vm].check_alive() else { continue };
+            // Its last words may still be on their way.
+            let end = Instant::now() + LAST_WORDS_WITHIN;
+            while self.lines[vm].report.is_none() {
+                let rest = end.saturating_duration_since(Instant::now());
+                let Ok(heard) = self.heard.recv_timeout(rest) else { return Err(gone) };
+                self.take(&heard);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, (vm, at, line): &Heard) {
+        self.lines[*vm].take(line, *at);
     }
 
     /// Gives every load a command.

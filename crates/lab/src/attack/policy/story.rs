@@ -212,7 +212,7 @@ impl Story {
             (self.ours, self.ours_since) = (Ours::Stopped { since: now }, now);
         } else if remembered == VmState::Suspending && was_let_go {
             (self.ours, self.ours_since) = (Ours::Stopping, now);
-        } else if remembered == VmState::Resuming && self.is_free() {
+        } else if remembered == VmState::Resuming && matches!(self.ours, Ours::Proving { .. }) {
             (self.ours, self.ours_since) = (Ours::Continuing, now);
         }
         // That a `cont` was taken back, or what suspended it again, may be lost, not that it was sent: the attempts of that resume
