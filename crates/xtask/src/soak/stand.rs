@@ -133,11 +133,15 @@ impl<'a> Stand<'a> {
         Ok(())
     }
 
-    /// An episode begins with both paths connected, whatever is thought of them.
+    /// An episode begins with both paths connected, whatever is thought of them, and with every monitor: of a VM that was never
+    /// seen running nobody knows after a kill what has stopped it.
     fn wait_connected(&mut self) -> Result<()> {
         let end = Instant::now() + ALL_WELL_MAX;
         while !self.connected()? {
-            ensure!(Instant::now() < end, "a path is not connected though nothing is wrong with it");
+            ensure!(
+                Instant::now() < end,
+                "a path or a monitor is not connected though nothing is wrong with it"
+            );
             self.watch(LOOK_EVERY)?;
         }
         Ok(())
@@ -149,7 +153,9 @@ impl<'a> Stand<'a> {
         let up = |path: &Value| {
             path["links"].as_array().is_some_and(|links| links.iter().all(|link| link["state"] == "up"))
         };
-        Ok(paths.iter().all(up))
+        let answer = self.host.api.get("/v1/vms")?;
+        let vms = answer["vms"].as_array().context("no VMs")?;
+        Ok(paths.iter().all(up) && vms.iter().all(|vm| vm["state"] != "unmanaged"))
     }
 
     fn replace_killed(&mut self) -> Result<()> {
