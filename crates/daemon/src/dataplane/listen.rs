@@ -1,6 +1,7 @@
 //! The sockets on which disks are served: bound before the worker starts, so that a fault is told at once.
 
 use super::Listening;
+use crate::sys::lock;
 use anyhow::Context;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -63,7 +64,7 @@ pub(super) fn bind_all(spec: &Spec) -> anyhow::Result<Vec<Bound>> {
         }
         if let Some(address) = of.nbd_tcp {
             let socket =
-                listen_tcp(address).with_context(|| format!("disk {name}: cannot listen on {address}"))?;
+                bind_tcp(address).with_context(|| format!("disk {name}: cannot listen on {address}"))?;
             all.push(Bound { disk, transport: Transport::Tcp, socket });
         }
     }
@@ -75,12 +76,20 @@ fn bind_unix(path: &Path) -> anyhow::Result<OwnedFd> {
     listen_unix(path)
 }
 
-/// Nobody else serves the socket. To be asked once, before this process listens on anything: it connects.
+fn bind_tcp(address: SocketAddr) -> anyhow::Result<OwnedFd> {
+    let bound = lock::patiently(lock::PATIENCE, || match listen_tcp(address) {
+        Err(error) if error.downcast_ref() == Some(&Errno::ADDRINUSE) => Ok(None),
+        done => done.map(Some),
+    })?;
+    bound.context("another process serves this address; stop it, or choose another one")
+}
+
+/// Nobody else serves the socket. To be asked before this process listens on it: it connects. Blocks for a second while somebody
+/// does: the kernel may let go of a killed process's rings, and with them of its listeners, after the process has gone.
 fn must_be_free(path: &Path) -> anyhow::Result<()> {
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        anyhow::bail!("another process serves this socket; stop it, or choose another path");
-    }
-    Ok(())
+    let free = || Ok(std::os::unix::net::UnixStream::connect(path).is_err().then_some(()));
+    let found: anyhow::Result<Option<()>> = lock::patiently(lock::PATIENCE, free);
+    found?.context("another process serves this socket; stop it, or choose another path")
 }
 
 /// Whether a process listens on the socket. Never waits. To be asked only of a path on which this process does not listen.
