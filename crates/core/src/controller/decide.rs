@@ -235,7 +235,7 @@ impl Controller {
             }
             Run::Suspending { cause, .. } => {
                 if self.cause_wait(vm, cause, look).is_none() && self.dwell_wait(vm, look.now).is_none() {
-                    self.vms[vm.index()].dwell.resumed(self.now);
+                    self.count_resume(vm);
                     self.tell(vm, Input::Release);
                 }
             }
@@ -267,7 +267,7 @@ impl Controller {
         };
         if let Some(vm) = next {
             self.resume_from = self.now + RESUME_PACE;
-            self.vms[vm.index()].dwell.resumed(self.now);
+            self.count_resume(vm);
             self.tell(vm, Input::Release);
         }
     }

@@ -200,7 +200,9 @@ impl Controller {
             None => {}
         }
         let state = &mut self.vms[vm.index()];
-        if matches!((&before, &state.guest.run), (Run::Withdrawing { .. }, Run::Resuming { .. })) {
+        if matches!(before, Run::Withdrawing { .. })
+            && matches!(&state.guest.run, Run::Resuming { cause, .. } if cause.why != Why::Restart)
+        {
             state.dwell.late(self.now);
         }
         if !matches!(before, Run::Suspended { .. }) && matches!(state.guest.run, Run::Suspended { .. }) {

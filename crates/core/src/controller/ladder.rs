@@ -364,7 +364,7 @@ impl Controller {
             | Run::Withdrawing { .. }
             | Run::Proving { .. } => true,
         };
-        if cannot || self.dwell_wait(vm, self.now).is_some() {
+        if cannot || self.resumes_wait(vm, self.now).is_some() {
             return;
         }
         if self.fail(vm, loss, passed) == Begun::No {

@@ -317,9 +317,20 @@ impl Controller {
 
     /// From then on its suspend has lasted long enough. One that only wakes a device is over at once.
     fn rested_at(&self, vm: VmId) -> Instant {
-        let run = &self.vms[vm.index()].guest.run;
-        let wakes = run.cause().is_some_and(|cause| cause.why == Why::Restart);
-        if wakes { run.since() } else { run.since() + SUSPENDED_AT_LEAST }
+        let since = self.vms[vm.index()].guest.run.since();
+        if self.is_by_restart(vm) { since } else { since + SUSPENDED_AT_LEAST }
+    }
+
+    /// It stands still for vmpath's own restart, or to wake a device: nothing that a path did.
+    fn is_by_restart(&self, vm: VmId) -> bool {
+        self.vms[vm.index()].guest.run.cause().is_some_and(|cause| cause.why == Why::Restart)
+    }
+
+    /// It is resumed, or its suspend is taken back. [`Dwell`] limits what paths do: other resumes leave it as it is.
+    fn count_resume(&mut self, vm: VmId) {
+        if !self.is_by_restart(vm) {
+            self.vms[vm.index()].dwell.resumed(self.now);
+        }
     }
 
     fn count_report(&mut self, worker: WorkerId) {

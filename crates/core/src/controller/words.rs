@@ -234,13 +234,17 @@ impl Controller {
         if pardoned { None } else { self.served_wait(vm, now) }
     }
 
-    /// What keeps a VM suspended though its cause is over: it was resumed too often, or has only just been stopped.
+    /// What keeps a VM suspended though its cause is over. Our own restart is no such cause.
     pub(super) fn dwell_wait(&self, vm: VmId, now: Instant) -> Option<String> {
-        let state = &self.vms[vm.index()];
+        if self.is_by_restart(vm) { None } else { self.resumes_wait(vm, now) }
+    }
+
+    /// It was resumed too often, or has only just been stopped.
+    pub(super) fn resumes_wait(&self, vm: VmId, now: Instant) -> Option<String> {
         if mutant::active(Mutant::NoDwell) {
             return None;
         }
-        let ready = state.dwell.ready_at();
+        let ready = self.vms[vm.index()].dwell.ready_at();
         if ready > now {
             let (many, within) = (RESUMES_MAX, RESUMES_WITHIN.as_secs() / 60);
             return Some(format!(

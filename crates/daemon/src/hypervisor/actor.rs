@@ -16,7 +16,8 @@ use vmpath_core::ids::VmId;
 
 /// Pauses between attempts to connect: doubling from the first to the last.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_LAST: Duration = Duration::from_secs(5);
+/// A VM that starts is known within it: of one that the daemon has never reached, a restart knows nothing.
+const RETRY_LAST: Duration = Duration::from_secs(1);
 
 /// Read at once; QMP lines are mostly far below.
 const READ_BYTES: usize = 16 * 1024;

@@ -193,7 +193,8 @@ impl Checker {
         })
     }
 
-    /// No VM is suspended and resumed more than twice in five minutes; the attempts of one resume count once.
+    /// No VM is suspended and resumed more than twice in five minutes; the attempts of one resume count once, one that our
+    /// own restart had stopped does not count.
     fn resumed(&mut self, effects: &[Effect], vm: VmId, now: Instant) -> Verdict {
         let seen = &mut self.vms[vm.index()];
         seen.continued = true;
@@ -258,6 +259,7 @@ fn begins_resume(effects: &[Effect], vm: VmId) -> bool {
             entry.kind == JournalKind::VmResuming
                 && entry.subject == Subject::Vm(vm)
                 && entry.reason.starts_with("`cont` is sent;")
+                && !entry.reason.contains("while vmpath was being restarted")
         }
         Effect::Publish(_)
         | Effect::Stop { .. }

@@ -4,6 +4,7 @@ use super::world::{World, check, spec};
 use crate::saved::Saved;
 use crate::spec::{Failback, OnPathLoss, ResumeOn, Spec};
 use crate::time::Duration;
+use crate::view::VmState;
 
 fn suspends() -> Spec {
     let mut spec = spec(&[("gold", 100, 0)]);
@@ -169,6 +170,34 @@ fn a_guest_that_met_the_absence_of_its_disks_is_continued() {
         @60 pass
         ",
     );
+}
+
+/// However often we are killed: the limit of two resumes in five minutes is for what paths do, and stands as it stood.
+#[test]
+fn what_our_own_restarts_stopped_neither_waits_for_the_limit_nor_counts() {
+    let mut world = World::new(suspends());
+    world.run("@1 obedient");
+    let state = |world: &World| world.controller.view(world.now).vms[0].state;
+    let after = |world: &World, seconds: f64| world.now.as_nanos() as f64 / 1e9 + seconds;
+    let kill = |world: &mut World| {
+        let at = after(world, 10.0);
+        world.run(&format!("@{at} restart; up a; up b; connect-io-error gold 1\n@{} pass", at + 5.0));
+        assert_eq!(state(world), VmState::Running, "{}", world.explain("gold"));
+    };
+    let lose = |world: &mut World, then: VmState| {
+        let at = after(world, 10.0);
+        world.run(&format!("@{at} down a; down b\n@{} up a; up b\n@{} pass", at + 2.0, at + 25.0));
+        assert_eq!(state(world), then, "{}", world.explain("gold"));
+    };
+    (0..4).for_each(|_| kill(&mut world));
+    (0..2).for_each(|_| lose(&mut world, VmState::Running));
+    kill(&mut world);
+    lose(&mut world, VmState::Suspended);
+    let is_limited = |world: &World| world.explain("gold").contains("at most 2 times in 5 minutes");
+    assert!(is_limited(&world), "{}", world.explain("gold"));
+    world.run(&format!("@{} restart; up a; up b; connect-paused gold 1", after(&world, 10.0)));
+    world.pass_until(world.now + Duration::from_secs(20));
+    assert!(is_limited(&world), "what a path did waits over a restart too: {}", world.explain("gold"));
 }
 
 #[test]
