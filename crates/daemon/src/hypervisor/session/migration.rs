@@ -143,6 +143,11 @@ impl Session {
         self.qemu_state == Some(RunState::PostMigrate)
     }
 
+    /// It is not where a migration that is over leaves it: in `postmigrate`, or running by somebody's `cont`.
+    fn is_stopping(&self) -> bool {
+        !self.has_sent() && self.qemu_state != Some(RunState::Running)
+    }
+
     pub(super) fn order_migration(&mut self, order: &Order, now: Instant) {
         let state = &self.migration.status.state;
         let why = match order {
@@ -261,6 +266,11 @@ impl Session {
             self.migration.outgoing = true;
         }
         let completed = MigrationState::Completed;
+        if self.migration.outgoing && status.state == completed && self.is_stopping() {
+            // QEMU says so a moment before it stands in `postmigrate`, and until then not how long that took.
+            status.state = MigrationState::Device;
+            self.ask_status(false, now);
+        }
         let known = self.migration.status.state == completed || self.has_sent();
         if !self.migration.outgoing && status.state == completed && !known {
             status = nothing(MigrationState::None);

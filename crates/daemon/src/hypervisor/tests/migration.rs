@@ -6,6 +6,7 @@ use crate::hypervisor::session::Session;
 use proptest::prelude::*;
 use vmpath_core::event::{HypervisorReport, Role, RunState};
 use vmpath_core::migration::MigrationState;
+use vmpath_core::time::Duration;
 
 const ACTIVE: &str = r#"{"status":"active","ram":{"total":100,"remaining":60,"transferred":40}}"#;
 const WAITS: &str = r#"{"status":"pre-switchover","ram":{"total":100,"remaining":5,"transferred":95}}"#;
@@ -303,6 +304,39 @@ fn stood(session: &mut Session) -> Vec<RunState> {
         | HypervisorReport::Deaf { .. } => None,
     };
     session.take_reports().into_iter().filter_map(state).collect()
+}
+
+/// QEMU's migration thread says `completed` before it takes the lock under which the process changes its state and its downtime is
+/// known (`migration_iteration_finish`).
+#[test]
+fn what_is_completed_is_told_when_the_process_stands_so() {
+    let mut qemu = Qemu::new();
+    let mut session = migrating(&mut qemu, "pre-switchover", WAITS);
+    qemu.status = "finish-migrate";
+    session.feed(b"{\"event\":\"STOP\"}\r\n", at(12)).expect("an event");
+    talk(&mut session, &mut qemu, at(12));
+    assert_eq!(stood(&mut session), [RunState::Other]);
+    qemu.migration = r#"{"status":"completed","downtime":0}"#;
+    session.feed(&event("completed"), at(20)).expect("an event");
+    talk(&mut session, &mut qemu, at(20));
+    let early: Vec<_> = session.take_reports();
+    let is_over = |report: &HypervisorReport| match report {
+        HypervisorReport::Migration(status) => status.state == MigrationState::Completed,
+        _ => false,
+    };
+    assert!(!early.iter().any(is_over), "{early:?}");
+    (qemu.status, qemu.migration) = ("postmigrate", COMPLETED);
+    let soon = session.deadline();
+    assert!(soon <= at(220), "asked again only at {soon:?}");
+    session.tick(soon).expect("a poll");
+    talk(&mut session, &mut qemu, soon);
+    let reports = session.take_reports();
+    let over = reports.iter().find_map(|report| match report {
+        HypervisorReport::Migration(status) if is_over(report) => Some(status.downtime),
+        _ => None,
+    });
+    assert_eq!(over, Some(Some(Duration::from_millis(31))), "{reports:?}");
+    assert_eq!(reports.last(), Some(&HypervisorReport::State(RunState::Sent)), "{reports:?}");
 }
 
 /// QEMU leaves a VM that was stopped before in `postmigrate`, also when it has not gone.

@@ -74,9 +74,12 @@ impl Story {
         Ok(())
     }
 
-    /// Nothing of a failed move is in the way of the next.
+    /// Nothing of a failed move is in the way of the next, once it is known what became of the writes that a killed daemon had on the wire.
     pub(super) fn moves_after_all(mut self, stage: &mut Stage) -> Result<()> {
         let out = gold_to_2(stage);
+        stage.wait("writes of unknown outcome to be over", RESTARTED_MAX, |_| {
+            Ok((self.hosts.host(1).quarantined_ranges()? == 0).then_some(()))
+        })?;
         let arrival = self.hosts.expect(stage, out.seat())?;
         self.gold.take_gap()?;
         let words = ["vm", "migrate", "gold", "--to", "h2", "--wait=30"];
